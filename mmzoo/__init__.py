@@ -1,0 +1,58 @@
+"""A plugin-based multimodal model zoo: any encoder, any fusion, any language model.
+
+    model = mmzoo.build("clip-prefix-gpt2")
+
+Importing this package imports no torch: names below are loaded on first use (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mmzoo import errors
+from mmzoo.hookspecs import hookimpl
+from mmzoo.registry import Entry
+
+if TYPE_CHECKING:
+    from mmzoo.build import build, check, entries, load
+    from mmzoo.data import Dataset, Example
+    from mmzoo.evaluate import Evaluation, evaluate
+    from mmzoo.model import MultimodalModel
+    from mmzoo.recipe import Recipe
+    from mmzoo.train import Run, train
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "build": "mmzoo.build",
+    "check": "mmzoo.build",
+    "load": "mmzoo.build",
+    "entries": "mmzoo.catalogue",
+    "Recipe": "mmzoo.recipe",
+    "MultimodalModel": "mmzoo.model",
+    "Dataset": "mmzoo.data",
+    "Example": "mmzoo.data",
+    "train": "mmzoo.train",
+    "Run": "mmzoo.train",
+    "evaluate": "mmzoo.evaluate",
+    "Evaluation": "mmzoo.evaluate",
+}
+
+__all__ = [
+    "Dataset",
+    "Entry",
+    "Evaluation",
+    "Example",
+    "MultimodalModel",
+    "Recipe",
+    "Run",
+    "build",
+    "check",
+    "entries",
+    "errors",
+    "evaluate",
+    "hookimpl",
+    "load",
+    "train",
+]

@@ -1,0 +1,239 @@
+"""The checkpoint folder: written so that a failure leaves the last good one, read so that damage is named.
+
+    mmzoo.json          format, recipe, plugins with versions, lock of each backbone, size and sha256 of each file below
+    model.safetensors   the weights that were trained (with ``full=True``: all)
+    run.json            how it was trained and measured
+    tokenizer files     of the language model
+    README.md           the card
+    config.json         ``model_type: mmzoo``, so that a hub counts downloads
+
+Nothing in it is pickled, and nothing in it names code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmzoo.errors import CheckpointError, MissingPlugin
+
+FORMAT = 1
+MANIFEST = "mmzoo.json"
+WEIGHTS = "model.safetensors"
+RUN = "run.json"
+CARD = "README.md"
+CONFIG = "config.json"
+STAGING = ".mmzoo-saving"
+UNHASHED = frozenset({MANIFEST, CARD})  # the card is prose that people edit
+
+
+@dataclass
+class Contents:
+    """A checkpoint folder, read and verified; ``weights`` are loaded on demand by `read_weights`."""
+
+    folder: Path
+    recipe: dict[str, Any]
+    plugins: dict[str, str] = field(default_factory=dict)
+    lock: dict[str, dict[str, Any]] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    full: bool = False
+
+
+def write(
+    folder: str | Path,
+    *,
+    recipe: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    plugins: Mapping[str, str],
+    lock: Mapping[str, Any],
+    run: Mapping[str, Any],
+    card: str,
+    save_tokenizer: Callable[[Path], Any] | None = None,
+    full: bool = False,
+) -> Path:
+    """Write a checkpoint folder. Every file is complete in a staging folder before the first one is replaced.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written; what was there before is still whole.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    try:
+        save_file({name: value.contiguous() for name, value in weights.items()}, staging / WEIGHTS, {"format": "pt"})
+        if save_tokenizer is not None:
+            save_tokenizer(staging)
+        _write_json(staging / RUN, run)
+        _write_json(staging / CONFIG, {"model_type": "mmzoo", "architectures": ["MultimodalModel"]})
+        (staging / CARD).write_text(card, encoding="utf-8")
+        manifest = {
+            "format": FORMAT,
+            "mmzoo": importlib.metadata.version("mmzoo"),
+            "recipe": dict(recipe),
+            "plugins": dict(plugins),
+            "lock": dict(lock),
+            "full": full,
+            "files": {name: _facts(staging / name) for name in _names(staging) if name not in UNHASHED},
+        }
+        manifest["digest"] = _digest(manifest)
+        _write_json(staging / MANIFEST, manifest)
+        # The manifest goes last: a folder whose manifest is older than its files is refused, not half believed.
+        for name in sorted(_names(staging), key=lambda name: (name == MANIFEST, name)):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staging / name, target)
+    except (OSError, SafetensorError) as error:
+        kept = " The checkpoint that was there is unchanged." if (folder / MANIFEST).exists() else ""
+        raise CheckpointError(f"{folder}: saving failed: {error}.{kept} Free some space or choose another folder.") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+def is_checkpoint(folder: str | Path) -> bool:
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def read(folder: str | Path) -> Contents:
+    """Read and verify a checkpoint folder: the format, every file's size and hash, and that its plugins are here.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or altered, or the format is newer.
+        MissingPlugin: a plugin that it needs is not installed.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: there is no such folder")
+    if not is_checkpoint(folder):
+        raise CheckpointError(f"{folder}: no {MANIFEST}; this is not a checkpoint folder, or it is incomplete")
+    manifest = _read_json(folder / MANIFEST)
+    version = manifest.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise CheckpointError(
+            f"{folder}: format {version} is newer than this mmzoo reads ({FORMAT}); pip install --upgrade mmzoo"
+        )
+    if version != FORMAT:
+        raise CheckpointError(f"{folder / MANIFEST}: format {version!r} is unknown")
+    if manifest.get("digest") != _digest(manifest):
+        raise CheckpointError(f"{folder / MANIFEST}: was altered after it was saved (its digest does not match)")
+    _check_plugins(manifest["plugins"])
+    for name, facts in manifest["files"].items():
+        _check_file(folder, name, facts)
+    return Contents(
+        folder,
+        manifest["recipe"],
+        manifest["plugins"],
+        manifest["lock"],
+        _read_json(folder / RUN),
+        manifest["full"],
+    )
+
+
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint.
+
+    Raises:
+        CheckpointError: the file is not valid safetensors.
+    """
+    path = Path(folder) / WEIGHTS
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from None
+
+
+def update_run(folder: str | Path, run: Mapping[str, Any], card: str) -> None:
+    """Replace the run record and the card of a checkpoint, keeping everything else."""
+    folder = Path(folder)
+    manifest = _read_json(folder / MANIFEST)
+    try:
+        _replace_json(folder / RUN, run)
+        manifest["files"][RUN] = _facts(folder / RUN)
+        manifest["digest"] = _digest(manifest)
+        _replace_json(folder / MANIFEST, manifest)
+        (folder / CARD).write_text(card, encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{folder}: the run could not be recorded: {error}") from None
+
+
+def hash_file(path: str | Path) -> str:
+    """The sha256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_plugins(plugins: Mapping[str, str]) -> None:
+    for name, version in plugins.items():
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            raise MissingPlugin(
+                f"this checkpoint needs the plugin '{name}', which is not installed: pip install '{name}=={version}'"
+            ) from None
+
+
+def _check_file(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
+    path = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise CheckpointError(f"{folder / MANIFEST}: file name {name!r} leaves the folder")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: is missing; the checkpoint is incomplete")
+    length = path.stat().st_size
+    if length != facts["size"]:
+        word = "truncated" if length < facts["size"] else "altered"
+        raise CheckpointError(f"{path}: is {word} ({length} bytes, {facts['size']} were saved)")
+    if hash_file(path) != facts["sha256"]:
+        raise CheckpointError(f"{path}: was altered after it was saved (its sha256 does not match)")
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "sha256": hash_file(path)}
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: is missing; the checkpoint is incomplete") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is truncated or not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: must hold a JSON object")
+    return data
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _replace_json(path: Path, data: Mapping[str, Any]) -> None:
+    staging = path.with_name(f".{path.name}.new")
+    try:
+        _write_json(staging, data)
+        os.replace(staging, path)
+    finally:
+        staging.unlink(missing_ok=True)

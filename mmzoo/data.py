@@ -1,0 +1,315 @@
+"""Examples, the data sets that hold them, and batches. A data set gives `Example` objects; a `Collator` makes
+batches of them, in which each distinct image stands once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import BaseModel
+from torch import Tensor
+
+from mmzoo.errors import BadImage, BadRecipe, DataError, MmzooError, UnknownName
+from mmzoo.interfaces import Options, Task, TextContext
+from mmzoo.plugins import host
+from mmzoo.recipe import Part
+from mmzoo.registry import split_use
+from mmzoo.resolve import resolve
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example: ``image`` (anything that `open_image` takes), ``text`` (a question or prompt) and ``targets``, the
+    answers, captions or labels that count as right; training uses the first. ``id`` names it in messages."""
+
+    id: str
+    image: Any = None
+    text: str = ""
+    targets: tuple[str, ...] = ()
+
+
+class Dataset(ABC):
+    """A source of examples. ``Options`` is its schema; a subclass is registered as an entry of kind ``dataset``."""
+
+    Options: ClassVar[type[BaseModel]] = Options
+    modality: ClassVar[str] = "image"
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def splits(self) -> list[str]:
+        """The names of its splits, e.g. ``["train", "test"]``."""
+
+    @abstractmethod
+    def load(self, split: str) -> Sequence[Example] | Iterable[Example]:
+        """The examples of a split: a sequence, or an iterable (started anew by each ``iter``) if it is streamed.
+
+        Raises:
+            DataError: it is empty or lacks a column; `BadImage` comes only when an image is opened.
+        """
+
+
+def open_dataset(spec: str | Part | Dataset) -> Dataset:
+    """A data set by name (``easy-vqa``), by path (a folder, .jsonl, .csv or .parquet file), or by ``org/name`` id.
+
+    Raises:
+        UnknownName: nothing has that name.
+        BadRecipe: wrong options.
+    """
+    if isinstance(spec, Dataset):
+        return spec
+    part = Part(use=spec) if isinstance(spec, str) else spec
+    name, _, _ = split_use(part.use)
+    known = {entry.name for entry in host().registry.entries("dataset")}
+    if name not in known:
+        if Path(part.use).exists() and "files" in known:
+            part = part.with_options(use=f"files:{part.use}")
+        elif _looks_like_path(part.use):
+            raise DataError(f"data set '{part.use}': there is no such file or folder")
+        elif "/" in part.use and "datasets" in known:
+            part = part.with_options(use=f"datasets:{part.use}")
+    try:
+        found = resolve("dataset", part)
+    except UnknownName as error:
+        raise UnknownName(f"{error}\nA data set is a registered name, a path, or an id such as 'org/name'.") from None
+    return found.cls(found.options)
+
+
+def _looks_like_path(text: str) -> bool:
+    return text.startswith((".", "/", "~")) or Path(text).suffix in {".jsonl", ".json", ".csv", ".parquet"}
+
+
+def load_split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Example]:
+    """A split that exists and is not empty.
+
+    Raises:
+        DataError: no such split, or no example in it.
+    """
+    splits = dataset.splits()
+    if split not in splits:
+        raise DataError(f"there is no split '{split}'; there are: {', '.join(splits) or 'none'}")
+    examples = dataset.load(split)
+    if isinstance(examples, Sequence) and not len(examples):
+        raise DataError(f"split '{split}' is empty; training and evaluation need at least one example")
+    return examples
+
+
+# Images
+
+
+def open_image(source: Any) -> Image.Image:
+    """A picture as RGB: from a path, a ``file://`` URL, a PIL image, an array, a tensor, bytes, or a mapping with
+    ``bytes`` or ``path`` (as `datasets` stores them). Transparent pixels become white; EXIF rotation is applied.
+
+    Arrays are [height, width], [height, width, 1 | 3 | 4] or [3, height, width]; integers 0-255, floats 0-1.
+
+    Raises:
+        BadImage: it is missing, truncated, or no image.
+    """
+    name = repr(str(source))[:200] if isinstance(source, str | Path) else f"a {type(source).__name__}"
+    try:
+        image = _open(source)
+        image.load()
+        return _rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise BadImage(f"image {name} does not exist") from None
+    except UnidentifiedImageError:
+        raise BadImage(f"image {name} is not a picture that can be read") from None
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+        raise BadImage(f"image {name} cannot be read: {error}") from None
+
+
+def _open(source: Any) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, dict) and ("bytes" in source or "path" in source):
+        source = source.get("bytes") or source.get("path")
+    if isinstance(source, bytes):
+        return Image.open(BytesIO(source))
+    if isinstance(source, str) and "://" in source:
+        url = urlparse(source)
+        if url.scheme != "file":
+            raise ValueError("only file:// URLs are opened; download it first")
+        source = url2pathname(url.path)
+    if isinstance(source, str | os.PathLike):
+        return Image.open(Path(source).expanduser())
+    if isinstance(source, Tensor):
+        source = source.detach().cpu().numpy()
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    raise TypeError("an image is a path, a file:// URL, a PIL image or an array")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[0] == 3 and array.shape[-1] not in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
+        raise ValueError(f"an array of shape {array.shape} is not [height, width] or [height, width, 3]")
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ValueError("a float array must be finite and in [0, 1]")
+        array = (array * 255).round()
+    return Image.fromarray(array.astype(np.uint8))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if image.mode.startswith("I;16"):
+        image = image.point(lambda value: value / 257).convert("L")
+    return image.convert("RGB")
+
+
+def image_key(source: Any) -> Hashable:
+    """Equal for two examples that hold the same picture: by path, else by identity or content."""
+    if isinstance(source, str | Path):
+        return str(source)
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, dict):
+        return source.get("bytes") or source.get("path")
+    return id(source)
+
+
+# Batches
+
+BLANK_CANVAS = (64, 64)
+
+
+@dataclass
+class Collator:
+    """Examples to a batch: ``inputs`` [images, ...] with each distinct picture once, ``index`` [batch] from example to
+    picture, and what the task adds.
+
+    Runs in data workers, so it holds no weights of encoder or language model. What goes wrong with an image travels
+    in the batch (``bad``: pairs of id and message) and is raised, or counted, in the main process.
+    """
+
+    task: Task
+    text: TextContext
+    transform: Any
+    training: bool = True
+    blank: bool = False
+    _blank_input: Tensor | None = field(default=None, repr=False)
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        inputs: list[Tensor] = []
+        index: list[int] = []
+        kept: list[Example] = []
+        bad: list[tuple[str, str]] = []
+        position: dict[Hashable, int] = {}
+        for example in examples:
+            key = "blank" if self.blank else image_key(example.image)
+            if key not in position:
+                try:
+                    inputs.append(self._input(example.image))
+                except BadImage as error:
+                    bad.append((example.id, str(error)))
+                    continue
+                position[key] = len(inputs) - 1
+            index.append(position[key])
+            kept.append(example)
+        batch: dict[str, Any] = {"bad": bad, "ids": [example.id for example in kept]}
+        if kept:
+            batch["inputs"] = torch.stack(inputs)
+            batch["index"] = torch.tensor(index)
+            try:
+                batch.update(self.task.collate(kept, self.text, training=self.training))
+            except MmzooError as error:  # a worker process would lose its type
+                batch["error"] = (type(error), str(error))
+        return batch
+
+    def _input(self, image: Any) -> Tensor:
+        if self.blank:
+            return self.blank_input()
+        return self.transform(open_image(image))
+
+    def blank_input(self) -> Tensor:
+        """The encoder's input for no image at all: zeros, which is the mean picture after normalisation."""
+        if self._blank_input is None:
+            self._blank_input = torch.zeros_like(self.transform(Image.new("RGB", BLANK_CANVAS, "grey")))
+        return self._blank_input
+
+
+def raise_bad(batch: dict[str, Any]) -> list[tuple[str, str]]:
+    """Take the bad images out of a batch, and raise an error that travelled in it."""
+    if error := batch.pop("error", None):
+        raise error[0](error[1])
+    return batch.pop("bad", [])
+
+
+def tensors(batch: dict[str, Any], device: torch.device | str) -> dict[str, Tensor]:
+    """The tensors of a batch, on ``device``."""
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items() if isinstance(value, Tensor)}
+
+
+def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
+    """Lists of ``size`` examples; the last may be shorter."""
+    group: list[Example] = []
+    for example in examples:
+        group.append(example)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """A digest of every text, target and picture (its bytes; of an image that is only in memory, its pixels), in order.
+
+    Two sets with one fingerprint hold the same data, wherever their files lie.
+    """
+    digest = hashlib.sha256()
+    pictures: dict[Hashable, bytes] = {}
+    for example in examples:
+        key = image_key(example.image)
+        if key not in pictures:
+            pictures[key] = hashlib.sha256(_content(example.image)).digest()
+        for text in (example.text, *example.targets):
+            data = text.encode()
+            digest.update(len(data).to_bytes(4, "big") + data)
+        digest.update(b"|" + pictures[key])
+    return digest.hexdigest()
+
+
+def _content(source: Any) -> bytes:
+    if source is None:
+        return b""
+    if isinstance(source, dict):
+        source = source.get("bytes") or source.get("path")
+    if isinstance(source, bytes):
+        return source
+    try:
+        if isinstance(source, str | Path) and "://" not in str(source):
+            return Path(source).expanduser().read_bytes()
+        return open_image(source).tobytes()
+    except (OSError, BadImage):
+        return b"unreadable"
+
+
+def dataset_part(text: str | Part | Dataset, sets: dict[str, Any]) -> str | Part | Dataset:
+    """A data set's name with options laid over it."""
+    if not sets:
+        return text
+    if isinstance(text, Dataset):
+        raise BadRecipe("options are given where a data set is named, not where an object is")
+    part = Part(use=text) if isinstance(text, str) else text
+    return part.with_options(**sets)

@@ -1,0 +1,55 @@
+"""Every error that the package raises on purpose.
+
+Each says what is wrong, why, and what to do about it. On the command line all of them end the program
+with exit code 2 and one message on stderr, so a message must stand on its own, without a traceback.
+"""
+
+from __future__ import annotations
+
+
+class MmzooError(Exception):
+    """The base of every error of this package."""
+
+
+class UnknownName(MmzooError):
+    """A name that no plugin registered; the message suggests the nearest ones."""
+
+
+class DuplicateName(MmzooError):
+    """Two plugins claim one name; the message names both distributions."""
+
+
+class PluginBroken(MmzooError):
+    """A plugin that could not be loaded, or that broke its contract when it was used."""
+
+
+class BadRecipe(MmzooError):
+    """An unknown option, a wrong type or an unreadable recipe; the message names the recipe's key."""
+
+
+class DoesNotFit(MmzooError):
+    """Parts that cannot work together; the message says why and which entries would fit."""
+
+
+class DataError(MmzooError):
+    """A data set that cannot be used: empty, without a column, or with a value that is not allowed."""
+
+
+class BadImage(DataError):
+    """An image that is missing, truncated or no image at all."""
+
+
+class CheckpointError(MmzooError):
+    """A checkpoint folder that is missing a file, was altered, or is of a newer format."""
+
+
+class MissingPlugin(CheckpointError):
+    """A checkpoint that needs a plugin which is not installed; the message has the pip command."""
+
+
+class SourceError(MmzooError):
+    """A backbone, tokenizer or data set that could not be fetched or read from its source."""
+
+
+class TrainingError(MmzooError):
+    """Training that cannot start or cannot go on."""

@@ -1,0 +1,89 @@
+"""The hooks through which everything that can be chosen comes in.
+
+A plugin is a module, named by an entry point in the group ``mmzoo``, that marks functions with
+``mmzoo.hookimpl``. It must import fast and must not import torch: hooks return *entries*, which are data;
+what an entry points to is imported when the entry is built.
+
+    # pyproject.toml of a plugin
+    [project.entry-points.mmzoo]
+    foo = "mmzoo_foo.plugin"
+
+    # mmzoo_foo/plugin.py
+    import mmzoo
+
+    @mmzoo.hookimpl
+    def mmzoo_encoders():
+        return [mmzoo.Entry("encoder", "foo", target="mmzoo_foo.encoder:Foo", summary="...", tiny={"width": 8})]
+
+What a plugin's hooks return is taken whole or not at all: one bad entry and none of that plugin is registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from mmzoo.registry import Entry
+
+PROJECT = "mmzoo"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def mmzoo_encoders() -> Sequence[Entry]:  # type: ignore[empty-body]
+    """Encoders: an image (or other modality) to features. ``target`` is a subclass of `mmzoo.interfaces.Encoder`."""
+
+
+@hookspec
+def mmzoo_fusions() -> Sequence[Entry]:  # type: ignore[empty-body]
+    """Fusions: how features meet language. ``target`` is a subclass of `mmzoo.interfaces.Fusion`."""
+
+
+@hookspec
+def mmzoo_language_models() -> Sequence[Entry]:  # type: ignore[empty-body]
+    """Language models. ``target`` is a subclass of `mmzoo.interfaces.LanguageModel`."""
+
+
+@hookspec
+def mmzoo_tasks() -> Sequence[Entry]:  # type: ignore[empty-body]
+    """Tasks: collation, head, loss, prediction. ``target`` is a subclass of `mmzoo.interfaces.Task`."""
+
+
+@hookspec
+def mmzoo_datasets() -> Sequence[Entry]:  # type: ignore[empty-body]
+    """Data sets. ``target`` is a subclass of `mmzoo.data.Dataset`."""
+
+
+@hookspec
+def mmzoo_metrics() -> Sequence[Entry]:  # type: ignore[empty-body]
+    """Metrics. ``target`` is a subclass of `mmzoo.metrics.Metric`."""
+
+
+@hookspec
+def mmzoo_recipes() -> Sequence[Entry]:  # type: ignore[empty-body]
+    """Recipes: named choices of parts. ``target`` is a mapping with the fields of `mmzoo.Recipe`."""
+
+
+@hookspec
+def mmzoo_model_built(model: Any) -> None:
+    """Called with every `MultimodalModel` that was built or loaded, before it is handed to the user."""
+
+
+@hookspec
+def mmzoo_train_callbacks(recipe: Any) -> Sequence[Any]:  # type: ignore[empty-body]
+    """`transformers.TrainerCallback` objects to add to the training of ``recipe`` (a `mmzoo.Recipe`)."""
+
+
+@hookspec
+def mmzoo_card_sections(model: Any, run: dict[str, Any]) -> Sequence[tuple[str, str]]:  # type: ignore[empty-body]
+    """Sections to add to a model card: pairs of title and Markdown text, from the recorded ``run`` only."""
+
+
+@hookspec
+def mmzoo_commands() -> Sequence[Entry]:  # type: ignore[empty-body]
+    """Commands of the command line: entries of kind ``command`` whose ``target`` is a function for `typer`."""

@@ -1,0 +1,63 @@
+"""From a part's name to its entry, class and validated options: what build, data and evaluation have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from mmzoo.errors import BadRecipe, PluginBroken
+from mmzoo.plugins import host
+from mmzoo.recipe import Part, explain
+from mmzoo.registry import Entry, split_use
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An entry found, its class imported, and its options validated."""
+
+    entry: Entry
+    cls: Any
+    options: Any
+    variant: str | None
+    revision: str | None
+
+
+def resolve(kind: str, part: Part, *, key: str | None = None) -> Resolved:
+    """Find, import and validate; ``key`` is where the part stands in the recipe, for messages.
+
+    Raises:
+        UnknownName: no such entry.
+        BadRecipe: an unknown option or a wrong type, naming the recipe's key.
+        PluginBroken: the entry's target cannot be imported or has no Options.
+    """
+    key = key or kind
+    name, variant, revision = split_use(part.use)
+    entry = host().get(kind, name)
+    cls = entry.load()
+    schema = getattr(cls, "Options", None)
+    if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
+        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': {entry.target} has no pydantic Options class")
+    given: dict[str, Any] = dict(part.options)
+    fields = schema.model_fields
+    if variant == "" or (variant is not None and "variant" not in fields):
+        raise BadRecipe(f"{key}.use: '{part.use}': {entry.label} takes no variant; write '{name}'")
+    if revision is not None and "revision" not in fields:
+        raise BadRecipe(f"{key}.use: '{part.use}': {entry.label} takes no revision; write '{name}'")
+    chosen = variant or entry.variant
+    if "variant" in fields and "config" not in given:
+        if chosen is not None:
+            given.setdefault("variant", chosen)
+        elif fields["variant"].is_required() and "variant" not in given:
+            raise BadRecipe(f"{key}.use: '{name}' needs a variant: write '{name}:...' (`mmzoo show {name}`)")
+    elif "variant" in fields and chosen is not None:
+        given.setdefault("variant", chosen)
+    if revision is not None:
+        given["revision"] = revision
+    try:
+        options = schema.model_validate(given)
+    except ValidationError as error:
+        known = [*fields, "use", "train", "learning_rate", "pretrained"]
+        raise BadRecipe(explain(error, f"{entry.label}", prefix=key, known=known)) from None
+    return Resolved(entry, cls, options, chosen, revision)
