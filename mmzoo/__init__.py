@@ -15,7 +15,8 @@ from mmzoo.hookspecs import hookimpl
 from mmzoo.registry import Entry
 
 if TYPE_CHECKING:
-    from mmzoo.build import build, check, entries, load
+    from mmzoo.build import build, check, load
+    from mmzoo.catalogue import entries
     from mmzoo.data import Dataset, Example
     from mmzoo.evaluate import Evaluation, evaluate
     from mmzoo.model import MultimodalModel
@@ -56,3 +57,16 @@ __all__ = [
     "load",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'mmzoo' has no attribute '{name}'")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

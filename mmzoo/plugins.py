@@ -62,7 +62,7 @@ class Host:
     def load_one(self, point: Any) -> None:
         dist = point.dist.name if point.dist else "unknown"
         version = point.dist.version if point.dist else ""
-        label = dist if dist == hookspecs.PROJECT else f"{dist}:{point.name}"
+        label = f"{dist}:{point.name}" if dist == hookspecs.PROJECT else dist
         name = f"{dist}:{point.name}"
         try:
             module = point.load()

@@ -54,7 +54,7 @@ def resolve(kind: str, part: Part, *, key: str | None = None) -> Resolved:
     elif "variant" in fields and chosen is not None:
         given.setdefault("variant", chosen)
     if revision is not None:
-        given["revision"] = revision
+        given.setdefault("revision", revision)
     try:
         options = schema.model_validate(given)
     except ValidationError as error:

@@ -1,1 +1,1 @@
-
+"""Data sets: `easy-vqa`, `openmoji`, `files` and `datasets`."""

@@ -1,1 +1,1 @@
-
+"""Fusion families: prefix, projector, single-stream concat, late fusions, cross-attention."""

@@ -1,1 +1,1 @@
-
+"""Metrics: `accuracy`, `exact-match`, `precision`, `recall` and `f1`."""

@@ -1,1 +1,1 @@
-
+"""Named choices of parts."""

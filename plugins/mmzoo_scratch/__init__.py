@@ -1,1 +1,1 @@
-
+"""Parts from scratch: `cnn`, `lstm` and `bag-of-words`."""

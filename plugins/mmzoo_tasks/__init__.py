@@ -1,1 +1,1 @@
-
+"""Tasks: `classify`, `caption` and `vqa`."""

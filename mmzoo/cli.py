@@ -1,0 +1,464 @@
+"""The command line: parse, call, print; nothing else.
+
+Exit codes: 0 well, 1 the answer is no, 2 wrong input (one message on stderr), 130 and 143 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from mmzoo import catalogue
+from mmzoo.errors import DoesNotFit, MmzooError
+from mmzoo.plugins import host
+from mmzoo.registry import KINDS, Entry
+
+
+class _Group(TyperGroup):
+    """Our commands and those that plugins bring, which are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *(entry.name for entry in catalogue.entries("command"))]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if (own := super().get_command(ctx, name)) is not None:
+            return own
+        for entry in catalogue.entries("command"):
+            if entry.name == name:
+                single = typer.Typer(add_completion=False)
+                single.command(name, help=entry.summary)(entry.load())
+                return typer.main.get_command(single)
+        return None
+
+
+app = typer.Typer(
+    name="mmzoo",
+    cls=_Group,
+    no_args_is_help=True,
+    help="Any encoder, any fusion, any language model.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; every error of the package becomes one message and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        code = app(standalone_mode=False)
+    except MmzooError as error:
+        _fail(str(error))
+        code = 2
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code = 2
+    except click.UsageError as error:
+        error.show()
+        code = 2
+    except click.ClickException as error:
+        _fail(error.format_message())
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        _fail("stopped")
+        code = 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the interpreter's last flush finds no pipe
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+
+
+def _warn_of_failures() -> None:
+    for failure in host().failures:
+        print(f"warning: plugin '{failure.plugin}' is not in use: {failure.error.splitlines()[0]}", file=sys.stderr)
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+
+
+def _quiet() -> None:
+    """Let the libraries underneath speak only of errors; what a user needs to know comes from here."""
+    import logging
+    import warnings
+
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"torch|accelerate|transformers|timm|open_clip")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+# Completion
+
+
+def _complete(kind: str) -> Any:
+    def names(incomplete: str) -> list[str]:
+        return [entry.name for entry in catalogue.entries(kind) if entry.name.startswith(incomplete)]
+
+    return names
+
+
+def _complete_kind(incomplete: str) -> list[str]:
+    return [kind.replace("_", "-") for kind in KINDS if kind.startswith(incomplete.replace("-", "_"))]
+
+
+def _complete_any(incomplete: str) -> list[str]:
+    return sorted({entry.name for entry in catalogue.entries() if entry.name.startswith(incomplete)})
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. train.epochs=3; may be repeated.")
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option("--data", metavar="KEY=VALUE", help="An option of the data set, e.g. text_column=question; may be repeated."),
+]
+DatasetName = Annotated[
+    str,
+    typer.Option(
+        "--dataset",
+        help="A registered name, a folder or file, or an id such as org/name.",
+        autocompletion=_complete("dataset"),
+        metavar="DATASET",
+    ),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Argument(help="A registered recipe or a YAML or JSON file.", autocompletion=_complete("recipe"), metavar="RECIPE"),
+]
+EncoderName = Annotated[str | None, typer.Option("--encoder", help="Use this encoder.", autocompletion=_complete("encoder"))]
+FusionName = Annotated[str | None, typer.Option("--fusion", help="Use this fusion.", autocompletion=_complete("fusion"))]
+LanguageName = Annotated[
+    str | None, typer.Option("--language-model", help="Use this language model.", autocompletion=_complete("language_model"))
+]
+TaskName = Annotated[str | None, typer.Option("--task", help="Use this task.", autocompletion=_complete("task"))]
+ModelFolder = Annotated[str, typer.Argument(help="A checkpoint folder.", metavar="MODEL")]
+
+
+def _changes(sets: list[str] | None, **parts: str | None) -> dict[str, Any]:
+    from mmzoo.recipe import assignments, merge
+
+    return merge({kind: name for kind, name in parts.items() if name is not None}, assignments(sets or []))
+
+
+def _dataset(name: str, data: list[str] | None) -> Any:
+    from mmzoo.data import dataset_part
+    from mmzoo.recipe import assignments
+
+    return dataset_part(name, assignments(data or []))
+
+
+# Commands
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(help="A kind, such as encoder, or a wildcard.", autocompletion=_complete_kind, metavar="[KIND]")
+    ] = None,
+    pattern: Annotated[str | None, typer.Argument(help="A wildcard over names, such as 'clip*'.", metavar="[PATTERN]")] = None,
+    as_json: Json = False,
+) -> None:
+    """List what can be chosen: kind, name, summary, plugin, licence, source."""
+    if kind is not None and pattern is None and any(c in kind for c in "*?["):
+        kind, pattern = None, kind
+    found = catalogue.entries(kind, pattern)
+    if as_json:
+        _print_json([entry.row() for entry in found])
+    elif found:
+        _table(found)
+    _warn_of_failures()
+    if not found:
+        print("nothing matches; `mmzoo list` shows everything", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _table(found: list[Entry]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("kind", "name"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("summary", ratio=1)
+    for column in ("plugin", "licence"):
+        table.add_column(column, no_wrap=True)
+    for entry in found:
+        cells = (entry.kind.replace("_", " "), entry.name, entry.summary, entry.plugin, entry.license)
+        table.add_row(*(Text(cell) for cell in cells))  # Text, since brackets in a summary are no markup
+    # Outside a terminal nothing is cut: a pipe has no width.
+    console = Console() if sys.stdout.isatty() else Console(width=200, soft_wrap=True)
+    console.print(table)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="The name of an entry of any kind.", autocompletion=_complete_any)],
+    as_json: Json = False,
+) -> None:
+    """Show an entry: what it is, its options with types and defaults, its paper, and how it is used."""
+    details = [_details(entry) for entry in catalogue.find(name.partition(":")[0])]
+    if as_json:
+        _print_json(details)
+        return
+    for i, detail in enumerate(details):
+        if i:
+            print()
+        print(f"{detail['name']} ({detail['kind'].replace('_', ' ')}, from {detail['plugin']} {detail['version']})")
+        print(f"  {detail['summary']}")
+        print(f"  source:  {detail['source'] or 'not given'}")
+        print(f"  licence: {detail['license']}")
+        if "recipe" in detail:
+            print("  recipe:")
+            for key, value in detail["recipe"].items():
+                print(f"    {key}: {json.dumps(value, ensure_ascii=False)}")
+        if detail["options"]:
+            print("  options:")
+            for option in detail["options"]:
+                default = option["default"] if isinstance(option["default"], str) else json.dumps(option["default"])
+                print(f"    {option['name']}: {option['type']} = {default or repr('')}")
+                if option["description"]:
+                    print(f"        {option['description']}")
+        print("  use:")
+        for line in detail["use"]:
+            print(f"    {line}")
+
+
+def _details(entry: Entry) -> dict[str, Any]:
+    detail: dict[str, Any] = {**entry.row(), "version": entry.version, "modality": entry.modality, "options": []}
+    if entry.kind == "recipe":
+        detail["recipe"] = dict(entry.load())
+    elif entry.kind != "command":
+        detail["options"] = catalogue.options(entry)
+    shown = f"{entry.name}:VARIANT" if entry.variant is None and _needs_variant(detail["options"]) else entry.name
+    detail["use"] = {
+        "recipe": [
+            f'mmzoo.build("{shown}")',
+            f"mmzoo check {shown}",
+            f"mmzoo train {shown} --dataset DATASET --output DIR",
+        ],
+        "dataset": [f"mmzoo train RECIPE --dataset {shown} --output DIR"],
+        "metric": [f"mmzoo evaluate MODEL --dataset DATASET --metric {shown}"],
+        "command": [f"mmzoo {shown} --help"],
+    }.get(entry.kind, [f'mmzoo.build("RECIPE", {entry.kind}="{shown}")', f"mmzoo check RECIPE --{entry.kind.replace('_', '-')} {shown}"])
+    return detail
+
+
+def _needs_variant(options: list[dict[str, Any]]) -> bool:
+    return any(option["name"] == "variant" for option in options)
+
+
+@app.command()
+def check(
+    recipe: RecipeName = None,
+    encoder: EncoderName = None,
+    fusion: FusionName = None,
+    language_model: LanguageName = None,
+    task: TaskName = None,
+    sets: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Check that the parts fit, from configurations alone, and show dims, tokens, parameters, memory and licences."""
+    from mmzoo.build import check as check_fit
+
+    _quiet()
+    changes = _changes(sets, encoder=encoder, fusion=fusion, language_model=language_model, task=task)
+    try:
+        summary = check_fit(recipe, **changes)
+    except DoesNotFit as error:
+        if as_json:
+            _print_json({"fits": False, "reason": str(error)})
+        else:
+            _fail(str(error))
+        raise typer.Exit(1) from None
+    if as_json:
+        _print_json(summary.to_dict())
+    else:
+        print(summary)
+
+
+@app.command()
+def train(
+    recipe: RecipeName = None,
+    *,
+    dataset: DatasetName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder that the model is saved in.")],
+    split: Annotated[str, typer.Option(help="The split to train on.")] = "train",
+    encoder: EncoderName = None,
+    fusion: FusionName = None,
+    language_model: LanguageName = None,
+    task: TaskName = None,
+    sets: Set = None,
+    data: Data = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out examples whose image cannot be read.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe on a data set. Ctrl-C saves a checkpoint; --resume goes on."""
+    from mmzoo.train import NAMED_BAD
+    from mmzoo.train import train as run_training
+
+    _quiet()
+    changes = _changes(sets, encoder=encoder, fusion=fusion, language_model=language_model, task=task)
+    run = run_training(
+        recipe,
+        dataset=_dataset(dataset, data),
+        output=output,
+        split=split,
+        resume=resume,
+        overwrite=overwrite,
+        skip_bad=skip_bad,
+        **changes,
+    )
+    if int(os.environ.get("RANK", "0")):
+        return
+    if run.skipped:
+        names = {name: message for name, message in run.skipped}
+        print(f"skipped {len(names)} examples whose image cannot be read:", file=sys.stderr)
+        for name, message in list(names.items())[:NAMED_BAD]:
+            print(f"  {name}: {message}", file=sys.stderr)
+    if not run.finished:
+        print(f"stopped at step {run.steps}; the checkpoint is {run.stopped_at}", file=sys.stderr)
+        print("go on with the same command and --resume", file=sys.stderr)
+        raise typer.Exit(128 + run.signal)
+    if as_json:
+        _print_json({"output": str(run.output), "steps": run.steps, "seconds": run.seconds, "history": run.history})
+    else:
+        loss = f", loss {run.history[-1]['loss']:.4f}" if run.history else ""
+        print(f"trained {run.steps} steps in {run.seconds:.0f} s{loss}; the model is in {run.output}")
+        print(f"measure it:  mmzoo evaluate {run.output} --dataset {dataset}")
+
+
+@app.command()
+def evaluate(
+    model: ModelFolder,
+    dataset: DatasetName,
+    split: Annotated[str, typer.Option(help="The split to measure on.")] = "test",
+    metric: Annotated[
+        list[str] | None, typer.Option(help="A metric; may be repeated.", autocompletion=_complete("metric"))
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many examples.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Of the shuffled control and the bootstrap.")] = 0,
+    controls: Annotated[bool, typer.Option(help="Also measure with images shuffled and blanked.")] = True,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model: each score with a 95% interval, beside the same model with images shuffled and blanked."""
+    from mmzoo.evaluate import CONTROLS
+    from mmzoo.evaluate import evaluate as run_evaluation
+
+    _quiet()
+    found = run_evaluation(
+        model,
+        dataset=_dataset(dataset, data),
+        split=split,
+        metrics=metric,
+        limit=limit,
+        batch_size=batch_size,
+        seed=seed,
+        controls=CONTROLS if controls else (),
+        device=_device(device),
+    )
+    if as_json:
+        _print_json(found.to_dict())
+        return
+    print(found)
+    if found.ignores_images:
+        print("warning: it scores no better than with shuffled images; it does not use its images", file=sys.stderr)
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    from mmzoo.errors import BadRecipe
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise BadRecipe(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return name
+
+
+@app.command()
+def generate(
+    model: ModelFolder,
+    images: Annotated[list[str], typer.Argument(help="Image files.", metavar="IMAGE...")],
+    prompt: Annotated[str | None, typer.Option(help="The text to go on from.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 32,
+    num_beams: Annotated[int, typer.Option(min=1)] = 1,
+    sample: Annotated[bool, typer.Option("--sample", help="Sample instead of taking the likeliest.")] = False,
+    temperature: Annotated[float | None, typer.Option(min=0.01, help="Of sampling.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of sampling.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Generate text for images."""
+    import torch
+
+    from mmzoo.build import load
+
+    _quiet()
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": sample or temperature is not None}
+    if temperature is not None:
+        options["temperature"] = temperature
+    loaded = load(model, device=_device(device))
+    torch.manual_seed(seed)
+    texts = loaded.generate(image=images, prompt=prompt, **options)
+    if as_json:
+        _print_json([{"image": image, "text": text} for image, text in zip(images, texts, strict=True)])
+    else:
+        for image, text in zip(images, texts, strict=True):
+            print(text if len(images) == 1 else f"{image}: {text}")
+
+
+@app.command()
+def predict(
+    model: ModelFolder,
+    images: Annotated[list[str], typer.Argument(help="Image files.", metavar="IMAGE...")],
+    text: Annotated[str | None, typer.Option(help="The question or text that goes with each image.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Predict a label, an answer or a value for images."""
+    from mmzoo.build import load
+
+    _quiet()
+    found = load(model, device=_device(device)).predict(image=images, text=text)
+    if as_json:
+        rows = [{"image": image, "label": p.label, "score": p.score, "value": p.value} for image, p in zip(images, found, strict=True)]
+        _print_json(rows)
+        return
+    for image, prediction in zip(images, found, strict=True):
+        said = prediction.label if prediction.value is None else f"{prediction.value:.4g}"
+        sure = "" if prediction.score is None else f" ({prediction.score:.1%})"
+        print(f"{said}{sure}" if len(images) == 1 else f"{image}: {said}{sure}")
+
+
+@app.command()
+def card(model: ModelFolder) -> None:
+    """Print the card of a model, from its recorded runs."""
+    from mmzoo.build import load
+
+    _quiet()
+    print(load(model).card())
+

@@ -1,0 +1,184 @@
+"""Evaluation: a model, a data set and metrics to scores with intervals, beside controls that cannot see the image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmzoo import checkpoint
+from mmzoo.build import load
+from mmzoo.data import Dataset, Example, batches, fingerprint, image_key, load_split, open_dataset
+from mmzoo.environment import environment
+from mmzoo.errors import DataError
+from mmzoo.interfaces import Prediction
+from mmzoo.metrics import Metric, Score, measure
+from mmzoo.model import MultimodalModel
+from mmzoo.progress import bar
+from mmzoo.recipe import Part
+from mmzoo.resolve import resolve
+
+SHUFFLED, BLANKED = "shuffled", "blanked"
+CONTROLS = (SHUFFLED, BLANKED)
+
+
+@dataclass
+class Evaluation:
+    """Scores of a model on a split, each with a 95% bootstrap interval, and the same under each control: images
+    ``shuffled`` among the examples, and images ``blanked``. A model that ignores its images scores the same in all."""
+
+    dataset: str
+    split: str
+    examples: int
+    fingerprint: str
+    scores: dict[str, Score]
+    controls: dict[str, dict[str, Score]] = field(default_factory=dict)
+    seed: int = 0
+    seconds: float = 0.0
+    predictions: list[Prediction] = field(default_factory=list, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, without the predictions."""
+        return {
+            "dataset": self.dataset,
+            "split": self.split,
+            "examples": self.examples,
+            "fingerprint": self.fingerprint,
+            "scores": {name: score.to_dict() for name, score in self.scores.items()},
+            "controls": {
+                control: {name: score.to_dict() for name, score in scores.items()} for control, scores in self.controls.items()
+            },
+            "seed": self.seed,
+            "seconds": round(self.seconds, 1),
+            "versions": environment(),
+        }
+
+    def __str__(self) -> str:
+        head = ["metric", "score", *(f"images {control}" for control in self.controls)]
+        rows = [[name, str(score), *(str(self.controls[c][name]) for c in self.controls)] for name, score in self.scores.items()]
+        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        return f"{self.dataset}, split {self.split}, {self.examples} examples\n" + "\n".join(lines)
+
+    @property
+    def ignores_images(self) -> bool:
+        """Whether the first score is no better than with shuffled images: their intervals overlap."""
+        if SHUFFLED not in self.controls:
+            return False
+        name = next(iter(self.scores))
+        return self.scores[name].low <= self.controls[SHUFFLED][name].high
+
+
+def evaluate(
+    model: MultimodalModel | str | Path,
+    *,
+    dataset: str | Part | Dataset,
+    split: str = "test",
+    metrics: Sequence[str] | None = None,
+    controls: Sequence[str] = CONTROLS,
+    limit: int | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = True,
+    record: bool | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Measure a model on a split.
+
+    Args:
+        model: a model, or a checkpoint folder.
+        metrics: names of metrics; None for those of the model's task.
+        controls: of ``"shuffled"`` and ``"blanked"``.
+        limit: only the first so many examples.
+        seed: of the shuffling and the bootstrap.
+        device: where to run; None for where the model lies.
+        record: add the result to the checkpoint's run.json and card; None does so when ``model`` is a folder.
+        options: to the task's prediction, such as ``num_beams``.
+
+    Raises:
+        DataError: the split is missing or empty, or a target is outside the label set. BadImage: an image.
+    """
+    folder = None if isinstance(model, MultimodalModel) else Path(model)
+    if not isinstance(model, MultimodalModel):
+        model = load(model)
+    if device is not None:
+        model.to(device)
+    started = time.monotonic()
+    source = open_dataset(dataset)
+    examples: Sequence[Example] | list[Example]
+    found = load_split(source, split)
+    examples = found if isinstance(found, Sequence) and limit is None else list(islice(found, limit))
+    if not examples:
+        raise DataError(f"split '{split}' is empty; there is nothing to measure")
+    references = [model.task.references(example) for example in examples]
+    chosen = {name: _metric(name) for name in (metrics or model.task.metrics)}
+    groups = [image_key(example.image) for example in examples]
+
+    conditions: dict[str, tuple[Sequence[Example], bool]] = {"": (examples, False)}
+    for control in controls:
+        if control not in CONTROLS:
+            raise DataError(f"unknown control '{control}'; there are: {', '.join(CONTROLS)}")
+        conditions[control] = (_shuffled(examples, seed), False) if control == SHUFFLED else (examples, True)
+    results: dict[str, dict[str, Score]] = {}
+    predictions: dict[str, list[Prediction]] = {}
+    with bar("evaluating", len(examples) * len(conditions), shown=progress) as shown:
+        for condition, (rows, blank) in conditions.items():
+            said: list[Prediction] = []
+            for group in batches(rows, batch_size):
+                said += model.predict_examples(group, batch_size=batch_size, blank=blank, **options)
+                shown.advance(len(group), condition)
+            predictions[condition] = said
+            labels = [prediction.label or "" for prediction in said]
+            results[condition] = {n: measure(m, labels, references, groups, seed=seed) for n, m in chosen.items()}
+    name = dataset if isinstance(dataset, str) else dataset.use if isinstance(dataset, Part) else type(source).__name__
+    evaluation = Evaluation(
+        dataset=name,
+        split=split,
+        examples=len(examples),
+        fingerprint=fingerprint(examples),
+        scores=results.pop(""),
+        controls=results,
+        seed=seed,
+        seconds=time.monotonic() - started,
+        predictions=predictions[""],
+    )
+    _record(model, evaluation)
+    if folder is not None if record is None else record:
+        if folder is None:
+            raise DataError("record=True needs a checkpoint folder, not a model in memory")
+        checkpoint.update_run(folder, model.provenance.run, model.card())
+    return evaluation
+
+
+def _metric(name: str) -> Metric:
+    found = resolve("metric", Part(use=name), key="metric")
+    return found.cls(found.options)
+
+
+def _shuffled(examples: Sequence[Example], seed: int) -> list[Example]:
+    """The examples with pictures dealt out anew: no picture stays where it was if there are two or more. Examples that
+    shared a picture share another one."""
+    pictures = {image_key(example.image): example.image for example in examples}
+    keys = list(pictures)
+    order = np.random.default_rng(seed).permutation(len(keys))
+    # Each picture goes to the next of a random cycle, which leaves none in place.
+    dealt = {keys[a]: pictures[keys[b]] for a, b in zip(order, np.roll(order, 1), strict=True)}
+    return [replace(example, image=dealt[image_key(example.image)]) for example in examples]
+
+
+def _record(model: MultimodalModel, evaluation: Evaluation) -> None:
+    """Keep the result in the model's run, in place of an older one of the same split."""
+    said = evaluation.to_dict()
+    kept = [
+        old
+        for old in model.provenance.run.get("evaluations", [])
+        if (old["dataset"], old["split"], old["examples"]) != (said["dataset"], said["split"], said["examples"])
+    ]
+    model.provenance.run["evaluations"] = [*kept, said]

@@ -1,0 +1,358 @@
+"""The model: encode -> fuse -> language model -> task, and nothing that knows a named part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmzoo import card, checkpoint, policy, summary
+from mmzoo.data import Collator, Example, batches, raise_bad, tensors
+from mmzoo.errors import BadImage, DataError, DoesNotFit
+from mmzoo.interfaces import Encoder, Features, Fusion, LanguageModel, Part, Prediction, Task, TextContext
+from mmzoo.recipe import PARTS, Recipe
+from mmzoo.registry import Entry
+from mmzoo.text import fit_length, padded, prompt_ids
+
+
+@dataclass
+class States:
+    """What a language model made of a fused text: ``hidden`` [batch, positions, dim], the ``mask`` over the text
+    [batch, text], and ``text``, the slice of positions that the text holds."""
+
+    hidden: Tensor
+    mask: Tensor
+    text: slice
+
+
+@dataclass
+class Provenance:
+    """Where a model's parts came from: the entries, the plugins with versions, and how it was trained."""
+
+    entries: dict[str, Entry]
+    policies: dict[str, str]
+    pretrained: dict[str, bool]
+    run: dict[str, Any] = field(default_factory=dict)
+
+    def plugins(self) -> dict[str, str]:
+        return {e.plugin: e.version for e in sorted(self.entries.values(), key=lambda e: e.plugin)}
+
+
+class MultimodalModel(nn.Module):
+    """An encoder, a fusion, a language model and a task, put together by `mmzoo.build`.
+
+    Attributes:
+        recipe: the `Recipe` that it was built from; what training learned from the data (labels, vocabulary) is in it.
+        encoder, fusion, language_model, task: the parts.
+    """
+
+    encoder: Encoder
+    fusion: Fusion
+    language_model: LanguageModel
+    task: Task
+
+    def __init__(
+        self, recipe: Recipe, encoder: Encoder, fusion: Fusion, language_model: LanguageModel, task: Task, provenance: Provenance
+    ) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.encoder, self.fusion, self.language_model, self.task = encoder, fusion, language_model, task
+        self.provenance = provenance
+        self._generating = False
+        self._checkpoint_blocks = False
+        fusion.deep(language_model)
+        head = language_model.output_layer()
+        if fusion.is_late and head is not None:
+            head.register_forward_pre_hook(self._fuse_outputs)
+        self.train(False)
+
+    # The way through
+
+    def encode(self, inputs: Tensor, index: Tensor | None = None) -> Features:
+        """Pictures [images, ...] to features; with ``index`` [batch], one row an example. A frozen encoder keeps no graph."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.provenance.policies["encoder"] != "frozen"):
+            features = self.encoder(inputs)
+        return features if index is None else features.take(index)
+
+    def states(self, features: Features, ids: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> States:
+        """Text ids and mask [batch, text] to hidden states, through early and deep fusion. With ``decoder_ids``
+        [batch, out] the states are the decoder's and ``text`` spans them all."""
+        self.fusion.features = features
+        sequence = self.fusion.early(features, self.language_model.embed(ids), mask)
+        hidden = self.language_model(sequence.embeddings, sequence.mask, decoder_ids)
+        if decoder_ids is not None:
+            return States(hidden, torch.ones_like(decoder_ids), slice(0, decoder_ids.shape[1]))
+        return States(hidden, mask, sequence.text)
+
+    def pooled(self, features: Features, ids: Tensor, mask: Tensor) -> Tensor:
+        """One fused vector an example, [batch, dim]."""
+        states = self.states(features, ids, mask)
+        vector = self.language_model.pool(states.hidden[:, states.text], mask)
+        return self.fusion.late(features, vector.unsqueeze(1)).squeeze(1)
+
+    def forward(self, labels: Tensor | None = None, num_items_in_batch: Any = None, **batch: Tensor) -> dict[str, Tensor]:
+        """The loss of a collated batch: summed over its labels and divided by ``num_items_in_batch``, or by their
+        number. A batch of which no picture could be read costs nothing."""
+        if labels is None:
+            return {"loss": sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), torch.zeros(()))}
+        features = self.encode(batch["inputs"], batch["index"])
+        total, count = self.task.loss(self, features, {"labels": labels, **batch})
+        return {"loss": total / (count.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)}
+
+    def train(self, mode: bool = True) -> MultimodalModel:
+        """Training or evaluation mode; what is frozen stays in evaluation mode."""
+        self.training = mode
+        for kind in PARTS:
+            policy.set_mode(getattr(self, kind), self.provenance.policies[kind], mode)
+        if mode and self._checkpoint_blocks:
+            for block in self.language_model.blocks():
+                block.training = True  # a frozen block recomputes only in this mode; its dropout stays off
+        return self
+
+    def checkpoint_blocks(self, on: bool = True) -> None:
+        """Recompute the language model's blocks in the backward pass instead of keeping their activations.
+
+        Raises:
+            DoesNotFit: its blocks cannot.
+        """
+        self._checkpoint_blocks = on
+        if not on:
+            return
+        models = [m for m in self.language_model.modules() if hasattr(m, "gradient_checkpointing_enable")]
+        if not models:
+            raise DoesNotFit("train.gradient_checkpointing: this language model has no blocks that can be recomputed")
+        models[0].gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    # Use
+
+    def text_context(self) -> TextContext:
+        spec = self.language_model.spec
+        added = self.fusion.added_tokens
+        return TextContext(self.language_model.tokenizer, spec.kind, spec.max_length, 0 if added is None else added)
+
+    def collator(self, *, training: bool, blank: bool = False) -> Collator:
+        return Collator(self.task, self.text_context(), self.encoder.transform, training=training, blank=blank)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def predict(self, image: Any = None, text: Any = None, *, batch_size: int = 64, **options: Any) -> Any:
+        """What the task says of pictures and texts: `Prediction` objects with ``label`` and ``score``, or ``value``.
+
+        Args:
+            image: a path, ``file://`` URL, PIL image, array, or a list of them.
+            text: the question or prompt, or a list; one text serves every image and one image every text.
+
+        Raises:
+            BadImage: an image that cannot be read. DataError: lists of different lengths.
+        """
+        examples, many = _examples(image, text)
+        found = self.predict_examples(examples, batch_size=batch_size, **options)
+        return found if many else found[0]
+
+    @torch.no_grad()
+    def predict_examples(
+        self, examples: Sequence[Example], *, batch_size: int = 64, blank: bool = False, **options: Any
+    ) -> list[Prediction]:
+        """Predictions of `Example` objects, in order; see `predict`."""
+        collate = self.collator(training=False, blank=blank)
+        found: list[Prediction] = []
+        with self._evaluating():
+            for group in batches(examples, batch_size):
+                found += self.predict_batch(collate(group), **options)
+        return found
+
+    @torch.no_grad()
+    def predict_batch(self, batch: dict[str, Any], **options: Any) -> list[Prediction]:
+        """Predictions of one collated batch."""
+        for name, message in raise_bad(batch):
+            raise BadImage(f"example {name}: {message}")
+        moved = tensors(batch, self.device)
+        try:
+            features = self.encode(moved["inputs"], moved["index"])
+            return self.task.predict(self, features, moved, **options)
+        finally:
+            self.fusion.features = None
+
+    @torch.no_grad()
+    def generate(self, image: Any = None, prompt: Any = None, *, batch_size: int = 16, max_new_tokens: int = 32, **options: Any) -> Any:
+        """Text that follows ``prompt`` (empty if None) given ``image``; lists give lists, in order.
+
+        ``options`` are those of `transformers.GenerationMixin.generate`, such as ``num_beams`` or ``do_sample``.
+
+        Raises:
+            DoesNotFit: the language model does not generate. BadImage, DataError: as `predict`.
+        """
+        if not self.language_model.spec.generates:
+            name = self.recipe.language_model.use
+            raise DoesNotFit(f"language model '{name}' does not generate text; use model.predict, or build with a causal one")
+        examples, many = _examples(image, prompt)
+        transform = self.collator(training=False)
+        found: list[str] = []
+        with self._evaluating():
+            for group in batches(examples, batch_size):
+                moved = tensors(self._inputs(transform, group), self.device)
+                text = self.text_context()
+                rows = prompt_ids(text, [example.text for example in group])
+                fit_length(rows, text, [example.id for example in group], max_new_tokens if text.kind == "causal" else 0)
+                ids, mask = padded(rows, text.tokenizer.pad_token_id, left=text.kind == "causal")
+                features = self.encode(moved["inputs"], moved["index"])
+                out = self.generate_ids(
+                    features, ids.to(self.device), mask.to(self.device), max_new_tokens=max_new_tokens, **options
+                )
+                found += [line.strip() for line in text.tokenizer.batch_decode(out, skip_special_tokens=True)]
+        return found if many else found[0] if len(found) == 1 else found
+
+    def generate_ids(self, features: Features, ids: Tensor, mask: Tensor, **options: Any) -> Tensor:
+        """New token ids [batch * returned, out] after prompts [batch, text], padded on the left for causal models."""
+        self.fusion.features = features
+        self._generating = True
+        try:
+            sequence = self.fusion.early(features, self.language_model.embed(ids), mask)
+            return self.language_model.generate(sequence.embeddings, sequence.mask, **options)
+        finally:
+            self._generating = False
+            self.fusion.features = None
+
+    def _fuse_outputs(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """Late fusion just before the vocabulary, inside the library's own decoding loop."""
+        if not self._generating:
+            return None
+        features = self.fusion.seen(args[0].shape[0])
+        return None if features is None else (self.fusion.late(features, args[0]), *args[1:])
+
+    @staticmethod
+    def _inputs(collator: Collator, group: list[Example]) -> dict[str, Any]:
+        collate = Collator(_Nothing(), collator.text, collator.transform, training=False)  # type: ignore[arg-type]
+        batch = collate(group)
+        for name, message in raise_bad(batch):
+            raise BadImage(f"example {name}: {message}")
+        return batch
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        before = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(before)
+
+    # What it is, and keeping it
+
+    def summary(self) -> summary.Summary:
+        """Its parts with dims, tokens, parameters, memory and licence; printable."""
+        rows = []
+        for kind in PARTS:
+            module: Part = getattr(self, kind)
+            entry = self.provenance.entries[kind]
+            rows.append(
+                summary.summarise(
+                    kind,
+                    module,
+                    use=getattr(self.recipe, kind).use,
+                    shape=self._shape(kind),
+                    policy=self.provenance.policies[kind],
+                    license=entry.license,
+                    source=entry.source,
+                )
+            )
+        buffers = sum(b.numel() * b.element_size() for b in self.buffers())
+        return summary.total(self.recipe.name or "unnamed", rows, buffers)
+
+    def _shape(self, kind: str) -> str:
+        vision, text = self.encoder.spec, self.language_model.spec
+        if kind == "encoder":
+            tokens = "pooled only" if vision.tokens == 0 else f"{'any' if vision.tokens is None else vision.tokens} tokens x {vision.dim}"
+            return f"{tokens}, pooled {vision.pooled_dim}"
+        if kind == "fusion":
+            added = self.fusion.added_tokens
+            places = [name for name in ("early", "deep", "late") if getattr(type(self.fusion), name) is not getattr(Fusion, name)]
+            return f"{' and '.join(places)}, {'+' + str(added) + ' tokens' if added else 'no added tokens'}"
+        if kind == "language_model":
+            return f"{text.kind}, dim {text.dim}, {text.vocab_size} words, context {text.max_length or 'unlimited'}"
+        return getattr(self.task, "shape", "")
+
+    def saved_names(self, *, full: bool = False) -> list[str]:
+        """The state that a checkpoint holds: of a pretrained part what was trained of it, of any other part all of it.
+        Weights that are shared stand once."""
+        once = {name for name, _ in self.named_parameters()}
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        names = []
+        for name in self.state_dict():
+            kind = name.split(".", 1)[0]
+            is_buffer = name not in once
+            if is_buffer and self._is_parameter(name):
+                continue  # the second name of a shared weight
+            locked = self.provenance.pretrained[kind] and not full
+            policy_name = self.provenance.policies[kind]
+            if not locked or policy_name == "full" or name in trained or (is_buffer and policy_name != "frozen"):
+                names.append(name)
+        return names
+
+    def _is_parameter(self, name: str) -> bool:
+        owner, _, leaf = name.rpartition(".")
+        return leaf in self.get_submodule(owner)._parameters
+
+    def lock(self) -> dict[str, dict[str, Any]]:
+        """Where each pretrained part came from: source, commit and file hashes."""
+        return {kind: getattr(self, kind).lock() for kind in PARTS if self.provenance.pretrained[kind]}
+
+    def save(self, folder: str | Path, *, full: bool = False) -> Path:
+        """Write a checkpoint folder: the weights that were trained (``full``: all), the recipe, the lock, the card.
+
+        Raises:
+            CheckpointError: the folder cannot be written or the disk is full; an older checkpoint there stays whole.
+        """
+        state = self.state_dict()
+        weights = {name: state[name].detach().cpu() for name in self.saved_names(full=full)}
+        return checkpoint.write(
+            folder,
+            recipe=self.recipe.to_dict(),
+            weights=weights,
+            plugins=self.provenance.plugins(),
+            lock=self.lock(),
+            run=self.provenance.run,
+            card=self.card(),
+            save_tokenizer=self.language_model.tokenizer.save_pretrained,
+            full=full,
+        )
+
+    def card(self) -> str:
+        """The model card, in Markdown, from the recipe and the recorded run only."""
+        return card.render(self.recipe, self.summary(), self.provenance.run)
+
+
+class _Nothing:
+    """A task that collates nothing, for images alone."""
+
+    def collate(self, examples: Sequence[Example], text: TextContext, *, training: bool) -> Mapping[str, Tensor]:
+        return {}
+
+
+def _examples(image: Any, text: Any) -> tuple[list[Example], bool]:
+    """Images and texts, one or many, to examples; the second value tells whether a list was given."""
+    if isinstance(image, np.ndarray | Tensor) and image.ndim == 4:
+        image = list(image)
+    images = list(image) if isinstance(image, list | tuple) else [image]
+    texts = list(text) if isinstance(text, list | tuple) else [text]
+    many = isinstance(image, list | tuple) or isinstance(text, list | tuple)
+    if image is None:
+        raise DataError("an image is needed: a path, a file:// URL, a PIL image, an array, or a list of them")
+    if len(images) == 1 and not isinstance(image, list | tuple):
+        images *= len(texts)
+    elif len(texts) == 1 and not isinstance(text, list | tuple):
+        texts *= len(images)
+    if len(images) != len(texts):
+        raise DataError(f"{len(images)} images and {len(texts)} texts; give one of either, or as many of both")
+    for item in texts:
+        if item is not None and not isinstance(item, str):
+            raise DataError(f"a text must be a string, not {type(item).__name__}")
+    return [Example(f"#{i}", picture, words or "") for i, (picture, words) in enumerate(zip(images, texts, strict=True))], many

@@ -1,0 +1,55 @@
+"""Tokenizers learned from the training texts, for language models that start from scratch.
+
+The vocabulary is a list of WordPiece units (Schuster and Nakajima 2012) that stands in the recipe as plain data, so
+that a checkpoint needs nothing else to rebuild the tokenizer. Frequent words become one token each; every character
+of the training texts is a unit, so no text of that alphabet is lost.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable
+from typing import Any
+
+PAD, BOS, EOS, UNK = SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]"]
+
+
+def learn(texts: Iterable[str], size: int) -> list[str]:
+    """The units of a WordPiece vocabulary of at most ``size``, special tokens first."""
+    from tokenizers import Tokenizer, models, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token=UNK))  # type: ignore[call-arg]
+    _prepare(tokenizer)
+    tokenizer.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=size, special_tokens=SPECIAL, show_progress=False)
+    )
+    vocabulary = tokenizer.get_vocab()
+    # Ids follow the training's hash order among equals; by name they are the same in every run.
+    return SPECIAL + sorted(set(vocabulary) - set(SPECIAL))
+
+
+def default() -> list[str]:
+    """The vocabulary before any data is seen: the printable ASCII characters."""
+    characters = [c for c in string.printable if not c.isspace() and not c.isupper()]
+    return SPECIAL + sorted(characters + ["##" + c for c in characters])
+
+
+def tokenizer(vocabulary: list[str] | None) -> Any:
+    """A `transformers.PreTrainedTokenizerFast` over a vocabulary that `learn` gave, or over `default`."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    units = vocabulary or default()
+    built = Tokenizer(models.WordPiece({unit: i for i, unit in enumerate(units)}, unk_token=UNK))  # type: ignore[call-arg]
+    _prepare(built)
+    built.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=built, pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token=UNK, clean_up_tokenization_spaces=False
+    )
+
+
+def _prepare(tokenizer: Any) -> None:
+    from tokenizers import normalizers, pre_tokenizers
+
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -1,0 +1,224 @@
+"""From the rows of a table to examples: what `files` and `datasets` share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from mmzoo.data import Example
+from mmzoo.errors import DataError
+from mmzoo.interfaces import Options
+
+IMAGE = ("image", "file_name", "image_path", "path")
+TEXT = ("text", "question", "prompt")
+TARGET = ("target", "answer", "answers", "caption", "captions", "label")
+SPLIT = "split"
+SPLITS = ("train", "validation", "valid", "val", "dev", "test")
+
+
+def _column(what: str, names: Sequence[str], none: str = "") -> Any:
+    return Field(None, description=f"column of {what}; null for the first there is of {', '.join(names)}{none}")
+
+
+class ColumnOptions(Options):
+    """Which columns hold what, and how many rows are read."""
+
+    image_column: str | None = _column("the pictures: paths, bytes or arrays", IMAGE)
+    text_column: str | None = _column("the questions or prompts", TEXT, "; an empty text for no such column")
+    target_column: str | None = _column(
+        "the answers, captions or labels, one or a list", TARGET, "; an empty text for no such column"
+    )
+    id_column: str | None = Field(None, description="column that names examples in messages; null for their number")
+    limit: int | None = Field(None, ge=1, description="only the first so many examples of each split")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns in use, by what they hold; None where there is none."""
+
+    image: str
+    text: str | None
+    target: str | None
+    id: str | None
+
+    @classmethod
+    def find(cls, options: ColumnOptions, names: Sequence[str], where: str, pictures: Collection[str] = ()) -> Columns:
+        """The columns that the options name, or else the usual ones among ``names``; ``pictures`` are the columns
+        known to hold pictures, the only one of which needs no usual name.
+
+        Raises:
+            DataError: a column that is not there; the message has those that are, and the option to set.
+        """
+        there = f"{where}: its columns are {', '.join(map(repr, names))}"
+        given = {key: getattr(options, f"{key}_column") for key in ("image", "text", "target", "id")}
+        for key, name in given.items():
+            if name and name not in names:
+                raise DataError(f"{there}; there is no {name!r}: set {key}_column to one of them")
+        # A column has one meaning: a target that is named 'text' must not be the prompt too.
+        free = [name for name in names if name not in given.values()]
+
+        def first(key: str, usual: Sequence[str]) -> str | None:
+            if given[key] is not None:
+                return given[key] or None
+            return next((name for name in usual if name in free), None)
+
+        image = first("image", IMAGE)
+        if image is None and len(only := [name for name in free if name in pictures]) == 1:
+            image = only[0]
+        if image is None:
+            raise DataError(f"{there}; none is called {_either(IMAGE)}: set image_column to the one of the pictures")
+        target = first("target", TARGET)
+        if target is None and given["target"] is None:
+            raise DataError(
+                f"{there}; none is called {_either(TARGET)}: set target_column to the one of the answers or captions "
+                "(to an empty text if there is none)"
+            )
+        return cls(image, first("text", TEXT), target, given["id"] or None)
+
+
+def _either(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Makes a row an example.
+
+    Args:
+        columns: which columns hold what.
+        prefix: what a numbered example's id begins with, the split.
+        where: the source, for messages.
+        root: the folder that relative paths start from.
+        labels: for columns of class numbers, their names.
+    """
+
+    columns: Columns
+    prefix: str
+    where: str
+    root: Path | None = None
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __call__(self, row: Mapping[str, Any], index: int, place: str = "row") -> Example:
+        """The example of row ``index`` (from 0), which messages call ``place`` and its number (from 1).
+
+        Raises:
+            DataError: a value that is no picture, no text or no answer by its type.
+        """
+        columns = self.columns
+        try:
+            name = self._texts(columns.id, row)
+            return Example(
+                id=name[0] if name else f"{self.prefix}/{index}",
+                image=self._picture(row.get(columns.image)),
+                text="".join(self._texts(columns.text, row)),
+                targets=tuple(text for text in self._texts(columns.target, row, many=True) if text.strip()),
+            )
+        except TypeError as error:
+            raise DataError(f"{self.where}, {place} {index + 1}: {error}") from None
+
+    def _texts(self, column: str | None, row: Mapping[str, Any], *, many: bool = False) -> list[str]:
+        value = row.get(column) if column else None
+        if many and isinstance(value, list | tuple):
+            return [text for item in value for text in self._text(column, item)]
+        return self._text(column, value)
+
+    def _text(self, column: str | None, value: Any) -> list[str]:
+        if value is None:
+            return []
+        if names := self.labels.get(column or ""):
+            return [names[value]] if 0 <= value < len(names) else []  # -1 stands for a hidden label
+        if isinstance(value, bool):
+            return ["true" if value else "false"]
+        if isinstance(value, list | tuple | dict | bytes):
+            raise TypeError(f"column '{column}' holds {_kind(value)}, not a text")
+        return [str(value)]
+
+    def _picture(self, value: Any) -> Any:
+        if isinstance(value, str):
+            if self.root is None or "://" in value:
+                return value
+            return str(self.root / Path(value).expanduser())
+        if isinstance(value, dict) and not value.get("bytes"):
+            if not isinstance(value.get("path"), str | None):
+                raise TypeError(f"column '{self.columns.image}' holds {_kind(value)}, not a picture")
+            return self._picture(value.get("path"))
+        if isinstance(value, list):
+            if value and not isinstance(value[0], list):
+                raise TypeError(f"column '{self.columns.image}' holds {_kind(value)}; an example has one picture")
+            return np.asarray(value)
+        if isinstance(value, bool | int | float):
+            raise TypeError(f"column '{self.columns.image}' holds {_kind(value)}, not a picture")
+        return value
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", tuple: "a list", dict: "a mapping", bytes: "bytes", bool: "a truth value"}
+    return names.get(type(value), "a number")
+
+
+class Rows(Sequence[Example]):
+    """The rows of an Arrow table (a `datasets.Dataset`) as examples, each made when it is asked for, so that neither
+    memory nor the start grows with their number. Can be pickled."""
+
+    def __init__(self, table: Any, reader: Reader) -> None:
+        self.table = table
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        at = range(len(self))[index]
+        return self.reader(self.table[at], at)
+
+
+def in_order(splits: Iterable[str]) -> list[str]:
+    """The usual splits first, in their usual order."""
+    return sorted(splits, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name))
+
+
+def features(table: Any) -> tuple[list[str], dict[str, list[str]]]:
+    """Of a `datasets` table: the columns of pictures, and the class names of columns of class numbers."""
+    import datasets
+
+    pictures: list[str] = []
+    labels: dict[str, list[str]] = {}
+    for name, kind in (table.features or {}).items():
+        inner = getattr(kind, "feature", kind)
+        if isinstance(kind, datasets.Image):
+            pictures.append(name)
+        elif isinstance(inner, datasets.ClassLabel):
+            labels[name] = list(inner.names)
+    return pictures, labels
+
+
+def read_table(
+    table: Any,
+    options: ColumnOptions,
+    split: str,
+    where: str,
+    root: Path | None,
+    names: list[str],
+    keep: Collection[str] = (),
+) -> tuple[Any, Reader]:
+    """A `datasets` table, or a stream of one, with pictures left undecoded and no more columns than are in use (or to
+    keep), and the `Reader` of its rows. ``names`` are its columns.
+
+    Raises:
+        DataError: it lacks a column.
+    """
+    import datasets
+
+    pictures, labels = features(table)
+    columns = Columns.find(options, names, where, pictures)
+    if columns.image in pictures:
+        table = table.cast_column(columns.image, datasets.Image(decode=False))
+    used = (columns.image, columns.text, columns.target, columns.id, *(name for name in keep if name in names))
+    return table.select_columns(list(dict.fromkeys(filter(None, used)))), Reader(columns, split, where, root, labels)

@@ -1,0 +1,51 @@
+"""easy-VQA: questions about 64 x 64 pictures of one coloured shape each, with 13 possible answers.
+
+Source: Victor Zhou, https://github.com/vzhou842/easy-VQA, the PyPI package `easy-vqa` 1.0 with its official splits
+(38,575 and 9,673 questions about 4,000 and 1,000 pictures). Licence: MIT.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+from pydantic import Field
+
+from mmzoo.data import Dataset, Example
+from mmzoo.errors import DataError
+from mmzoo.interfaces import Options
+
+
+class EasyVQA(Dataset):
+    """Questions as ``text``, one answer each, in the package's order; an example is ``train/123``, its place there."""
+
+    class Options(Options):
+        limit: int | None = Field(None, ge=1, description="only the first so many examples of each split")
+
+    def splits(self) -> list[str]:
+        return ["train", "test"]
+
+    def load(self, split: str) -> list[Example]:
+        """The examples of ``train`` or ``test``; no picture is read.
+
+        Raises:
+            DataError: the package is not installed, or its files are damaged.
+        """
+        folder = _folder() / "data" / split
+        try:
+            rows = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"easy-vqa is damaged ({error}); pip install --force-reinstall easy-vqa") from None
+        images = folder / "images"
+        return [
+            Example(f"{split}/{i}", str(images / f"{image}.png"), question, (answer,))
+            for i, (question, answer, image) in enumerate(rows[: self.options.limit])
+        ]
+
+
+def _folder() -> Path:
+    spec = importlib.util.find_spec("easy_vqa")  # finds the folder; nothing of the package is run
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError("data set 'easy-vqa' needs the package easy-vqa: pip install \"mmzoo[demo]\"")
+    return Path(spec.submodule_search_locations[0])

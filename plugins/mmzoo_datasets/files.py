@@ -1,0 +1,239 @@
+"""Your own data: a JSON-lines, JSON, CSV or Parquet file, or a folder that holds one for each split.
+
+    train.jsonl     {"image": "images/1.png", "question": "What is it?", "answer": ["a cat", "cat"]}
+    test.jsonl      {"image": "images/2.png", "question": "What is it?", "answer": "a dog"}
+
+Paths of pictures start from the folder of the file. In a folder each file is the split that its name says; a folder
+whose only file is called data or metadata, and a file given by itself, has the splits of its column ``split``, or
+else one (``train``, or what the name says).
+
+Texts and answers are taken as they are written: "007", "NA" and "2020-01-31" stay what they are. (The readers of the
+`datasets` library guess a type for each column, which changes such answers, so that it reads only Parquet here.)
+Text files are held in memory, Parquet is mapped into it; for millions of examples choose Parquet.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from io import StringIO
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from mmzoo.data import Dataset
+from mmzoo.errors import DataError
+from mmzoo_datasets.columns import SPLIT, SPLITS, ColumnOptions, Columns, Reader, Rows, in_order, read_table
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+WHOLE = ("data", "metadata")
+
+_EXAMPLE = '{"image": "1.png", "caption": "a cat"}'
+_HEAD = 1000
+_BATCH = 10_000
+_SCHEMA = pa.schema(
+    {"image": pa.string(), "text": pa.string(), "target": pa.list_(pa.string()), "id": pa.string(), SPLIT: pa.string()}
+)
+_COLUMNS = Columns("image", "text", "target", "id")
+
+
+class Files(Dataset):
+    """Examples from files of your own; see the module for their layout."""
+
+    class Options(ColumnOptions):
+        variant: str = Field(min_length=1, description="path of the folder or file")
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self.path = Path(options.variant).expanduser()
+        self._whole: dict[str, Rows] | None = None
+
+    def splits(self) -> list[str]:
+        """The names of the files, or the values of the column ``split``.
+
+        Raises:
+            DataError: there is no such folder or file, or it holds no data.
+        """
+        files = self._files()
+        return in_order(self._parts(files) if isinstance(files, Path) else files)
+
+    def load(self, split: str) -> Rows:
+        """The examples of a split, made as they are asked for.
+
+        Raises:
+            DataError: a file that is empty or malformed (with its name, and the line where it is known), or that lacks
+                a column; no such split.
+        """
+        files = self._files()
+        found = self._parts(files) if isinstance(files, Path) else files
+        if split not in found:
+            raise DataError(f"{self.path}: there is no split '{split}'; there are: {', '.join(in_order(found))}")
+        part = found[split]
+        rows = self._read(part, split) if isinstance(part, Path) else part
+        return Rows(rows.table.select(range(min(len(rows), self.options.limit or len(rows)))), rows.reader)
+
+    def _files(self) -> Path | dict[str, Path]:
+        """The one file that holds everything, or the file of each split."""
+        if not self.path.exists():
+            raise DataError(f"{self.path}: there is no such file or folder")
+        if self.path.is_file():
+            if self.path.suffix not in SUFFIXES:
+                raise DataError(f"{self.path}: a data file ends in {', '.join(SUFFIXES)}")
+            return self.path
+        found = sorted(path for path in self.path.iterdir() if _is_data(path))
+        if len(found) == 1 and found[0].stem in WHOLE:
+            return found[0]
+        by_split: dict[str, Path] = {}
+        for path in found:
+            if path.stem in by_split:
+                raise DataError(f"{self.path}: both {by_split[path.stem].name} and {path.name} are split '{path.stem}'")
+            if path.stem not in WHOLE:
+                by_split[path.stem] = path
+        if not by_split:
+            raise DataError(
+                f"{self.path}: there must be one file a split, such as train.jsonl, train.csv or train.parquet, or one "
+                f"data.jsonl. (Pictures in folders, or another layout of the `datasets` library: datasets:{self.path})"
+            )
+        return by_split
+
+    def _parts(self, path: Path) -> dict[str, Rows]:
+        """The splits of a file that may have a column ``split``."""
+        if self._whole is None:
+            name = path.stem if path.stem in SPLITS else "train"
+            rows = self._read(path, name)
+            if SPLIT not in rows.table.column_names:
+                self._whole = {name: rows}
+            else:
+                values = np.asarray([str(value or "") for value in rows.table[SPLIT]])
+                if (missing := np.flatnonzero(values == "")).size:
+                    raise DataError(f"{path}: example {missing[0] + 1} has nothing in column '{SPLIT}'")
+                self._whole = {
+                    str(value): Rows(
+                        rows.table.select(np.flatnonzero(values == value)), replace(rows.reader, prefix=str(value))
+                    )
+                    for value in np.unique(values)
+                }
+        return self._whole
+
+    def _read(self, path: Path, split: str) -> Rows:
+        try:
+            if path.suffix == ".parquet":
+                table = _parquet(path)
+                rows = Rows(
+                    *read_table(table, self.options, split, str(path), path.parent, table.column_names, [SPLIT])
+                )
+            else:
+                rows = self._read_text(path, split)
+        except (OSError, UnicodeError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from None
+        if not len(rows):
+            raise DataError(f"{path}: the file is empty; training and evaluation need at least one example")
+        return rows
+
+    def _read_text(self, path: Path, split: str) -> Rows:
+        records = _csv(path) if path.suffix == ".csv" else _json(path)
+        head = list(islice(records, _HEAD))
+        names = list(dict.fromkeys(name for _, record in head for name in record))
+        if not head:
+            return Rows(datasets.Dataset(_SCHEMA.empty_table()), Reader(_COLUMNS, split, str(path)))
+        reader = Reader(Columns.find(self.options, names, str(path)), split, str(path))
+        place = _place(path)
+        batches = []
+        rest = chain(head, records)
+        while batch := [_row(record, reader, line, place) for line, record in islice(rest, _BATCH)]:
+            batches.append(pa.RecordBatch.from_pylist(batch, _SCHEMA))
+        table = pa.Table.from_batches(batches)
+        if SPLIT not in names:
+            table = table.drop_columns(SPLIT)
+        return Rows(datasets.Dataset(table), replace(reader, columns=_COLUMNS, root=path.parent))
+
+
+def _is_data(path: Path) -> bool:
+    """Whether a file of a folder holds examples; other .json files are often about the data."""
+    return path.suffix in SUFFIXES and (path.suffix != ".json" or path.stem in (*SPLITS, *WHOLE)) and path.is_file()
+
+
+def _row(record: Mapping[str, Any], reader: Reader, line: int, place: str) -> dict[str, Any]:
+    example = reader(record, line - 1, place)
+    if not isinstance(example.image, str | None):
+        raise DataError(f"{reader.where}, {place} {line}: a picture in a text file is the path of a file")
+    name = record.get(reader.columns.id) if reader.columns.id else None
+    split = record.get(SPLIT)
+    return {
+        "image": example.image,
+        "text": example.text,
+        "target": example.targets,
+        "id": None if name is None else example.id,
+        SPLIT: None if split is None else str(split),
+    }
+
+
+def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file of JSON lines, or of one JSON list, each with its line (or its place in the list)."""
+    with path.open(encoding="utf-8-sig") as file:
+        for line, item in _json_list(path, file) if path.suffix == ".json" else _json_lines(path, file):
+            if not isinstance(item, dict):
+                raise DataError(
+                    f'{path}, {_place(path)} {line}: {str(item)[:40]!r} is no object such as {{"image": ...}}'
+                )
+            yield line, item
+
+
+def _json_lines(path: Path, file: TextIO) -> Iterator[tuple[int, Any]]:
+    for line, text in enumerate(file, 1):
+        if text.strip():
+            try:
+                yield line, json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}, line {line}: not JSON: {error}") from None
+
+
+def _json_list(path: Path, file: TextIO) -> Iterator[tuple[int, Any]]:
+    text = file.read()
+    try:
+        data = json.loads(text or "[]")
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith("{"):  # many name their JSON lines so
+            yield from _json_lines(path, StringIO(text))
+            return
+        raise DataError(f"{path}: not JSON: {error}") from None
+    yield from enumerate(data if isinstance(data, list) else [data], 1)
+
+
+def _csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a file with a header, each with the line that it ends on."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, strict=True)
+        try:
+            header = next(rows, [])
+            if twice := {name for name in header if header.count(name) > 1}:
+                raise DataError(f"{path}: two columns are called {min(twice)!r}")
+            for row in rows:
+                if row and len(row) != len(header):
+                    raise DataError(
+                        f"{path}, line {rows.line_num}: {len(row)} cells where the header has {len(header)}"
+                    )
+                if row:
+                    yield rows.line_num, dict(zip(header, row, strict=True))
+        except csv.Error as error:
+            raise DataError(f"{path}, line {rows.line_num}: not CSV: {error}") from None
+
+
+def _parquet(path: Path) -> datasets.Dataset:
+    try:
+        # The library takes a path for a pattern.
+        return datasets.load_dataset("parquet", data_files=glob.escape(str(path.absolute())), split="train")
+    except Exception as error:  # Arrow's and the library's own, in many layers
+        raise DataError(f"{path} is not a Parquet file that can be read: {error.__cause__ or error}") from None
+
+
+def _place(path: Path) -> str:
+    return "item" if path.suffix == ".json" else "line"

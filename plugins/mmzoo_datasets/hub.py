@@ -1,0 +1,116 @@
+"""Any image data set of the `datasets` library, by its id on the Hub or as a local folder, whole or streamed.
+
+Source: https://huggingface.co/docs/datasets. Its own code is never run: the library reads plain formats only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import fsspec
+from pydantic import Field
+
+from mmzoo.data import Dataset, Example
+from mmzoo.errors import DataError, SourceError
+from mmzoo_datasets.columns import ColumnOptions, Reader, Rows, in_order, read_table
+
+
+class HubDataset(Dataset):
+    """Examples from a table of the library; class numbers become class names, pictures stay undecoded."""
+
+    class Options(ColumnOptions):
+        variant: str = Field(min_length=1, description="id such as `org/name`, or a local folder")
+        revision: str | None = Field(None, description="branch, tag or commit; null for the newest")
+        subset: str | None = Field(None, description="configuration, of a data set that has several")
+        streaming: bool = Field(False, description="read while it is used, instead of fetching it first")
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        folder = Path(options.variant).expanduser()
+        self._folder = folder if folder.is_dir() else None
+        if self._folder and options.revision:
+            raise DataError(f"{self._folder} is a folder; it has no revision '{options.revision}'")
+        self._path = str(self._folder or options.variant)
+
+    def splits(self) -> list[str]:
+        """
+        Raises:
+            SourceError: it cannot be reached, or is no data set.
+        """
+        options = self.options
+        try:
+            return in_order(datasets.get_dataset_split_names(self._path, options.subset, revision=options.revision))
+        except Exception as error:
+            raise self._failed(error) from None
+
+    def load(self, split: str) -> Sequence[Example] | Iterable[Example]:
+        """The examples of a split: a sequence, or with ``streaming`` an iterable.
+
+        Raises:
+            SourceError: it cannot be reached or read.
+            DataError: it lacks a column, or is empty.
+        """
+        options = self.options
+        try:
+            table = datasets.load_dataset(
+                self._path, options.subset, split=split, revision=options.revision, streaming=options.streaming
+            )
+            names = table.column_names or list(next(iter(table), {}))
+        except Exception as error:
+            raise self._failed(error) from None
+        where = f"data set '{options.variant}'"
+        if not names or (not options.streaming and not len(table)):
+            raise DataError(f"{where}: split '{split}' is empty; training and evaluation need at least one example")
+        table, reader = read_table(table, options, split, where, self._folder, names)
+        if options.streaming:
+            return Stream(table.take(options.limit) if options.limit else table, reader)
+        return Rows(table.select(range(min(len(table), options.limit or len(table)))), reader)
+
+    def _failed(self, error: Exception) -> SourceError:
+        text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+        advice = ""
+        if "onfig name is missing" in text or "BuilderConfig" in text:
+            advice = "\nSet subset to one of its configurations."
+        elif "scripts are no longer supported" in text:
+            advice = "\nA data set's own code is never run; convert it to Parquet."
+        return SourceError(f"data set '{self.options.variant}' cannot be read: {text[:500]}{advice}")
+
+
+class Stream(Iterable[Example]):
+    """Examples of a streamed table, from its beginning with each ``iter``."""
+
+    def __init__(self, table: Any, reader: Reader) -> None:
+        self.table = table
+        self.reader = reader
+
+    def __iter__(self) -> Iterator[Example]:
+        """
+        Raises:
+            SourceError: reading on failed.
+        """
+        index = 0
+        rows = iter(self.table)
+        while True:
+            try:
+                row = _fetched(next(rows), self.reader.columns.image)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise SourceError(f"{self.reader.where}: reading example {index + 1} failed: {error}") from None
+            yield self.reader(row, index)
+            index += 1
+
+
+def _fetched(row: dict[str, Any], column: str) -> dict[str, Any]:
+    """The row with its picture's bytes where the table only says where in an archive or on a server they are."""
+    image = row[column]
+    if isinstance(image, dict) and not image.get("bytes") and "://" in (image.get("path") or ""):
+        try:
+            with fsspec.open(image["path"]) as file:
+                row = {**row, column: {"bytes": file.read(), "path": image["path"]}}
+        except FileNotFoundError:
+            pass  # an error of this picture, when it is opened
+    return row

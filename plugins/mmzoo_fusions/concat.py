@@ -1,0 +1,43 @@
+"""Single-stream early fusion: visual and text tokens in one sequence (VisualBERT, Li et al. 2019)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmzoo.interfaces import BIDIRECTIONAL, Features, FeatureSpec, Fusion, LanguageSpec, Options, Sequenced
+from mmzoo_fusions.prefix import prepend
+
+
+class SingleStream(Fusion):
+    """Projected visual tokens [batch, tokens, dim] plus a type embedding join the text's embeddings.
+
+    After the text for a bidirectional model, whose text keeps its pretrained positions; before it for the others, since
+    a causal text can only look back.
+    """
+
+    needs_tokens = True
+
+    class Options(Options):
+        pass
+
+    def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
+        super().__init__(options, encoder, language_model)
+        self._tokens = encoder.tokens
+        self._after = language_model.kind == BIDIRECTIONAL
+        self.project = nn.Linear(encoder.dim, language_model.dim)
+        self.norm = nn.LayerNorm(language_model.dim)
+        self.type = nn.Parameter(0.02 * torch.randn(language_model.dim))
+
+    @property
+    def added_tokens(self) -> int | None:
+        return self._tokens
+
+    def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> Sequenced:
+        visual = (self.norm(self.project(features.tokens)) + self.type).to(embeddings.dtype)
+        if not self._after:
+            return prepend(visual, features.token_mask(), embeddings, mask)
+        joined = torch.cat([embeddings, visual], dim=1)
+        return Sequenced(joined, torch.cat([mask, features.token_mask().to(mask.dtype)], dim=1), slice(0, mask.shape[1]))

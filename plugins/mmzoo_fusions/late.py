@@ -1,0 +1,86 @@
+"""Late fusion: each state of the language model meets the features after it.
+
+Baltrusaitis et al. 2019 (https://arxiv.org/abs/1705.09406) name the family. Position by position, so that the same
+module serves a pooled text (one position), every position of a text, and one decoding step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mmzoo.interfaces import Features, FeatureSpec, Fusion, LanguageSpec, Options
+from mmzoo_fusions.prefix import check_heads
+
+
+class LateConcat(Fusion):
+    """``c = [v, l]``: concatenation, then Linear-GELU-Linear back to the model's dim."""
+
+    class Options(Options):
+        pass
+
+    def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
+        super().__init__(options, encoder, language_model)
+        dim = language_model.dim
+        self.mix = nn.Sequential(nn.Linear(encoder.pooled_dim + dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+    def late(self, features: Features, hidden: Tensor) -> Tensor:
+        vision = features.pooled.unsqueeze(1).expand(-1, hidden.shape[1], -1)
+        return self.mix(torch.cat([vision.to(hidden.dtype), hidden], dim=-1))
+
+
+class _Projected(Fusion):
+    """Both sides through a linear layer to the model's dim."""
+
+    class Options(Options):
+        pass
+
+    def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
+        super().__init__(options, encoder, language_model)
+        self.vision = nn.Linear(encoder.pooled_dim, language_model.dim)
+        self.language = nn.Linear(language_model.dim, language_model.dim)
+
+
+class LateSum(_Projected):
+    """``Z = f_v + f_t``, of linear projections."""
+
+    def late(self, features: Features, hidden: Tensor) -> Tensor:
+        return self.vision(features.pooled).unsqueeze(1) + self.language(hidden)
+
+
+class LateProduct(_Projected):
+    """``tanh(f_v) * tanh(f_t)``, element by element, as in the VQA baseline (Antol et al. 2015)."""
+
+    def late(self, features: Features, hidden: Tensor) -> Tensor:
+        return torch.tanh(self.vision(features.pooled)).unsqueeze(1) * torch.tanh(self.language(hidden))
+
+
+class LateAttention(Fusion):
+    """Text states [batch, positions, dim] ask, visual tokens answer; the answer joins the state: LayerNorm(l + attention),
+    then a residual MLP."""
+
+    needs_tokens = True
+
+    class Options(Options):
+        heads: int = Field(4, ge=1, description="attention heads; must divide the language model's dim")
+        dropout: float = Field(0.0, ge=0, lt=1, description="of attention weights")
+
+    def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
+        super().__init__(options, encoder, language_model)
+        dim = language_model.dim
+        check_heads(options.heads, dim)
+        self.attention = nn.MultiheadAttention(
+            dim, options.heads, dropout=options.dropout, kdim=encoder.dim, vdim=encoder.dim, batch_first=True
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+    def late(self, features: Features, hidden: Tensor) -> Tensor:
+        tokens = features.tokens.to(hidden.dtype)
+        padding = None if features.mask is None else features.mask == 0
+        found, _ = self.attention(hidden, tokens, tokens, key_padding_mask=padding, need_weights=False)
+        hidden = self.norm(hidden + found)
+        return hidden + self.mlp(hidden)

@@ -1,0 +1,128 @@
+"""Scores of labels: accuracy, exact match, precision, recall and F1, as scikit-learn defines them (`zero_division=0`).
+
+A reference may hold several right answers. A prediction that is one of them is right; where none is, precision, recall
+and F1 count the first as missed.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from mmzoo.errors import DataError
+from mmzoo.interfaces import Options
+from mmzoo.metrics import Metric
+
+MAX_BYTES = 2 << 30
+
+
+class Accuracy(Metric):
+    """The share of predictions that are among their references. Rows are [right, 1]."""
+
+    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+        found = np.ones((len(predictions), 2))
+        for row, prediction, right in zip(found, predictions, references, strict=True):
+            row[0] = self.normal(prediction) in map(self.normal, right)
+        return found
+
+    def score(self, totals: np.ndarray) -> np.ndarray:
+        return _ratio(totals[..., 0], totals[..., 1], empty=np.nan)
+
+    def normal(self, text: str) -> str:
+        """The text as it is compared."""
+        return text
+
+
+class ExactMatch(Accuracy):
+    """Accuracy after lower-casing, folding of white space, and without a final full stop."""
+
+    def normal(self, text: str) -> str:
+        return " ".join(text.lower().split()).removesuffix(".").rstrip()
+
+
+class _ByClass(Metric):
+    """A score of each class, averaged.
+
+    Rows are [examples, classes * 3]: of each class in turn whether it was hit, predicted, and the reference. Averages:
+
+    - ``macro``: the plain mean over the classes that are predicted or referred to at all. A class that a bootstrap
+      resample lacks altogether says nothing of the model there, and is left out of that resample's mean.
+    - ``weighted``: the mean weighted by how often each class is the reference.
+    - ``micro``: the score of the sums over all classes, which is the accuracy; rows are [examples, 3].
+    """
+
+    class Options(Options):
+        average: Literal["macro", "micro", "weighted"] = Field("macro", description="how classes are averaged")
+
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options or self.Options())
+
+    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+        """
+        Raises:
+            DataError: an example without a reference, or so many classes that the rows would exceed `MAX_BYTES`.
+        """
+        actual = []
+        for i, (prediction, right) in enumerate(zip(predictions, references, strict=True)):
+            if not right:
+                raise DataError(f"example {i + 1} has no reference")
+            actual.append(prediction if prediction in right else right[0])
+        classes = {name: i for i, name in enumerate(sorted({*predictions, *actual}))}
+        if self.options.average == "micro":
+            classes = dict.fromkeys(classes, 0)
+        count, width = len(actual), 1 + max(classes.values(), default=0)
+        if count * width * 24 > MAX_BYTES:
+            raise DataError(
+                f"{width} classes of {count} examples are too many for average '{self.options.average}', which is "
+                "meant for a fixed label set; set average to micro, or measure accuracy"
+            )
+        found = np.zeros((count, width, 3))
+        at = np.arange(count)
+        predicted = np.fromiter((classes[name] for name in predictions), int, count)
+        wanted = np.fromiter((classes[name] for name in actual), int, count)
+        hit = np.fromiter(map(str.__eq__, predictions, actual), float, count)
+        found[at, predicted, 0] = hit
+        found[at, predicted, 1] = 1
+        found[at, wanted, 2] = 1
+        return found.reshape(count, -1)
+
+    def score(self, totals: np.ndarray) -> np.ndarray:
+        hit, predicted, actual = np.moveaxis(totals.reshape(*totals.shape[:-1], -1, 3), -1, 0)
+        scores = self.of_class(hit, predicted, actual)
+        weights = actual if self.options.average == "weighted" else (predicted + actual > 0).astype(float)
+        return _ratio((scores * weights).sum(-1), weights.sum(-1), empty=np.nan)
+
+    @abstractmethod
+    def of_class(self, hit: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
+        """The score of each class [..., classes] from its counts, all of that shape."""
+
+
+class Precision(_ByClass):
+    """Of the examples given a class, the share that have it."""
+
+    def of_class(self, hit: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
+        return _ratio(hit, predicted)
+
+
+class Recall(_ByClass):
+    """Of the examples that have a class, the share given it."""
+
+    def of_class(self, hit: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
+        return _ratio(hit, actual)
+
+
+class F1(_ByClass):
+    """The harmonic mean of precision and recall."""
+
+    def of_class(self, hit: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
+        return _ratio(2 * hit, predicted + actual)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray, empty: float = 0.0) -> np.ndarray:
+    """``above / below`` with ``empty`` where nothing is below."""
+    above, below = np.asarray(above, float), np.asarray(below, float)
+    return np.divide(above, below, out=np.full(np.broadcast_shapes(above.shape, below.shape), empty), where=below > 0)

@@ -1,0 +1,53 @@
+"""The registered recipes, as plain data."""
+
+CLIP_PREFIX_GPT2 = {
+    "encoder": {"use": "clip", "train": "frozen"},
+    "fusion": {"use": "prefix-mlp", "length": 10},
+    "language_model": {"use": "gpt2", "train": "frozen"},
+    "task": "caption",
+    "train": {"learning_rate": 2e-5, "batch_size": 40, "epochs": 10, "warmup": 5000, "schedule": "linear"},
+}
+
+VIT_CONCAT_BERT = {
+    "encoder": {"use": "vit", "train": "frozen"},
+    "fusion": "concat",
+    "language_model": {"use": "bert", "train": "full", "learning_rate": 5e-5},
+    "task": "classify",
+    "train": {"learning_rate": 1e-4, "batch_size": 32, "epochs": 3, "schedule": "linear", "warmup": 0.1},
+}
+
+SIGLIP_PROJECTOR_SMOLLM2 = {
+    "encoder": {"use": "siglip", "train": "frozen"},
+    "fusion": {"use": "projector", "layers": "mlp"},
+    "language_model": {"use": "smollm2", "train": "lora:16", "learning_rate": 2e-4},
+    "task": "vqa",
+    "train": {"learning_rate": 1e-3, "batch_size": 16, "epochs": 1},
+}
+
+_SMALL = {
+    "learning_rate": 2e-3,
+    "batch_size": 256,
+    "epochs": 20,
+    "weight_decay": 0.01,
+    "keep_images_together": True,
+}
+
+CNN_PRODUCT_LSTM = {
+    "encoder": "cnn",
+    "fusion": "late-product",
+    "language_model": "lstm",
+    "task": {"use": "classify", "hidden": 256},
+    "train": _SMALL,
+}
+
+CNN_CONCAT_LSTM = {**CNN_PRODUCT_LSTM, "fusion": "late-concat"}
+
+CNN_ATTENTION_LSTM = {**CNN_PRODUCT_LSTM, "fusion": "late-attention"}
+
+CNN_PREFIX_GPT = {
+    "encoder": "cnn",
+    "fusion": {"use": "prefix-mlp", "length": 4},
+    "language_model": "gpt-mini",
+    "task": {"use": "vqa", "template": "{text}", "max_new_tokens": 4},
+    "train": _SMALL,
+}

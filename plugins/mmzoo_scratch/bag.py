@@ -1,0 +1,51 @@
+"""A bag of words: learned vectors, their mean, and no order (Joulin et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmzoo import vocabulary
+from mmzoo.interfaces import BIDIRECTIONAL, LanguageModel, LanguageSpec
+from mmzoo_scratch.lstm import VocabularyOptions
+
+
+class BagOfWords(LanguageModel):
+    """Each position [batch, text, dim] sees itself and the mean of all; so what fusion adds to the input is heard."""
+
+    kind = BIDIRECTIONAL
+
+    class Options(VocabularyOptions):
+        pass
+
+    def __init__(self, options: Any) -> None:
+        super().__init__()
+        self.options = options
+        units = options.vocabulary or vocabulary.default()
+        self.embedding = nn.Embedding(len(units), options.dim, padding_idx=0)
+        self.spec = LanguageSpec(self.kind, options.dim, len(units), None, self.generates, 0)
+
+    @classmethod
+    def learn(cls, options: Any, texts: Iterable[str]) -> dict[str, Any]:
+        return {} if options.vocabulary else {"vocabulary": vocabulary.learn(texts, options.max_vocabulary)}
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return vocabulary.tokenizer(self.options.vocabulary)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.embedding(ids)
+
+    def forward(self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> Tensor:
+        return embeddings + _mean(embeddings, mask).unsqueeze(1)
+
+    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        return _mean(hidden, mask)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    weights = mask.unsqueeze(-1).to(values.dtype)
+    return (values * weights).sum(1) / weights.sum(1).clamp(min=1)

@@ -1,0 +1,62 @@
+"""A small convolutional encoder: stages of convolution, group norm, ReLU and max pooling.
+
+Group norm (Wu and He 2018, https://arxiv.org/abs/1803.08494) makes each example's features independent of the batch,
+so that training on two processes equals training on one with twice the batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
+
+
+class CNN(Encoder):
+    """Pictures [batch, 3, size, size] to (size / 2^stages)^2 tokens; pooled are their mean and maximum."""
+
+    class Options(Options):
+        image_size: int = Field(64, ge=8, le=1024, description="side of the square that pictures are resized to, pixels")
+        channels: list[int] = Field([32, 64, 128], min_length=1, max_length=8, description="channels of each stage")
+
+    def __init__(self, options: Any) -> None:
+        super().__init__()
+        self.options = options
+        stages: list[nn.Module] = []
+        before = 3
+        for width in options.channels:
+            groups = 8 if width % 8 == 0 else 1
+            stages.append(
+                nn.Sequential(
+                    nn.Conv2d(before, width, 3, padding=1, bias=False), nn.GroupNorm(groups, width), nn.ReLU(), nn.MaxPool2d(2)
+                )
+            )
+            before = width
+        self.stages = nn.ModuleList(stages)
+        side = options.image_size // 2 ** len(options.channels)
+        if side < 1:
+            raise ValueError(f"a picture of {options.image_size} pixels is too small for {len(options.channels)} stages")
+        self.spec = FeatureSpec(dim=before, pooled_dim=2 * before, tokens=side * side)
+        size = [options.image_size, options.image_size]
+        self.transform = v2.Compose(
+            [
+                v2.Resize(size, antialias=True),
+                v2.PILToTensor(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize([0.5] * 3, [0.5] * 3),
+            ]
+        )
+
+    def blocks(self) -> nn.ModuleList:
+        return self.stages
+
+    def forward(self, inputs: Tensor) -> Features:
+        maps = inputs
+        for stage in self.stages:
+            maps = stage(maps)
+        tokens = maps.flatten(2).transpose(1, 2)
+        return Features(tokens, torch.cat([tokens.mean(1), tokens.amax(1)], dim=1))

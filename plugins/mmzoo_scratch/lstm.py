@@ -1,0 +1,58 @@
+"""A long short-term memory network (Hochreiter and Schmidhuber 1997) that reads text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from mmzoo import vocabulary
+from mmzoo.interfaces import CAUSAL, LanguageModel, LanguageSpec, Options
+
+
+class VocabularyOptions(Options):
+    """What the readers from scratch have in common."""
+
+    dim: int = Field(128, ge=1, description="channels of embeddings and states")
+    vocabulary: list[str] | None = Field(None, description="its units; training learns them from the data")
+    max_vocabulary: int = Field(8000, ge=10, description="at most so many units are learned")
+
+
+class LSTM(LanguageModel):
+    """Embeddings [batch, text, dim] to the states of a stacked LSTM, [batch, text, dim]."""
+
+    kind = CAUSAL
+
+    class Options(VocabularyOptions):
+        layers: int = Field(1, ge=1, le=16, description="stacked layers")
+        dropout: float = Field(0.0, ge=0, lt=1, description="between stacked layers")
+
+    def __init__(self, options: Any) -> None:
+        super().__init__()
+        self.options = options
+        units = options.vocabulary or vocabulary.default()
+        self.embedding = nn.Embedding(len(units), options.dim, padding_idx=0)
+        self.lstm = nn.LSTM(
+            options.dim, options.dim, options.layers, batch_first=True, dropout=options.dropout if options.layers > 1 else 0.0
+        )
+        self.spec = LanguageSpec(self.kind, options.dim, len(units), None, self.generates, 0)
+
+    @classmethod
+    def learn(cls, options: Any, texts: Iterable[str]) -> dict[str, Any]:
+        return {} if options.vocabulary else {"vocabulary": vocabulary.learn(texts, options.max_vocabulary)}
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return vocabulary.tokenizer(self.options.vocabulary)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.embedding(ids)
+
+    def forward(self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> Tensor:
+        # Padding after the text changes nothing before it; padding elsewhere is moved there and back.
+        order = mask.argsort(dim=1, descending=True, stable=True).unsqueeze(-1)
+        states, _ = self.lstm(embeddings.gather(1, order.expand_as(embeddings)))
+        return states.new_zeros(states.shape).scatter(1, order.expand_as(states), states)

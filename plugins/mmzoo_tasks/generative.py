@@ -1,0 +1,164 @@
+"""Tasks that write: captioning (Vinyals et al. 2015) and generative visual question answering.
+
+The loss is the cross-entropy of the target's tokens and the end token. Logits are computed only where a label is:
+never over the prefix, the prompt or padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import Field, field_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmzoo.data import Example
+from mmzoo.errors import DataError
+from mmzoo.interfaces import CAUSAL, IGNORE, SEQ2SEQ, Features, LanguageSpec, Options, Prediction, Task, TextContext
+from mmzoo.text import encode, fit_length, pad, padded, prompt_ids
+
+
+class Generative(Task):
+    """A prompt to a target text, through a language model that generates."""
+
+    kinds = frozenset({CAUSAL, SEQ2SEQ})
+    needs_generation = True
+    metrics = ("exact-match",)
+
+    class Options(Options):
+        max_new_tokens: int = Field(32, ge=1, le=4096, description="tokens to generate at most")
+        num_beams: int = Field(1, ge=1, le=64, description="beams of the search; 1 is greedy")
+
+    def __init__(self, options: Any, language_model: LanguageSpec) -> None:
+        super().__init__(options, language_model)
+        self._causal = language_model.kind == CAUSAL
+
+    @classmethod
+    def prompt(cls, options: Any, text: str) -> str:
+        """What the language model reads for an example's text."""
+        raise NotImplementedError
+
+    @classmethod
+    def texts(cls, options: Any, example: Example) -> Iterable[str]:
+        return [text for text in (cls.prompt(options, example.text), *example.targets) if text]
+
+    def references(self, example: Example) -> list[str]:
+        if not any(target.strip() for target in example.targets):
+            raise DataError(f"example {example.id} has no target text")
+        return list(example.targets)
+
+    def collate(self, examples: Sequence[Example], text: TextContext, *, training: bool) -> dict[str, Tensor]:
+        names = [example.id for example in examples]
+        prompts = [self.prompt(self.options, example.text) for example in examples]
+        rows = prompt_ids(text, prompts)
+        padding = text.tokenizer.pad_token_id
+        if not training:
+            fit_length(rows, text, names, self.options.max_new_tokens if self._causal else 0)
+            ids, mask = padded(rows, padding, left=self._causal)
+            return {"ids": ids, "mask": mask}
+        targets = self._targets([self.references(e)[0] for e in examples], prompts, text)
+        if not self._causal:
+            fit_length(rows, text, names)
+            return _seq2seq(rows, targets, padding)
+        joined = [row + target for row, target in zip(rows, targets, strict=True)]
+        fit_length(joined, text, names)
+        labels = [[IGNORE] * len(row) + target for row, target in zip(rows, targets, strict=True)]
+        ids, mask = padded(joined, padding)
+        return {"ids": ids, "mask": mask, "labels": pad(labels, IGNORE)}
+
+    def _targets(self, targets: list[str], prompts: list[str], text: TextContext) -> list[list[int]]:
+        """Target ids with the end token. After a prompt, a causal model's word starts with its space."""
+        spaced = [
+            f" {target.strip()}" if self._causal and prompt else target.strip()
+            for target, prompt in zip(targets, prompts, strict=True)
+        ]
+        end = text.tokenizer.eos_token_id
+        return [row if row and row[-1] == end else [*row, end] for row in encode(text.tokenizer, spaced)]
+
+    def token_losses(self, model: Any, features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The loss of each labelled token, [tokens], and the row of each, [tokens]."""
+        labels = batch["labels"]
+        states = model.states(features, batch["ids"], batch["mask"], batch.get("decoder_ids"))
+        rows, columns = (labels != IGNORE).nonzero(as_tuple=True)
+        # A causal state predicts the next token; a decoder's states are shifted already.
+        at = columns + states.text.start - 1 if self._causal else columns
+        if model.fusion.is_late:
+            hidden = model.fusion.late(features, states.hidden)[rows, at]
+        else:
+            hidden = states.hidden[rows, at]
+        logits = model.language_model.logits(hidden).float()
+        return F.cross_entropy(logits, labels[rows, columns], reduction="none"), rows
+
+    def loss(self, model: Any, features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        losses, _ = self.token_losses(model, features, batch)
+        return losses.sum(), losses.new_tensor(len(losses))
+
+    def predict(self, model: Any, features: Features, batch: dict[str, Tensor], **options: Any) -> list[Prediction]:
+        """Generated texts; ``score`` is the probability of the whole text, end token included."""
+        options = {"max_new_tokens": self.options.max_new_tokens, "num_beams": self.options.num_beams, **options}
+        out = model.generate_ids(features, batch["ids"], batch["mask"], **options)
+        text = model.text_context()
+        words = [line.strip() for line in text.tokenizer.batch_decode(out, skip_special_tokens=True)]
+        scores = self._probabilities(model, features, batch, out, text)
+        return [Prediction(label=line, score=score) for line, score in zip(words, scores, strict=True)]
+
+    def _probabilities(
+        self, model: Any, features: Features, batch: dict[str, Tensor], out: Tensor, text: TextContext
+    ) -> list[float]:
+        """The model's probability of each generated row, by reading it once more."""
+        padding, end = text.tokenizer.pad_token_id, text.tokenizer.eos_token_id
+        targets = []
+        for row in out.tolist():
+            if not self._causal:
+                row = row[1:]  # the decoder's start token
+            if end in row:
+                row = row[: row.index(end) + 1]
+            targets.append(row or [end])
+        prompts = [ids[mask.bool()].tolist() for ids, mask in zip(batch["ids"], batch["mask"], strict=True)]
+        if self._causal:
+            ids, mask = padded([p + t for p, t in zip(prompts, targets, strict=True)], padding)
+            labels = pad([[IGNORE] * len(p) + t for p, t in zip(prompts, targets, strict=True)], IGNORE)
+            again = {"ids": ids, "mask": mask, "labels": labels}
+        else:
+            again = _seq2seq(prompts, targets, padding)
+        again = {key: value.to(out.device) for key, value in again.items()}
+        losses, rows = self.token_losses(model, features, again)
+        return (-losses.new_zeros(len(targets)).index_add(0, rows, losses)).exp().tolist()
+
+
+def _seq2seq(prompts: list[list[int]], targets: list[list[int]], padding: int) -> dict[str, Tensor]:
+    """Encoder ids, labels, and decoder ids: the labels shifted right behind the padding token (T5, Raffel et al. 2020)."""
+    ids, mask = padded(prompts, padding)
+    decoder = [[padding, *target[:-1]] for target in targets]
+    return {"ids": ids, "mask": mask, "labels": pad(targets, IGNORE), "decoder_ids": pad(decoder, padding)}
+
+
+class Caption(Generative):
+    """A description of the image, after an optional fixed prompt."""
+
+    class Options(Generative.Options):
+        prompt: str = Field("", max_length=10_000, description="text before every caption, e.g. 'A picture of'")
+
+    @classmethod
+    def prompt(cls, options: Any, text: str) -> str:
+        return text or options.prompt
+
+
+class VQA(Generative):
+    """An answer to a question about the image."""
+
+    class Options(Generative.Options):
+        template: str = Field("question: {text} answer:", max_length=10_000, description="the prompt; {text} is the question")
+        max_new_tokens: int = Field(10, ge=1, le=4096, description="tokens to generate at most")
+
+        @field_validator("template")
+        @classmethod
+        def _has_text(cls, value: str) -> str:
+            if "{text}" not in value:
+                raise ValueError("must contain {text}")
+            return value
+
+    @classmethod
+    def prompt(cls, options: Any, text: str) -> str:
+        return options.template.replace("{text}", text)

@@ -1,0 +1,392 @@
+"""Language models of the transformers library (Apache-2.0; each checkpoint has its own licence).
+
+Causal: GPT-2 (Radford et al. 2019), OPT (https://arxiv.org/abs/2205.01068), SmolLM2
+(https://arxiv.org/abs/2502.02737), Qwen3 (https://arxiv.org/abs/2505.09388), and every other that the library can load
+by its type. Bidirectional: BERT (https://arxiv.org/abs/1810.04805). Sequence to sequence: T5
+(https://arxiv.org/abs/1910.10683).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, Field, model_validator
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
+)
+
+from mmzoo.errors import DoesNotFit, SourceError
+from mmzoo.interfaces import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, LanguageModel, LanguageSpec, Options
+
+from mmzoo_transformers import bytes as byte_level
+from mmzoo_transformers.blocks import find_blocks
+from mmzoo_transformers.source import Source, class_for, config_of, construct, load
+from mmzoo_transformers.vision import check_source
+
+GENERATION = "generation_config.json"
+NEW_TOKENS = 64  # where a caller names no length
+
+
+class LanguageOptions(Options):
+    """Options of `HFCausal`, `HFEncoder` and `HFSeq2Seq`."""
+
+    variant: str = Field("", description="id on the Hub, or a local folder")
+    revision: str | None = Field(None, description="branch, tag or commit; empty for the main branch")
+    config: dict[str, Any] | None = Field(
+        None, description="build from this configuration (with its `model_type`) and fetch nothing; random weights only"
+    )
+    tokenizer: str | None = Field(
+        None,
+        description="another tokenizer: `id[@revision]`, a folder, or `bytes`, which needs no file; empty for the "
+        "model's own, and for `bytes` with a config",
+    )
+
+    @model_validator(mode="after")
+    def _some_source(self) -> LanguageOptions:
+        check_source(self.variant, self.config)
+        return self
+
+
+class _HFLanguageModel(LanguageModel):
+    """What the three kinds have in common."""
+
+    Options: ClassVar[type[BaseModel]] = LanguageOptions
+    default_train: ClassVar[str] = "frozen"
+    pretrainable: ClassVar[bool] = True
+
+    def __init__(self, options: LanguageOptions) -> None:
+        """
+        Raises:
+            SourceError: the configuration cannot be fetched or read.
+            DoesNotFit: the model is of another kind.
+            BadRecipe: ``config`` is not a configuration.
+        """
+        super().__init__()
+        self.options = options
+        self.source = None if options.config is not None else Source(options.variant, options.revision)
+        self.name = options.variant if self.source is not None else f"a {options.config['model_type']}"  # type: ignore[index]
+        config = config_of(options.config) if self.source is None else self.source.config()  # type: ignore[arg-type]
+        self._class, self._config, self._extra = self._plan(config)
+        self.model = construct(self._class, self._config, **self._extra)
+        self._pretrained = False
+        self._tokenizer: Any = None
+        self._tokenizer_source: Source | None = None
+        self._set_up()
+        embedding = self.model.get_input_embeddings()
+        if not isinstance(embedding, nn.Embedding):
+            raise DoesNotFit(f"'{self.name}' has no table of word embeddings; choose another language model")
+        self.spec = LanguageSpec(
+            kind=self.kind,
+            dim=embedding.embedding_dim,
+            vocab_size=embedding.num_embeddings,
+            max_length=self._max_length(),
+            generates=self.generates,
+            blocks=len(self.blocks()),
+        )
+
+    def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
+        """The model class, its configuration, and options of its constructor."""
+        raise NotImplementedError
+
+    def _set_up(self) -> None:
+        """What must be done to each new ``self.model``."""
+
+    @property
+    def has_pretrained(self) -> bool:
+        return self.source is not None
+
+    def load_pretrained(self) -> None:
+        """
+        Raises:
+            SourceError: the weights cannot be fetched or read, or are another model's.
+        """
+        if self.source is None:
+            raise SourceError("config: it has no pretrained weights; set pretrained: false, or give a variant instead")
+        commit = self.source.commit
+        self.model = load(self._class, self._config, self.source, **self._extra)
+        if commit != self.source.commit:  # the source moved to a commit with safetensors
+            self._tokenizer = None
+        self._pretrained = True
+        self._set_up()
+
+    def lock(self) -> dict[str, Any]:
+        if self.source is None or not self._pretrained:
+            return {}
+        _ = self.tokenizer
+        if self.generates:
+            self.source.find(GENERATION)
+        found = self.source.lock()
+        if self._tokenizer_source is not None and self._tokenizer_source is not self.source:
+            other = self._tokenizer_source.lock()
+            found["files"].update({f"{other['id']}:{name}": digest for name, digest in other["files"].items()})
+        return found
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, loaded on first use; one without a padding token pads with its end token.
+
+        Raises:
+            SourceError: it cannot be fetched or read.
+            DoesNotFit: it has more tokens than the model has embeddings.
+        """
+        if self._tokenizer is None:
+            chosen = self.options.tokenizer or (byte_level.NAME if self.source is None else None)
+            if chosen == byte_level.NAME:
+                tokenizer = byte_level.byte_tokenizer(self.kind)
+            else:
+                if chosen is None:
+                    self._tokenizer_source = self.source
+                else:
+                    name, _, revision = chosen.partition("@")
+                    self._tokenizer_source = Source(name, revision or None)
+                tokenizer = self._tokenizer_source.tokenizer()  # type: ignore[union-attr]
+            if len(tokenizer) > self.spec.vocab_size:
+                raise DoesNotFit(
+                    f"language_model.tokenizer: '{chosen or self.name}' has {len(tokenizer)} tokens, and '{self.name}' "
+                    f"has embeddings for {self.spec.vocab_size}; choose the model's own tokenizer, or a larger vocab_size"
+                )
+            self._tokenizer = tokenizer
+        return self._tokenizer
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.model.get_input_embeddings()(ids)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return find_blocks(self.model)
+
+    def _max_length(self) -> int | None:
+        config = self._config.get_text_config()
+        if hasattr(config, "relative_attention_num_buckets"):
+            return None  # T5's n_positions is the length that it was trained on, not a limit
+        for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx"):
+            length = getattr(config, key, None)
+            if isinstance(length, int) and length > 0:
+                return length
+        return None
+
+    def _set_generation(self) -> None:
+        """Keep the checkpoint's special ids and none of its sampling settings, so that decoding is greedy by default."""
+        self.model.generation_config = GenerationConfig()
+
+    def _generation(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Options for `generate`, with greedy decoding and the ids that start, end and pad a text filled in."""
+        tokenizer = self.tokenizer
+        ends = {tokenizer.eos_token_id} - {None}
+        own = self._own_ids()
+        more = own.get("eos_token_id")
+        ends.update(more if isinstance(more, list) else [more] if isinstance(more, int) else [])
+        filled = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": sorted(ends) or None, **options}
+        if filled.get("max_length") is None and filled.get("max_new_tokens") is None:
+            filled["max_new_tokens"] = NEW_TOKENS
+        return filled
+
+    def _own_ids(self) -> dict[str, Any]:
+        """The special ids that the checkpoint names, unless another tokenizer gives them other meanings."""
+        if self.source is None or self.options.tokenizer is not None:
+            return {}
+        return {**self.source.json("config.json"), **self.source.json(GENERATION)}
+
+    def _wrong_kind(self, config: PreTrainedConfig) -> DoesNotFit:
+        entry = kind_of(config)
+        advice = f"write '{entry}:{self.name}'" if entry and self.source else "choose another entry"
+        return DoesNotFit(f"'{self.name}' is a {config.model_type} model and no {self.kind} language model; {advice}")
+
+
+def kind_of(config: PreTrainedConfig) -> str | None:
+    """The entry that serves a configuration; None if there is none."""
+    if config.is_encoder_decoder:
+        return "hf-seq2seq" if class_for(config, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING) else None
+    if class_for(config, MODEL_FOR_MASKED_LM_MAPPING) and not getattr(config, "is_decoder", False):
+        return "hf-encoder"
+    if class_for(config, MODEL_FOR_CAUSAL_LM_MAPPING):
+        return "hf-causal"
+    cls = class_for(config, MODEL_MAPPING)
+    return None if cls is None else "hf-vision" if cls.main_input_name == "pixel_values" else "hf-encoder"
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Each real position's place among the real ones [batch, positions], so that padding anywhere changes nothing."""
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def pad_left(embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The same rows with all padding moved to the left, where generation wants it."""
+    order = mask.long().argsort(dim=1, stable=True)
+    if torch.equal(order, torch.arange(mask.shape[1], device=mask.device).expand_as(order)):
+        return embeddings, mask
+    return embeddings.gather(1, order[..., None].expand_as(embeddings)), mask.gather(1, order)
+
+
+class HFCausal(_HFLanguageModel):
+    """A causal language model. Hidden states are those that `output_layer` turns into logits: after the final norm and,
+    for OPT, the final projection."""
+
+    kind: ClassVar[str] = CAUSAL
+    generates: ClassVar[bool] = True
+
+    def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
+        if kind_of(config) != "hf-causal":
+            raise self._wrong_kind(config)
+        cls = class_for(config, MODEL_FOR_CAUSAL_LM_MAPPING)
+        text = config.get_text_config()
+        return cls, text if getattr(cls, "config_class", None) is type(text) else config, {}
+
+    def _set_up(self) -> None:
+        base = self.model.base_model
+        output = self.model.get_output_embeddings()
+        if base is self.model or output is None:
+            raise DoesNotFit(f"'{self.name}' does not part into a model and an output layer; choose another language model")
+        accepted = inspect.signature(base.forward).parameters
+        self._takes_positions = "position_ids" in accepted
+        wide, narrow = output.weight.shape[1], self.model.get_input_embeddings().weight.shape[1]
+        if wide != narrow:
+            raise DoesNotFit(
+                f"'{self.name}' reads embeddings of {narrow} channels and gives states of {wide}; choose another one"
+            )
+        self._set_generation()
+
+    def forward(self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> Tensor:
+        extra = {"position_ids": positions(mask)} if self._takes_positions else {}
+        out = self.model.base_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, **extra)
+        return out.last_hidden_state
+
+    def output_layer(self) -> nn.Module | None:
+        return self.model.get_output_embeddings()
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., dim] to [..., vocab], with what a family does to its logits after the output layer."""
+        logits = super().logits(hidden)
+        config = self.model.config.get_text_config()
+        if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
+            logits = logits * scale
+        if (scale := getattr(config, "lm_head_multiplier", None)) is not None:  # Falcon-H1
+            logits = logits * scale
+        if (scale := getattr(config, "logits_scaling", None)) is not None:  # Granite
+            logits = logits / scale
+        cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
+        if cap is not None:  # Gemma
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    def generate(self, embeddings: Tensor, mask: Tensor, **options: Any) -> Tensor:
+        """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
+        embeddings, mask = pad_left(embeddings, mask)
+        return self.model.generate(inputs_embeds=embeddings, attention_mask=mask, **self._generation(options))
+
+
+class HFEncoder(_HFLanguageModel):
+    """A bidirectional encoder, such as BERT; a text's vector is the state of its first position."""
+
+    kind: ClassVar[str] = BIDIRECTIONAL
+
+    def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
+        cls = class_for(config, MODEL_MAPPING)
+        if cls is None or kind_of(config) != "hf-encoder":
+            raise self._wrong_kind(config)
+        with torch.device("meta"):
+            model = construct(cls, config)
+        if "inputs_embeds" not in inspect.signature(model.forward).parameters:
+            raise DoesNotFit(f"'{self.name}' takes no embeddings; choose another language model")
+        # Checkpoints of masked language models have no pooler, and nothing here uses one.
+        has_pooler = "add_pooling_layer" in inspect.signature(cls.__init__).parameters
+        return cls, config, {"add_pooling_layer": False} if has_pooler else {}
+
+    def _set_up(self) -> None:
+        self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
+        # RoBERTa and its kin count from padding_idx + 1.
+        offsets = [
+            module.padding_idx + 1
+            for name, module in self.model.named_modules()
+            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None
+        ]
+        self._offset = offsets[0] if offsets else 0
+        narrow, wide = self.model.get_input_embeddings().weight.shape[1], self._config.hidden_size
+        if narrow != wide:
+            raise DoesNotFit(
+                f"'{self.name}' reads embeddings of {narrow} channels and gives states of {wide}; choose another one"
+            )
+
+    def _max_length(self) -> int | None:
+        length = super()._max_length()
+        return None if length is None else length - self._offset
+
+    def forward(self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> Tensor:
+        extra = {"position_ids": positions(mask) + self._offset} if self._takes_positions else {}
+        return self.model(inputs_embeds=embeddings, attention_mask=mask, **extra).last_hidden_state
+
+    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """[batch, dim]: the first real position, which is the class token."""
+        first = mask.long().argmax(1)
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), first]
+
+
+class HFSeq2Seq(_HFLanguageModel):
+    """An encoder and a decoder, such as T5. Its decoder's states are those that `output_layer` turns into logits: for
+    T5 with tied weights they are scaled already.
+
+    ``decoder_ids`` begin with `start_id`.
+    """
+
+    kind: ClassVar[str] = SEQ2SEQ
+    generates: ClassVar[bool] = True
+
+    def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
+        if kind_of(config) != "hf-seq2seq":
+            raise self._wrong_kind(config)
+        return class_for(config, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING), config, {}
+
+    def _set_up(self) -> None:
+        self._set_generation()
+
+    @property
+    def start_id(self) -> int:
+        """The id that a decoder's input begins with."""
+        own = self._own_ids().get("decoder_start_token_id")
+        if own is None:
+            own = (self.options.config or {}).get("decoder_start_token_id")
+        return own if isinstance(own, int) else self.tokenizer.pad_token_id
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The encoder's blocks, then the decoder's."""
+        return (*find_blocks(self.model.get_encoder()), *find_blocks(self.model.get_decoder()))
+
+    def forward(self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> Tensor:
+        states = self.model.get_encoder()(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+        if decoder_ids is None:
+            return states
+        out = self.model.get_decoder()(
+            input_ids=decoder_ids, encoder_hidden_states=states, encoder_attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        return out * self._config.d_model**-0.5 if getattr(self._config, "scale_decoder_outputs", False) else out
+
+    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """[batch, dim]: the mean of the real positions."""
+        weights = mask.to(hidden.dtype)[..., None]
+        return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+    def output_layer(self) -> nn.Module | None:
+        return self.model.get_output_embeddings()
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits = super().logits(hidden)
+        bias = getattr(self.model, "final_logits_bias", None)  # Marian and Pegasus; zeros for BART
+        return logits if bias is None else logits + bias[0]
+
+    def generate(self, embeddings: Tensor, mask: Tensor, **options: Any) -> Tensor:
+        """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
+        states = self.forward(embeddings, mask)
+        out = self.model.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=mask,
+            **self._generation({"decoder_start_token_id": self.start_id, **options}),
+        )
+        return out[:, 1:]

@@ -1,0 +1,233 @@
+"""Vision models of the transformers library (Apache-2.0; each checkpoint has its own licence).
+
+CLIP: Radford et al. 2021, https://arxiv.org/abs/2103.00020. SigLIP: Zhai et al. 2023,
+https://arxiv.org/abs/2303.15343. ViT: Dosovitskiy et al. 2020, https://arxiv.org/abs/2010.11929. DINOv2: Oquab et al.
+2023, https://arxiv.org/abs/2304.07193. Taking tokens before the last layer follows LLaVA, https://arxiv.org/abs/2304.08485.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, Field, model_validator
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+from transformers import AutoImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+from mmzoo.errors import DoesNotFit, SourceError
+from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
+
+from mmzoo_transformers.blocks import find_blocks
+from mmzoo_transformers.source import PROCESSORS, Source, class_for, config_of, construct, explained, load, log
+
+
+class VisionOptions(Options):
+    """Options of `HFVision`."""
+
+    variant: str = Field("", description="id on the Hub, or a local folder")
+    revision: str | None = Field(None, description="branch, tag or commit; empty for the main branch")
+    config: dict[str, Any] | None = Field(
+        None, description="build from this configuration (with its `model_type`) and fetch nothing; random weights only"
+    )
+    layer: int = Field(
+        -1, description="the hidden state that tokens come from: -1 the model's output, -2 the last layer's input"
+    )
+    keep_class_token: bool = Field(False, description="leave class, distillation and register tokens in the tokens")
+
+    @model_validator(mode="after")
+    def _some_source(self) -> VisionOptions:
+        check_source(self.variant, self.config)
+        return self
+
+
+def check_source(variant: str, config: dict[str, Any] | None) -> None:
+    """Refuse options that name no model.
+
+    Raises:
+        ValueError: as pydantic wants it.
+    """
+    if config is None and not variant:
+        raise ValueError("needs a variant ('name:owner/model', or 'name:./folder') or a config")
+    if config is not None and not isinstance(config.get("model_type"), str):
+        raise ValueError("config needs a model_type, e.g. {model_type: gpt2, ...}")
+
+
+class HFVision(Encoder):
+    """Any vision model of transformers that takes images of one size: transformers, and CNNs, whose feature maps
+    become tokens row by row.
+
+    ``pooled`` is the projected image embedding for CLIP (as ClipCap uses it), else the model's own pooled output, else
+    the class token, else the mean of the tokens.
+    """
+
+    Options: ClassVar[type[BaseModel]] = VisionOptions
+    default_train: ClassVar[str] = "frozen"
+    pretrainable: ClassVar[bool] = True
+
+    def __init__(self, options: VisionOptions) -> None:
+        """
+        Raises:
+            SourceError: the configuration cannot be fetched or read.
+            DoesNotFit: it is no vision model, or one whose images differ in size.
+            BadRecipe: ``config`` is not a configuration.
+        """
+        super().__init__()
+        self.options = options
+        self.source = None if options.config is not None else Source(options.variant, options.revision)
+        self.name = options.variant if self.source is not None else f"a {options.config['model_type']}"  # type: ignore[index]
+        config = config_of(options.config) if self.source is None else self.source.config()  # type: ignore[arg-type]
+        self._class, self._config, self._extra = self._plan(config)
+        self.model = construct(self._class, self._config, **self._extra)
+        self.transform = self._transform()
+        self._measure()
+        self._pretrained = False
+
+    @property
+    def has_pretrained(self) -> bool:
+        return self.source is not None
+
+    def load_pretrained(self) -> None:
+        """
+        Raises:
+            SourceError: the weights cannot be fetched or read, or are another model's.
+        """
+        if self.source is None:
+            raise SourceError("config: it has no pretrained weights; set pretrained: false, or give a variant instead")
+        self.model = load(self._class, self._config, self.source, **self._extra)
+        self._pretrained = True
+
+    def lock(self) -> dict[str, Any]:
+        if self.source is None or not self._pretrained:
+            return {}
+        next((name for name in PROCESSORS if self.source.find(name)), None)
+        return self.source.lock()
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return find_blocks(self.model)
+
+    def forward(self, inputs: Tensor) -> Features:
+        """``inputs`` [batch, 3, height, width] to features."""
+        tokens, pooled = self._run(self.model, inputs)
+        return Features(tokens if self.options.keep_class_token else tokens[:, self._prefix :], pooled)
+
+    # How it is made
+
+    def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
+        """The model class, its configuration, and options of its constructor."""
+        vision = getattr(config, "vision_config", None)
+        if isinstance(vision, PreTrainedConfig):
+            if isinstance(vision, CLIPVisionConfig) and isinstance(getattr(config, "projection_dim", None), int):
+                vision.projection_dim = config.projection_dim  # the whole model goes by its own, not by the tower's
+            config = vision
+        if isinstance(config, CLIPVisionConfig):
+            return CLIPVisionModelWithProjection, config, {}
+        cls = class_for(config, MODEL_MAPPING)
+        if cls is None or cls.main_input_name != "pixel_values":
+            raise DoesNotFit(
+                f"'{self.name}' is a {config.model_type} model, which takes no images; choose a vision model, e.g. "
+                "clip, siglip, vit, dinov2 or timm"
+            )
+        if getattr(config, "num_channels", 3) != 3:
+            raise DoesNotFit(f"'{self.name}' takes images of {config.num_channels} channels; only RGB is supported")
+        with torch.device("meta"):
+            pooler = getattr(construct(cls, config), "pooler", None)
+        # A dense pooler is a head that most checkpoints lack; the class token under the final norm serves instead.
+        return cls, config, {"add_pooling_layer": False} if isinstance(getattr(pooler, "dense", None), nn.Linear) else {}
+
+    def _transform(self) -> Any:
+        if self.source is not None:
+            path = next((path for name in PROCESSORS if (path := self.source.find(name))), None)
+            if path is not None:
+                with explained(f"'{self.name}': {path.name} cannot be used"):
+                    processor = AutoImageProcessor.from_pretrained(str(path.parent), trust_remote_code=False)
+                return ProcessorTransform(processor)
+            log.warning("'%s' has no %s: images are resized and scaled to [-1, 1]", self.name, PROCESSORS[0])
+        size = getattr(self._config, "image_size", None) or 224
+        height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        return PlainTransform(height, width)
+
+    def _measure(self) -> None:
+        """Run the model's shapes on the meta device, at the size of images that the transform gives."""
+        with torch.device("cpu"):  # the meta device may be the default here, and a processor computes
+            shapes = {tuple(self.transform(Image.new("RGB", size)).shape) for size in ((64, 48), (48, 80))}
+        if len(shapes) > 1 or len(next(iter(shapes))) != 3:
+            raise DoesNotFit(f"'{self.name}' takes images of different sizes, which make no batch; choose another encoder")
+        channels, height, width = shapes.pop()
+        with torch.device("meta"):
+            model = self.model if next(self.model.parameters()).is_meta else construct(self._class, self._config, **self._extra)
+            was_training = model.training
+            try:
+                with torch.no_grad():
+                    tokens, pooled = self._run(model.eval(), torch.empty(1, channels, height, width))
+            except IndexError:
+                layers = self._config.num_hidden_layers if hasattr(self._config, "num_hidden_layers") else "fewer"
+                raise DoesNotFit(f"encoder.layer: {self.options.layer}: '{self.name}' has {layers} layers") from None
+            except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+                raise DoesNotFit(f"'{self.name}' cannot be run on images alone: {error}") from error
+            finally:
+                model.train(was_training)
+        self._prefix = prefix_tokens(self._config, tokens.shape[1], height, width)
+        count = tokens.shape[1] - (0 if self.options.keep_class_token else self._prefix)
+        self.spec = FeatureSpec(dim=tokens.shape[2], pooled_dim=pooled.shape[1], tokens=count)
+
+    def _run(self, model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """All tokens [batch, tokens, dim], class token included, and the pooled vector [batch, pooled_dim]."""
+        layer = self.options.layer
+        out = model(pixel_values=inputs, output_hidden_states=layer != -1)
+        last = _as_tokens(out.last_hidden_state)
+        tokens = last if layer == -1 else _as_tokens(out.hidden_states[layer])
+        pooled = getattr(out, "image_embeds", None)
+        if pooled is None:
+            pooled = getattr(out, "pooler_output", None)
+        if pooled is None:
+            has_class = prefix_tokens(self._config, last.shape[1], *inputs.shape[-2:]) > 0
+            pooled = last[:, 0] if has_class else last.mean(1)
+        return tokens, pooled.flatten(1)
+
+
+def _as_tokens(hidden: Tensor) -> Tensor:
+    """[batch, dim, height, width] to [batch, height * width, dim]; what is tokens already stays."""
+    return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
+
+
+def prefix_tokens(config: PreTrainedConfig, tokens: int, height: int, width: int) -> int:
+    """How many of ``tokens`` stand before the patches: class, distillation and register tokens; 0 for a CNN."""
+    patch = getattr(config, "patch_size", None)
+    if isinstance(patch, list | tuple):
+        patch = patch[0] if len(set(patch)) == 1 else None
+    if not isinstance(patch, int) or patch < 1:
+        return 0
+    extra = tokens - (height // patch) * (width // patch)
+    return extra if 0 < extra <= 64 else 0
+
+
+@dataclass(frozen=True)
+class ProcessorTransform:
+    """A picture to [3, height, width] by the checkpoint's own image processor."""
+
+    processor: Any
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self.processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+
+
+@dataclass(frozen=True)
+class PlainTransform:
+    """A picture to [3, height, width] in [-1, 1]: its shorter side resized, its centre cut out."""
+
+    height: int
+    width: int
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        scale = max(self.height / image.height, self.width / image.width)
+        size = [max(self.height, math.ceil(image.height * scale - 1e-6)), max(self.width, math.ceil(image.width * scale - 1e-6))]
+        resized = F.resize(image.convert("RGB"), size, InterpolationMode.BICUBIC, antialias=True)
+        cropped = F.center_crop(resized, [self.height, self.width])
+        return F.normalize(F.to_tensor(cropped), [0.5] * 3, [0.5] * 3)
