@@ -8,6 +8,8 @@ Importing this package imports no torch: names below are loaded on first use (PE
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mmzoo import errors
@@ -70,3 +72,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
+
+
+class _Door(ModuleType):
+    """Importing the module `mmzoo.train` would put it in the place of the function `mmzoo.train`; here it does not."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and name in _LAZY):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Door

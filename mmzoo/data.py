@@ -74,8 +74,8 @@ def open_dataset(spec: str | Part | Dataset) -> Dataset:
     name, _, _ = split_use(part.use)
     known = {entry.name for entry in host().registry.entries("dataset")}
     if name not in known:
-        if Path(part.use).exists() and "files" in known:
-            part = part.with_options(use=f"files:{part.use}")
+        if os.path.exists(os.path.expanduser(part.use)) and "files" in known:
+            part = part.with_options(use="files", variant=part.use)  # as an option, since a path may hold '@'
         elif _looks_like_path(part.use):
             raise DataError(f"data set '{part.use}': there is no such file or folder")
         elif "/" in part.use and "datasets" in known:
@@ -118,6 +118,8 @@ def open_image(source: Any) -> Image.Image:
     Raises:
         BadImage: it is missing, truncated, or no image.
     """
+    if source is None:
+        raise BadImage("there is no image")
     name = repr(str(source))[:200] if isinstance(source, str | Path) else f"a {type(source).__name__}"
     try:
         image = _open(source)
@@ -127,7 +129,7 @@ def open_image(source: Any) -> Image.Image:
         raise BadImage(f"image {name} does not exist") from None
     except UnidentifiedImageError:
         raise BadImage(f"image {name} is not a picture that can be read") from None
-    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
         raise BadImage(f"image {name} cannot be read: {error}") from None
 
 
@@ -159,10 +161,16 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = array[..., 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
         raise ValueError(f"an array of shape {array.shape} is not [height, width] or [height, width, 3]")
+    if not array.size:
+        raise ValueError(f"an array of shape {array.shape} holds no pixel")
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
             raise ValueError("a float array must be finite and in [0, 1]")
         array = (array * 255).round()
+    elif array.dtype == bool:
+        array = array * np.uint8(255)
+    elif not np.issubdtype(array.dtype, np.integer) or array.min() < 0 or array.max() > 255:
+        raise ValueError(f"an array of type {array.dtype} must hold integers from 0 to 255")
     return Image.fromarray(array.astype(np.uint8))
 
 
@@ -178,14 +186,14 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def image_key(source: Any) -> Hashable:
-    """Equal for two examples that hold the same picture: by path, else by identity or content."""
+    """Equal for two examples that hold the same picture: by path, else by content."""
+    if isinstance(source, dict):
+        source = source.get("bytes") or source.get("path")
     if isinstance(source, str | Path):
         return str(source)
-    if isinstance(source, bytes):
-        return source
-    if isinstance(source, dict):
-        return source.get("bytes") or source.get("path")
-    return id(source)
+    # Neither the bytes, which the key would keep alive, nor the identity, which a picture that is made when it is
+    # asked for leaves to the next one.
+    return hashlib.sha256(_content(source)).digest()
 
 
 # Batches
@@ -300,7 +308,8 @@ def _content(source: Any) -> bytes:
     try:
         if isinstance(source, str | Path) and "://" not in str(source):
             return Path(source).expanduser().read_bytes()
-        return open_image(source).tobytes()
+        image = open_image(source)
+        return repr(image.size).encode() + image.tobytes()
     except (OSError, BadImage):
         return b"unreadable"
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel
 
+from mmzoo.errors import DataError
 from mmzoo.interfaces import Options
 
 RESAMPLES = 1000
@@ -62,10 +63,18 @@ def measure(
     resamples: int = RESAMPLES,
 ) -> Score:
     """The score with its interval. Examples of one group (one image) are resampled together, since they are not
-    independent (the cluster bootstrap; Davison and Hinkley 1997, section 3.8)."""
+    independent (the cluster bootstrap; Davison and Hinkley 1997, section 3.8).
+
+    Raises:
+        DataError: there are no predictions.
+    """
+    if not len(predictions):
+        raise DataError("there are no predictions to measure")
     rows = metric.rows(predictions, references)
-    _, codes = np.unique([hash(group) for group in groups], return_inverse=True)
-    clusters = np.zeros((codes.max() + 1, rows.shape[1]))
+    # Numbered as they come: an order by hash would change with each process, and the interval with it.
+    order: dict[Hashable, int] = {}
+    codes = [order.setdefault(group, len(order)) for group in groups]
+    clusters = np.zeros((len(order), rows.shape[1]))
     np.add.at(clusters, codes, rows)
     value = float(metric.score(rows.sum(0)))
     random = np.random.default_rng(seed)

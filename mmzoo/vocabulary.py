@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
+
+from pydantic import Field
+
+from mmzoo.interfaces import Options
 
 PAD, BOS, EOS, UNK = SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]"]
 
@@ -53,3 +58,25 @@ def _prepare(tokenizer: Any) -> None:
 
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+
+
+class VocabularyOptions(Options):
+    """What language models from scratch have in common."""
+
+    dim: int = Field(128, ge=1, description="channels of embeddings and states")
+    vocabulary: list[str] | None = Field(None, description="its WordPiece units; training learns them from the data")
+    max_vocabulary: int = Field(8000, ge=10, description="at most so many units are learned")
+
+
+class LearnedVocabulary:
+    """A mixin for language models from scratch: the vocabulary is learned from the training texts."""
+
+    options: Any
+
+    @classmethod
+    def learn(cls, options: Any, texts: Iterable[str]) -> dict[str, Any]:
+        return {} if options.vocabulary else {"vocabulary": learn(texts, options.max_vocabulary)}
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return tokenizer(self.options.vocabulary)

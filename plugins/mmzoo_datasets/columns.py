@@ -60,7 +60,8 @@ class Columns:
             if name and name not in names:
                 raise DataError(f"{there}; there is no {name!r}: set {key}_column to one of them")
         # A column has one meaning: a target that is named 'text' must not be the prompt too.
-        free = [name for name in names if name not in given.values()]
+        taken = {given["image"], given["text"], given["target"]}
+        free = [name for name in names if name not in taken]
 
         def first(key: str, usual: Sequence[str]) -> str | None:
             if given[key] is not None:
@@ -118,7 +119,7 @@ class Reader:
                 text="".join(self._texts(columns.text, row)),
                 targets=tuple(text for text in self._texts(columns.target, row, many=True) if text.strip()),
             )
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise DataError(f"{self.where}, {place} {index + 1}: {error}") from None
 
     def _texts(self, column: str | None, row: Mapping[str, Any], *, many: bool = False) -> list[str]:

@@ -27,6 +27,7 @@ from typing import Any, TextIO
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field
 
 from mmzoo.data import Dataset
@@ -35,6 +36,7 @@ from mmzoo_datasets.columns import SPLIT, SPLITS, ColumnOptions, Columns, Reader
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 WHOLE = ("data", "metadata")
+EMPTY = "{}: the file is empty; training and evaluation need at least one example"
 
 _EXAMPLE = '{"image": "1.png", "caption": "a cat"}'
 _HEAD = 1000
@@ -127,15 +129,14 @@ class Files(Dataset):
         try:
             if path.suffix == ".parquet":
                 table = _parquet(path)
-                rows = Rows(
-                    *read_table(table, self.options, split, str(path), path.parent, table.column_names, [SPLIT])
-                )
+                names, where = table.column_names, str(path)
+                rows = Rows(*read_table(table, self.options, split, where, path.parent, names, keep=[SPLIT]))
             else:
                 rows = self._read_text(path, split)
         except (OSError, UnicodeError) as error:
             raise DataError(f"{path} cannot be read: {error}") from None
         if not len(rows):
-            raise DataError(f"{path}: the file is empty; training and evaluation need at least one example")
+            raise DataError(EMPTY.format(path))
         return rows
 
     def _read_text(self, path: Path, split: str) -> Rows:
@@ -229,8 +230,12 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _parquet(path: Path) -> datasets.Dataset:
     try:
+        if not pq.read_metadata(path).num_rows:
+            raise DataError(EMPTY.format(path))
         # The library takes a path for a pattern.
         return datasets.load_dataset("parquet", data_files=glob.escape(str(path.absolute())), split="train")
+    except DataError:
+        raise
     except Exception as error:  # Arrow's and the library's own, in many layers
         raise DataError(f"{path} is not a Parquet file that can be read: {error.__cause__ or error}") from None
 

@@ -17,6 +17,8 @@ from mmzoo.data import Dataset, Example
 from mmzoo.errors import DataError, SourceError
 from mmzoo_datasets.columns import ColumnOptions, Reader, Rows, in_order, read_table
 
+EMPTY = "{}: split '{}' is empty; training and evaluation need at least one example"
+
 
 class HubDataset(Dataset):
     """Examples from a table of the library; class numbers become class names, pictures stay undecoded."""
@@ -36,7 +38,8 @@ class HubDataset(Dataset):
         self._path = str(self._folder or options.variant)
 
     def splits(self) -> list[str]:
-        """
+        """The names that the data set declares.
+
         Raises:
             SourceError: it cannot be reached, or is no data set.
         """
@@ -54,16 +57,18 @@ class HubDataset(Dataset):
             DataError: it lacks a column, or is empty.
         """
         options = self.options
+        where = f"data set '{options.variant}'"
         try:
             table = datasets.load_dataset(
                 self._path, options.subset, split=split, revision=options.revision, streaming=options.streaming
             )
             names = table.column_names or list(next(iter(table), {}))
         except Exception as error:
+            if "corresponds to no data" in str(error):
+                raise DataError(EMPTY.format(where, split)) from None
             raise self._failed(error) from None
-        where = f"data set '{options.variant}'"
         if not names or (not options.streaming and not len(table)):
-            raise DataError(f"{where}: split '{split}' is empty; training and evaluation need at least one example")
+            raise DataError(EMPTY.format(where, split))
         table, reader = read_table(table, options, split, where, self._folder, names)
         if options.streaming:
             return Stream(table.take(options.limit) if options.limit else table, reader)
@@ -89,7 +94,8 @@ class Stream(Iterable[Example]):
     def __iter__(self) -> Iterator[Example]:
         """
         Raises:
-            SourceError: reading on failed.
+            SourceError: reading it, or on in it, failed.
+            DataError: there is not one row.
         """
         index = 0
         rows = iter(self.table)
@@ -97,11 +103,13 @@ class Stream(Iterable[Example]):
             try:
                 row = _fetched(next(rows), self.reader.columns.image)
             except StopIteration:
-                return
+                break
             except Exception as error:
                 raise SourceError(f"{self.reader.where}: reading example {index + 1} failed: {error}") from None
             yield self.reader(row, index)
             index += 1
+        if not index:
+            raise DataError(EMPTY.format(self.reader.where, self.reader.prefix))
 
 
 def _fetched(row: dict[str, Any], column: str) -> dict[str, Any]:

@@ -5,4 +5,14 @@ import mmzoo
 
 @mmzoo.hookimpl
 def mmzoo_commands():
-    return []
+    return [
+        mmzoo.Entry(
+            "command",
+            "demo",
+            target="mmzoo_demo.demo:demo",
+            summary="train, measure, reload and use a model on easy-VQA, in about two minutes",
+            modality="image",
+            license="Apache-2.0",
+            source="easy-VQA, Zhou 2019, https://github.com/vzhou842/easy-VQA",
+        )
+    ]

@@ -29,14 +29,14 @@ class SingleStream(Fusion):
         self._after = language_model.kind == BIDIRECTIONAL
         self.project = nn.Linear(encoder.dim, language_model.dim)
         self.norm = nn.LayerNorm(language_model.dim)
-        self.type = nn.Parameter(0.02 * torch.randn(language_model.dim))
+        self.type_embedding = nn.Parameter(0.02 * torch.randn(language_model.dim))
 
     @property
     def added_tokens(self) -> int | None:
         return self._tokens
 
     def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> Sequenced:
-        visual = (self.norm(self.project(features.tokens)) + self.type).to(embeddings.dtype)
+        visual = (self.norm(self.project(features.tokens)) + self.type_embedding).to(embeddings.dtype)
         if not self._after:
             return prepend(visual, features.token_mask(), embeddings, mask)
         joined = torch.cat([embeddings, visual], dim=1)

@@ -88,7 +88,7 @@ class _ByClass(Metric):
         found[at, predicted, 0] = hit
         found[at, predicted, 1] = 1
         found[at, wanted, 2] = 1
-        return found.reshape(count, -1)
+        return found.reshape(count, 3 * width)
 
     def score(self, totals: np.ndarray) -> np.ndarray:
         hit, predicted, actual = np.moveaxis(totals.reshape(*totals.shape[:-1], -1, 3), -1, 0)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 
 from mmzoo import vocabulary
 from mmzoo.interfaces import BIDIRECTIONAL, LanguageModel, LanguageSpec
-from mmzoo_scratch.lstm import VocabularyOptions
+from mmzoo.vocabulary import LearnedVocabulary, VocabularyOptions
 
 
-class BagOfWords(LanguageModel):
+class BagOfWords(LearnedVocabulary, LanguageModel):
     """Each position [batch, text, dim] sees itself and the mean of all; so what fusion adds to the input is heard."""
 
     kind = BIDIRECTIONAL
@@ -27,14 +25,6 @@ class BagOfWords(LanguageModel):
         units = options.vocabulary or vocabulary.default()
         self.embedding = nn.Embedding(len(units), options.dim, padding_idx=0)
         self.spec = LanguageSpec(self.kind, options.dim, len(units), None, self.generates, 0)
-
-    @classmethod
-    def learn(cls, options: Any, texts: Iterable[str]) -> dict[str, Any]:
-        return {} if options.vocabulary else {"vocabulary": vocabulary.learn(texts, options.max_vocabulary)}
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        return vocabulary.tokenizer(self.options.vocabulary)
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.embedding(ids)

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cached_property
 from typing import Any
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from mmzoo import vocabulary
-from mmzoo.interfaces import CAUSAL, LanguageModel, LanguageSpec, Options
+from mmzoo.interfaces import CAUSAL, LanguageModel, LanguageSpec
+from mmzoo.vocabulary import LearnedVocabulary, VocabularyOptions
 
 
-class VocabularyOptions(Options):
-    """What the readers from scratch have in common."""
-
-    dim: int = Field(128, ge=1, description="channels of embeddings and states")
-    vocabulary: list[str] | None = Field(None, description="its units; training learns them from the data")
-    max_vocabulary: int = Field(8000, ge=10, description="at most so many units are learned")
-
-
-class LSTM(LanguageModel):
+class LSTM(LearnedVocabulary, LanguageModel):
     """Embeddings [batch, text, dim] to the states of a stacked LSTM, [batch, text, dim]."""
 
     kind = CAUSAL
@@ -39,14 +30,6 @@ class LSTM(LanguageModel):
             options.dim, options.dim, options.layers, batch_first=True, dropout=options.dropout if options.layers > 1 else 0.0
         )
         self.spec = LanguageSpec(self.kind, options.dim, len(units), None, self.generates, 0)
-
-    @classmethod
-    def learn(cls, options: Any, texts: Iterable[str]) -> dict[str, Any]:
-        return {} if options.vocabulary else {"vocabulary": vocabulary.learn(texts, options.max_vocabulary)}
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        return vocabulary.tokenizer(self.options.vocabulary)
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.embedding(ids)

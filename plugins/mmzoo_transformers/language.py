@@ -9,7 +9,7 @@ by its type. Bidirectional: BERT (https://arxiv.org/abs/1810.04805). Sequence to
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -24,12 +24,12 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING,
 )
 
-from mmzoo.errors import DoesNotFit, SourceError
+from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
 from mmzoo.interfaces import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, LanguageModel, LanguageSpec, Options
 
 from mmzoo_transformers import bytes as byte_level
 from mmzoo_transformers.blocks import find_blocks
-from mmzoo_transformers.source import Source, class_for, config_of, construct, load
+from mmzoo_transformers.source import Source, class_for, config_of, construct, explained, load
 from mmzoo_transformers.vision import check_source
 
 GENERATION = "generation_config.json"
@@ -76,7 +76,8 @@ class _HFLanguageModel(LanguageModel):
         self.name = options.variant if self.source is not None else f"a {options.config['model_type']}"  # type: ignore[index]
         config = config_of(options.config) if self.source is None else self.source.config()  # type: ignore[arg-type]
         self._class, self._config, self._extra = self._plan(config)
-        self.model = construct(self._class, self._config, **self._extra)
+        with explained(f"'{self.name}' cannot be built", BadRecipe if self.source is None else SourceError):
+            self.model = construct(self._class, self._config, **self._extra)
         self._pretrained = False
         self._tokenizer: Any = None
         self._tokenizer_source: Source | None = None
@@ -165,9 +166,8 @@ class _HFLanguageModel(LanguageModel):
 
     def _max_length(self) -> int | None:
         config = self._config.get_text_config()
-        if hasattr(config, "relative_attention_num_buckets"):
-            return None  # T5's n_positions is the length that it was trained on, not a limit
-        for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx"):
+        # Not n_positions: GPT-2 gives it by the first name too, and T5's is what it was trained on, no limit.
+        for key in ("max_position_embeddings", "max_sequence_length", "max_seq_len"):
             length = getattr(config, key, None)
             if isinstance(length, int) and length > 0:
                 return length
@@ -177,8 +177,9 @@ class _HFLanguageModel(LanguageModel):
         """Keep the checkpoint's special ids and none of its sampling settings, so that decoding is greedy by default."""
         self.model.generation_config = GenerationConfig()
 
-    def _generation(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Options for `generate`, with greedy decoding and the ids that start, end and pad a text filled in."""
+    def _generation(self, options: dict[str, Any], used: int = 0) -> dict[str, Any]:
+        """Options for `generate`, with greedy decoding and the ids that end and pad a text filled in; ``used`` positions
+        of the context are taken."""
         tokenizer = self.tokenizer
         ends = {tokenizer.eos_token_id} - {None}
         own = self._own_ids()
@@ -186,7 +187,8 @@ class _HFLanguageModel(LanguageModel):
         ends.update(more if isinstance(more, list) else [more] if isinstance(more, int) else [])
         filled = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": sorted(ends) or None, **options}
         if filled.get("max_length") is None and filled.get("max_new_tokens") is None:
-            filled["max_new_tokens"] = NEW_TOKENS
+            room = NEW_TOKENS if self.spec.max_length is None else self.spec.max_length - used
+            filled["max_new_tokens"] = max(1, min(NEW_TOKENS, room))
         return filled
 
     def _own_ids(self) -> dict[str, Any]:
@@ -213,17 +215,28 @@ def kind_of(config: PreTrainedConfig) -> str | None:
     return None if cls is None else "hf-vision" if cls.main_input_name == "pixel_values" else "hf-encoder"
 
 
-def positions(mask: Tensor) -> Tensor:
-    """Each real position's place among the real ones [batch, positions], so that padding anywhere changes nothing."""
-    return (mask.long().cumsum(1) - 1).clamp(min=0)
+def packing(mask: Tensor, *, left: bool = False) -> Tensor:
+    """The order of positions [batch, positions] that moves all padding to one side and keeps the rest as it is."""
+    real = mask.bool()
+    return (real if left else ~real).long().argsort(dim=1, stable=True)
 
 
-def pad_left(embeddings: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The same rows with all padding moved to the left, where generation wants it."""
-    order = mask.long().argsort(dim=1, stable=True)
-    if torch.equal(order, torch.arange(mask.shape[1], device=mask.device).expand_as(order)):
-        return embeddings, mask
-    return embeddings.gather(1, order[..., None].expand_as(embeddings)), mask.gather(1, order)
+def reorder(states: Tensor, order: Tensor) -> Tensor:
+    """[batch, positions, dim] with its positions in ``order`` [batch, positions]."""
+    return states.gather(1, order[..., None].expand_as(states))
+
+
+def packed(run: Callable[[Tensor, Tensor], Tensor], embeddings: Tensor, mask: Tensor) -> Tensor:
+    """What ``run`` makes of embeddings and mask, with padding moved to the right if it stands before a real position.
+
+    Models count positions from the left in their own ways (learned, rotary, relative, recurrent, sliding windows);
+    with padding on the right alone none of them sees it.
+    """
+    real = mask.bool()
+    if not bool((~real[:, :-1] & real[:, 1:]).any()):
+        return run(embeddings, mask)
+    order = packing(mask)
+    return reorder(run(reorder(embeddings, order), mask.gather(1, order)), order.argsort(1))
 
 
 class HFCausal(_HFLanguageModel):
@@ -245,8 +258,6 @@ class HFCausal(_HFLanguageModel):
         output = self.model.get_output_embeddings()
         if base is self.model or output is None:
             raise DoesNotFit(f"'{self.name}' does not part into a model and an output layer; choose another language model")
-        accepted = inspect.signature(base.forward).parameters
-        self._takes_positions = "position_ids" in accepted
         wide, narrow = output.weight.shape[1], self.model.get_input_embeddings().weight.shape[1]
         if wide != narrow:
             raise DoesNotFit(
@@ -255,8 +266,10 @@ class HFCausal(_HFLanguageModel):
         self._set_generation()
 
     def forward(self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> Tensor:
-        extra = {"position_ids": positions(mask)} if self._takes_positions else {}
-        out = self.model.base_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, **extra)
+        return packed(self._states, embeddings, mask)
+
+    def _states(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        out = self.model.base_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
         return out.last_hidden_state
 
     def output_layer(self) -> nn.Module | None:
@@ -279,8 +292,12 @@ class HFCausal(_HFLanguageModel):
 
     def generate(self, embeddings: Tensor, mask: Tensor, **options: Any) -> Tensor:
         """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
-        embeddings, mask = pad_left(embeddings, mask)
-        return self.model.generate(inputs_embeds=embeddings, attention_mask=mask, **self._generation(options))
+        order = packing(mask, left=True)  # the library continues each row after its last position
+        return self.model.generate(
+            inputs_embeds=reorder(embeddings, order),
+            attention_mask=mask.gather(1, order),
+            **self._generation(options, mask.shape[1]),
+        )
 
 
 class HFEncoder(_HFLanguageModel):
@@ -292,23 +309,13 @@ class HFEncoder(_HFLanguageModel):
         cls = class_for(config, MODEL_MAPPING)
         if cls is None or kind_of(config) != "hf-encoder":
             raise self._wrong_kind(config)
-        with torch.device("meta"):
-            model = construct(cls, config)
-        if "inputs_embeds" not in inspect.signature(model.forward).parameters:
+        if "inputs_embeds" not in inspect.signature(cls.forward).parameters:
             raise DoesNotFit(f"'{self.name}' takes no embeddings; choose another language model")
         # Checkpoints of masked language models have no pooler, and nothing here uses one.
         has_pooler = "add_pooling_layer" in inspect.signature(cls.__init__).parameters
         return cls, config, {"add_pooling_layer": False} if has_pooler else {}
 
     def _set_up(self) -> None:
-        self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
-        # RoBERTa and its kin count from padding_idx + 1.
-        offsets = [
-            module.padding_idx + 1
-            for name, module in self.model.named_modules()
-            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None
-        ]
-        self._offset = offsets[0] if offsets else 0
         narrow, wide = self.model.get_input_embeddings().weight.shape[1], self._config.hidden_size
         if narrow != wide:
             raise DoesNotFit(
@@ -317,11 +324,16 @@ class HFEncoder(_HFLanguageModel):
 
     def _max_length(self) -> int | None:
         length = super()._max_length()
-        return None if length is None else length - self._offset
+        for name, module in self.model.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                return module.num_embeddings - module.padding_idx - 1  # RoBERTa and its kin count from there
+        return length
 
     def forward(self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> Tensor:
-        extra = {"position_ids": positions(mask) + self._offset} if self._takes_positions else {}
-        return self.model(inputs_embeds=embeddings, attention_mask=mask, **extra).last_hidden_state
+        return packed(self._states, embeddings, mask)
+
+    def _states(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        return self.model(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """[batch, dim]: the first real position, which is the class token."""
@@ -360,13 +372,16 @@ class HFSeq2Seq(_HFLanguageModel):
         return (*find_blocks(self.model.get_encoder()), *find_blocks(self.model.get_decoder()))
 
     def forward(self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> Tensor:
-        states = self.model.get_encoder()(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+        states = packed(self._states, embeddings, mask)
         if decoder_ids is None:
             return states
         out = self.model.get_decoder()(
             input_ids=decoder_ids, encoder_hidden_states=states, encoder_attention_mask=mask, use_cache=False
         ).last_hidden_state
         return out * self._config.d_model**-0.5 if getattr(self._config, "scale_decoder_outputs", False) else out
+
+    def _states(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        return self.model.get_encoder()(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """[batch, dim]: the mean of the real positions."""

@@ -87,6 +87,16 @@ def mmzoo_language_models():
     return [
         mmzoo.Entry(
             "language_model",
+            "gpt-mini",
+            target="mmzoo_transformers.mini:GPTMini",
+            summary="a small transformer decoder with a tokenizer trained on the data, from scratch",
+            modality="text",
+            license="Apache-2.0",
+            source="https://arxiv.org/abs/2302.13971",
+            tiny={"dim": 32, "layers": 2, "heads": 2, "context": 512},
+        ),
+        mmzoo.Entry(
+            "language_model",
             "hf-causal",
             target=CAUSAL,
             summary="any causal language model of transformers, from the Hub or a folder: hf-causal:owner/model",

@@ -68,6 +68,7 @@ class Source:
         self.revision = revision
         self.commit: str | None = None
         self.files: dict[str, Path] = {}
+        self._unreachable = ""
         path = Path(name).expanduser()
         self.folder = path if path.is_dir() else None
         if self.folder is None and (name.startswith((".", "/", "~")) or path.exists()):
@@ -114,8 +115,12 @@ class Source:
 
     def _download(self, name: str) -> Path | None:
         page = f"{constants.ENDPOINT}/{self.name}"
-        if self.commit and try_to_load_from_cache(self.name, name, revision=self.commit) is _CACHED_NO_EXIST:
-            return None
+        if self.commit:
+            cached = try_to_load_from_cache(self.name, name, revision=self.commit)
+            if cached is not None:
+                return None if cached is _CACHED_NO_EXIST else Path(cached)
+        if self._unreachable:  # asking again would take as long again
+            raise Unreachable(self._unreachable)
         try:
             path = Path(hf_hub_download(self.name, name, revision=self.commit or self.revision))
         except RemoteEntryNotFoundError:
@@ -140,7 +145,8 @@ class Source:
                 why = "HF_HUB_OFFLINE is set, and the cache has no copy; unset it, or download it before"
             else:
                 why = f"{_line(error)}\nCheck the connection to {constants.ENDPOINT}, or give a local folder"
-            raise Unreachable(f"'{self.name}': {name} could not be fetched: {why}") from error
+            self._unreachable = f"'{self.name}': {name} could not be fetched: {why}"
+            raise Unreachable(self._unreachable) from error
         if self.commit is None and path.parent.parent.name == "snapshots":
             self.commit = path.parent.name
         return path
@@ -184,8 +190,8 @@ class Source:
         with explained(f"'{self.name}': {CONFIG} cannot be used"):
             return AutoConfig.from_pretrained(str(path.parent), trust_remote_code=False)
 
-    def weights(self) -> list[Path]:
-        """The safetensors files. Where the repository's main branch has pickled weights only, the source moves, whole,
+    def weights(self, model: str) -> list[Path]:
+        """The safetensors files, for a class named ``model``. Where the repository's main branch has pickled weights only, the source moves, whole,
         to the commit of the Hub's own conversion, if there is one.
 
         Raises:
@@ -200,10 +206,10 @@ class Source:
             paths = self._weights()
         if not paths:
             raise SourceError(
-                f"'{self.name}' has no {WEIGHTS}, and pickled weights are never loaded. Convert it once:\n"
-                f"  python -c \"from transformers import AutoModel as A; A.from_pretrained('{self.name}')"
-                f".save_pretrained('converted')\"\nwith the class of the model, save its tokenizer or processor there "
-                "too, and give that folder in its place; or name a revision that has safetensors ('...@refs/pr/1')"
+                f"'{self.name}' has no {WEIGHTS}, and pickled weights are never loaded. Name a revision that has them "
+                f"('{self.name}@refs/pr/1'), or, if you trust it, convert it once:\n"
+                f"  python -c \"from transformers import {model} as M; M.from_pretrained('{self.name}')"
+                ".save_pretrained('converted')\"\nthen save its tokenizer or processor there too, and give ./converted"
             )
         return paths
 
@@ -286,20 +292,20 @@ def sha256(path: Path) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """An error's first line that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    """An error in one line."""
+    text = " ".join(str(error).split())
+    return (text if len(text) <= 300 else text[:297] + "...") or type(error).__name__
 
 
 @contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Turn whatever a library raises into a `SourceError` that begins with ``what``."""
+def explained(what: str, kind: type[MmzooError] = SourceError) -> Iterator[None]:
+    """Turn whatever a library raises into an error of this package that begins with ``what``."""
     try:
         yield
     except MmzooError:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors raise what they like at a damaged file
-        raise SourceError(f"{what}: {type(error).__name__}: {_line(error)}") from error
+        raise kind(f"{what}: {type(error).__name__}: {_line(error)}") from error
 
 
 # Configurations and models
@@ -314,10 +320,9 @@ def config_of(data: dict[str, Any]) -> PreTrainedConfig:
     kind = str(data.get("model_type"))
     if kind not in transformers.CONFIG_MAPPING:
         raise BadRecipe(f"config.model_type: transformers {transformers.__version__} has no '{kind}'")
-    try:
+    # Quiet, since it warns of its own default ids where the vocabulary is small.
+    with explained(f"config: {kind} does not take it", BadRecipe), _quiet():
         return AutoConfig.for_model(**copy.deepcopy(data))
-    except Exception as error:  # each configuration class checks in its own way
-        raise BadRecipe(f"config: {kind} does not take it: {type(error).__name__}: {_line(error)}") from None
 
 
 def class_for(config: PreTrainedConfig, mapping: Any) -> type[PreTrainedModel] | None:
@@ -352,8 +357,13 @@ def load(
     """
     state: dict[str, torch.Tensor] = {}
     with explained(f"'{source.name}': the weights cannot be loaded into {cls.__name__}"):
-        for path in source.weights():
-            state.update(load_file(path))
+        for path in source.weights(cls.__name__):
+            # A copy, since load_file maps the file: whoever wrote to it later would write into the model. What is not
+            # float32 is converted, so copied, below.
+            state.update(
+                (name, value if value.is_floating_point() and value.dtype != torch.float32 else value.clone())
+                for name, value in load_file(path).items()
+            )
         with _quiet():
             # Without a name transformers reads nothing by itself: no adapter, no pickle, no request to the Hub.
             model, info = cls.from_pretrained(
@@ -362,6 +372,7 @@ def load(
                 state_dict=state,
                 dtype=torch.float32,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told of below, by name
                 **options,
             )
     missing = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
@@ -369,8 +380,8 @@ def load(
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise SourceError(
-            f"'{source.name}' lacks {len(missing)} weights of {cls.__name__}: {shown}; it is a checkpoint of another "
-            "kind, choose one that was made for this"
+            f"'{source.name}' lacks {len(missing)} weights of {cls.__name__}, or has them in other shapes: {shown}.\n"
+            "It is a checkpoint of another kind; choose one that was made for this"
         )
     return model
 

@@ -21,7 +21,7 @@ from torchvision.transforms import functional as F
 from transformers import AutoImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from mmzoo.errors import DoesNotFit, SourceError
+from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
 from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
 
 from mmzoo_transformers.blocks import find_blocks
@@ -84,7 +84,8 @@ class HFVision(Encoder):
         self.name = options.variant if self.source is not None else f"a {options.config['model_type']}"  # type: ignore[index]
         config = config_of(options.config) if self.source is None else self.source.config()  # type: ignore[arg-type]
         self._class, self._config, self._extra = self._plan(config)
-        self.model = construct(self._class, self._config, **self._extra)
+        with explained(f"'{self.name}' cannot be built", BadRecipe if self.source is None else SourceError):
+            self.model = construct(self._class, self._config, **self._extra)
         self.transform = self._transform()
         self._measure()
         self._pretrained = False
@@ -136,7 +137,7 @@ class HFVision(Encoder):
             )
         if getattr(config, "num_channels", 3) != 3:
             raise DoesNotFit(f"'{self.name}' takes images of {config.num_channels} channels; only RGB is supported")
-        with torch.device("meta"):
+        with torch.device("meta"), explained(f"'{self.name}' cannot be built", BadRecipe if self.source is None else SourceError):
             pooler = getattr(construct(cls, config), "pooler", None)
         # A dense pooler is a head that most checkpoints lack; the class token under the final norm serves instead.
         return cls, config, {"add_pooling_layer": False} if isinstance(getattr(pooler, "dense", None), nn.Linear) else {}

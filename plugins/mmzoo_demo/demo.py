@@ -1,0 +1,118 @@
+"""The command: options, headings and exit codes. What is done is in `mmzoo_demo.steps`.
+
+This module is imported by ``mmzoo --help``, so nothing here imports torch before the command runs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmzoo.errors import MmzooError
+
+if TYPE_CHECKING:
+    from mmzoo_demo.steps import Demo
+
+RECIPE = "cnn-attention-lstm"
+NEEDED = {"easy_vqa": "easy-vqa", "jinja2": "jinja2", "matplotlib": "matplotlib"}
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for all that is made.")] = Path(
+        "mmzoo-demo"
+    ),
+    recipe: Annotated[str, typer.Option(metavar="RECIPE", help="What to train.")] = RECIPE,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training split; the recipe's own number if not given.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small part of the data and a few steps: all the stations, poor answers.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped demo was.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a demo that is in DIR.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; everything else goes to stderr.")] = False,
+) -> None:
+    """Train, measure, reload and use a model on easy-VQA, in about two minutes."""
+    check_needed()
+    from mmzoo_demo.steps import Demo, Settings, Stopped
+
+    out = sys.stderr if as_json else sys.stdout
+    made = Demo(output.expanduser(), Settings(recipe, epochs, quick), lambda text="": print(text, file=out, flush=True))
+    try:
+        made.begin(resume=resume, overwrite=overwrite)
+        made.train()
+        made.measure()
+        made.reload()
+        made.report()
+    except Stopped as stop:
+        _say_how_to_go_on(made, f"stopped at step {stop.step}, and saved there")
+        raise typer.Exit(128 + stop.signal) from None
+    except KeyboardInterrupt:
+        _say_how_to_go_on(made, "stopped")
+        raise typer.Exit(130) from None
+    except OSError as error:
+        raise MmzooError(f"{output}: {error.strerror or error}") from None
+    if as_json:
+        print(json.dumps(made.record, indent=2, ensure_ascii=False))
+    else:
+        _say_what_next(made)
+    if not made.record["reload"]["equal"]:
+        print("error: the reloaded model does not give the answers of the one that was trained", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def check_needed() -> None:
+    """Refuse to begin what could not be finished.
+
+    Raises:
+        MmzooError: a package of the ``demo`` extra is missing.
+    """
+    missing = [name for module, name in NEEDED.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise MmzooError(f'{", ".join(missing)} {verb} not installed, and the demo needs it: pip install "mmzoo[demo]"')
+
+
+def _say_how_to_go_on(made: Demo, what: str) -> None:
+    print(f"{what}; go on with:  {made.settings.command(made.output)} --resume", file=sys.stderr)
+
+
+def _say_what_next(made: Demo) -> None:
+    paths: dict[str, Any] = made.record["paths"]
+    print()
+    print("What there is")
+    rows = [
+        ("report", "everything on one page; open it in a browser"),
+        ("model", "the model: weights, recipe, card, record"),
+        ("blind", "its blind control"),
+        ("images", "test pictures to try"),
+        ("record", "scores and seconds, as data"),
+    ]
+    width = max(len(paths[key]) for key, _ in rows)
+    for key, what in rows:
+        print(f"  {paths[key].ljust(width)}  {what}")
+    print()
+    print("What to try next")
+    for command in next_commands(made.record):
+        print(f"  {command}")
+
+
+def next_commands(record: dict[str, Any]) -> list[str]:
+    """Commands that work as they stand, in the folder where the demo was run."""
+    paths = record["paths"]
+    model, images = shlex.quote(paths["model"]), Path(paths["images"])
+    first = record["pictures"][0]
+    product = shlex.quote(str(Path(paths["model"]).with_name("product")))
+    return [
+        f"mmzoo predict {model} {shlex.quote(str(images / first['file']))} --text {shlex.quote(first['question'])}",
+        f"mmzoo evaluate {model} --dataset easy-vqa",
+        f"mmzoo train cnn-product-lstm --dataset easy-vqa --output {product}",
+        "mmzoo list",
+        "mmzoo check clip-prefix-gpt2",
+    ]

@@ -1,0 +1,337 @@
+"""What the demo does: train a model and its blind control, measure both, ask a fresh process, write the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.trainer_utils import get_last_checkpoint
+
+import mmzoo
+from mmzoo.build import read_recipe
+from mmzoo.data import image_key, open_dataset
+from mmzoo.environment import environment
+from mmzoo.errors import CheckpointError, TrainingError
+from mmzoo.metrics import Metric, measure
+from mmzoo.recipe import Part
+from mmzoo.resolve import resolve
+from mmzoo.train import CHECKPOINTS
+from mmzoo_demo import report
+from mmzoo_demo.ask import answers, in_fresh_process
+
+DATASET = "easy-vqa"
+BLIND_EPOCHS = 3  # a question alone is soon learned
+QUICK_LIMIT, QUICK_EPOCHS = 2000, 4
+ASKED = 256
+MODEL, BLIND = "model", "blind"
+IMAGES, REPORT, RECORD = "images", "report.html", "demo.json"
+ROWS = {
+    "model": "the model",
+    "shuffled": "the model, images shuffled",
+    "blanked": "the model, images blanked",
+    "blind": "the same recipe, trained blind",
+    "majority": "always the commonest answer",
+}
+
+
+class Stopped(Exception):
+    """Training was stopped by a signal and can go on."""
+
+    def __init__(self, signal: int, step: int) -> None:
+        super().__init__(signal, step)
+        self.signal, self.step = signal, step
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose; a demo is resumed with the same."""
+
+    recipe: str
+    epochs: int | None = None
+    quick: bool = False
+
+    def command(self, output: Path) -> str:
+        """The command that repeats it."""
+        words = ["mmzoo", "demo", "--output", str(output), "--recipe", self.recipe]
+        words += [] if self.epochs is None else ["--epochs", str(self.epochs)]
+        words += ["--quick"] if self.quick else []
+        return shlex.join(words)
+
+    def train_options(self, role: str) -> dict[str, Any]:
+        """What is laid over the recipe's ``train``."""
+        epochs: float = self.epochs or (QUICK_EPOCHS if self.quick else read_recipe(self.recipe).train.epochs)
+        options: dict[str, Any] = {"epochs": epochs, **({"log_every": 2} if self.quick else {})}
+        if role == BLIND:
+            options |= {"epochs": min(epochs, BLIND_EPOCHS), "blank_images": True}
+        return options
+
+
+@dataclass
+class Demo:
+    """A demo in the folder ``output``, step by step; ``record`` is what is known of it, kept in ``demo.json``."""
+
+    output: Path
+    settings: Settings
+    say: Callable[..., None]
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.source = Part(use=DATASET, **({"limit": QUICK_LIMIT} if self.settings.quick else {}))
+        self.models: dict[str, mmzoo.MultimodalModel] = {}
+
+    # Beginning
+
+    def begin(self, *, resume: bool, overwrite: bool) -> None:
+        """Take the output folder, or refuse it.
+
+        Raises:
+            TrainingError: it holds a demo already, or none that can be resumed.
+            UnknownName, BadRecipe: the recipe.
+        """
+        read_recipe(self.settings.recipe)
+        if resume and overwrite:
+            raise TrainingError("--resume goes on with what is there, and --overwrite replaces it; choose one")
+        if self.output.exists() and not self.output.is_dir():
+            raise TrainingError(f"{self.output} is a file; name a folder")
+        before = _read(self.output / RECORD)
+        if resume:
+            if before is None:
+                raise TrainingError(f"{self.output} holds no demo to resume; leave out --resume to start anew")
+            if before["settings"] != asdict(self.settings):
+                command = Settings(**before["settings"]).command(self.output)
+                raise TrainingError(f"{self.output}: was started with other options; resume with:  {command} --resume")
+            self.record = {**before, "finished": False}
+            return
+        taken = [name for name in (MODEL, BLIND, IMAGES, REPORT, RECORD) if (self.output / name).exists()]
+        if taken and not overwrite:
+            more = "; --resume goes on with it" if before is not None and not before["finished"] else ""
+            raise TrainingError(f"{self.output} already holds {taken[0]}; name another folder, or use --overwrite{more}")
+        self.record = {
+            "settings": asdict(self.settings),
+            "command": self.settings.command(self.output),
+            "finished": False,
+            "trained": [],
+            "seconds": {},
+            "paths": {
+                **{name: str(self.output / name) for name in (MODEL, BLIND, IMAGES)},
+                "report": str(self.output / REPORT),
+                "record": str(self.output / RECORD),
+            },
+            "versions": environment(),
+        }
+        self._keep()
+
+    # Training
+
+    def train(self) -> None:
+        """Train the model, then its blind control.
+
+        Raises:
+            Stopped: by a signal. Whatever `mmzoo.train` raises.
+        """
+        source = open_dataset(self.source)
+        for split in ("train", "test"):
+            examples = source.load(split)
+            self.record[split] = {
+                "questions": len(examples),
+                "pictures": len({image_key(example.image) for example in examples}),
+            }
+        size = self.record["train"]
+        self.say(
+            f"1. Train {self.settings.recipe} on {DATASET}: {size['questions']:,} questions about {size['pictures']:,} pictures"
+        )
+        self._train(MODEL, "train")
+        self.say()
+        self.say("2. Train its blind control: the same recipe, every picture blank, so only questions can be learned")
+        self._train(BLIND, "train_blind")
+
+    def _train(self, role: str, phase: str) -> None:
+        folder = self.output / role
+        if role in self.record["trained"]:
+            self.models[role] = mmzoo.load(folder)
+            self.say(f"   was trained before: {folder}")
+            return
+        unfinished = phase in self.record["seconds"] and _has_checkpoint(folder)
+        with self._timed(phase, go_on=unfinished):
+            run = mmzoo.train(
+                self.settings.recipe,
+                dataset=self.source,
+                output=folder,
+                resume=unfinished,
+                overwrite=not unfinished,
+                train=self.settings.train_options(role),
+            )
+        if not run.finished:
+            raise Stopped(run.signal, run.steps)
+        self.models[role] = run.model
+        self.record["trained"].append(role)
+        self._keep()
+        facts = run.model.provenance.run["training"]
+        size = (folder / "model.safetensors").stat().st_size
+        last = f", last loss {run.history[-1]['loss']:.4f}" if run.history else ""
+        self.say(f"   {run.steps:,} steps in {self.record['seconds'][phase]:.0f} s on {facts['device']}{last}; {size / 1e6:.1f} MB saved")
+
+    # Measuring
+
+    def measure(self) -> None:
+        """Score both on the official test split, and the commonest training answer beside them."""
+        size = self.record["test"]
+        self.say()
+        self.say(
+            f"3. Measure both on the test split: {size['questions']:,} questions about {size['pictures']:,} pictures not seen in training"
+        )
+        device = "cuda" if torch.cuda.is_available() else None
+        with self._timed("measure"):
+            seen = mmzoo.evaluate(self.output / MODEL, dataset=self.source, device=device)
+            blind = mmzoo.evaluate(self.output / BLIND, dataset=self.source, controls=("blanked",), device=device)
+            metric = next(iter(seen.scores))
+            commonest, constant = self._majority(metric)
+        self.predictions = seen.predictions
+        scores = {
+            "model": seen.scores[metric],
+            "shuffled": seen.controls["shuffled"][metric],
+            "blanked": seen.controls["blanked"][metric],
+            "blind": blind.controls["blanked"][metric],
+            "majority": constant,
+        }
+        self.record |= {
+            "metric": metric,
+            "scores": {name: score.to_dict() for name, score in scores.items()},
+            "commonest": commonest,
+            "uses_images": not seen.ignores_images,
+            "fingerprints": {"train": self._training(MODEL)["fingerprint"], "test": seen.fingerprint},
+        }
+        self._keep()
+        width = max(len(text) for text in ROWS.values())
+        self.say()
+        self.say(f"   {'':{width}}  {metric} [95% interval]")
+        for name, score in scores.items():
+            self.say(f"   {ROWS[name]:{width}}  {score}")
+        self.say()
+        verdict = "uses" if self.record["uses_images"] else "does NOT use"
+        self.say(f"   It {verdict} its images: beside shuffled ones, the intervals {'do not overlap' if verdict == 'uses' else 'overlap'}.")
+
+    def _majority(self, metric: str) -> tuple[str, Any]:
+        """The commonest training answer, and its score on the test split."""
+        source = open_dataset(self.source)
+        commonest = Counter(example.targets[0] for example in source.load("train")).most_common(1)[0][0]
+        examples = source.load("test")
+        found = resolve("metric", Part(use=metric))
+        scorer: Metric = found.cls(found.options)
+        references = [list(example.targets) for example in examples]
+        groups = [image_key(example.image) for example in examples]
+        return commonest, measure(scorer, [commonest] * len(examples), references, groups)
+
+    def _training(self, role: str) -> Mapping[str, Any]:
+        return self.models[role].provenance.run["training"]
+
+    # Using it
+
+    def reload(self) -> None:
+        """Ask a fresh process, which has only the folder, and compare with the model in this one."""
+        examples = open_dataset(self.source).load("test")
+        self.examples = examples
+        self.gallery = report.choose(examples, self.predictions)
+        chosen = sorted({*range(0, len(examples), max(1, len(examples) // ASKED)), *self.gallery.wrong, *self.gallery.right})
+        asked = [examples[i] for i in chosen]
+        self.say()
+        self.say(f"4. Load {self.output / MODEL} in a fresh process and ask it {len(asked)} test questions")
+        with self._timed("reload"):
+            self.record["reload"] = compare(
+                self.models[MODEL],
+                self.output / MODEL,
+                [str(example.image) for example in asked],
+                [example.text for example in asked],
+            )
+        self._keep()
+        found = self.record["reload"]
+        if found["equal"]:
+            self.say("   Every answer and every confidence equals that of the model in this process, to the last bit.")
+        else:
+            self.say(f"   {found['different']} of {found['questions']} answers or confidences DIFFER from the model in this process.")
+
+    # Showing it
+
+    def report(self) -> None:
+        """Write the report, and copies of a few test pictures."""
+        self.say()
+        self.say(f"5. Write {self.output / REPORT}")
+        with self._timed("report"):
+            self.record["pictures"] = self._copy_pictures()
+            model = self.models[MODEL]
+            page = report.render(
+                self.record,
+                self.gallery,
+                self.examples,
+                self.predictions,
+                training={MODEL: self._training(MODEL), BLIND: self._training(BLIND)},
+                recipe=model.recipe.to_dict(),
+                summary=str(model.summary()),
+            )
+            (self.output / REPORT).write_text(page, encoding="utf-8")
+        self.record["finished"] = True
+        self._keep()
+
+    def _copy_pictures(self) -> list[dict[str, str]]:
+        folder = self.output / IMAGES
+        folder.mkdir(exist_ok=True)
+        copied = []
+        for i in (self.gallery.right or self.gallery.wrong)[:3]:
+            example = self.examples[i]
+            name = f"{Path(example.image).stem}.png"
+            shutil.copyfile(example.image, folder / name)
+            copied.append({"file": name, "question": example.text, "answer": self.predictions[i].label or ""})
+        return copied
+
+    # Keeping count
+
+    @contextmanager
+    def _timed(self, phase: str, *, go_on: bool = False) -> Iterator[None]:
+        """Record the seconds of a phase, also of one that is cut short; ``go_on`` adds to what it took before."""
+        before = self.record["seconds"].get(phase, 0.0) if go_on else 0.0
+        self.record["seconds"][phase] = before
+        self._keep()
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.record["seconds"][phase] = round(before + time.monotonic() - started, 1)
+            self._keep()
+
+    def _keep(self) -> None:
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+            staging = self.output / f".{RECORD}.new"
+            staging.write_text(json.dumps(self.record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            os.replace(staging, self.output / RECORD)
+        except OSError as error:
+            raise CheckpointError(f"{self.output}: cannot be written: {error.strerror or error}") from None
+
+
+def compare(model: Any, folder: Path, images: list[str], questions: list[str]) -> dict[str, Any]:
+    """Whether a fresh process that loads ``folder`` says exactly what ``model`` says here."""
+    here, there = answers(model, images, questions), in_fresh_process(folder, images, questions)
+    different = sum(a != b for a, b in zip(here, there, strict=True))
+    return {"questions": len(questions), "different": different, "equal": not different}
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    return (folder / CHECKPOINTS).is_dir() and get_last_checkpoint(str(folder / CHECKPOINTS)) is not None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and {"settings", "trained", "finished", "seconds"} <= set(found) else None
