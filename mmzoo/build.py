@@ -164,8 +164,8 @@ def _make(found: dict[str, Resolved], ready: Mapping[str, Part] | None = None) -
     encoder = parts.get("encoder") or _instance(found["encoder"], found["encoder"].options)
     language = parts.get("language_model") or _instance(found["language_model"], found["language_model"].options)
     parts["encoder"], parts["language_model"] = encoder, language
-    parts["fusion"] = _instance(found["fusion"], found["fusion"].options, encoder.spec, language.spec)  # type: ignore[arg-type]
-    parts["task"] = _instance(found["task"], found["task"].options, language.spec)  # type: ignore[arg-type]
+    parts["fusion"] = _instance(found["fusion"], found["fusion"].options, encoder.spec, language.spec)
+    parts["task"] = _instance(found["task"], found["task"].options, language.spec)
     return {kind: parts[kind] for kind in PARTS}
 
 

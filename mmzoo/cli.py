@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -20,14 +19,17 @@ from mmzoo.errors import DoesNotFit, MmzooError
 from mmzoo.plugins import host
 from mmzoo.registry import KINDS, Entry
 
+# By its version, typer uses click or a copy of its own, with exceptions of its own.
+_UsageError: Any = typer.BadParameter.__base__
+
 
 class _Group(TyperGroup):
     """Our commands and those that plugins bring, which are imported when they are called."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *(entry.name for entry in catalogue.entries("command"))]
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, name: str) -> Any:
         if (own := super().get_command(ctx, name)) is not None:
             return own
         for entry in catalogue.entries("command"):
@@ -57,16 +59,13 @@ def main() -> None:
     except MmzooError as error:
         _fail(str(error))
         code = 2
-    except click.exceptions.NoArgsIsHelpError as error:
+    except _UsageError as error:
         error.show()
         code = 2
-    except click.UsageError as error:
-        error.show()
-        code = 2
-    except click.ClickException as error:
+    except _UsageError.__base__ as error:
         _fail(error.format_message())
         code = 2
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         _fail("stopped")
         code = 130
     except BrokenPipeError:

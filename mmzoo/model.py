@@ -16,6 +16,7 @@ from mmzoo import card, checkpoint, policy, summary
 from mmzoo.data import Collator, Example, batches, raise_bad, tensors
 from mmzoo.errors import BadImage, DataError, DoesNotFit
 from mmzoo.interfaces import Encoder, Features, Fusion, LanguageModel, Part, Prediction, Task, TextContext
+from mmzoo.plugins import host
 from mmzoo.recipe import PARTS, Recipe
 from mmzoo.registry import Entry
 from mmzoo.text import fit_length, padded, prompt_ids
@@ -100,7 +101,7 @@ class MultimodalModel(nn.Module):
         """The loss of a collated batch: summed over its labels and divided by ``num_items_in_batch``, or by their
         number. A batch of which no picture could be read costs nothing."""
         if labels is None:
-            return {"loss": sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), torch.zeros(()))}
+            return {"loss": sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), start=torch.zeros((), device=self.device))}
         features = self.encode(batch["inputs"], batch["index"])
         total, count = self.task.loss(self, features, {"labels": labels, **batch})
         return {"loss": total / (count.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)}
@@ -327,7 +328,10 @@ class MultimodalModel(nn.Module):
 
     def card(self) -> str:
         """The model card, in Markdown, from the recipe and the recorded run only."""
-        return card.render(self.recipe, self.summary(), self.provenance.run)
+        run = self.provenance.run
+        sections = [s for found in host().manager.hook.mmzoo_card_sections(model=self, run=run) for s in found]
+        generates = self.task.needs_generation
+        return card.render(self.recipe, self.summary(), run, generates=generates, sections=sections)
 
 
 class _Nothing:

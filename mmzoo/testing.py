@@ -130,7 +130,7 @@ def no_network() -> Iterator[None]:
     try:
         yield
     finally:
-        socket.socket.connect, socket.getaddrinfo, socket.create_connection = before  # type: ignore[method-assign]
+        socket.socket.connect, socket.getaddrinfo, socket.create_connection = before
 
 
 __all__ = ["Sample", "no_network", "round_trip", "tiny", "tiny_parts"]

@@ -99,7 +99,7 @@ def train(
 
     torch.manual_seed(options.seed)
     model = assemble(chosen)
-    if not streamed:
+    if isinstance(examples, Sequence):
         _check_examples(model.task, examples)
     trainer = _trainer(model, examples, output, skip_bad=skip_bad, progress=progress)
     main = trainer.is_world_process_zero()
@@ -231,7 +231,7 @@ def _trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_bad: b
     workers = options.workers
     if workers is None:
         workers = min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
-    arguments = TrainingArguments(
+    settings: dict[str, Any] = dict(
         output_dir=str(output / CHECKPOINTS),
         per_device_train_batch_size=options.batch_size,
         num_train_epochs=options.epochs,
@@ -260,6 +260,7 @@ def _trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_bad: b
         accelerator_config={"dispatch_batches": False, "split_batches": False},
         **_precision(options),
     )
+    arguments = TrainingArguments(**settings)
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs go through `accelerate launch`, never DataParallel
     data = examples if isinstance(examples, Sequence) else _Stream(examples)
     callbacks = [callback for found in host().manager.hook.mmzoo_train_callbacks(recipe=model.recipe) for callback in found]
@@ -286,6 +287,9 @@ def _precision(options: TrainOptions) -> dict[str, bool]:
 class _Trainer(Trainer):
     """`transformers.Trainer` with our parameter groups, checkpoints of trained weights, and bad images counted."""
 
+    model: Any
+    args: Any
+
     def __init__(self, *, skip_bad: bool, progress: bool, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.model_accepts_loss_kwargs = True
@@ -299,7 +303,7 @@ class _Trainer(Trainer):
         self.add_callback(_Progress(shown=progress and self.is_world_process_zero()))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        examples = self.train_dataset if train_dataset is None else train_dataset
+        examples: Any = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(examples, IterableDataset):
             return None
         return _Shuffled(examples, self.args.seed, self.model.recipe.train.keep_images_together, self.state)

@@ -23,14 +23,16 @@ def learn(texts: Iterable[str], size: int) -> list[str]:
     """The units of a WordPiece vocabulary of at most ``size``, special tokens first."""
     from tokenizers import Tokenizer, models, trainers
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token=UNK))  # type: ignore[call-arg]
+    tokenizer = Tokenizer(models.WordPiece(unk_token=UNK))
     _prepare(tokenizer)
-    tokenizer.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=size, special_tokens=SPECIAL, show_progress=False)
-    )
-    vocabulary = tokenizer.get_vocab()
-    # Ids follow the training's hash order among equals; by name they are the same in every run.
-    return SPECIAL + sorted(set(vocabulary) - set(SPECIAL))
+    texts = list(texts)
+    characters = {c for text in texts for c in tokenizer.normalizer.normalize_str(text) if not c.isspace()}
+    # Units that are equally frequent are joined in the order of their ids, and the trainer gives those of characters
+    # inside words in its hash order, another one in each process. Named here, they have the same ids in every run.
+    first = SPECIAL + sorted("##" + c for c in characters)
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=first, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return SPECIAL + sorted(set(tokenizer.get_vocab()) - set(SPECIAL))
 
 
 def default() -> list[str]:
@@ -45,7 +47,7 @@ def tokenizer(vocabulary: list[str] | None) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     units = vocabulary or default()
-    built = Tokenizer(models.WordPiece({unit: i for i, unit in enumerate(units)}, unk_token=UNK))  # type: ignore[call-arg]
+    built = Tokenizer(models.WordPiece({unit: i for i, unit in enumerate(units)}, unk_token=UNK))
     _prepare(built)
     built.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     return PreTrainedTokenizerFast(

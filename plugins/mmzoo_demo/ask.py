@@ -39,7 +39,10 @@ def in_fresh_process(folder: Path, images: Sequence[str], questions: Sequence[st
 
 
 def main() -> None:
-    out, sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8"), sys.stderr  # a library that prints must not spoil the JSON
+    out, sys.stdout = (
+        os.fdopen(os.dup(1), "w", encoding="utf-8"),
+        sys.stderr,
+    )  # a library that prints must not spoil the JSON
     import mmzoo
 
     asked = json.loads(sys.stdin.buffer.read())

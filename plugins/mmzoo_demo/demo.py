@@ -40,8 +40,11 @@ def demo(
 ) -> None:
     """Train, measure, reload and use a model on easy-VQA, in about two minutes."""
     check_needed()
+    import transformers
+
     from mmzoo_demo.steps import Demo, Settings, Stopped
 
+    transformers.logging.set_verbosity_error()
     out = sys.stderr if as_json else sys.stdout
     made = Demo(output.expanduser(), Settings(recipe, epochs, quick), lambda text="": print(text, file=out, flush=True))
     try:

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from mmzoo.data import Example, image_key
 from mmzoo.interfaces import Prediction
@@ -157,13 +158,16 @@ def curve(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """The training losses as an SVG element, without anything that a browser would fetch."""
     styles = {"model": ("the model", MAIN, "-"), "blind": ("trained blind", CONTROL, "--")}
     with rc_context({"svg.hashsalt": "mmzoo", "svg.fonttype": "path", "font.size": 10}):
-        figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+        figure = Figure(figsize=(9.0, 3.2), layout="constrained")
         axes = figure.add_subplot()
         for role, (label, colour, line) in styles.items():
             points = histories[role]
             steps, losses = [p["step"] for p in points], [p["loss"] for p in points]
             axes.plot(steps, losses, color=colour, linestyle=line, linewidth=1.8, label=label)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("step", color=INK)
         axes.set_ylabel("training loss (cross-entropy)", color=INK)
         axes.tick_params(which="both", colors=INK)

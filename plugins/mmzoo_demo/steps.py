@@ -31,7 +31,7 @@ from mmzoo_demo.ask import answers, in_fresh_process
 
 DATASET = "easy-vqa"
 BLIND_EPOCHS = 3  # a question alone is soon learned
-QUICK_LIMIT, QUICK_EPOCHS = 2000, 4
+QUICK_LIMIT, QUICK_EPOCHS = 1000, 6
 ASKED = 256
 MODEL, BLIND = "model", "blind"
 IMAGES, REPORT, RECORD = "images", "report.html", "demo.json"
@@ -146,10 +146,7 @@ class Demo:
                 "questions": len(examples),
                 "pictures": len({image_key(example.image) for example in examples}),
             }
-        size = self.record["train"]
-        self.say(
-            f"1. Train {self.settings.recipe} on {DATASET}: {size['questions']:,} questions about {size['pictures']:,} pictures"
-        )
+        self.say(f"1. Train {self.settings.recipe} on {DATASET}: {self._size('train')}")
         self._train(MODEL, "train")
         self.say()
         self.say("2. Train its blind control: the same recipe, every picture blank, so only questions can be learned")
@@ -179,17 +176,19 @@ class Demo:
         facts = run.model.provenance.run["training"]
         size = (folder / "model.safetensors").stat().st_size
         last = f", last loss {run.history[-1]['loss']:.4f}" if run.history else ""
-        self.say(f"   {run.steps:,} steps in {self.record['seconds'][phase]:.0f} s on {facts['device']}{last}; {size / 1e6:.1f} MB saved")
+        seconds = self.record["seconds"][phase]
+        self.say(f"   {run.steps:,} steps in {seconds:.0f} s on {facts['device']}{last}; {size / 1e6:.1f} MB saved")
+
+    def _size(self, split: str) -> str:
+        size = self.record[split]
+        return f"{size['questions']:,} questions about {size['pictures']:,} pictures"
 
     # Measuring
 
     def measure(self) -> None:
         """Score both on the official test split, and the commonest training answer beside them."""
-        size = self.record["test"]
         self.say()
-        self.say(
-            f"3. Measure both on the test split: {size['questions']:,} questions about {size['pictures']:,} pictures not seen in training"
-        )
+        self.say(f"3. Measure both on the test split: {self._size('test')} not seen in training")
         device = "cuda" if torch.cuda.is_available() else None
         with self._timed("measure"):
             seen = mmzoo.evaluate(self.output / MODEL, dataset=self.source, device=device)
@@ -218,8 +217,10 @@ class Demo:
         for name, score in scores.items():
             self.say(f"   {ROWS[name]:{width}}  {score}")
         self.say()
-        verdict = "uses" if self.record["uses_images"] else "does NOT use"
-        self.say(f"   It {verdict} its images: beside shuffled ones, the intervals {'do not overlap' if verdict == 'uses' else 'overlap'}.")
+        if self.record["uses_images"]:
+            self.say("   It uses its images: its interval lies above the one with images shuffled.")
+        else:
+            self.say("   It does NOT use its images: its interval is not above the one with images shuffled.")
 
     def _majority(self, metric: str) -> tuple[str, Any]:
         """The commonest training answer, and its score on the test split."""
@@ -258,7 +259,8 @@ class Demo:
         if found["equal"]:
             self.say("   Every answer and every confidence equals that of the model in this process, to the last bit.")
         else:
-            self.say(f"   {found['different']} of {found['questions']} answers or confidences DIFFER from the model in this process.")
+            wrong = f"{found['different']} of {found['questions']} answers or confidences DIFFER"
+            self.say(f"   {wrong} from those of the model in this process.")
 
     # Showing it
 

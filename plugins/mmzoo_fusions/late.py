@@ -1,7 +1,9 @@
 """Late fusion: each state of the language model meets the features after it.
 
 Baltrusaitis et al. 2019 (https://arxiv.org/abs/1705.09406) name the family. Position by position, so that the same
-module serves a pooled text (one position), every position of a text, and one decoding step.
+module serves a pooled text (one position), every position of a text, and one decoding step. Both sides are layer-normalised
+(Ba et al. 2016, https://arxiv.org/abs/1607.06450), since features and states of different models differ in scale by orders
+of magnitude.
 """
 
 from __future__ import annotations
@@ -25,23 +27,25 @@ class LateConcat(Fusion):
     def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
         super().__init__(options, encoder, language_model)
         dim = language_model.dim
+        self.norm_vision, self.norm_language = nn.LayerNorm(encoder.pooled_dim), nn.LayerNorm(dim)
         self.mix = nn.Sequential(nn.Linear(encoder.pooled_dim + dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def late(self, features: Features, hidden: Tensor) -> Tensor:
-        vision = features.pooled.unsqueeze(1).expand(-1, hidden.shape[1], -1)
-        return self.mix(torch.cat([vision.to(hidden.dtype), hidden], dim=-1))
+        vision = self.norm_vision(features.pooled).unsqueeze(1).expand(-1, hidden.shape[1], -1)
+        return self.mix(torch.cat([vision, self.norm_language(hidden)], dim=-1))
 
 
 class _Projected(Fusion):
-    """Both sides through a linear layer to the model's dim."""
+    """Both sides through a linear layer to the model's dim, and a norm."""
 
     class Options(Options):
         pass
 
     def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
         super().__init__(options, encoder, language_model)
-        self.vision = nn.Linear(encoder.pooled_dim, language_model.dim)
-        self.language = nn.Linear(language_model.dim, language_model.dim)
+        dim = language_model.dim
+        self.vision = nn.Sequential(nn.Linear(encoder.pooled_dim, dim), nn.LayerNorm(dim))
+        self.language = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
 
 
 class LateSum(_Projected):
@@ -75,11 +79,12 @@ class LateAttention(Fusion):
         self.attention = nn.MultiheadAttention(
             dim, options.heads, dropout=options.dropout, kdim=encoder.dim, vdim=encoder.dim, batch_first=True
         )
+        self.norm_vision = nn.LayerNorm(encoder.dim)
         self.norm = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def late(self, features: Features, hidden: Tensor) -> Tensor:
-        tokens = features.tokens.to(hidden.dtype)
+        tokens = self.norm_vision(features.tokens)
         padding = None if features.mask is None else features.mask == 0
         found, _ = self.attention(hidden, tokens, tokens, key_padding_mask=padding, need_weights=False)
         hidden = self.norm(hidden + found)

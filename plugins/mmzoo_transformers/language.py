@@ -26,7 +26,6 @@ from transformers.models.auto.modeling_auto import (
 
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
 from mmzoo.interfaces import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, LanguageModel, LanguageSpec, Options
-
 from mmzoo_transformers import bytes as byte_level
 from mmzoo_transformers.blocks import find_blocks
 from mmzoo_transformers.source import Source, class_for, config_of, construct, explained, load
@@ -77,7 +76,7 @@ class _HFLanguageModel(LanguageModel):
         config = config_of(options.config) if self.source is None else self.source.config()  # type: ignore[arg-type]
         self._class, self._config, self._extra = self._plan(config)
         with explained(f"'{self.name}' cannot be built", BadRecipe if self.source is None else SourceError):
-            self.model = construct(self._class, self._config, **self._extra)
+            self.model: Any = construct(self._class, self._config, **self._extra)
         self._pretrained = False
         self._tokenizer: Any = None
         self._tokenizer_source: Source | None = None
@@ -345,7 +344,8 @@ class HFSeq2Seq(_HFLanguageModel):
     """An encoder and a decoder, such as T5. Its decoder's states are those that `output_layer` turns into logits: for
     T5 with tied weights they are scaled already.
 
-    ``decoder_ids`` begin with `start_id`.
+    What ``decoder_ids`` begin with is replaced by the model's own start token, since families differ in it: T5's is the
+    padding token, BART's the end token.
     """
 
     kind: ClassVar[str] = SEQ2SEQ
@@ -375,6 +375,7 @@ class HFSeq2Seq(_HFLanguageModel):
         states = packed(self._states, embeddings, mask)
         if decoder_ids is None:
             return states
+        decoder_ids = torch.cat([torch.full_like(decoder_ids[:, :1], self.start_id), decoder_ids[:, 1:]], 1)
         out = self.model.get_decoder()(
             input_ids=decoder_ids, encoder_hidden_states=states, encoder_attention_mask=mask, use_cache=False
         ).last_hidden_state

@@ -16,7 +16,7 @@ _LLAMA = {**_TEXT, "num_key_value_heads": 1, "head_dim": 16, "bos_token_id": 1, 
 
 
 @mmzoo.hookimpl
-def mmzoo_encoders():
+def mmzoo_encoders() -> list[mmzoo.Entry]:
     return [
         mmzoo.Entry(
             "encoder",
@@ -83,7 +83,7 @@ def mmzoo_encoders():
 
 
 @mmzoo.hookimpl
-def mmzoo_language_models():
+def mmzoo_language_models() -> list[mmzoo.Entry]:
     return [
         mmzoo.Entry(
             "language_model",

@@ -115,20 +115,19 @@ class Source:
 
     def _download(self, name: str) -> Path | None:
         page = f"{constants.ENDPOINT}/{self.name}"
-        if self.commit:
-            cached = try_to_load_from_cache(self.name, name, revision=self.commit)
-            if cached is not None:
-                return None if cached is _CACHED_NO_EXIST else Path(cached)
-        if self._unreachable:  # asking again would take as long again
+        cached = None
+        if self.commit or self._unreachable:
+            cached = try_to_load_from_cache(self.name, name, revision=self.commit or self.revision)
+        if cached is _CACHED_NO_EXIST:
+            return None
+        if cached is None and self._unreachable:  # asking again would take as long again
             raise Unreachable(self._unreachable)
         try:
-            path = Path(hf_hub_download(self.name, name, revision=self.commit or self.revision))
+            path = Path(cached or hf_hub_download(self.name, name, revision=self.commit or self.revision))
         except RemoteEntryNotFoundError:
             return None
         except GatedRepoError:
-            raise SourceError(
-                f"'{self.name}' is gated: accept its terms at {page}, then log in with `hf auth login`"
-            ) from None
+            raise SourceError(f"'{self.name}' is gated: accept its terms at {page}, then log in with `hf auth login`") from None
         except RepositoryNotFoundError:
             raise SourceError(
                 f"'{self.name}' is neither a folder here nor a repository at {constants.ENDPOINT}; check the name, or log "
@@ -191,8 +190,8 @@ class Source:
             return AutoConfig.from_pretrained(str(path.parent), trust_remote_code=False)
 
     def weights(self, model: str) -> list[Path]:
-        """The safetensors files, for a class named ``model``. Where the repository's main branch has pickled weights only, the source moves, whole,
-        to the commit of the Hub's own conversion, if there is one.
+        """The safetensors files, for a class named ``model``. Where the repository's main branch has pickled weights
+        only, the source moves, whole, to the commit of the Hub's own conversion, if there is one.
 
         Raises:
             SourceError: there are none, or they cannot be fetched.
@@ -205,9 +204,10 @@ class Source:
             self.need(CONFIG)
             paths = self._weights()
         if not paths:
+            other = "" if self.folder is not None else f"Name a revision that has it ('{self.name}@refs/pr/1'), or: "
             raise SourceError(
-                f"'{self.name}' has no {WEIGHTS}, and pickled weights are never loaded. Name a revision that has them "
-                f"('{self.name}@refs/pr/1'), or, if you trust it, convert it once:\n"
+                f"'{self.name}' has no {WEIGHTS}, and pickled weights are never loaded.\n"
+                f"{other}if you trust it, convert it once:\n"
                 f"  python -c \"from transformers import {model} as M; M.from_pretrained('{self.name}')"
                 ".save_pretrained('converted')\"\nthen save its tokenizer or processor there too, and give ./converted"
             )
@@ -347,15 +347,15 @@ def construct(cls: type[PreTrainedModel], config: PreTrainedConfig, **options: A
         return cls._from_config(copy.deepcopy(config), dtype=torch.float32, **options)
 
 
-def load(
-    cls: type[PreTrainedModel], config: PreTrainedConfig, source: Source, **options: Any
-) -> PreTrainedModel:
+def load(cls: type[PreTrainedModel], config: PreTrainedConfig, source: Source, **options: Any) -> PreTrainedModel:
     """A float32 model on the CPU with the weights of ``source``.
 
     Raises:
         SourceError: weights cannot be fetched or read, or lack some of the model's.
     """
     state: dict[str, torch.Tensor] = {}
+    model: PreTrainedModel
+    info: dict[str, Any]
     with explained(f"'{source.name}': the weights cannot be loaded into {cls.__name__}"):
         for path in source.weights(cls.__name__):
             # A copy, since load_file maps the file: whoever wrote to it later would write into the model. What is not
@@ -366,7 +366,7 @@ def load(
             )
         with _quiet():
             # Without a name transformers reads nothing by itself: no adapter, no pickle, no request to the Hub.
-            model, info = cls.from_pretrained(
+            model, info = cls.from_pretrained(  # type: ignore[misc]
                 None,
                 config=copy.deepcopy(config),
                 state_dict=state,

@@ -23,7 +23,6 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
 from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
-
 from mmzoo_transformers.blocks import find_blocks
 from mmzoo_transformers.source import PROCESSORS, Source, class_for, config_of, construct, explained, load, log
 
@@ -36,9 +35,7 @@ class VisionOptions(Options):
     config: dict[str, Any] | None = Field(
         None, description="build from this configuration (with its `model_type`) and fetch nothing; random weights only"
     )
-    layer: int = Field(
-        -1, description="the hidden state that tokens come from: -1 the model's output, -2 the last layer's input"
-    )
+    layer: int = Field(-1, description="the hidden state that tokens come from: -1 the model's output, -2 the last layer's input")
     keep_class_token: bool = Field(False, description="leave class, distillation and register tokens in the tokens")
 
     @model_validator(mode="after")
@@ -85,8 +82,9 @@ class HFVision(Encoder):
         config = config_of(options.config) if self.source is None else self.source.config()  # type: ignore[arg-type]
         self._class, self._config, self._extra = self._plan(config)
         with explained(f"'{self.name}' cannot be built", BadRecipe if self.source is None else SourceError):
-            self.model = construct(self._class, self._config, **self._extra)
-        self.transform = self._transform()
+            self.model: Any = construct(self._class, self._config, **self._extra)
+        with torch.device("cpu"):  # a processor may hold tensors
+            self.transform = self._transform()
         self._measure()
         self._pretrained = False
 

@@ -1,0 +1,125 @@
+"""Write the generated pages: docs/reference and the model cards. ``--check`` only says whether they are fresh.
+
+    python docs/generate.py [--check]
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from pathlib import Path
+
+import click
+import typer
+
+from mmzoo import card, catalogue, hookspecs
+from mmzoo.build import read_recipe
+from mmzoo.cli import app
+from mmzoo.recipe import Part, Recipe, TrainOptions
+from mmzoo.registry import KINDS
+from mmzoo.summary import PartSummary, Summary
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTE = "<!-- written by docs/generate.py; do not edit -->\n\n"
+
+
+def main() -> int:
+    pages = {f"docs/reference/{name}.md": NOTE + page() for name, page in REFERENCE.items()} | cards()
+    stale = []
+    for name, text in pages.items():
+        path = ROOT / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+    print("\n".join(f"{'stale' if '--check' in sys.argv else 'written'}: {name}" for name in stale) or "all pages are fresh")
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+def entries() -> str:
+    lines = ["# Entries\n"]
+    for kind in KINDS:
+        lines.append(f"## {kind.replace('_', ' ').capitalize()}s\n")
+        for entry in catalogue.entries(kind):
+            if entry.plugin != "mmzoo":
+                continue  # pages are about this distribution, whatever else is installed
+            lines.append(f"### `{entry.name}`\n\n{entry.summary}\n\n- source: {entry.source}\n- licence: {entry.license}\n")
+            if kind not in ("recipe", "command") and (rows := catalogue.options(entry)):
+                lines.append("| option | type | default | |\n|---|---|---|---|")
+                for row in rows:
+                    default = row["default"] if isinstance(row["default"], str) else json.dumps(row["default"])
+                    kind_text = row["type"].replace("|", "\\|")
+                    lines.append(f"| `{row['name']}` | `{kind_text}` | `{default}` | {row['description'].replace('|', chr(92) + '|')} |")
+                lines.append("")
+    return "\n".join(lines)
+
+
+def hooks() -> str:
+    lines = [f"# Hooks\n\n{inspect.cleandoc(hookspecs.__doc__ or '')}\n"]
+    for name, function in inspect.getmembers(hookspecs, inspect.isfunction):
+        if name.startswith("mmzoo_"):
+            lines.append(f"## `{name}{inspect.signature(function)}`\n\n{inspect.getdoc(function)}\n")
+    return "\n".join(lines)
+
+
+def command_line() -> str:
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group)
+    context = click.Context(group, info_name="mmzoo")
+    lines = ["# The command line\n"]
+    for name in sorted(group.list_commands(context)):
+        command = group.get_command(context, name)
+        if command is None:
+            continue
+        usage = command.collect_usage_pieces(click.Context(command, info_name=name, parent=context))
+        lines.append(f"## `mmzoo {name} {' '.join(usage)}`\n\n{command.help or ''}\n")
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and parameter.name != "help":
+                lines.append(f"- `{'`, `'.join([*parameter.opts, *parameter.secondary_opts])}`: {parameter.help or ''}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def recipe() -> str:
+    lines = ["# The recipe\n\nA YAML or JSON file with these keys. Its JSON schema stands at the end.\n"]
+    for title, model in (("Keys", Recipe), ("Keys of a part", Part), ("Keys of `train`", TrainOptions)):
+        lines.append(f"## {title}\n\n| key | type | default | |\n|---|---|---|---|")
+        for name, field in model.model_fields.items():
+            default = "required" if field.is_required() else json.dumps(field.get_default(call_default_factory=True), default=lambda o: {})
+            kind = catalogue.type_name(field.annotation).replace("|", "\\|").replace("mmzoo.recipe.", "")
+            lines.append(f"| `{name}` | `{kind}` | `{default}` | {field.description or ''} |")
+        lines.append("")
+    lines.append(f"## JSON schema\n\n```json\n{json.dumps(Recipe.model_json_schema(), indent=1)}\n```\n")
+    return "\n".join(lines)
+
+
+def cards() -> dict[str, str]:
+    """A card for each recipe of this distribution, from model_cards/runs alone."""
+    found = {}
+    for entry in catalogue.entries("recipe"):
+        if entry.plugin != "mmzoo":
+            continue
+        record = json.loads((ROOT / "model_cards" / "runs" / f"{entry.name}.json").read_text(encoding="utf-8"))
+        said = record["summary"]
+        keys = ("recipe", "memory_run", "memory_train")
+        summary = Summary(parts=[PartSummary(**part) for part in said["parts"]], **{key: said[key] for key in keys})
+        run = {key: record[key] for key in ("training", "evaluations") if key in record}
+        sections = [blind(record["blind"])] if "blind" in record else []
+        chosen = read_recipe(entry.name)
+        text = card.render(chosen, summary, run, generates=chosen.task.use != "classify", sections=sections)
+        found[f"model_cards/{entry.name}.md"] = text
+    return found
+
+
+def blind(record: dict) -> tuple[str, str]:
+    rows = [f"| {name} | {score['value']:.4f} [{score['low']:.4f}, {score['high']:.4f}] |" for name, score in record["scores"].items()]
+    text = "The same recipe, trained and measured on blank images: how far the questions alone get.\n\n| metric | score |\n|---|---|\n"
+    return "Trained blind", text + "\n".join(rows)
+
+
+REFERENCE = {"entries": entries, "hooks": hooks, "cli": command_line, "recipe": recipe}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""Image models of timm, PyTorch Image Models (Wightman 2019, https://github.com/huggingface/pytorch-image-models,
+Apache-2.0; each checkpoint has its own licence)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import timm
+import torch
+from PIL import Image
+from pydantic import BaseModel, Field
+from timm.data import create_transform, resolve_model_data_config
+from torch import Tensor, nn
+
+from mmzoo.errors import BadRecipe, DoesNotFit, MmzooError, SourceError, UnknownName
+from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
+from mmzoo_timm.weights import Weights, fetch, loading
+
+BLOCKS = ("blocks", "stages", "layers", "transformers", "levels", "dense_stages")
+SAFETENSORS = ("model.safetensors", "open_clip_model.safetensors")
+
+
+class TimmOptions(Options):
+    """Options of `Timm`."""
+
+    variant: str = Field(description="name of a timm model, with a tag if need be: `resnet18.a1_in1k`", min_length=1)
+    revision: str | None = Field(None, description="branch, tag or commit of the weights on the Hub")
+    image_size: int | None = Field(None, ge=16, description="height and width of the images; empty for the model's own")
+
+
+class Timm(Encoder):
+    """Any image model of timm. Feature maps become tokens row by row; class and register tokens are left out.
+
+    ``pooled`` is what the model's own classifier would see.
+    """
+
+    Options: ClassVar[type[BaseModel]] = TimmOptions
+    default_train: ClassVar[str] = "frozen"
+    pretrainable: ClassVar[bool] = True
+
+    def __init__(self, options: TimmOptions) -> None:
+        """
+        Raises:
+            UnknownName: timm has no such model, or no such tag of it.
+            DoesNotFit: it gives no single grid of features.
+            BadRecipe: it cannot be built at ``image_size``.
+        """
+        super().__init__()
+        self.options = options
+        self.name = options.variant
+        check_name(self.name)
+        self.model: Any = self._create()
+        self._weights: Weights | None = None
+        self._measure()
+
+    def load_pretrained(self) -> None:
+        """
+        Raises:
+            SourceError: there are no pretrained weights, or they cannot be fetched or read.
+        """
+        config = self.model.pretrained_cfg
+        name = config.get("hf_hub_id")
+        if not name:
+            known = timm.list_pretrained(f"{self.name.partition('.')[0]}.*")
+            raise SourceError(
+                f"timm:{self.name} has no pretrained weights on the Hub; "
+                + (f"choose one of {', '.join(known[:5])}" if known else "set pretrained: false, or choose another model")
+            )
+        given = config.get("hf_hub_filename")
+        names = [str(Path(given).with_suffix(".safetensors")), *SAFETENSORS] if given else SAFETENSORS
+        weights = fetch(f"timm:{self.name}", name, names, self.options.revision)
+        with loading(f"timm:{self.name}"), _load_results() as results:
+            self.model = self._create(pretrained=True, pretrained_cfg_overlay={"file": str(weights.path)})
+        # Without its classifier timm loads whatever of the weights it finds, and says nothing of the rest.
+        missing = results[-1].missing_keys if results else list(self.model.state_dict())
+        if missing:
+            raise SourceError(f"'{name}' lacks {len(missing)} weights of timm:{self.name}: {', '.join(missing[:5])}")
+        self._weights = weights
+
+    def lock(self) -> dict[str, Any]:
+        return {} if self._weights is None else self._weights.lock()
+
+    def blocks(self) -> Sequence[nn.Module]:
+        for name in BLOCKS:
+            found = getattr(self.model, name, None)
+            if isinstance(found, nn.ModuleList | nn.Sequential) and len(found):
+                return tuple(found)
+        layers = [getattr(self.model, f"layer{i}", None) for i in range(1, 5)]
+        return tuple(layers) if all(isinstance(layer, nn.Module) for layer in layers) else ()  # type: ignore[arg-type]
+
+    def forward(self, inputs: Tensor) -> Features:
+        """``inputs`` [batch, 3, height, width] to features."""
+        return Features(*self._run(self.model, inputs))
+
+    def _create(self, **options: Any) -> nn.Module:
+        size = self.options.image_size
+        try:
+            if size is not None:
+                try:
+                    return timm.create_model(self.name, num_classes=0, img_size=size, **options)
+                except TypeError:  # a CNN takes any size and has no such argument
+                    pass
+            return timm.create_model(self.name, num_classes=0, **options)
+        except MmzooError:
+            raise
+        except Exception as error:  # each model checks its arguments in its own way
+            if options:
+                raise
+            raise BadRecipe(f"encoder: timm:{self.name} cannot be built at image_size {size}: {error}") from error
+
+    def _measure(self) -> None:
+        """The transform at the model's size, and the spec from the model's shapes on the meta device."""
+        config = resolve_model_data_config(self.model)
+        if self.options.image_size is not None:
+            config["input_size"] = (config["input_size"][0], self.options.image_size, self.options.image_size)
+        if config["input_size"][0] != 3:
+            raise DoesNotFit(f"timm:{self.name} takes images of {config['input_size'][0]} channels; only RGB is supported")
+        with torch.device("cpu"):  # it holds tensors
+            self.transform = TimmTransform(create_transform(**config, is_training=False))
+        with torch.device("meta"):
+            twin = self.model if next(self.model.parameters()).is_meta else self._create()
+            was_training = twin.training
+            try:
+                with torch.no_grad():
+                    tokens, pooled = self._run(twin.eval(), torch.empty(1, *config["input_size"]))
+            except (RuntimeError, ValueError, AssertionError) as error:
+                raise BadRecipe(
+                    f"encoder: timm:{self.name} cannot be run on images of {config['input_size'][1:]}: {error}"
+                ) from error
+            finally:
+                twin.train(was_training)
+        self.spec = FeatureSpec(dim=tokens.shape[2], pooled_dim=pooled.shape[1], tokens=tokens.shape[1])
+
+    def _run(self, model: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        features = model.forward_features(inputs)
+        if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+            raise DoesNotFit(f"timm:{self.name} gives features of several scales and no single grid; choose another model")
+        return as_tokens(features, model), model.forward_head(features, pre_logits=True)
+
+
+def check_name(name: str) -> None:
+    """
+    Raises:
+        UnknownName: timm has no model of that name, or no weights of that tag.
+    """
+    arch, _, tag = name.partition(".")
+    if not timm.is_model(arch):
+        near = difflib.get_close_matches(arch, timm.list_models(), n=3, cutoff=0.6)
+        advice = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else "`timm.list_models('*word*')` finds names"
+        raise UnknownName(f"timm has no model '{arch}'; {advice}")
+    known = [full.partition(".")[2] for full in timm.list_pretrained(f"{arch}.*")]
+    if tag and tag not in known:
+        raise UnknownName(f"timm has no weights '{tag}' of {arch}; there are: {', '.join(known) or 'none'}")
+
+
+def as_tokens(features: Tensor, model: Any) -> Tensor:
+    """What a timm model's ``forward_features`` gives as [batch, tokens, dim], without class and register tokens."""
+    if features.ndim == 4:
+        is_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        return features.flatten(1, 2) if is_last else features.flatten(2).transpose(1, 2)
+    prefix = getattr(model, "num_prefix_tokens", None)
+    if prefix is None:
+        prefix = int(isinstance(getattr(model, "cls_token", None), nn.Parameter))
+    return features[:, prefix:]
+
+
+@contextmanager
+def _load_results() -> Iterator[list[Any]]:
+    """What each `load_state_dict` returns, since timm keeps it to itself."""
+    results: list[Any] = []
+    original = nn.Module.load_state_dict
+
+    def watched(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        results.append(original(self, *args, **kwargs))
+        return results[-1]
+
+    nn.Module.load_state_dict = watched  # type: ignore[method-assign]
+    try:
+        yield results
+    finally:
+        nn.Module.load_state_dict = original  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True)
+class TimmTransform:
+    """A picture to [3, height, width] by timm's transform for the model."""
+
+    steps: Any
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self.steps(image.convert("RGB"))

@@ -1,0 +1,35 @@
+"""What the tests share: small models, quick, and no network."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+from mmzoo.testing import Sample, tiny
+
+
+@pytest.fixture
+def sample():
+    return Sample()
+
+
+@pytest.fixture(scope="session")
+def classifier():
+    """A tiny recipe that classifies."""
+    return tiny("cnn-product-lstm")
+
+
+@pytest.fixture(scope="session")
+def writer():
+    """A tiny recipe that generates."""
+    return tiny("cnn-prefix-gpt")
+
+
+QUICK = {"max_steps": 4, "batch_size": 4, "log_every": 1, "precision": "fp32"}
+
+
+@pytest.fixture
+def quick():
+    return dict(QUICK)

@@ -1,0 +1,116 @@
+"""The fit check and what is built: refusals with the fix named, policies, options."""
+
+import pytest
+import torch
+
+import mmzoo
+from mmzoo.errors import DoesNotFit, PluginBroken
+from mmzoo.testing import tiny
+
+CNN = {"use": "cnn", "image_size": 16, "channels": [8, 16]}
+GPT = {"use": "gpt-mini", "dim": 32, "layers": 2, "heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (dict(fusion="prefix-mlp", language_model="bert", task="caption"), ["caption", "causal or seq2seq", "gpt2"]),
+        (dict(fusion="prefix-mlp", language_model="lstm", task="vqa"), ["generates", "gpt-mini", "classify"]),
+        (dict(fusion="cross-attention", language_model="lstm", task="classify"), ["blocks", "late-attention"]),
+        (dict(fusion={"use": "prefix-mlp", "length": 300}, language_model=GPT, task="vqa"), ["300", "context", "256"]),
+        (dict(fusion={"use": "late-attention", "heads": 5}, language_model=GPT, task="vqa"), ["fusion.heads", "dim 32"]),
+        (
+            dict(fusion="prefix-mlp", language_model={**GPT, "train": "last:9"}, task="vqa"),
+            ["language_model.train", "last:9", "2 blocks"],
+        ),
+        (dict(fusion={"use": "prefix-mlp", "train": "lora:4"}, language_model=GPT, task="vqa"), ["fusion.train", "lora:4"]),
+    ],
+)
+def test_a_misfit_is_refused_and_the_fix_is_named(parts, said):
+    with pytest.raises(DoesNotFit) as error:
+        mmzoo.check(encoder=CNN, **parts)
+    for words in said:
+        assert words in str(error.value)
+
+
+def test_check_gives_what_build_has(classifier):
+    checked, built = mmzoo.check(classifier), mmzoo.build(classifier).summary()
+    assert checked == built
+    assert checked.parameters == sum(p.numel() for p in mmzoo.build(classifier).parameters())
+    assert checked.memory_train > checked.memory_run > 0
+    assert all(part.license for part in checked.parts)
+
+
+def test_a_seed_decides_the_weights(classifier):
+    a, b, c = (mmzoo.build(classifier, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not all(torch.equal(a[name], c[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("policy", "trained"),
+    [("frozen", 0), ("full", "all"), ("last:1", "some"), ("lora:2", "added")],
+)
+def test_policies(writer, policy, trained):
+    full = mmzoo.build(writer).language_model
+    count = sum(p.numel() for p in full.parameters())
+    model = mmzoo.build(writer, language_model={"train": policy})
+    got = sum(p.numel() for p in model.language_model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.language_model.parameters())
+    assert {
+        0: got == 0,
+        "all": got == count,
+        "some": 0 < got < count and total == count,
+        "added": got > 0 and total == count + got,
+    }[trained]
+    model.train()
+    assert model.language_model.training is (policy in ("full", "lora:2"))
+
+
+@pytest.mark.parametrize("fusion", ["prefix-mlp", "projector", "concat", "late-product", "late-attention", "cross-attention"])
+def test_a_batch_and_its_rows_alone_agree(fusion):
+    options = {"use": fusion, **({"heads": 2} if "attention" in fusion else {})}
+    model = mmzoo.build(encoder=CNN, fusion=options, language_model=GPT, task="vqa", seed=0)
+    from mmzoo.testing import Sample
+
+    examples = Sample().load("test")[:3]
+    images, prompts = [e.image for e in examples], ["red", "what is it", "is this a long question or not"]
+    together = model.generate(image=images, prompt=prompts, max_new_tokens=6)
+    assert together == model.generate(image=images, prompt=prompts, max_new_tokens=6, use_cache=False)
+    assert together == [model.generate(image=i, prompt=p, max_new_tokens=6) for i, p in zip(images, prompts, strict=True)]
+
+
+def test_deep_fusion_starts_as_the_bare_language_model():
+    parts = {"encoder": CNN, "language_model": GPT, "task": "vqa"}
+    model = mmzoo.build(fusion={"use": "cross-attention", "heads": 2}, **parts, seed=0)
+    ids, mask = torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.long)
+    features = model.encode(torch.zeros(1, 3, 16, 16))
+    fused = model.states(features, ids, mask).hidden
+    model.fusion.features = None
+    bare = model.language_model(model.language_model.embed(ids), mask)
+    assert torch.equal(fused, bare)
+
+
+def test_a_frozen_language_model_passes_gradients_and_keeps_its_weights(sample, tmp_path, quick):
+    recipe = tiny("cnn-prefix-gpt", language_model={"train": "frozen"})
+    before = mmzoo.build(recipe, seed=0).language_model.state_dict()
+    run = mmzoo.train(recipe, dataset=sample, output=tmp_path / "m", progress=False, train=quick)
+    after = run.model.language_model.state_dict()
+    torch.manual_seed(0)
+    fusion = mmzoo.build(run.model.recipe, seed=0).fusion.state_dict()
+    assert any(not torch.equal(value, run.model.fusion.state_dict()[name]) for name, value in fusion.items())
+    fresh = mmzoo.build(run.model.recipe, seed=0).language_model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(fresh[name], after[name]) for name in after)
+
+
+def test_a_target_that_is_no_part_is_the_plugins_fault(monkeypatch):
+    from mmzoo.plugins import host
+    from mmzoo.registry import Entry, Registry
+
+    registry = Registry()
+    registry.add_all(host().registry.entries(), plugin="mmzoo", version="0")
+    registry.add_all([Entry("encoder", "odd", target="pathlib:Path", summary="no encoder")], plugin="mmzoo-odd", version="1")
+    monkeypatch.setattr(host(), "registry", registry)
+    with pytest.raises(PluginBroken, match="mmzoo-odd"):
+        mmzoo.check(encoder="odd", fusion="prefix-mlp", language_model=GPT, task="vqa")
