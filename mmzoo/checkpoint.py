@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -37,6 +38,39 @@ CARD = "README.md"
 CONFIG = "config.json"
 STAGING = ".mmzoo-saving"
 UNHASHED = frozenset({MANIFEST, CARD})  # the card is prose that people edit
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class FileFacts(_Strict):
+    """What a file was when it was saved."""
+
+    size: int
+    sha256: str
+
+
+class Lock(_Strict):
+    """Where a backbone came from, and the sha256 of each of its files."""
+
+    source: str
+    id: str
+    commit: str | None = None
+    files: dict[str, str]
+
+
+class Manifest(_Strict):
+    """The contents of mmzoo.json."""
+
+    format: int
+    mmzoo: str
+    recipe: dict[str, Any]
+    plugins: dict[str, str]
+    lock: dict[str, Lock]
+    full: bool
+    files: dict[str, FileFacts]
+    digest: str
 
 
 @dataclass
@@ -76,6 +110,7 @@ def write(
         raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from None
     try:
         save_file({name: value.contiguous() for name, value in weights.items()}, staging / WEIGHTS, {"format": "pt"})
+        os.chmod(staging / WEIGHTS, 0o666 & ~_umask())  # safetensors writes for the owner alone
         if save_tokenizer is not None:
             save_tokenizer(staging)
         _write_json(staging / RUN, run)
@@ -131,17 +166,19 @@ def read(folder: str | Path) -> Contents:
         raise CheckpointError(f"{folder / MANIFEST}: format {version!r} is unknown")
     if manifest.get("digest") != _digest(manifest):
         raise CheckpointError(f"{folder / MANIFEST}: was altered after it was saved (its digest does not match)")
-    _check_plugins(manifest["plugins"])
-    for name, facts in manifest["files"].items():
+    try:
+        valid = Manifest.model_validate(manifest)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(str(step) for step in problem["loc"])
+        raise CheckpointError(f"{folder / MANIFEST}: {key}: {problem['msg']}") from None
+    if unlisted := {WEIGHTS, RUN} - set(valid.files):
+        raise CheckpointError(f"{folder / MANIFEST}: does not list {sorted(unlisted)[0]}")
+    _check_plugins(valid.plugins)
+    for name, facts in valid.files.items():
         _check_file(folder, name, facts)
-    return Contents(
-        folder,
-        manifest["recipe"],
-        manifest["plugins"],
-        manifest["lock"],
-        _read_json(folder / RUN),
-        manifest["full"],
-    )
+    lock = {kind: entry.model_dump() for kind, entry in valid.lock.items()}
+    return Contents(folder, valid.recipe, valid.plugins, lock, _read_json(folder / RUN), valid.full)
 
 
 def read_weights(folder: str | Path) -> dict[str, Tensor]:
@@ -187,18 +224,24 @@ def _check_plugins(plugins: Mapping[str, str]) -> None:
             ) from None
 
 
-def _check_file(folder: Path, name: str, facts: Mapping[str, Any]) -> None:
+def _check_file(folder: Path, name: str, facts: FileFacts) -> None:
     path = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise CheckpointError(f"{folder / MANIFEST}: file name {name!r} leaves the folder")
     if not path.is_file():
         raise CheckpointError(f"{path}: is missing; the checkpoint is incomplete")
     length = path.stat().st_size
-    if length != facts["size"]:
-        word = "truncated" if length < facts["size"] else "altered"
-        raise CheckpointError(f"{path}: is {word} ({length} bytes, {facts['size']} were saved)")
-    if hash_file(path) != facts["sha256"]:
+    if length != facts.size:
+        word = "truncated" if length < facts.size else "altered"
+        raise CheckpointError(f"{path}: is {word} ({length} bytes, {facts.size} were saved)")
+    if hash_file(path) != facts.sha256:
         raise CheckpointError(f"{path}: was altered after it was saved (its sha256 does not match)")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _names(folder: Path) -> list[str]:

@@ -463,8 +463,9 @@ def make(folder: Path, name: str, *, seed: int = 0, real_size: bool = False) -> 
     """
     import torch
     import transformers
-    from mmzoo_transformers.bytes import byte_tokenizer
     from safetensors.torch import load_file, save_file
+
+    from mmzoo_transformers.bytes import byte_tokenizer
 
     made = MODELS[name]
     torch.manual_seed(seed)

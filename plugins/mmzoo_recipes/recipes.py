@@ -27,7 +27,7 @@ SIGLIP_PROJECTOR_SMOLLM2 = {
 _SMALL = {
     "learning_rate": 2e-3,
     "batch_size": 256,
-    "epochs": 20,
+    "epochs": 10,
     "weight_decay": 0.01,
     "keep_images_together": True,
 }

@@ -110,8 +110,6 @@ class Generative(Task):
         padding, end = text.tokenizer.pad_token_id, text.tokenizer.eos_token_id
         targets = []
         for row in out.tolist():
-            if not self._causal:
-                row = row[1:]  # the decoder's start token
             if end in row:
                 row = row[: row.index(end) + 1]
             targets.append(row or [end])

@@ -16,6 +16,6 @@ def mmzoo_encoders() -> list[mmzoo.Entry]:
             modality="image",
             license="varies",
             source="https://github.com/huggingface/pytorch-image-models",
-            tiny={"variant": "test_vit", "image_size": 64},
+            tiny={"variant": "test_vit", "image_size": 64, "pretrained": False},
         )
     ]

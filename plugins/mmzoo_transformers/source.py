@@ -358,12 +358,13 @@ def load(cls: type[PreTrainedModel], config: PreTrainedConfig, source: Source, *
     info: dict[str, Any]
     with explained(f"'{source.name}': the weights cannot be loaded into {cls.__name__}"):
         for path in source.weights(cls.__name__):
-            # A copy, since load_file maps the file: whoever wrote to it later would write into the model. What is not
-            # float32 is converted, so copied, below.
-            state.update(
-                (name, value if value.is_floating_point() and value.dtype != torch.float32 else value.clone())
-                for name, value in load_file(path).items()
-            )
+            # load_file maps the file, which costs no time and no memory but for what is used. A folder's files are copied:
+            # whoever wrote to one later would write into the model. The Hub's lie in a cache that is only added to. What
+            # is not float32 is converted, so copied, below.
+            mapped = load_file(path)
+            if source.folder is not None:
+                mapped = {name: value.clone() if value.dtype == torch.float32 else value for name, value in mapped.items()}
+            state.update(mapped)
         with _quiet():
             # Without a name transformers reads nothing by itself: no adapter, no pickle, no request to the Hub.
             model, info = cls.from_pretrained(  # type: ignore[misc]

@@ -1,0 +1,1 @@
+"""What mmzoo costs beside the plain code that a user would write without it: ``python -m benchmarks``."""

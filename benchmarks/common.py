@@ -1,0 +1,123 @@
+"""What the benchmarks share: two sides measured in turns, their medians, and a ratio with its target."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Our median over theirs, and what it should be: at most ``target``, or at least where ``higher`` is better."""
+
+    name: str
+    ours: Sequence[float]
+    theirs: Sequence[float]
+    unit: str
+    target: float
+    higher: bool = False
+    sides: tuple[str, str] = ("mmzoo", "plain")
+
+    @property
+    def value(self) -> float:
+        return median(self.ours) / median(self.theirs)
+
+    @property
+    def holds(self) -> bool:
+        return self.value >= self.target if self.higher else self.value <= self.target
+
+    def to_dict(self) -> dict[str, Any]:
+        data = {**asdict(self), "ours": list(self.ours), "theirs": list(self.theirs)}
+        return {**data, "ratio": round(self.value, 4), "holds": self.holds}
+
+    def __str__(self) -> str:
+        bound = f"{'>=' if self.higher else '<='} {self.target:g}"
+        sides = ", ".join(
+            f"{side} {median(values):.4g} {self.unit} ({min(values):.4g} to {max(values):.4g})"
+            for side, values in zip(self.sides, (self.ours, self.theirs), strict=True)
+        )
+        return f"{self.name}: {self.value:.3f} (target {bound}: {'met' if self.holds else 'MISSED'}); {sides}"
+
+
+@dataclass
+class Settings:
+    """What the command line said. ``work`` is a folder for large files, None for a temporary one."""
+
+    repeats: int = REPEATS
+    steps: int = 150
+    work: Path | None = None
+    recipes: list[str] = field(default_factory=list)
+    epochs: float | None = None
+    blind_epochs: float = 3
+    max_steps: int | None = None
+    limit: int | None = None
+    seed: int = 0
+    cards: Path = ROOT / "model_cards" / "runs"
+
+
+def alternate(
+    ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, *, warm: bool = False
+) -> tuple[list[Any], list[Any]]:
+    """What each side gives in ``repeats`` turns, in which the two take the first place by turns. With ``warm`` each
+    side runs once before, uncounted."""
+    if warm:
+        ours(), theirs()
+    found: tuple[list[Any], list[Any]] = ([], [])
+    for turn in range(repeats):
+        for side in (0, 1) if turn % 2 == 0 else (1, 0):
+            found[side].append((ours, theirs)[side]())
+    return found
+
+
+def child(*arguments: str, env: Mapping[str, str] | None = None) -> str:
+    """What python prints when it runs ``arguments`` in a new process.
+
+    Raises:
+        RuntimeError: it fails; with what it said.
+    """
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **(env or {})},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"python {' '.join(arguments)[:200]} failed:\n{done.stderr}")
+    return done.stdout
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    import torch
+
+    from mmzoo.environment import environment
+
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": environment(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

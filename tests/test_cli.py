@@ -1,0 +1,99 @@
+"""The command line: what it prints, and how it refuses."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import mmzoo
+from mmzoo.testing import Sample, tiny
+
+
+def run(*arguments, code=0, cwd=None):
+    done = subprocess.run([sys.executable, "-m", "mmzoo", *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    mmzoo.build(tiny("cnn-product-lstm"), seed=0).save(folder / "reader")
+    mmzoo.build(tiny("cnn-prefix-gpt"), seed=0).save(folder / "writer")
+    rows = []
+    for i, example in enumerate(Sample().load("test")):
+        example.image.save(folder / f"{i}.png")
+        label = f"label_{i % 2}"
+        rows.append(json.dumps({"image": f"{i}.png", "question": example.text, "answer": label}))
+    (folder / "test.jsonl").write_text("\n".join(rows))
+    (folder / "odd.jsonl").write_text(rows[0].replace("label_0", "mauve"))
+    return folder
+
+
+def test_list_in_words_and_in_json():
+    assert "late-product" in run("list", "fusion").stdout
+    assert "c = [v, l]" in run("list", "fusions").stdout
+    rows = json.loads(run("list", "language-models", "--json").stdout)
+    assert {"kind", "name", "summary", "plugin", "license", "source"} == set(rows[0])
+    assert {row["kind"] for row in rows} == {"language_model"}
+    assert {row["name"] for row in json.loads(run("list", "clip*", "--json").stdout)} == {"clip", "clip-prefix-gpt2"}
+    assert run("list", "nothing*", code=1).stdout == ""
+
+
+def test_show():
+    text = run("show", "prefix-mlp").stdout
+    assert "length: int = 10" in text
+    assert "arxiv.org/abs/2111.09734" in text
+    assert "mmzoo check" in text
+    assert json.loads(run("show", "gpt2", "--json").stdout)[0]["license"] == "MIT"
+
+
+def test_check_says_yes_and_no():
+    parts = ["--encoder", "cnn", "--language-model", "gpt-mini"]
+    good = json.loads(run("check", *parts, "--fusion", "prefix-mlp", "--task", "vqa", "--set", "fusion.length=7", "--json").stdout)
+    assert good["fits"]
+    assert "+7 tokens" in next(p["shape"] for p in good["parts"] if p["part"] == "fusion")
+    no = run("check", "--encoder", "cnn", "--language-model", "lstm", "--fusion", "prefix-mlp", "--task", "vqa", code=1)
+    assert "Each language model that fits: " in no.stderr
+
+
+def test_predict_generate_evaluate_and_card(saved):
+    rows = json.loads(run("predict", saved / "reader", saved / "0.png", saved / "1.png", "--text", "what", "--json").stdout)
+    assert [set(row) for row in rows] == [{"image", "label", "score", "value"}] * 2
+    assert len(json.loads(run("generate", saved / "writer", saved / "0.png", "--prompt", "a", "--json").stdout)) == 1
+    found = json.loads(run("evaluate", saved / "reader", "--dataset", saved / "test.jsonl", "--json").stdout)
+    assert set(found["controls"]) == {"shuffled", "blanked"}
+    assert found["examples"] == 8
+    assert "| accuracy |" in run("card", saved / "reader").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["build"], "No such command"),
+        (["list", "encodder"], "unknown kind"),
+        (["show", "clpi"], "did you mean"),
+        (["check", "clip-prefix-gpt3"], "did you mean 'clip-prefix-gpt2'"),
+        (["check", "cnn-prefix-gpt", "--set", "fusion.length"], "KEY=VALUE"),
+        (["check", "cnn-prefix-gpt", "--set", "fusion.lenght=2"], "fusion.lenght"),
+        (["check", "cnn-prefix-gpt", "--set", "train.epochs=soon"], "train.epochs"),
+        (["check", "nowhere.yaml"], "nowhere.yaml"),
+        (["train", "cnn-prefix-gpt", "--dataset", "easy-vqua", "-o", "OUT"], "easy-vqa"),
+        (["train", "cnn-prefix-gpt", "--dataset", "test.jsonl", "-o", "OUT", "--data", "text_column=riddle"], "riddle"),
+        (["train", "cnn-prefix-gpt", "--dataset", "test.jsonl", "-o", "OUT", "--split", "dev"], "dev"),
+        (["train", "cnn-prefix-gpt", "--dataset", "test.jsonl"], "--output"),
+        (["evaluate", "nowhere", "--dataset", "test.jsonl"], "nowhere"),
+        (["evaluate", "reader", "--dataset", "odd.jsonl"], "mauve"),
+        (["predict", "reader", "nowhere.png"], "nowhere.png"),
+        (["generate", "reader", "0.png"], "does not generate"),
+        (["predict", "reader", "0.png", "--device", "warp"], "--device warp"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_wrong_input_is_one_message_and_exit_code_2(saved, arguments, said):
+    done = run(*arguments, code=2, cwd=saved)
+    assert said in done.stderr
+    assert done.stdout == ""
+    assert not (saved / "OUT").exists()

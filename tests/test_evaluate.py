@@ -1,0 +1,87 @@
+"""Measuring: intervals, controls, and what is recorded."""
+
+import json
+
+import pytest
+
+import mmzoo
+from mmzoo.errors import BadRecipe, DataError, UnknownName
+from mmzoo.testing import Sample
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    from mmzoo.testing import tiny
+
+    folder = tmp_path_factory.mktemp("trained") / "m"
+    options = {"max_steps": 40, "batch_size": 8, "learning_rate": 1e-2}
+    mmzoo.train(tiny("cnn-product-lstm"), dataset=Sample(), output=folder, progress=False, train=options)
+    return folder
+
+
+def measure(model, dataset=None, **more):
+    return mmzoo.evaluate(model, dataset=dataset or Sample(), progress=False, **more)
+
+
+def test_a_model_that_sees_scores_above_its_controls(trained):
+    found = measure(trained)
+    assert found.scores["accuracy"].value == 1.0
+    assert found.controls["shuffled"]["accuracy"].value < 0.7
+    assert found.controls["blanked"]["accuracy"].value < 0.7
+    assert not found.ignores_images
+    assert list(found.scores) == ["accuracy", "precision", "recall", "f1"]
+    assert "images shuffled" in str(found)
+
+
+def test_a_model_that_is_blind_is_seen_at_once(tmp_path):
+    from mmzoo.testing import tiny
+
+    options = {"max_steps": 20, "batch_size": 8, "learning_rate": 1e-2, "blank_images": True}
+    run = mmzoo.train(tiny("cnn-product-lstm"), dataset=Sample(), output=tmp_path / "m", progress=False, train=options)
+    assert measure(run.model).ignores_images
+
+
+def test_the_same_seed_gives_the_same_numbers(trained):
+    a, b = (measure(trained, seed=1).to_dict() for _ in range(2))
+    assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+
+
+def test_a_result_is_recorded_in_the_folder_and_its_card(trained):
+    found = measure(trained)
+    record = json.loads((trained / "run.json").read_text())
+    assert record["evaluations"][-1]["scores"]["accuracy"] == found.scores["accuracy"].to_dict()
+    assert record["training"]["fingerprint"]
+    card = (trained / "README.md").read_text()
+    assert str(found.scores["accuracy"]) in card
+    assert "model-index" in card
+    mmzoo.load(trained)
+    assert len(json.loads((trained / "run.json").read_text())["evaluations"]) == 1
+
+
+def test_intervals_hold_the_score(trained):
+    for score in measure(trained, controls=("shuffled",)).scores.values():
+        assert 0 <= score.low <= score.value <= score.high <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"split": "dev"}, DataError, "no split 'dev'"),
+        ({"metrics": ["acuracy"]}, UnknownName, "accuracy"),
+        ({"controls": ["inverted"]}, DataError, "inverted"),
+        ({"dataset": "easy-vqua"}, UnknownName, "easy-vqa"),
+        ({"dataset": "./nowhere.csv"}, DataError, "no such file"),
+        ({"dataset": "files:"}, BadRecipe, "files"),
+    ],
+)
+def test_bad_input(trained, options, error, said):
+    with pytest.raises(error, match=said):
+        measure(trained, **options)
+
+
+def test_an_answer_outside_the_label_set(trained):
+    class Odd(Sample):
+        COLOURS = ("red", "mauve")
+
+    with pytest.raises(DataError, match=r"'mauve' is not in the label set .*task\.labels: blue, green, red"):
+        measure(trained, Odd())
