@@ -65,17 +65,17 @@ class Settings:
     cards: Path = ROOT / "model_cards" / "runs"
 
 
-def alternate(
-    ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, *, warm: bool = False
-) -> tuple[list[Any], list[Any]]:
-    """What each side gives in ``repeats`` turns, in which the two take the first place by turns. With ``warm`` each
-    side runs once before, uncounted."""
+def alternate(*sides: Callable[[], Any], repeats: int, warm: bool = False) -> list[list[Any]]:
+    """What each side gives in ``repeats`` turns; another one begins each turn. With ``warm`` each side runs once
+    before, uncounted."""
     if warm:
-        ours(), theirs()
-    found: tuple[list[Any], list[Any]] = ([], [])
+        for side in sides:
+            side()
+    found: list[list[Any]] = [[] for _ in sides]
     for turn in range(repeats):
-        for side in (0, 1) if turn % 2 == 0 else (1, 0):
-            found[side].append((ours, theirs)[side]())
+        for i in range(len(sides)):
+            chosen = (turn + i) % len(sides)
+            found[chosen].append(sides[chosen]())
     return found
 
 

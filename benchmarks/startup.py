@@ -19,7 +19,7 @@ def run(settings: Settings) -> list[Ratio]:
     ours, theirs = alternate(
         lambda: _seconds("-m", "mmzoo", "list"),
         lambda: _seconds("-c", "import torch"),
-        max(5, settings.repeats),
+        repeats=max(5, settings.repeats),
         warm=True,
     )
     return [Ratio("startup: mmzoo list / import torch", ours, theirs, "s", TARGET, sides=("mmzoo list", "import torch"))]

@@ -348,7 +348,7 @@ def train(
 def evaluate(
     model: ModelFolder,
     dataset: DatasetName,
-    split: Annotated[str, typer.Option(help="The split to measure on.")] = "test",
+    split: Annotated[str | None, typer.Option(help="The split to measure on: test, or the only one, if not given.")] = None,
     metric: Annotated[
         list[str] | None, typer.Option(help="A metric; may be repeated.", autocompletion=_complete("metric"))
     ] = None,

@@ -79,7 +79,7 @@ def evaluate(
     model: MultimodalModel | str | Path,
     *,
     dataset: str | Part | Dataset,
-    split: str = "test",
+    split: str | None = None,
     metrics: Sequence[str] | None = None,
     controls: Sequence[str] = CONTROLS,
     limit: int | None = None,
@@ -94,6 +94,7 @@ def evaluate(
 
     Args:
         model: a model, or a checkpoint folder.
+        split: its name; None for ``test``, or for the only split that there is.
         metrics: names of metrics; None for those of the model's task.
         controls: of ``"shuffled"`` and ``"blanked"``.
         limit: only the first so many examples.
@@ -113,6 +114,7 @@ def evaluate(
     started = time.monotonic()
     source = open_dataset(dataset)
     examples: Sequence[Example] | list[Example]
+    split = split or _default_split(source)
     found = load_split(source, split)
     examples = found if isinstance(found, Sequence) and limit is None else list(islice(found, limit))
     if not examples:
@@ -155,6 +157,11 @@ def evaluate(
             raise DataError("record=True needs a checkpoint folder, not a model in memory")
         checkpoint.update_run(folder, model.provenance.run, model.card())
     return evaluation
+
+
+def _default_split(dataset: Dataset) -> str:
+    splits = dataset.splits()
+    return splits[0] if len(splits) == 1 else "test"
 
 
 def _metric(name: str) -> Metric:

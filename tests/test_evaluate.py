@@ -81,7 +81,7 @@ def test_bad_input(trained, options, error, said):
 
 def test_an_answer_outside_the_label_set(trained):
     class Odd(Sample):
-        COLOURS = ("red", "mauve")
+        COLOURS = ("red", "gold")
 
-    with pytest.raises(DataError, match=r"'mauve' is not in the label set .*task\.labels: blue, green, red"):
+    with pytest.raises(DataError, match=r"'gold' is not in the label set .*task\.labels: blue, green, red"):
         measure(trained, Odd())

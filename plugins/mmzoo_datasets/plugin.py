@@ -33,6 +33,7 @@ def mmzoo_datasets():
             summary="your own: `files:PATH`, a .jsonl, .json, .csv or .parquet file, or a folder with one a split",
             modality="image",
             license="varies",
+            source="https://huggingface.co/docs/datasets/loading",
         ),
         mmzoo.Entry(
             "dataset",

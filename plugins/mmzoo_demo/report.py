@@ -23,6 +23,7 @@ from mmzoo.interfaces import Prediction
 WRONG, RIGHT = 12, 12
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")
+PHASES = {"train": "training", "train_blind": "training blind", "measure": "measuring", "reload": "reloading"}
 # matplotlib writes colours into the picture; the page replaces these by its own, which follow light and dark.
 INK, MAIN, CONTROL = "#010203", "#040506", "#070809"
 
@@ -114,6 +115,7 @@ def render(
         rows=_rows(record),
         curve=Markup(curve({role: run["history"] for role, run in training.items()})),
         training=training,
+        phases=PHASES,
         recipe=yaml.safe_dump(_short(recipe), sort_keys=False, allow_unicode=True, width=100),
         summary=summary,
     )

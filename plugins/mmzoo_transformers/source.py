@@ -363,7 +363,8 @@ def load(cls: type[PreTrainedModel], config: PreTrainedConfig, source: Source, *
             # is not float32 is converted, so copied, below.
             mapped = load_file(path)
             if source.folder is not None:
-                mapped = {name: value.clone() if value.dtype == torch.float32 else value for name, value in mapped.items()}
+                converted = {name for name, v in mapped.items() if v.is_floating_point() and v.dtype != torch.float32}
+                mapped = {name: value if name in converted else value.clone() for name, value in mapped.items()}
             state.update(mapped)
         with _quiet():
             # Without a name transformers reads nothing by itself: no adapter, no pickle, no request to the Hub.

@@ -1,0 +1,107 @@
+"""``mmzoo.train`` beside the training loop that a user would write: steps a second on easy-VQA with cnn-product-lstm.
+
+Both sides start from the same weights and see the same batches in the same order, through the same collator, with
+AdamW, gradient clipping and a cosine schedule. So both must come to the same loss, which is checked.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import Ratio, Settings, alternate
+
+TARGET = 0.95
+RECIPE, DATASET = "cnn-product-lstm", "easy-vqa"
+LOGGED = 10  # steps between entries of the loss curve
+TOLERANCE = 0.02  # of the mean loss of the last steps: sums of floats may be done in another order
+
+
+def run(settings: Settings) -> list[Ratio]:
+    from mmzoo.data import load_split, open_dataset
+
+    if settings.steps <= LOGGED:
+        raise ValueError(f"--steps: at least {LOGGED + 1}")
+    examples = load_split(open_dataset(DATASET), "train")
+    assert isinstance(examples, Sequence)
+    losses: dict[str, list[float]] = {"mmzoo": [], "loop": []}
+
+    def ours() -> float:
+        seconds, loss = _mmzoo(settings.steps)
+        losses["mmzoo"].append(loss)
+        return settings.steps / seconds
+
+    def theirs() -> float:
+        seconds, loss = _loop(examples, settings.steps)
+        losses["loop"].append(loss)
+        return settings.steps / seconds
+
+    speeds = alternate(ours, theirs, repeats=settings.repeats)
+    for one, other in zip(losses["mmzoo"], losses["loop"], strict=True):
+        if not math.isclose(one, other, rel_tol=TOLERANCE):
+            raise RuntimeError(f"the two sides did not do the same: loss {one:.4f} and {other:.4f}")
+    name = f"trainer: steps a second of mmzoo.train / a plain loop ({settings.steps} steps)"
+    return [Ratio(name, *speeds, "steps/s", TARGET, higher=True, sides=("mmzoo.train", "plain loop"))]
+
+
+def _mmzoo(steps: int) -> tuple[float, float]:
+    """Seconds of the training itself, with its loss curve and its last checkpoint; and the last logged loss."""
+    import mmzoo
+
+    with tempfile.TemporaryDirectory() as folder:
+        options: dict[str, Any] = {"max_steps": steps, "precision": "fp32", "workers": 0, "log_every": LOGGED}
+        done = mmzoo.train(RECIPE, dataset=DATASET, output=Path(folder, "model"), progress=False, train=options)
+    return done.seconds, done.history[-1]["loss"]
+
+
+def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
+    """The same by hand."""
+    import torch
+    from torch.utils.data import DataLoader
+    from transformers import TrainerState, get_cosine_schedule_with_warmup
+
+    import mmzoo
+    from mmzoo.build import read_recipe
+    from mmzoo.train import _Shuffled, learn  # so that both sides see the same batches
+
+    recipe = learn(read_recipe(RECIPE), examples)
+    options = recipe.train
+    model = mmzoo.build(recipe, seed=options.seed)
+    started = time.perf_counter()
+    order = list(_Shuffled(examples, options.seed, options.keep_images_together, TrainerState()))
+    loader = DataLoader(
+        examples,  # type: ignore[arg-type]
+        batch_size=options.batch_size,
+        sampler=order,
+        collate_fn=model.collator(training=True),
+    )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": options.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+    schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(options.warmup * steps), steps)
+    model.train()
+    losses: list[float] = []
+    step = 0
+    while step < steps:
+        for batch in loader:
+            tensors = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
+            loss = model(**tensors)["loss"]
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, options.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+            step += 1
+            if step == steps:
+                break
+    seconds = time.perf_counter() - started
+    last = steps // LOGGED * LOGGED
+    return seconds, sum(losses[last - LOGGED : last]) / LOGGED
