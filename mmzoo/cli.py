@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmzoo import catalogue
-from mmzoo.errors import DoesNotFit, MmzooError
+from mmzoo.errors import DoesNotFit, MmzooError, PluginBroken
 from mmzoo.plugins import host
 from mmzoo.registry import KINDS, Entry
 
@@ -35,9 +35,22 @@ class _Group(TyperGroup):
         for entry in catalogue.entries("command"):
             if entry.name == name:
                 single = typer.Typer(add_completion=False)
-                single.command(name, help=entry.summary)(entry.load())
+                single.command(name, help=entry.summary)(_command(entry))
                 return typer.main.get_command(single)
         return None
+
+
+def _command(entry: Entry) -> Any:
+    """What a plugin's command runs; of a broken one, its error, so that ``mmzoo --help`` lists the rest."""
+    try:
+        return entry.load()
+    except PluginBroken as error:
+        message = str(error)
+
+        def broken() -> None:
+            raise PluginBroken(message)
+
+        return broken
 
 
 app = typer.Typer(
@@ -191,18 +204,21 @@ def _table(found: list[Entry]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    # Outside a terminal nothing is cut: a pipe has no width.
+    console = Console() if sys.stdout.isatty() else Console(width=400)
+    wide = console.width >= 180
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("kind", "name"):
         table.add_column(column, no_wrap=True)
-    table.add_column("summary", ratio=1)
-    for column in ("plugin", "licence"):
+    table.add_column("summary", ratio=1 if sys.stdout.isatty() else None)
+    for column in ("plugin", "licence", *(["source"] if wide else [])):
         table.add_column(column, no_wrap=True)
     for entry in found:
-        cells = (entry.kind.replace("_", " "), entry.name, entry.summary, entry.plugin, entry.license)
-        table.add_row(*(Text(cell) for cell in cells))  # Text, since brackets in a summary are no markup
-    # Outside a terminal nothing is cut: a pipe has no width.
-    console = Console() if sys.stdout.isatty() else Console(width=200, soft_wrap=True)
+        cells = [entry.kind.replace("_", " "), entry.name, entry.summary, entry.plugin, entry.license]
+        table.add_row(*(Text(cell) for cell in [*cells, *([entry.source] if wide else [])]))  # Text: brackets are no markup
     console.print(table)
+    if not wide:
+        console.print("[dim]mmzoo show NAME has the source and the options of an entry[/dim]")
 
 
 @app.command()

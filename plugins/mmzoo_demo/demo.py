@@ -19,7 +19,7 @@ from mmzoo.errors import MmzooError
 if TYPE_CHECKING:
     from mmzoo_demo.steps import Demo
 
-RECIPE = "cnn-attention-lstm"
+RECIPE = "cnn-product-lstm"
 NEEDED = {"easy_vqa": "easy-vqa", "jinja2": "jinja2", "matplotlib": "matplotlib"}
 
 
