@@ -234,7 +234,7 @@ class Collator:
                 position[key] = len(inputs) - 1
             index.append(position[key])
             kept.append(example)
-        batch: dict[str, Any] = {"bad": bad, "names": [example.id for example in kept]}
+        batch: dict[str, Any] = {"bad": bad}
         if kept:
             batch["inputs"] = torch.stack(inputs)
             batch["index"] = torch.tensor(index)

@@ -16,9 +16,9 @@ from mmzoo.build import assemble, build, load, read_recipe
 from mmzoo.data import Dataset, Example
 from mmzoo.errors import DoesNotFit
 from mmzoo.model import MultimodalModel
+from mmzoo.plugins import host
 from mmzoo.recipe import Recipe
 from mmzoo.registry import Entry, split_use
-from mmzoo.resolve import resolve
 from mmzoo.train import train
 
 PARTNERS = {"encoder": "cnn", "fusion": "projector", "language_model": "gpt-mini", "task": "vqa"}
@@ -52,7 +52,7 @@ def tiny(recipe: str | Recipe, **changes: Any) -> Recipe:
     chosen = read_recipe(recipe, **changes)
     data = chosen.to_dict()
     for kind, part in chosen.parts().items():
-        entry = resolve(kind, part).entry
+        entry = host().get(kind, split_use(part.use)[0])
         own = {key: value for key, value in part.options.items() if kind == "task" and key not in entry.tiny}
         head = {"use": split_use(part.use)[0], "train": part.train, "learning_rate": part.learning_rate}
         data[kind] = {**{key: value for key, value in head.items() if value is not None}, **own, **entry.tiny}

@@ -58,12 +58,8 @@ def fit_length(rows: list[list[int]], text: TextContext, ids: Sequence[str], res
 def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
     """Rows of ids as one tensor [rows, longest]."""
     width = max(1, max(len(row) for row in rows))
-    out = torch.full((len(rows), width), value, dtype=torch.long)
-    for i, row in enumerate(rows):
-        if len(row):
-            at = slice(width - len(row), width) if left else slice(0, len(row))
-            out[i, at] = torch.tensor(row)
-    return out
+    filled = [([value] * (width - len(row)), list(row)) for row in rows]
+    return torch.tensor([fill + row if left else row + fill for fill, row in filled], dtype=torch.long)
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> tuple[Tensor, Tensor]:
