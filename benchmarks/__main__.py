@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--max-steps", type=int, help="easy_vqa: stop each training there, for a trial")
     parser.add_argument("--limit", type=int, help="easy_vqa: measure on so many examples, for a trial")
     parser.add_argument("--seed", type=int, default=default.seed, help="easy_vqa: of training and evaluation")
-    parser.add_argument("--cards", type=Path, default=default.cards, help="easy_vqa: the folder of run records")
+    parser.add_argument("--cards", type=Path, help="easy_vqa: the folder of run records, model_cards/runs but for trials")
     given = vars(parser.parse_args())
     names, output = given.pop("names") or RATIOS, given.pop("json")
     if wrong := [name for name in names if name not in NAMES]:

@@ -106,9 +106,7 @@ def _by_hand() -> Callable[[], Iterable[Any]]:
         text = GPT2LMHeadModel.from_pretrained(GPT2).requires_grad_(False)
         CLIPImageProcessor.from_pretrained(CLIP)
         width = 10 * text.config.n_embd
-        mapper = nn.Sequential(
-            nn.Linear(vision.config.projection_dim, width // 2), nn.Tanh(), nn.Linear(width // 2, width)
-        )
+        mapper = nn.Sequential(nn.Linear(vision.config.projection_dim, width // 2), nn.Tanh(), nn.Linear(width // 2, width))
         return vision, text, mapper
 
     return build

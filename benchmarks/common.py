@@ -62,7 +62,7 @@ class Settings:
     max_steps: int | None = None
     limit: int | None = None
     seed: int = 0
-    cards: Path = ROOT / "model_cards" / "runs"
+    cards: Path | None = None
 
 
 def alternate(*sides: Callable[[], Any], repeats: int, warm: bool = False) -> list[list[Any]]:

@@ -1,6 +1,6 @@
 """Write the generated pages: docs/reference and the model cards. ``--check`` only says whether they are fresh.
 
-    python docs/generate.py [--check]
+python docs/generate.py [--check]
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def entries() -> str:
                 for row in rows:
                     default = row["default"] if isinstance(row["default"], str) else json.dumps(row["default"])
                     kind_text = row["type"].replace("|", "\\|")
-                    lines.append(f"| `{row['name']}` | `{kind_text}` | `{default}` | {row['description'].replace('|', chr(92) + '|')} |")
+                    lines.append(
+                        f"| `{row['name']}` | `{kind_text}` | `{default}` | {row['description'].replace('|', chr(92) + '|')} |"
+                    )
                 lines.append("")
     return "\n".join(lines)
 
@@ -87,7 +89,11 @@ def recipe() -> str:
     for title, model in (("Keys", Recipe), ("Keys of a part", Part), ("Keys of `train`", TrainOptions)):
         lines.append(f"## {title}\n\n| key | type | default | |\n|---|---|---|---|")
         for name, field in model.model_fields.items():
-            default = "required" if field.is_required() else json.dumps(field.get_default(call_default_factory=True), default=lambda o: {})
+            default = (
+                "required"
+                if field.is_required()
+                else json.dumps(field.get_default(call_default_factory=True), default=lambda o: {})
+            )
             kind = catalogue.type_name(field.annotation).replace("|", "\\|").replace("mmzoo.recipe.", "")
             lines.append(f"| `{name}` | `{kind}` | `{default}` | {field.description or ''} |")
         lines.append("")
@@ -114,8 +120,11 @@ def cards() -> dict[str, str]:
 
 
 def blind(record: dict) -> tuple[str, str]:
-    rows = [f"| {name} | {score['value']:.4f} [{score['low']:.4f}, {score['high']:.4f}] |" for name, score in record["scores"].items()]
-    text = "The same recipe, trained and measured on blank images: how far the questions alone get.\n\n| metric | score |\n|---|---|\n"
+    rows = [
+        f"| {name} | {score['value']:.4f} [{score['low']:.4f}, {score['high']:.4f}] |" for name, score in record["scores"].items()
+    ]
+    text = "The same recipe, trained and measured on blank images: how far the questions alone get.\n\n"
+    text += "| metric | score |\n|---|---|\n"
     return "Trained blind", text + "\n".join(rows)
 
 

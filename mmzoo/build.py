@@ -199,14 +199,15 @@ def _check_classes(found: dict[str, Resolved]) -> None:
                 f"mmzoo.interfaces.{BASES[kind].__name__}"
             )
     fusion, language, task = (found[kind] for kind in ("fusion", "language_model", "task"))
-    for part, wants in ((fusion, "kinds"), (task, "kinds")):
-        if language.cls.kind not in part.cls.kinds:
+    kind = language.cls.kind
+    for part in (fusion, task):
+        kinds = part.cls.kinds
+        if kind not in kinds:
             raise DoesNotFit(
-                f"{part.entry.label} needs a {' or '.join(sorted(part.cls.kinds))} language model; "
-                f"'{language.entry.name}' is {language.cls.kind}.\n"
-                + _instead("language_model", lambda cls: cls.kind in part.cls.kinds)
+                f"{part.entry.label} needs a {' or '.join(sorted(kinds))} language model; '{language.entry.name}' is {kind}.\n"
+                + _instead("language_model", lambda cls, kinds=kinds: cls.kind in kinds)
                 + "\n"
-                + _instead(part.entry.kind, lambda cls: language.cls.kind in cls.kinds)
+                + _instead(part.entry.kind, lambda cls: kind in cls.kinds)
             )
     if task.cls.needs_generation and not language.cls.generates:
         raise DoesNotFit(

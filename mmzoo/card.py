@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 from typing import Any
 
 import jinja2
@@ -10,91 +11,24 @@ import yaml
 from mmzoo.recipe import Recipe
 from mmzoo.summary import Summary, count, size
 
-TEMPLATE = """\
----
-{{ metadata }}---
-
-# {{ name }}
-
-{{ recipe.summary or "A multimodal model built with mmzoo." }}
-{% if recipe.source %}
-It follows {{ recipe.source }}.
-{% endif %}
-## How to use it
-
-```python
-import mmzoo
-
-model = {{ "mmzoo.load(FOLDER)" if run else 'mmzoo.build("' ~ name ~ '")' }}
-print({{ 'model.generate(image="picture.png", prompt="...")' if generates else 'model.predict(image="picture.png", text="...").label' }})
-```
-
-## What it is made of
-
-| part | entry | shape | parameters | trained | policy | licence |
-|---|---|---|---|---|---|---|
-{% for part in summary.parts -%}
-| {{ part.part.replace("_", " ") }} | `{{ part.use }}` | {{ part.shape }} | {{ count(part.parameters) }} | {{ count(part.trained) }} | {{ part.policy }} | {{ part.license }} |
-{% endfor -%}
-| total | | | {{ count(summary.parameters) }} | {{ count(summary.trained) }} | | |
-
-Memory for weights, gradients and Adam in float32, without activations: {{ size(summary.memory_run) }} to run,
-{{ size(summary.memory_train) }} to train.
-
-## How it was trained
-{% if training %}
-| | |
-|---|---|
-| data set | `{{ training.dataset }}`, split `{{ training.split }}`{% if training.examples %}, {{ training.examples }} examples{% endif %} |
-{% if training.fingerprint %}| fingerprint of the data | `{{ training.fingerprint }}` |
-{% endif %}| steps | {{ training.steps }} in {{ training.seconds }} s on {{ training.device }}, {{ training.precision }}, {{ training.processes }} process{{ "es" if training.processes > 1 else "" }} |
-| seed | {{ training.seed }} |
-{% if training.history %}| last loss | {{ "%.4f" | format(training.history[-1].loss) }} |
-{% endif %}{% if training.skipped %}| examples left out, image unreadable | {{ training.skipped }} |
-{% endif %}{% if training.blank_images %}| control | trained with blank images |
-{% endif %}| versions | {{ versions }} |
-{% else %}
-No run is recorded.
-{% endif %}
-## How it was measured
-{% if evaluations %}
-Each score with its 95% bootstrap interval (resampled by image), beside the same model with its images shuffled and blanked.
-{% for evaluation in evaluations %}
-`{{ evaluation.dataset }}`, split `{{ evaluation.split }}`, {{ evaluation.examples }} examples, fingerprint `{{ evaluation.fingerprint[:16] }}`:
-
-| metric | score |{% for control in evaluation.controls %} images {{ control }} |{% endfor %}
-
-|---|---|{% for control in evaluation.controls %}---|{% endfor %}
-
-{% for metric, score in evaluation.scores.items() -%}
-| {{ metric }} | {{ interval(score) }} |{% for scores in evaluation.controls.values() %} {{ interval(scores[metric]) }} |{% endfor %}
-
-{% endfor -%}
-{% endfor %}
-{%- else %}
-No evaluation is recorded.
-{% endif %}
-## Recipe
-
-```yaml
-{{ recipe_yaml }}```
-{% for title, text in sections %}
-## {{ title }}
-
-{{ text }}
-{% endfor -%}
-"""
+TEMPLATE = "card.md.j2"
 
 
 def render(
-    recipe: Recipe, summary: Summary, run: dict[str, Any], *, generates: bool = False, sections: list[tuple[str, str]] | None = None
+    recipe: Recipe,
+    summary: Summary,
+    run: dict[str, Any],
+    *,
+    generates: bool = False,
+    sections: list[tuple[str, str]] | None = None,
 ) -> str:
     """Markdown with YAML metadata. A number that no run recorded is not in it."""
     training = run.get("training")
     evaluations = run.get("evaluations", [])
+    text = (importlib.resources.files("mmzoo") / TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)
     data = recipe.to_dict()
-    return environment.from_string(TEMPLATE).render(
+    return environment.from_string(text).render(
         metadata=yaml.safe_dump(_metadata(recipe, training, evaluations), sort_keys=False, allow_unicode=True),
         name=recipe.name or "unnamed",
         recipe=recipe,

@@ -180,7 +180,8 @@ def _dataset(name: str, data: list[str] | None) -> Any:
 @app.command("list")
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="A kind, such as encoder, or a wildcard.", autocompletion=_complete_kind, metavar="[KIND]")
+        str | None,
+        typer.Argument(help="A kind, such as encoder, or a wildcard.", autocompletion=_complete_kind, metavar="[KIND]"),
     ] = None,
     pattern: Annotated[str | None, typer.Argument(help="A wildcard over names, such as 'clip*'.", metavar="[PATTERN]")] = None,
     as_json: Json = False,
@@ -270,7 +271,10 @@ def _details(entry: Entry) -> dict[str, Any]:
         "dataset": [f"mmzoo train RECIPE --dataset {shown} --output DIR"],
         "metric": [f"mmzoo evaluate MODEL --dataset DATASET --metric {shown}"],
         "command": [f"mmzoo {shown} --help"],
-    }.get(entry.kind, [f'mmzoo.build("RECIPE", {entry.kind}="{shown}")', f"mmzoo check RECIPE --{entry.kind.replace('_', '-')} {shown}"])
+    }.get(
+        entry.kind,
+        [f'mmzoo.build("RECIPE", {entry.kind}="{shown}")', f"mmzoo check RECIPE --{entry.kind.replace('_', '-')} {shown}"],
+    )
     return detail
 
 
@@ -344,7 +348,7 @@ def train(
     if int(os.environ.get("RANK", "0")):
         return
     if run.skipped:
-        names = {name: message for name, message in run.skipped}
+        names = dict(run.skipped)
         print(f"skipped {len(names)} examples whose image cannot be read:", file=sys.stderr)
         for name, message in list(names.items())[:NAMED_BAD]:
             print(f"  {name}: {message}", file=sys.stderr)
@@ -433,7 +437,11 @@ def generate(
     from mmzoo.build import load
 
     _quiet()
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": sample or temperature is not None}
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "num_beams": num_beams,
+        "do_sample": sample or temperature is not None,
+    }
     if temperature is not None:
         options["temperature"] = temperature
     loaded = load(model, device=_device(device))
@@ -460,7 +468,9 @@ def predict(
     _quiet()
     found = load(model, device=_device(device)).predict(image=images, text=text)
     if as_json:
-        rows = [{"image": image, "label": p.label, "score": p.score, "value": p.value} for image, p in zip(images, found, strict=True)]
+        rows = [
+            {"image": image, "label": p.label, "score": p.score, "value": p.value} for image, p in zip(images, found, strict=True)
+        ]
         _print_json(rows)
         return
     for image, prediction in zip(images, found, strict=True):
@@ -476,4 +486,3 @@ def card(model: ModelFolder) -> None:
 
     _quiet()
     print(load(model).card())
-

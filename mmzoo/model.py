@@ -101,7 +101,11 @@ class MultimodalModel(nn.Module):
         """The loss of a collated batch: summed over its labels and divided by ``num_items_in_batch``, or by their
         number. A batch of which no picture could be read costs nothing."""
         if labels is None:
-            return {"loss": sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), start=torch.zeros((), device=self.device))}
+            return {
+                "loss": sum(
+                    (p.sum() * 0 for p in self.parameters() if p.requires_grad), start=torch.zeros((), device=self.device)
+                )
+            }
         features = self.encode(batch["inputs"], batch["index"])
         total, count = self.task.loss(self, features, {"labels": labels, **batch})
         return {"loss": total / (count.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)}
@@ -125,7 +129,7 @@ class MultimodalModel(nn.Module):
         self._checkpoint_blocks = on
         if not on:
             return
-        models = [m for m in self.language_model.modules() if hasattr(m, "gradient_checkpointing_enable")]
+        models: list[Any] = [m for m in self.language_model.modules() if hasattr(m, "gradient_checkpointing_enable")]
         if not models:
             raise DoesNotFit("train.gradient_checkpointing: this language model has no blocks that can be recomputed")
         models[0].gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -183,7 +187,9 @@ class MultimodalModel(nn.Module):
             self.fusion.features = None
 
     @torch.no_grad()
-    def generate(self, image: Any = None, prompt: Any = None, *, batch_size: int = 16, max_new_tokens: int = 32, **options: Any) -> Any:
+    def generate(
+        self, image: Any = None, prompt: Any = None, *, batch_size: int = 16, max_new_tokens: int = 32, **options: Any
+    ) -> Any:
         """Text that follows ``prompt`` (empty if None) given ``image``; lists give lists, in order.
 
         ``options`` are those of `transformers.GenerationMixin.generate`, such as ``num_beams`` or ``do_sample``.
@@ -271,7 +277,11 @@ class MultimodalModel(nn.Module):
     def _shape(self, kind: str) -> str:
         vision, text = self.encoder.spec, self.language_model.spec
         if kind == "encoder":
-            tokens = "pooled only" if vision.tokens == 0 else f"{'any' if vision.tokens is None else vision.tokens} tokens x {vision.dim}"
+            tokens = (
+                "pooled only"
+                if vision.tokens == 0
+                else f"{'any' if vision.tokens is None else vision.tokens} tokens x {vision.dim}"
+            )
             return f"{tokens}, pooled {vision.pooled_dim}"
         if kind == "fusion":
             added = self.fusion.added_tokens

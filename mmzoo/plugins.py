@@ -108,6 +108,4 @@ def host() -> Host:
 
 def point(name: str, module: Any, *, dist: str, version: str = "0") -> Any:
     """A stand-in for an entry point that holds its module already, for tests of plugins that are not installed."""
-    return SimpleNamespace(
-        name=name, value=name, dist=SimpleNamespace(name=dist, version=version), load=lambda: module
-    )
+    return SimpleNamespace(name=name, value=name, dist=SimpleNamespace(name=dist, version=version), load=lambda: module)

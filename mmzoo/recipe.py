@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
@@ -187,10 +188,8 @@ def assignments(pairs: list[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise BadRecipe(f"--set {key}: {text!r} is not a YAML value: {error}") from None
         if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
-            try:
+            with contextlib.suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         at = nested
         *path, last = key.split(".")
         for step in path:

@@ -49,7 +49,15 @@ class Summary:
         rows = [("part", "entry", "shape", "parameters", "trained", "policy", "licence")]
         for part in self.parts:
             rows.append(
-                (part.part.replace("_", " "), part.use, part.shape, count(part.parameters), count(part.trained), part.policy, part.license)
+                (
+                    part.part.replace("_", " "),
+                    part.use,
+                    part.shape,
+                    count(part.parameters),
+                    count(part.trained),
+                    part.policy,
+                    part.license,
+                )
             )
         rows.append(("total", "", "", count(self.parameters), count(self.trained), "", ""))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

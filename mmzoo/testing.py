@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
@@ -124,13 +125,12 @@ def no_network() -> Iterator[None]:
     def refuse(*arguments: Any, **keywords: Any) -> Any:
         raise OSError("the network is blocked in this test")
 
-    before = socket.socket.connect, socket.getaddrinfo, socket.create_connection
-    socket.socket.connect = refuse  # type: ignore[method-assign]
-    socket.getaddrinfo = socket.create_connection = refuse  # type: ignore[assignment]
-    try:
+    with (
+        patch.object(socket.socket, "connect", refuse),
+        patch.object(socket, "getaddrinfo", refuse),
+        patch.object(socket, "create_connection", refuse),
+    ):
         yield
-    finally:
-        socket.socket.connect, socket.getaddrinfo, socket.create_connection = before
 
 
 __all__ = ["Sample", "no_network", "round_trip", "tiny", "tiny_parts"]

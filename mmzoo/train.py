@@ -198,7 +198,9 @@ def _curve(state: TrainerState) -> list[dict[str, float]]:
     ]
 
 
-def _record(trainer: _Trainer, run: Run, source: Dataset, dataset: Any, split: str, examples: Any, *, skip_bad: bool) -> dict[str, Any]:
+def _record(
+    trainer: _Trainer, run: Run, source: Dataset, dataset: Any, split: str, examples: Any, *, skip_bad: bool
+) -> dict[str, Any]:
     """How the model was trained, for run.json and the card."""
     options = run.model.recipe.train
     name = dataset if isinstance(dataset, str) else dataset.use if isinstance(dataset, Part) else type(source).__name__

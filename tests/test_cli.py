@@ -52,7 +52,9 @@ def test_show():
 
 def test_check_says_yes_and_no():
     parts = ["--encoder", "cnn", "--language-model", "gpt-mini"]
-    good = json.loads(run("check", *parts, "--fusion", "prefix-mlp", "--task", "vqa", "--set", "fusion.length=7", "--json").stdout)
+    good = json.loads(
+        run("check", *parts, "--fusion", "prefix-mlp", "--task", "vqa", "--set", "fusion.length=7", "--json").stdout
+    )
     assert good["fits"]
     assert "+7 tokens" in next(p["shape"] for p in good["parts"] if p["part"] == "fusion")
     no = run("check", "--encoder", "cnn", "--language-model", "lstm", "--fusion", "prefix-mlp", "--task", "vqa", code=1)

@@ -37,9 +37,7 @@ def test_part(entry, tmp_path):
 def test_recipe(entry, tmp_path):
     recipe = tiny(entry.name)
     loaded = round_trip(recipe, tmp_path / "model")
-    assert [part.use for part in loaded.recipe.parts().values()] == [
-        part.use for part in recipe.parts().values()
-    ]
+    assert [part.use for part in loaded.recipe.parts().values()] == [part.use for part in recipe.parts().values()]
 
 
 @pytest.fixture(scope="module")

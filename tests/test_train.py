@@ -159,7 +159,10 @@ def test_bad_data_is_refused_before_the_first_step(classifier, tmp_path, quick):
     cases = [
         (Given(), "empty"),
         (Given(Example("1", picture, "q", ("a",))), "two labels"),
-        (Given(Example("1", picture, "q", ("a",)), Example("2", picture, "q", ("b",)), Example("3", picture, "q")), "3 has no label"),
+        (
+            Given(Example("1", picture, "q", ("a",)), Example("2", picture, "q", ("b",)), Example("3", picture, "q")),
+            "3 has no label",
+        ),
     ]
     for dataset, said in cases:
         with pytest.raises(DataError, match=said):

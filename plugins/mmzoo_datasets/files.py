@@ -118,9 +118,7 @@ class Files(Dataset):
                 if (missing := np.flatnonzero(values == "")).size:
                     raise DataError(f"{path}: example {missing[0] + 1} has nothing in column '{SPLIT}'")
                 self._whole = {
-                    str(value): Rows(
-                        rows.table.select(np.flatnonzero(values == value)), replace(rows.reader, prefix=str(value))
-                    )
+                    str(value): Rows(rows.table.select(np.flatnonzero(values == value)), replace(rows.reader, prefix=str(value)))
                     for value in np.unique(values)
                 }
         return self._whole
@@ -182,9 +180,7 @@ def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig") as file:
         for line, item in _json_list(path, file) if path.suffix == ".json" else _json_lines(path, file):
             if not isinstance(item, dict):
-                raise DataError(
-                    f'{path}, {_place(path)} {line}: {str(item)[:40]!r} is no object such as {{"image": ...}}'
-                )
+                raise DataError(f'{path}, {_place(path)} {line}: {str(item)[:40]!r} is no object such as {{"image": ...}}')
             yield line, item
 
 
@@ -219,9 +215,7 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 raise DataError(f"{path}: two columns are called {min(twice)!r}")
             for row in rows:
                 if row and len(row) != len(header):
-                    raise DataError(
-                        f"{path}, line {rows.line_num}: {len(row)} cells where the header has {len(header)}"
-                    )
+                    raise DataError(f"{path}, line {rows.line_num}: {len(row)} cells where the header has {len(header)}")
                 if row:
                     yield rows.line_num, dict(zip(header, row, strict=True))
         except csv.Error as error:

@@ -103,8 +103,7 @@ class OpenMoji(Dataset):
         splits = assign(names[0] for names in captions.values())
         codes = [code for code, names in captions.items() if splits[names[0]] == split]
         return [
-            Example(f"{split}/{code}", str(folder / f"{code}.png"), "", captions[code])
-            for code in codes[: self.options.limit]
+            Example(f"{split}/{code}", str(folder / f"{code}.png"), "", captions[code]) for code in codes[: self.options.limit]
         ]
 
 
@@ -190,9 +189,7 @@ def drawn(size: int) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            _draw(
-                sorted((Path(spec.submodule_search_locations[0]) / "openmoji" / "svg").glob("*.svg")), temporary, size
-            )
+            _draw(sorted((Path(spec.submodule_search_locations[0]) / "openmoji" / "svg").glob("*.svg")), temporary, size)
             temporary.chmod(0o755)
             temporary.rename(folder)
         except OSError:
@@ -216,9 +213,7 @@ def _draw(sources: list[Path], folder: Path, size: int) -> None:
     pixels = np.empty((len(sources), REFERENCE, REFERENCE, 3), np.uint8)
 
     def render(source: Path, side: int) -> Image.Image:
-        data = resvg_py.svg_to_bytes(
-            svg_path=str(source), width=side, height=side, background="#ffffff", skip_system_fonts=True
-        )
+        data = resvg_py.svg_to_bytes(svg_path=str(source), width=side, height=side, background="#ffffff", skip_system_fonts=True)
         return Image.open(BytesIO(data)).convert("RGB")
 
     for i, source in enumerate(track(sources, "Drawing OpenMoji", console=Console(stderr=True))):
@@ -234,9 +229,7 @@ def _look_alike(pixels: np.ndarray) -> np.ndarray:
     """Of each picture [pictures, side, side, 3] the index of the first that looks the same, [pictures]."""
     count, side = pixels.shape[:2]
     # Means over blocks differ by no more than the pixels do, so they find every candidate cheaply.
-    blocks = (
-        pixels.reshape(count, 8, side // 8, 8, side // 8, 3).mean((2, 4), dtype=np.float32).reshape(count, -1) - 128
-    )
+    blocks = pixels.reshape(count, 8, side // 8, 8, side // 8, 3).mean((2, 4), dtype=np.float32).reshape(count, -1) - 128
     norms = (blocks**2).sum(1)
     far = (norms[:, None] + norms[None] - 2 * blocks @ blocks.T) / blocks.shape[1]
     first = np.arange(count)

@@ -108,8 +108,10 @@ class MapperLayer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         normed = self.norm1(tokens)
-        split = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in
-                 (self.queries(normed), *self.keys_values(normed).chunk(2, dim=-1))]
+        split = [
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.queries(normed), *self.keys_values(normed).chunk(2, dim=-1))
+        ]
         attended = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
         tokens = tokens + self.project(attended)
         return tokens + self.fc2(F.relu(self.fc1(self.norm2(tokens))))

@@ -83,10 +83,7 @@ class Generative(Task):
         rows, columns = (labels != IGNORE).nonzero(as_tuple=True)
         # A causal state predicts the next token; a decoder's states are shifted already.
         at = columns + states.text.start - 1 if self._causal else columns
-        if model.fusion.is_late:
-            hidden = model.fusion.late(features, states.hidden)[rows, at]
-        else:
-            hidden = states.hidden[rows, at]
+        hidden = model.fusion.late(features, states.hidden)[rows, at]
         logits = model.language_model.logits(hidden).float()
         return F.cross_entropy(logits, labels[rows, columns], reduction="none"), rows
 

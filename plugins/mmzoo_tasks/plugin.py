@@ -4,7 +4,9 @@ import mmzoo
 
 
 def _entry(name, target, summary, source, **tiny):
-    return mmzoo.Entry("task", name, target=f"mmzoo_tasks.{target}", summary=summary, license="Apache-2.0", source=source, tiny=tiny)
+    return mmzoo.Entry(
+        "task", name, target=f"mmzoo_tasks.{target}", summary=summary, license="Apache-2.0", source=source, tiny=tiny
+    )
 
 
 @mmzoo.hookimpl
