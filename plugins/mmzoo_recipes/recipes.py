@@ -42,12 +42,12 @@ CNN_PRODUCT_LSTM = {
 
 CNN_CONCAT_LSTM = {**CNN_PRODUCT_LSTM, "fusion": "late-concat"}
 
-CNN_ATTENTION_LSTM = {**CNN_PRODUCT_LSTM, "fusion": "late-attention"}
+CNN_ATTENTION_LSTM = {**CNN_PRODUCT_LSTM, "fusion": "late-attention", "train": {**_SMALL, "epochs": 16}}
 
 CNN_PREFIX_GPT = {
     "encoder": "cnn",
     "fusion": {"use": "prefix-mlp", "length": 4},
     "language_model": "gpt-mini",
     "task": {"use": "vqa", "template": "{text}", "max_new_tokens": 4},
-    "train": _SMALL,
+    "train": {**_SMALL, "epochs": 12},
 }
