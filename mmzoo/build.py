@@ -177,7 +177,7 @@ def _instance(resolved: Resolved, *arguments: Any) -> Part:
     except Exception as error:  # a plugin's constructor may raise anything
         entry = resolved.entry
         raise PluginBroken(
-            f"{entry.label} of plugin '{entry.plugin}' could not be built: {type(error).__name__}: {error}"
+            f"{entry.label} of plugin '{entry.plugin}' could not be built: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
 
 

@@ -171,7 +171,7 @@ def _dataset(name: str, data: list[str] | None) -> Any:
     from mmzoo.data import dataset_part
     from mmzoo.recipe import assignments
 
-    return dataset_part(name, assignments(data or []))
+    return dataset_part(name, assignments(data or [], "--data"))
 
 
 # Commands
@@ -427,7 +427,7 @@ def generate(
     num_beams: Annotated[int, typer.Option(min=1)] = 1,
     sample: Annotated[bool, typer.Option("--sample", help="Sample instead of taking the likeliest.")] = False,
     temperature: Annotated[float | None, typer.Option(min=0.01, help="Of sampling.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of sampling.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
     as_json: Json = False,
 ) -> None:

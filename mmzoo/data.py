@@ -70,7 +70,7 @@ def open_dataset(spec: str | Part | Dataset) -> Dataset:
     """
     if isinstance(spec, Dataset):
         return spec
-    part = Part(use=spec) if isinstance(spec, str) else spec
+    part = spec if isinstance(spec, Part) else Part.of(spec, "dataset")
     name, _, _ = split_use(part.use)
     known = {entry.name for entry in host().registry.entries("dataset")}
     if name not in known:
@@ -320,5 +320,5 @@ def dataset_part(text: str | Part | Dataset, sets: dict[str, Any]) -> str | Part
         return text
     if isinstance(text, Dataset):
         raise BadRecipe("options are given where a data set is named, not where an object is")
-    part = Part(use=text) if isinstance(text, str) else text
+    part = Part.of(text, "dataset")
     return part.with_options(**sets)

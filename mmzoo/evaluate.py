@@ -165,7 +165,7 @@ def _default_split(dataset: Dataset) -> str:
 
 
 def _metric(name: str) -> Metric:
-    found = resolve("metric", Part(use=name), key="metric")
+    found = resolve("metric", Part.of(name, "metric"), key="metric")
     return found.cls(found.options)
 
 

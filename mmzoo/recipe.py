@@ -27,7 +27,7 @@ class Part(BaseModel):
     A plain string stands for ``{use: string}``. Options are checked against the entry's own ``Options``.
     """
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     use: str = Field(description="`name[:variant][@revision]` of the entry", min_length=1, max_length=500)
     train: str | None = Field(
@@ -56,18 +56,30 @@ class Part(BaseModel):
         return dict(self.model_extra or {})
 
     def with_options(self, **options: Any) -> Part:
-        return Part(**{**self.model_dump(exclude_none=True), **options})
+        return Part.of({**self.model_dump(exclude_none=True), **options}, "options")
+
+    @classmethod
+    def of(cls, data: Any, origin: str) -> Part:
+        """Validate a name or a mapping.
+
+        Raises:
+            BadRecipe: naming the key.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise BadRecipe(explain(error, origin)) from None
 
 
 class TrainOptions(BaseModel):
     """How a recipe is trained. Times are in optimizer steps unless they say epochs."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of parts that name none")
-    batch_size: int = Field(32, ge=1, description="examples a step and process")
+    batch_size: int = Field(32, ge=1, le=1 << 20, description="examples a step and process")
     epochs: float = Field(1.0, gt=0, description="passes over the training split")
-    max_steps: int | None = Field(None, ge=1, description="stop after so many steps; overrides `epochs`")
+    max_steps: int | None = Field(None, ge=1, le=1 << 40, description="stop after so many steps; overrides `epochs`")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay; not on biases and norms")
     warmup: float = Field(0.03, ge=0, description="linear warm-up: a share of all steps below 1, else steps")
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
@@ -79,8 +91,8 @@ class TrainOptions(BaseModel):
         "auto", description="autocast type; `auto` is bf16 on a GPU that has it, else fp32"
     )
     gradient_checkpointing: bool = Field(False, description="trade compute for memory in the language model")
-    seed: int = Field(0, ge=0, description="of initialisation, shuffling and dropout")
-    workers: int | None = Field(None, ge=0, description="data loading processes; empty for 0 on a CPU, else up to 8")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="of initialisation, shuffling and dropout")
+    workers: int | None = Field(None, ge=0, le=256, description="data loading processes; empty for 0 on a CPU, else up to 8")
     save_every: int = Field(0, ge=0, description="steps between checkpoints to resume from; 0 for once an epoch")
     log_every: int = Field(20, ge=1, description="steps between entries of the loss curve")
     keep_images_together: bool = Field(
@@ -172,7 +184,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def assignments(pairs: list[str]) -> dict[str, Any]:
+def assignments(pairs: list[str], flag: str = "--set") -> dict[str, Any]:
     """``["train.epochs=3", "fusion.length=20"]`` as nested data; values are read as YAML.
 
     Raises:
@@ -182,11 +194,12 @@ def assignments(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise BadRecipe(f"--set {pair}: write KEY=VALUE, e.g. --set train.learning_rate=1e-3")
+            example = "train.learning_rate=1e-3" if flag == "--set" else "text_column=question"
+            raise BadRecipe(f"{flag} {pair}: write KEY=VALUE, e.g. {flag} {example}")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise BadRecipe(f"--set {key}: {text!r} is not a YAML value: {error}") from None
+            raise BadRecipe(f"{flag} {key}: {text!r} is not a YAML value: {error}") from None
         if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
             with contextlib.suppress(ValueError):
                 value = float(value)
@@ -195,7 +208,7 @@ def assignments(pairs: list[str]) -> dict[str, Any]:
         for step in path:
             at = at.setdefault(step, {})
             if not isinstance(at, dict):
-                raise BadRecipe(f"--set {key}: '{step}' was already given a value")
+                raise BadRecipe(f"{flag} {key}: '{step}' was already given a value")
         at[last] = value
     return nested
 
@@ -208,10 +221,11 @@ def explain(error: ValidationError, origin: str, *, prefix: str = "", known: lis
     for problem in error.errors(include_url=False):
         key = ".".join([*([prefix] if prefix else []), *(str(step) for step in problem["loc"])])
         if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(problem["loc"][-1]), known or [], n=1)
+            names = list(TrainOptions.model_fields) if key.startswith("train.") else known or []
+            near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
             text = "unknown option" + (f"; did you mean '{near[0]}'?" if near else "")
-            if not near and known:
-                text += f"; the options are {', '.join(known)}"
+            if not near and names:
+                text += f"; the options are {', '.join(names)}"
         elif problem["type"] == "missing":
             text = "is missing"
         else:

@@ -161,7 +161,7 @@ class Registry:
         if near:
             advice = "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
         elif elsewhere:
-            advice = f"there is a {elsewhere[0].label}."
+            advice = f"{elsewhere[0].label} is there."
         elif len(names) <= 12 and names:
             advice = "there are: " + ", ".join(names) + "."
         else:

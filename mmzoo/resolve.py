@@ -41,7 +41,9 @@ def resolve(kind: str, part: Part, *, key: str | None = None) -> Resolved:
         raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': {entry.target} has no pydantic Options class")
     given: dict[str, Any] = dict(part.options)
     fields = schema.model_fields
-    if variant == "" or (variant is not None and "variant" not in fields):
+    if variant == "" and "variant" in fields:
+        raise BadRecipe(f"{key}.use: '{part.use}': name a variant after the colon (`mmzoo show {name}`)")
+    if variant is not None and "variant" not in fields:
         raise BadRecipe(f"{key}.use: '{part.use}': {entry.label} takes no variant; write '{name}'")
     if revision is not None and "revision" not in fields:
         raise BadRecipe(f"{key}.use: '{part.use}': {entry.label} takes no revision; write '{name}'")

@@ -256,6 +256,7 @@ def _trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_bad: b
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],
+        use_cpu=not torch.accelerator.is_available(),
         dataloader_num_workers=workers,
         dataloader_pin_memory=torch.cuda.is_available(),
         dataloader_persistent_workers=workers > 0,

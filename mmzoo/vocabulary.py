@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mmzoo.interfaces import Options
 
@@ -65,9 +65,16 @@ def _prepare(tokenizer: Any) -> None:
 class VocabularyOptions(Options):
     """What language models from scratch have in common."""
 
-    dim: int = Field(128, ge=1, description="channels of embeddings and states")
+    dim: int = Field(128, ge=1, le=65536, description="channels of embeddings and states")
     vocabulary: list[str] | None = Field(None, description="its WordPiece units; training learns them from the data")
     max_vocabulary: int = Field(8000, ge=10, description="at most so many units are learned")
+
+    @field_validator("vocabulary")
+    @classmethod
+    def _begins_with_special(cls, value: list[str] | None) -> list[str] | None:
+        if value and (value[: len(SPECIAL)] != SPECIAL or len(set(value)) != len(value)):
+            raise ValueError(f"must be distinct units that begin with {', '.join(SPECIAL)}")
+        return value
 
 
 class LearnedVocabulary:

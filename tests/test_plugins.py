@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import mmzoo
 from mmzoo import hookspecs
 from mmzoo.errors import UnknownName
-from mmzoo.plugins import Host, point
+from mmzoo.plugins import ENTRY_HOOKS, Host, point
 
 
 def entry(name="foo", kind="encoder", **more):
@@ -118,10 +119,20 @@ def test_listing_imports_no_torch():
     assert heavy == []
 
 
-def test_every_hook_is_documented_and_used_or_tested():
-    for name in dir(hookspecs):
-        if name.startswith("mmzoo_"):
-            assert getattr(hookspecs, name).__doc__, name
+@pytest.mark.parametrize(("hook", "kind"), ENTRY_HOOKS.items())
+def test_each_hook_brings_entries_of_its_kind(hook, kind):
+    host = loaded(point("p", plugin(**{hook: lambda: [entry(kind=kind)]}), dist="mmzoo-foo"))
+    assert host.failures == []
+    assert host.get(kind, "foo").kind == kind
+
+
+def test_every_hook_is_documented_and_tested_here():
+    here = Path(__file__).read_text()
+    hooks = [name for name in dir(hookspecs) if name.startswith("mmzoo_")]
+    assert len(hooks) > len(ENTRY_HOOKS)
+    for name in hooks:
+        assert getattr(hookspecs, name).__doc__, name
+        assert name in ENTRY_HOOKS or name in here, name
 
 
 def test_lifecycle_hooks_are_called(classifier, sample, tmp_path, quick, monkeypatch):

@@ -98,10 +98,12 @@ class Stream(Iterable[Example]):
             DataError: there is not one row.
         """
         index = 0
-        rows = iter(self.table)
+        # Not `iter(table)`, which in a data worker keeps to the worker's own shards: the trainer shares out examples.
+        rows = self.table.iter(1)
         while True:
             try:
-                row = _fetched(next(rows), self.reader.columns.image)
+                row = {name: values[0] for name, values in next(rows).items()}
+                row = _fetched(row, self.reader.columns.image)
             except StopIteration:
                 break
             except Exception as error:

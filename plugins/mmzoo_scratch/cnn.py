@@ -9,7 +9,7 @@ so that training on two processes equals training on one with twice the batch.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -24,7 +24,9 @@ class CNN(Encoder):
 
     class Options(Options):
         image_size: int = Field(64, ge=8, le=1024, description="side of the square that pictures are resized to, pixels")
-        channels: list[int] = Field([32, 64, 128], min_length=1, max_length=8, description="channels of each stage")
+        channels: list[Annotated[int, Field(ge=1, le=65536)]] = Field(
+            [32, 64, 128], min_length=1, max_length=8, description="channels of each stage"
+        )
 
     def __init__(self, options: Any) -> None:
         super().__init__()
