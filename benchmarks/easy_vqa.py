@@ -96,7 +96,10 @@ def measure(recipe: str, folder: Path, settings: Settings) -> dict[str, Any]:
     blinding = {**changes, "epochs": settings.blind_epochs, "blank_images": True}
 
     def trained(name: str, train: dict[str, Any]) -> mmzoo.Run:
-        return mmzoo.train(recipe, dataset=DATASET, output=folder / name, overwrite=True, progress=False, train=train)
+        run = mmzoo.train(recipe, dataset=DATASET, output=folder / name, overwrite=True, progress=False, train=train)
+        if not run.finished:
+            raise KeyboardInterrupt
+        return run
 
     def measured(name: str, *controls: str) -> dict[str, Any]:
         found = mmzoo.evaluate(

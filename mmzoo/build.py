@@ -176,9 +176,8 @@ def _instance(resolved: Resolved, *arguments: Any) -> Part:
         raise
     except Exception as error:  # a plugin's constructor may raise anything
         entry = resolved.entry
-        raise PluginBroken(
-            f"{entry.label} of plugin '{entry.plugin}' could not be built: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        ) from error
+        said = f"{type(error).__name__}: {error}".splitlines()[0]  # below it torch tells of its C++ frames
+        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}' could not be built: {said}") from error
 
 
 def _wants_weights(recipe: Recipe, kind: str, part: Part) -> bool:
@@ -229,8 +228,8 @@ def _check_fit(found: dict[str, Resolved], parts: dict[str, Any], policies: dict
         )
     if fusion.needs_blocks and not spec.blocks:
         raise DoesNotFit(
-            f"{name} attaches to the blocks of a language model, and '{found['language_model'].entry.name}' has none that "
-            "can be found.\n" + _instead("fusion", lambda cls: not cls.needs_blocks and spec.kind in cls.kinds)
+            f"{name} attaches to the blocks of a language model, and '{found['language_model'].entry.name}' has none of its dim "
+            "that can be found.\n" + _instead("fusion", lambda cls: not cls.needs_blocks and spec.kind in cls.kinds)
         )
     added = fusion.added_tokens
     if added is not None and spec.max_length is not None and added >= spec.max_length:

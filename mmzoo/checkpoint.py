@@ -21,9 +21,9 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -66,8 +66,8 @@ class Manifest(_Strict):
     format: int
     mmzoo: str
     recipe: dict[str, Any]
-    plugins: dict[str, str]
-    lock: dict[str, Lock]
+    plugins: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], Annotated[str, Field(pattern=r"^[\w.+!-]*$")]]
+    lock: dict[Literal["encoder", "fusion", "language_model", "task"], Lock]
     full: bool
     files: dict[str, FileFacts]
     digest: str
@@ -105,6 +105,8 @@ def write(
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f"{STAGING}*"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from None
@@ -177,7 +179,7 @@ def read(folder: str | Path) -> Contents:
     _check_plugins(valid.plugins)
     for name, facts in valid.files.items():
         _check_file(folder, name, facts)
-    lock = {kind: entry.model_dump() for kind, entry in valid.lock.items()}
+    lock: dict[str, dict[str, Any]] = {kind: entry.model_dump() for kind, entry in valid.lock.items()}
     return Contents(folder, valid.recipe, valid.plugins, lock, _read_json(folder / RUN), valid.full)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -67,6 +66,8 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; every error of the package becomes one message and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     try:
         code = app(standalone_mode=False)
     except MmzooError as error:
@@ -84,6 +85,10 @@ def main() -> None:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the interpreter's last flush finds no pipe
         code = 1
+    except OSError as error:  # such as a full disk where the output goes
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        _fail(str(error))
+        code = 2
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -316,7 +321,7 @@ def train(
     recipe: RecipeName = None,
     *,
     dataset: DatasetName,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder that the model is saved in.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="The folder that the model is saved in.")],
     split: Annotated[str, typer.Option(help="The split to train on.")] = "train",
     encoder: EncoderName = None,
     fusion: FusionName = None,

@@ -27,7 +27,7 @@ IGNORE = -100
 class Options(BaseModel):
     """Base of every part's options: unknown keys are errors, and the schema is the documentation."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmzoo import card, checkpoint, policy, summary
 from mmzoo.data import Collator, Example, batches, raise_bad, tensors
-from mmzoo.errors import BadImage, DataError, DoesNotFit
+from mmzoo.errors import BadImage, BadRecipe, DataError, DoesNotFit
 from mmzoo.interfaces import Encoder, Features, Fusion, LanguageModel, Part, Prediction, Task, TextContext
 from mmzoo.plugins import host
 from mmzoo.recipe import PARTS, Recipe
@@ -200,6 +200,9 @@ class MultimodalModel(nn.Module):
         if not self.language_model.spec.generates:
             name = self.recipe.language_model.use
             raise DoesNotFit(f"language model '{name}' does not generate text; use model.predict, or build with a causal one")
+        for name, value in {"max_new_tokens": max_new_tokens, "num_beams": options.get("num_beams", 1)}.items():
+            if not isinstance(value, int) or value < 1:
+                raise BadRecipe(f"generate: {name}: must be a whole number from 1 (got {value!r})")
         examples, many = _examples(image, prompt)
         transform = self.collator(training=False)
         found: list[str] = []
@@ -224,6 +227,8 @@ class MultimodalModel(nn.Module):
         try:
             sequence = self.fusion.early(features, self.language_model.embed(ids), mask)
             return self.language_model.generate(sequence.embeddings, sequence.mask, **options)
+        except (TypeError, ValueError) as error:  # an option that is unknown, or whose value is wrong
+            raise BadRecipe(f"generate: {error}") from error
         finally:
             self._generating = False
             self.fusion.features = None

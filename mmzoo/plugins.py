@@ -56,7 +56,8 @@ class Host:
 
     def load(self, points: Iterable[importlib.metadata.EntryPoint]) -> None:
         """Load entry points in a fixed order; one that fails is remembered and leaves nothing behind."""
-        for point in sorted(points, key=lambda p: (p.dist.name if p.dist else "", p.name, p.value)):
+        # This distribution first, so that a stranger's duplicate is the stranger's failure.
+        for point in sorted(points, key=lambda p: (_dist(p) != hookspecs.PROJECT, _dist(p), p.name, p.value)):
             self.load_one(point)
 
     def load_one(self, point: Any) -> None:
@@ -73,7 +74,7 @@ class Host:
             alone.register(module, name=name)
             alone.check_pending()
             self.registry.add_all(_entries(alone, name), plugin=dist, version=version)
-        except Exception as error:  # whatever a stranger's plugin raises
+        except (Exception, SystemExit) as error:  # whatever a stranger's plugin raises
             if self.manager.has_plugin(name):
                 self.manager.unregister(name=name)
             text = f"{type(error).__name__}: {error}" if not isinstance(error, PluginBroken) else str(error)
@@ -85,6 +86,10 @@ class Host:
 
     def get(self, kind: str, name: str) -> Entry:
         return self.registry.get(kind, name, hint=self.failure_hint())
+
+
+def _dist(point: Any) -> str:
+    return point.dist.name if point.dist else ""
 
 
 def _entries(manager: pluggy.PluginManager, name: str) -> list[Entry]:

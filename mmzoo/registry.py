@@ -71,7 +71,7 @@ class Entry:
         module, _, attribute = self.target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # a stranger's module may raise anything
+        except (Exception, SystemExit) as error:  # a stranger's module may raise anything
             raise PluginBroken(
                 f"{self.label} could not be imported from {self.target}: {type(error).__name__}: {error}\n"
                 f"It belongs to {self.plugin or 'no plugin'}; reinstall or remove that plugin."
@@ -161,7 +161,7 @@ class Registry:
         if near:
             advice = "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
         elif elsewhere:
-            advice = f"{elsewhere[0].label} is there."
+            advice = f"there is the {elsewhere[0].label}."
         elif len(names) <= 12 and names:
             advice = "there are: " + ", ".join(names) + "."
         else:

@@ -15,7 +15,9 @@ def encode(tokenizer: object, texts: Sequence[str], *, special: bool = False) ->
     """Token ids of each text, with the tokenizer's special tokens only on request."""
     if not texts:
         return []
-    return tokenizer(list(texts), add_special_tokens=special)["input_ids"]  # type: ignore[operator]
+    # Half of a UTF-16 pair, as a shell or a JSON file may hold, is no character that a tokenizer takes.
+    whole = [text.encode("utf-8", "replace").decode() for text in texts]
+    return tokenizer(whole, add_special_tokens=special)["input_ids"]  # type: ignore[operator]
 
 
 def start_ids(text: TextContext) -> list[int]:

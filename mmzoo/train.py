@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,13 +25,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, Sampler, get_worker_info
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from mmzoo import checkpoint
 from mmzoo.build import assemble, read_recipe
 from mmzoo.data import Dataset, Example, fingerprint, image_key, load_split, open_dataset, raise_bad
 from mmzoo.environment import environment
-from mmzoo.errors import BadImage, BadRecipe, CheckpointError, DataError, TrainingError
+from mmzoo.errors import BadImage, BadRecipe, CheckpointError, DataError, MmzooError, TrainingError
 from mmzoo.interfaces import Task
 from mmzoo.model import MultimodalModel
 from mmzoo.plugins import host
@@ -87,6 +87,8 @@ def train(
         UnknownName, BadRecipe, DoesNotFit: the recipe. DataError, BadImage: the data.
         TrainingError: ``output`` is taken, or there is nothing to resume. CheckpointError: it cannot be saved.
     """
+    if output == "":
+        raise TrainingError("the output is empty; name a folder")
     output = Path(output).expanduser()
     chosen = read_recipe(recipe, **changes)
     examples = load_split(source := open_dataset(dataset), split)
@@ -95,29 +97,39 @@ def train(
     if streamed and options.max_steps is None:
         raise BadRecipe("train.max_steps: a streamed data set has no length; say how many steps to train")
     chosen = learn(chosen, examples, streamed=streamed)
-    last = _prepare_output(output, chosen, resume=resume, overwrite=overwrite)
+    try:
+        last = _prepare_output(output, chosen, resume=resume, overwrite=overwrite)
+    except OSError as error:
+        raise CheckpointError(f"{output}: cannot be used: {error.strerror or error}") from None
 
     torch.manual_seed(options.seed)
     model = assemble(chosen)
     if isinstance(examples, Sequence):
         _check_examples(model.task, examples)
-    trainer = _trainer(model, examples, output, skip_bad=skip_bad, progress=progress)
-    main = trainer.is_world_process_zero()
-    if main:
+    fresh = not output.exists()
+    if int(os.environ.get("RANK", "0")) == 0:
         _write_recipe(output, chosen)
-    started = time.monotonic()
     try:
+        trainer = _trainer(model, examples, output, skip_bad=skip_bad, progress=progress)
+        main = trainer.is_world_process_zero()
+        started = time.monotonic()
         with trainer.stop.listening():
             trainer.train(resume_from_checkpoint=last)
-    except CheckpointError:
+        if trainer.skipped and not trainer.seen and last is None and trainer.args.world_size == 1:
+            shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)  # nothing was learned that one could go on from
+            raise BadImage(f"no image could be read; the first is of example {': '.join(trainer.skipped[0])}")
+    except BaseException as error:
+        _remove_unfinished(output, whole=fresh)
+        if isinstance(error, OSError | SafetensorError):
+            raise CheckpointError(f"{output}: {error}{_last_good(output)}") from None
+        if isinstance(error, MmzooError) and "DataLoader worker" in str(error):
+            raise _as_raised_in_worker(error) from None
         raise
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{output}: {error}{_last_good(output)}") from None
     seconds = time.monotonic() - started
     model.eval()
     run = Run(model, output, _curve(trainer.state), trainer.state.global_step, seconds, skipped=trainer.skipped)
     if trainer.stop.asked:
-        found = get_last_checkpoint(str(output / CHECKPOINTS))
+        found = _last_checkpoint(output)
         run.finished, run.stopped_at, run.signal = False, None if found is None else Path(found), trainer.stop.asked
         return run
     model.to("cpu")
@@ -157,7 +169,7 @@ def _prepare_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: bo
     folder = output / CHECKPOINTS
     if output.exists() and not output.is_dir():
         raise TrainingError(f"{output} is a file; name a folder")
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    last = _last_checkpoint(output)
     if resume:
         if last is None:
             raise TrainingError(f"{output} holds no checkpoint to resume from; leave out --resume to start anew")
@@ -185,8 +197,35 @@ def _write_recipe(output: Path, recipe: Recipe) -> None:
         raise CheckpointError(f"{output}: cannot be written: {error.strerror or error}") from None
 
 
+def _remove_unfinished(output: Path, *, whole: bool) -> None:
+    """Remove what a failed run wrote, unless it can be gone on with; ``whole``: the output folder is its own too."""
+    folder = output / CHECKPOINTS
+    if int(os.environ.get("RANK", "0")) or _last_checkpoint(output):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    if whole:
+        with suppress(OSError):
+            output.rmdir()
+
+
+def _as_raised_in_worker(error: MmzooError) -> MmzooError:
+    """The error with its own message, to which torch has added the worker's traceback."""
+    kind = type(error)
+    return kind(str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip())
+
+
+def _last_checkpoint(output: Path) -> str | None:
+    """The newest checkpoint that is complete: a process that was killed may leave half of one."""
+    found = [path for path in (output / CHECKPOINTS).glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        with suppress(OSError, ValueError):
+            json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))  # the last file to be written
+            return str(path)
+    return None
+
+
 def _last_good(output: Path) -> str:
-    last = get_last_checkpoint(str(output / CHECKPOINTS)) if (output / CHECKPOINTS).is_dir() else None
+    last = _last_checkpoint(output)
     return f". The last good checkpoint is {last}; free some space, then go on with --resume" if last else ""
 
 
@@ -298,6 +337,7 @@ class _Trainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.skip_bad = skip_bad
         self.skipped: list[tuple[str, str]] = []
+        self.seen = 0  # examples trained on
         self.stop = _Stop(self)
         self.add_callback(self.stop)
         for callback in self.callback_handler.callbacks[:]:
@@ -322,6 +362,7 @@ class _Trainer(Trainer):
         if bad and not self.skip_bad:
             raise BadImage(f"example {bad[0][0]}: {bad[0][1]}\nTo train without such examples: --skip-bad")
         self.skipped += bad
+        self.seen += len(inputs["index"]) if "index" in inputs else 0
         tensors = {key: value for key, value in inputs.items() if isinstance(value, Tensor)}
         return super().compute_loss(model, tensors, return_outputs, num_items_in_batch)
 
@@ -342,7 +383,8 @@ class _Trainer(Trainer):
         except (OSError, RuntimeError, SafetensorError) as error:  # torch.save reports a full disk as RuntimeError
             shutil.rmtree(folder, ignore_errors=True)
             output = Path(self.args.output_dir).parent
-            raise CheckpointError(f"{folder}: saving failed: {error}{_last_good(output)}") from None
+            text = f"the disk may be full ({error})" if isinstance(error, RuntimeError) else error
+            raise CheckpointError(f"{folder}: saving failed: {text}{_last_good(output)}") from None
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         weights = load_file(Path(resume_from_checkpoint) / checkpoint.WEIGHTS)

@@ -8,6 +8,7 @@ from mmzoo.errors import DoesNotFit, PluginBroken
 from mmzoo.testing import tiny
 
 CNN = {"use": "cnn", "image_size": 16, "channels": [8, 16]}
+OPT = {"model_type": "opt", "hidden_size": 32, "ffn_dim": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 264}
 GPT = {"use": "gpt-mini", "dim": 32, "layers": 2, "heads": 2}
 
 
@@ -17,6 +18,14 @@ GPT = {"use": "gpt-mini", "dim": 32, "layers": 2, "heads": 2}
         (dict(fusion="prefix-mlp", language_model="bert", task="caption"), ["caption", "causal or seq2seq", "gpt2"]),
         (dict(fusion="prefix-mlp", language_model="lstm", task="vqa"), ["generates", "gpt-mini", "classify"]),
         (dict(fusion="cross-attention", language_model="lstm", task="classify"), ["blocks", "late-attention"]),
+        (
+            dict(
+                fusion={"use": "cross-attention", "heads": 2},
+                language_model={"use": "opt", "config": {**OPT, "word_embed_proj_dim": 16}},
+                task="vqa",
+            ),
+            ["blocks", "dim"],
+        ),
         (dict(fusion={"use": "prefix-mlp", "length": 300}, language_model=GPT, task="vqa"), ["300", "context", "256"]),
         (dict(fusion={"use": "late-attention", "heads": 5}, language_model=GPT, task="vqa"), ["fusion.heads", "dim 32"]),
         (

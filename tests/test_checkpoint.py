@@ -108,6 +108,22 @@ def test_a_manifest_of_wrong_shape(saved, key, value):
         mmzoo.load(saved)
 
 
+@pytest.mark.parametrize(
+    "changed", [{"plugins": {"": "1"}}, {"plugins": {"a; b": "1"}}, {"lock": {"x": {"source": "hub", "id": "x", "files": {}}}}]
+)
+def test_a_forged_manifest(saved, changed):
+    edit(saved, **changed)
+    with pytest.raises(CheckpointError, match="mmzoo.json: (plugins|lock)"):
+        mmzoo.load(saved)
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_save(classifier, tmp_path):
+    left = tmp_path / "m" / (checkpoint.STAGING + "x")
+    left.mkdir(parents=True)
+    mmzoo.build(classifier).save(tmp_path / "m")
+    assert not left.exists()
+
+
 def test_a_newer_format(saved):
     edit(saved, format=checkpoint.FORMAT + 1)
     with pytest.raises(CheckpointError, match="pip install --upgrade mmzoo"):

@@ -419,7 +419,9 @@ class TestDatasetsLibrary:
             archive.writestr("red.png", png("red"))
         reader = Reader(Columns("image", None, None, None), "train", "data set 'x'")
         paths = [f"zip://{name}.png::{tmp_path}/all.zip" for name in ("red", "green")]
-        red, green = Stream([{"image": {"bytes": None, "path": path}} for path in paths], reader)
+        red, green = Stream(
+            datasets.Dataset.from_list([{"image": {"bytes": None, "path": path}} for path in paths]).to_iterable_dataset(), reader
+        )
         assert open_image(red.image).getpixel((0, 0)) == (255, 0, 0)
         with pytest.raises(BadImage, match="green"):
             open_image(green.image)
@@ -478,7 +480,8 @@ class TestDatasetsLibrary:
             yield {"image": "a.png"}
             raise OSError("connection lost")
 
-        stream = iter(Stream(rows(), Reader(Columns("image", None, None, None), "train", "data set 'x'")))
+        table = datasets.IterableDataset.from_generator(rows)
+        stream = iter(Stream(table, Reader(Columns("image", None, None, None), "train", "data set 'x'")))
         assert next(stream).image == "a.png"
         with pytest.raises(SourceError, match="data set 'x': reading example 2 failed: connection lost"):
             next(stream)

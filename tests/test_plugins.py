@@ -52,13 +52,14 @@ def test_a_plugin_brings_entries_with_its_name_and_version():
     [
         (failing_point(), "left_pad"),
         (point("bad", plugin(mmzoo_encoders=lambda: 1 / 0), dist="mmzoo-bad"), "ZeroDivisionError"),
+        (point("bad", plugin(mmzoo_encoders=lambda: sys.exit(3)), dist="mmzoo-bad"), "SystemExit"),
         (point("bad", plugin(mmzoo_encoders=lambda: ["nonsense"]), dist="mmzoo-bad"), "mmzoo.Entry"),
         (point("bad", plugin(mmzoo_encoders=lambda: 7), dist="mmzoo-bad"), "int"),
         (point("bad", plugin(mmzoo_encodres=lambda: []), dist="mmzoo-bad"), "mmzoo_encodres"),
         (point("bad", plugin(mmzoo_encoders=lambda: [entry(kind="fusion")]), dist="mmzoo-bad"), "fusion"),
         (point("bad", plugin(mmzoo_encoders=lambda: [entry("Foo Bar")]), dist="mmzoo-bad"), "Foo Bar"),
     ],
-    ids=["import", "raises", "nonsense", "no list", "misspelt hook", "wrong kind", "bad name"],
+    ids=["import", "raises", "exits", "nonsense", "no list", "misspelt hook", "wrong kind", "bad name"],
 )
 def test_a_bad_plugin_is_remembered_and_the_rest_works(bad, said):
     good = point("good", plugin(mmzoo_encoders=lambda: [entry("fine")]), dist="mmzoo-good")
@@ -86,6 +87,15 @@ def test_one_name_from_two_plugins_names_both():
     assert host.get("encoder", "foo").plugin == "mmzoo-a"
     assert "mmzoo-a" in host.failures[0].error
     assert "mmzoo-b" in host.failures[0].error
+
+
+def test_a_strangers_duplicate_is_the_strangers_failure():
+    host = loaded(
+        point("a", plugin(mmzoo_encoders=lambda: [entry()]), dist="another"),
+        point("b", plugin(mmzoo_encoders=lambda: [entry()]), dist=hookspecs.PROJECT),
+    )
+    assert host.get("encoder", "foo").plugin == hookspecs.PROJECT
+    assert [failure.plugin for failure in host.failures] == ["another"]
 
 
 def test_two_distributions_may_use_one_entry_point_name():

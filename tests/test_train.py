@@ -143,7 +143,15 @@ def test_a_bad_image_stops_training_with_its_name(classifier, tmp_path, quick):
     with pytest.raises(BadImage, match=r"example bad\d+: ") as error:
         train(classifier, bad_pictures(tmp_path), tmp_path / "m", train={**quick, "max_steps": 20})
     assert "--skip-bad" in str(error.value)
-    assert not (tmp_path / "m" / "mmzoo.json").exists()
+    assert not (tmp_path / "m").exists()
+
+
+def test_no_good_image_at_all_is_an_error(classifier, tmp_path, quick):
+    bad = Given(*[example for example in bad_pictures(tmp_path).examples if example.id.startswith("bad")])
+    labels = {"labels": ["a", "b"]}
+    with pytest.raises(BadImage, match=r"no image could be read.*bad\d"):
+        train(classifier, bad, tmp_path / "m", skip_bad=True, train=quick, task=labels)
+    assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -180,6 +188,46 @@ def test_a_stream_trains_for_the_steps_it_is_given(classifier, sample, tmp_path,
     with pytest.raises(BadRecipe, match=r"train\.max_steps"):
         train(classifier, stream, tmp_path / "m", train={"epochs": 1})
     run = train(classifier, stream, tmp_path / "m", train={**quick, "max_steps": 6})
+    assert run.steps == 6
+
+
+def test_a_stream_of_the_datasets_library_gives_each_example_to_one_worker(tmp_path):
+    import datasets
+    from torch.utils.data import DataLoader
+
+    from mmzoo.train import _Stream
+    from mmzoo_datasets.columns import Columns, Reader
+    from mmzoo_datasets.hub import Stream
+
+    rows = datasets.Dataset.from_list([{"image": str(i), "target": "a"} for i in range(8)])
+    for shards in (1, 2):
+        stream = Stream(rows.to_iterable_dataset(shards), Reader(Columns("image", None, "target", None), "train", "x"))
+        loader = DataLoader(_Stream(stream), batch_size=None, num_workers=2)
+        assert sorted(example.image for example in loader) == [str(i) for i in range(8)]
+
+
+def test_an_error_in_a_data_worker_is_one_plain_message(classifier, sample, tmp_path, quick):
+    class Breaks(list):
+        def __getitem__(self, index):
+            raise DataError("row 1: it holds a number")
+
+    data = Given()
+    data.load = lambda split: Breaks(sample.load("train"))
+    with pytest.raises(DataError) as error:
+        train(classifier, data, tmp_path / "m", train={**quick, "workers": 1})
+    assert str(error.value) == "row 1: it holds a number"
+
+
+def test_half_a_checkpoint_of_a_killed_process_is_passed_over(classifier, sample, tmp_path, monkeypatch):
+    options = {"max_steps": 6, "batch_size": 2, "save_every": 2}
+    module = sys.modules["mmzoo.train"]
+    monkeypatch.setattr(module.MultimodalModel, "save", lambda *_: (_ for _ in ()).throw(CheckpointError("killed")))
+    with pytest.raises(CheckpointError, match="killed"):
+        train(classifier, sample, tmp_path / "m", train=options)
+    monkeypatch.undo()
+    (tmp_path / "m" / "checkpoints" / "checkpoint-6" / "trainer_state.json").write_text("{")
+    run = train(classifier, sample, tmp_path / "m", train=options, resume=True)
+    assert run.finished
     assert run.steps == 6
 
 

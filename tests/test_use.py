@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import mmzoo
-from mmzoo.errors import BadImage, DataError, DoesNotFit
+from mmzoo.errors import BadImage, BadRecipe, DataError, DoesNotFit
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +99,16 @@ def test_generating_leaves_the_model_as_it_was(generator, picture):
     assert generator.training
     assert generator.fusion.features is None
     generator.eval()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_new_tokens": 0}, {"max_new_tokens": None}, {"num_beams": 0}, {"beems": 2}, {"temperature": -1.0, "do_sample": True}],
+)
+def test_a_wrong_option_of_generate_is_named(writer, options):
+    with pytest.raises(BadRecipe, match=f"generate: .*{next(iter(options))}"):
+        mmzoo.build(writer).generate(image=np.zeros((8, 8, 3), np.uint8), **options)
+
+
+def test_half_of_a_character_is_read_as_a_replacement(classifier):
+    assert mmzoo.build(classifier).predict(image=np.zeros((8, 8, 3), np.uint8), text="\ud83d").label

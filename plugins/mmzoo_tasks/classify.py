@@ -27,7 +27,9 @@ class Classify(Task):
         labels: list[str] | None = Field(
             None, min_length=2, description="the label set; training learns it from the data; two placeholders until then"
         )
-        hidden: int | None = Field(None, ge=1, le=1 << 20, description="channels of a hidden layer before the labels; none if empty")
+        hidden: int | None = Field(
+            None, ge=1, le=1 << 20, description="channels of a hidden layer before the labels; none if empty"
+        )
         dropout: float = Field(0.0, ge=0, lt=1, description="on the fused vector")
         label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all labels")
 

@@ -90,7 +90,8 @@ class _HFLanguageModel(LanguageModel):
             vocab_size=embedding.num_embeddings,
             max_length=self._max_length(),
             generates=self.generates,
-            blocks=len(self.blocks()),
+            # Deep fusion is sized by dim; OPT-350m's blocks are wider than its embeddings.
+            blocks=len(self.blocks()) if self._width() == embedding.embedding_dim else 0,
         )
 
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
@@ -162,6 +163,9 @@ class _HFLanguageModel(LanguageModel):
 
     def blocks(self) -> Sequence[nn.Module]:
         return find_blocks(self.model)
+
+    def _width(self) -> int | None:
+        return getattr(self._config.get_text_config(), "hidden_size", None)
 
     def _max_length(self) -> int | None:
         config = self._config.get_text_config()
@@ -320,6 +324,9 @@ class HFEncoder(_HFLanguageModel):
             raise DoesNotFit(
                 f"'{self.name}' reads embeddings of {narrow} channels and gives states of {wide}; choose another one"
             )
+
+    def _width(self) -> int | None:
+        return getattr(self._config.get_text_config(), "hidden_size", None)
 
     def _max_length(self) -> int | None:
         length = super()._max_length()

@@ -7,6 +7,7 @@ https://arxiv.org/abs/2303.15343. ViT: Dosovitskiy et al. 2020, https://arxiv.or
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ class HFVision(Encoder):
             raise DoesNotFit(f"'{self.name}' takes images of different sizes, which make no batch; choose another encoder")
         channels, height, width = shapes.pop()
         with torch.device("meta"):
-            model = self.model if next(self.model.parameters()).is_meta else construct(self._class, self._config, **self._extra)
+            model = construct(self._class, self._one_layer(), **self._extra)
             was_training = model.training
             try:
                 with torch.no_grad():
@@ -175,6 +176,18 @@ class HFVision(Encoder):
         self._prefix = prefix_tokens(self._config, tokens.shape[1], height, width)
         count = tokens.shape[1] - (0 if self.options.keep_class_token else self._prefix)
         self.spec = FeatureSpec(dim=tokens.shape[2], pooled_dim=pooled.shape[1], tokens=count)
+
+    def _one_layer(self) -> PreTrainedConfig:
+        """The configuration with one layer, where all are alike: more change no shape, and a pass through twelve on the
+        meta device takes as long as loading their weights."""
+        config, layers = self._config, getattr(self._config, "num_hidden_layers", None)
+        lists = ("depths", "hidden_sizes", "num_attention_heads")  # one for each stage
+        staged = any(isinstance(getattr(config, key, None), list | tuple) for key in lists)
+        if self.options.layer != -1 or not isinstance(layers, int) or staged or not hasattr(config, "patch_size"):
+            return config
+        config = copy.deepcopy(config)
+        config.num_hidden_layers = 1
+        return config
 
     def _run(self, model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """All tokens [batch, tokens, dim], class token included, and the pooled vector [batch, pooled_dim]."""
