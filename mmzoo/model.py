@@ -129,10 +129,10 @@ class MultimodalModel(nn.Module):
         self._checkpoint_blocks = on
         if not on:
             return
-        models: list[Any] = [m for m in self.language_model.modules() if hasattr(m, "gradient_checkpointing_enable")]
+        models: list[Any] = [m for m in self.language_model.modules() if hasattr(m, "activation_checkpointing_enable")]
         if not models:
             raise DoesNotFit("train.gradient_checkpointing: this language model has no blocks that can be recomputed")
-        models[0].gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        models[0].activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
     # Use
 
