@@ -231,11 +231,12 @@ def _check_fit(found: dict[str, Resolved], parts: dict[str, Any], policies: dict
             f"{name} attaches to the blocks of a language model, and '{found['language_model'].entry.name}' has none of its dim "
             "that can be found.\n" + _instead("fusion", lambda cls: not cls.needs_blocks and spec.kind in cls.kinds)
         )
-    added = fusion.added_tokens
-    if added is not None and spec.max_length is not None and added >= spec.max_length:
+    added, needed = fusion.added_tokens, parts["task"].positions
+    if added is not None and spec.max_length is not None and added + needed > spec.max_length:
         raise DoesNotFit(
-            f"{name} adds {added} tokens, and the context of '{found['language_model'].entry.name}' is {spec.max_length}; "
-            "choose fewer tokens, a prefix or resampler fusion, or a longer context"
+            f"{name} adds {added} tokens and {found['task'].entry.label} needs {needed} at least; the context of "
+            f"'{found['language_model'].entry.name}' is {spec.max_length}. Choose fewer tokens, a prefix or resampler fusion, "
+            "a smaller task.max_new_tokens, or a longer context"
         )
     for kind, part in parts.items():
         policy.check(part, policies[kind], found[kind].entry.label, kind)

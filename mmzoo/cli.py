@@ -401,6 +401,8 @@ def evaluate(
         controls=CONTROLS if controls else (),
         device=_device(device),
     )
+    if found.unrecorded:
+        print(f"warning: {found.unrecorded}", file=sys.stderr)
     if as_json:
         _print_json(found.to_dict())
         return
@@ -417,6 +419,8 @@ def _device(name: str | None) -> str:
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if torch.device(name).type == "meta":
+            raise RuntimeError("computes nothing")
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise BadRecipe(f"--device {name}: {str(error).splitlines()[0]}") from None

@@ -15,7 +15,7 @@ from mmzoo import checkpoint
 from mmzoo.build import load
 from mmzoo.data import Dataset, Example, batches, fingerprint, image_key, load_split, open_dataset
 from mmzoo.environment import environment
-from mmzoo.errors import DataError
+from mmzoo.errors import CheckpointError, DataError
 from mmzoo.interfaces import Prediction
 from mmzoo.metrics import Metric, Score, measure
 from mmzoo.model import MultimodalModel
@@ -41,6 +41,7 @@ class Evaluation:
     seed: int = 0
     seconds: float = 0.0
     predictions: list[Prediction] = field(default_factory=list, repr=False)
+    unrecorded: str = ""  # why the result is not in the checkpoint, if it should be
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, without the predictions."""
@@ -155,7 +156,10 @@ def evaluate(
     if folder is not None if record is None else record:
         if folder is None:
             raise DataError("record=True needs a checkpoint folder, not a model in memory")
-        checkpoint.update_run(folder, model.provenance.run, model.card())
+        try:
+            checkpoint.update_run(folder, model.provenance.run, model.card())
+        except CheckpointError as error:  # the scores are worth more than their record
+            evaluation.unrecorded = str(error)
     return evaluation
 
 

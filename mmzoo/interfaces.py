@@ -274,6 +274,11 @@ class Task(Part, ABC):
         super().__init__()
         self.options = options
 
+    @property
+    def positions(self) -> int:
+        """Positions of the language model's context that it needs at least, beside what the fusion adds."""
+        return 1
+
     @classmethod
     def learn(cls, options: Any, examples: Iterable[Example]) -> dict[str, Any]:
         """Options that the training examples decide, such as the label set."""

@@ -27,6 +27,7 @@ GPT = {"use": "gpt-mini", "dim": 32, "layers": 2, "heads": 2}
             ["blocks", "dim"],
         ),
         (dict(fusion={"use": "prefix-mlp", "length": 300}, language_model=GPT, task="vqa"), ["300", "context", "256"]),
+        (dict(fusion="prefix-mlp", language_model={**GPT, "context": 12}, task="caption"), ["max_new_tokens", "12"]),
         (dict(fusion={"use": "late-attention", "heads": 5}, language_model=GPT, task="vqa"), ["fusion.heads", "dim 32"]),
         (
             dict(fusion="prefix-mlp", language_model={**GPT, "train": "last:9"}, task="vqa"),

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import mmzoo
-from mmzoo.errors import BadRecipe, DataError, UnknownName
+from mmzoo.errors import BadRecipe, CheckpointError, DataError, UnknownName
 from mmzoo.testing import Sample
 
 
@@ -85,3 +85,13 @@ def test_an_answer_outside_the_label_set(trained):
 
     with pytest.raises(DataError, match=r"'gold' is not in the label set .*task\.labels: blue, green, red"):
         measure(trained, Odd())
+
+
+def test_scores_are_given_even_where_they_cannot_be_recorded(trained, monkeypatch):
+    def refuse(*_):
+        raise CheckpointError("read-only")
+
+    monkeypatch.setattr("mmzoo.checkpoint.update_run", refuse)
+    found = measure(trained)
+    assert found.scores["accuracy"].value == 1.0
+    assert found.unrecorded == "read-only"

@@ -60,6 +60,7 @@ def test_assignments_read_numbers_lists_and_words():
         ({"encoder": "cnn:large"}, "takes no variant"),
         ({"encoder": "cnn@main"}, "takes no revision"),
         ({"encoder": "timm"}, "needs a variant"),
+        ({"language_model": {"heads": 3}}, "language_model.heads"),
     ],
 )
 def test_a_wrong_key_is_named(changes, said):

@@ -34,6 +34,10 @@ class Generative(Task):
         super().__init__(options, language_model)
         self._causal = language_model.kind == CAUSAL
 
+    @property
+    def positions(self) -> int:
+        return self.options.max_new_tokens + 1 if self._causal else 1
+
     @classmethod
     def prompt(cls, options: Any, text: str) -> str:
         """What the language model reads for an example's text."""

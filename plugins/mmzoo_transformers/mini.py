@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from mmzoo import vocabulary
+from mmzoo.errors import BadRecipe
 from mmzoo.vocabulary import LearnedVocabulary, VocabularyOptions
 from mmzoo_transformers.language import HFCausal, LanguageOptions
 
@@ -28,7 +29,7 @@ class GPTMini(LearnedVocabulary, HFCausal):
     def __init__(self, options: Any) -> None:
         units = options.vocabulary or vocabulary.default()
         if options.dim % (2 * options.heads):
-            raise ValueError(f"heads: {options.heads} heads do not divide dim {options.dim} into even parts")
+            raise BadRecipe(f"language_model.heads: {options.heads} heads do not divide dim {options.dim} into even parts")
         super().__init__(
             LanguageOptions(
                 config={
