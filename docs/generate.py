@@ -9,8 +9,8 @@ import inspect
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 
 from mmzoo import card, catalogue, hookspecs
@@ -67,18 +67,17 @@ def hooks() -> str:
 
 
 def command_line() -> str:
-    group = typer.main.get_command(app)
-    assert isinstance(group, click.Group)
-    context = click.Context(group, info_name="mmzoo")
+    group: Any = typer.main.get_command(app)
+    context = group.context_class(group, info_name="mmzoo")
     lines = ["# The command line\n"]
     for name in sorted(group.list_commands(context)):
         command = group.get_command(context, name)
         if command is None:
             continue
-        usage = command.collect_usage_pieces(click.Context(command, info_name=name, parent=context))
+        usage = command.collect_usage_pieces(command.context_class(command, info_name=name, parent=context))
         lines.append(f"## `mmzoo {name} {' '.join(usage)}`\n\n{command.help or ''}\n")
         for parameter in command.params:
-            if isinstance(parameter, click.Option) and parameter.name != "help":
+            if parameter.param_type_name == "option" and parameter.name != "help":
                 lines.append(f"- `{'`, `'.join([*parameter.opts, *parameter.secondary_opts])}`: {parameter.help or ''}")
         lines.append("")
     return "\n".join(lines)
@@ -113,6 +112,8 @@ def cards() -> dict[str, str]:
         summary = Summary(parts=[PartSummary(**part) for part in said["parts"]], **{key: said[key] for key in keys})
         run = {key: record[key] for key in ("training", "evaluations") if key in record}
         sections = [blind(record["blind"])] if "blind" in record else []
+        again = f"python -m benchmarks easy_vqa --recipe {entry.name}" if run else f"mmzoo check {entry.name} --json"
+        sections.append(("The numbers again", f"```\n{again}\n```"))
         chosen = read_recipe(entry.name)
         text = card.render(chosen, summary, run, generates=chosen.task.use != "classify", sections=sections)
         found[f"model_cards/{entry.name}.md"] = text

@@ -20,19 +20,23 @@ def render(
     run: dict[str, Any],
     *,
     generates: bool = False,
+    folder: str = "",
     sections: list[tuple[str, str]] | None = None,
 ) -> str:
-    """Markdown with YAML metadata. A number that no run recorded is not in it."""
+    """Markdown with YAML metadata. A number that no run recorded is not in it. ``folder`` is where the model can be loaded
+    from; without one the card is a recipe's."""
     training = run.get("training")
     evaluations = run.get("evaluations", [])
     text = (importlib.resources.files("mmzoo") / TEMPLATE).read_text(encoding="utf-8")
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True, trim_blocks=True
+    )
     data = recipe.to_dict()
     return environment.from_string(text).render(
         metadata=yaml.safe_dump(_metadata(recipe, training, evaluations), sort_keys=False, allow_unicode=True),
         name=recipe.name or "unnamed",
         recipe=recipe,
-        run=run,
+        folder=folder,
         summary=summary,
         count=count,
         size=size,

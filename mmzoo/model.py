@@ -346,7 +346,7 @@ class MultimodalModel(nn.Module):
         run = self.provenance.run
         sections = [s for found in host().manager.hook.mmzoo_card_sections(model=self, run=run) for s in found]
         generates = self.task.needs_generation
-        return card.render(self.recipe, self.summary(), run, generates=generates, sections=sections)
+        return card.render(self.recipe, self.summary(), run, generates=generates, folder="path/to/this/folder", sections=sections)
 
 
 class _Nothing:
