@@ -1,7 +1,8 @@
 """``mmzoo.train`` beside the training loop that a user would write: steps a second on easy-VQA with cnn-product-lstm.
 
 Both sides start from the same weights and see the same batches in the same order, through the same collator, with
-AdamW, gradient clipping and a cosine schedule. So both must come to the same loss, which is checked.
+AdamW, gradient clipping and a cosine schedule. So both must come to the same loss, which is checked. The clock runs
+from the end of the first step to the end of the last: building and saving are not steps.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from benchmarks.common import Ratio, Settings, alternate
@@ -33,12 +35,12 @@ def run(settings: Settings) -> list[Ratio]:
     def ours() -> float:
         seconds, loss = _mmzoo(settings.steps)
         losses["mmzoo"].append(loss)
-        return settings.steps / seconds
+        return (settings.steps - 1) / seconds
 
     def theirs() -> float:
         seconds, loss = _loop(examples, settings.steps)
         losses["loop"].append(loss)
-        return settings.steps / seconds
+        return (settings.steps - 1) / seconds
 
     speeds = alternate(ours, theirs, repeats=settings.repeats)
     for one, other in zip(losses["mmzoo"], losses["loop"], strict=True):
@@ -48,14 +50,43 @@ def run(settings: Settings) -> list[Ratio]:
     return [Ratio(name, *speeds, "steps/s", TARGET, higher=True, sides=("mmzoo.train", "plain loop"))]
 
 
-def _mmzoo(steps: int) -> tuple[float, float]:
-    """Seconds of the training itself, with its loss curve and its last checkpoint; and the last logged loss."""
-    import mmzoo
+class _Clock:
+    """A plugin that notes when each step of training ends."""
 
-    with tempfile.TemporaryDirectory() as folder:
-        options: dict[str, Any] = {"max_steps": steps, "precision": "fp32", "workers": 0, "log_every": LOGGED}
-        done = mmzoo.train(RECIPE, dataset=DATASET, output=Path(folder, "model"), progress=False, train=options)
-    return done.seconds, done.history[-1]["loss"]
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def plugin(self) -> ModuleType:
+        from transformers import TrainerCallback
+
+        import mmzoo
+
+        clock = self
+
+        class Note(TrainerCallback):
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                clock.ends.append(time.perf_counter())
+
+        module = ModuleType("clock")
+        module.mmzoo_train_callbacks = mmzoo.hookimpl(lambda recipe: [Note()])  # type: ignore[attr-defined]
+        return module
+
+
+def _mmzoo(steps: int) -> tuple[float, float]:
+    """Seconds from the end of the first step to that of the last, with the loss curve; and the last logged loss."""
+    import mmzoo
+    from mmzoo.plugins import host
+
+    clock = _Clock()
+    module = clock.plugin()
+    host().manager.register(module)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            options: dict[str, Any] = {"max_steps": steps, "precision": "fp32", "workers": 0, "log_every": LOGGED}
+            done = mmzoo.train(RECIPE, dataset=DATASET, output=Path(folder, "model"), progress=False, train=options)
+    finally:
+        host().manager.unregister(module)
+    return clock.ends[-1] - clock.ends[0], done.history[-1]["loss"]
 
 
 def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
@@ -71,7 +102,6 @@ def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
     recipe = learn(read_recipe(RECIPE), examples)
     options = recipe.train
     model = mmzoo.build(recipe, seed=options.seed)
-    started = time.perf_counter()
     order = list(_Shuffled(examples, options.seed, options.keep_images_together, TrainerState()))
     loader = DataLoader(
         examples,  # type: ignore[arg-type]
@@ -88,6 +118,7 @@ def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
     schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(options.warmup * steps), steps)
     model.train()
     losses: list[float] = []
+    ends: list[float] = []
     step = 0
     while step < steps:
         for batch in loader:
@@ -99,9 +130,9 @@ def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
             schedule.step()
             optimizer.zero_grad()
             losses.append(loss.item())
+            ends.append(time.perf_counter())
             step += 1
             if step == steps:
                 break
-    seconds = time.perf_counter() - started
     last = steps // LOGGED * LOGGED
-    return seconds, sum(losses[last - LOGGED : last]) / LOGGED
+    return ends[-1] - ends[0], sum(losses[last - LOGGED : last]) / LOGGED
