@@ -15,12 +15,12 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from mmzoo import weights
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
 from mmzoo.plugins import host
 from mmzoo.recipe import Part
 from mmzoo.resolve import resolve
 from mmzoo_open_clip.encoder import OpenCLIP, OpenCLIPOptions
-from mmzoo_timm import weights as timm_weights
 from mmzoo_timm.encoder import Timm, TimmOptions
 from mmzoo_transformers import source
 from mmzoo_transformers.bytes import SIZE, byte_tokenizer

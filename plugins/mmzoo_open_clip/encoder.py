@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
 from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
-from mmzoo_open_clip.weights import Weights, fetch, loading
+from mmzoo.weights import Weights, fetch, loading
 
 WEIGHTS = "open_clip_model.safetensors"
 

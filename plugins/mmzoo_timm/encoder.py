@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmzoo.errors import BadRecipe, DoesNotFit, MmzooError, SourceError, UnknownName
 from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
-from mmzoo_timm.weights import Weights, fetch, loading
+from mmzoo.weights import Weights, fetch, loading
 
 BLOCKS = ("blocks", "stages", "layers", "transformers", "levels", "dense_stages")
 SAFETENSORS = ("model.safetensors", "open_clip_model.safetensors")
