@@ -97,12 +97,13 @@ def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
 
     import mmzoo
     from mmzoo.build import read_recipe
-    from mmzoo.train import _Shuffled, learn  # so that both sides see the same batches
+    from mmzoo.train import learn
+    from mmzoo.trainer import Shuffled  # so that both sides see the same batches
 
     recipe = learn(read_recipe(RECIPE), examples)
     options = recipe.train
     model = mmzoo.build(recipe, seed=options.seed)
-    order = list(_Shuffled(examples, options.seed, options.keep_images_together, TrainerState()))
+    order = list(Shuffled(examples, options.seed, options.keep_images_together, TrainerState()))
     loader = DataLoader(
         examples,  # type: ignore[arg-type]
         batch_size=options.batch_size,

@@ -617,7 +617,7 @@ def hub(monkeypatch, tmp_path):
         return str(kept / name)
 
     monkeypatch.setattr(source, "hf_hub_download", download)
-    monkeypatch.setattr(timm_weights, "hf_hub_download", download)
+    monkeypatch.setattr(weights, "hf_hub_download", download)
     monkeypatch.setattr(source, "try_to_load_from_cache", lambda *args, **kwargs: None)
     return revisions
 

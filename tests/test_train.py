@@ -16,7 +16,7 @@ import mmzoo
 from mmzoo.data import Dataset, Example
 from mmzoo.errors import BadImage, BadRecipe, CheckpointError, DataError, TrainingError
 from mmzoo.testing import Sample, tiny
-from mmzoo.train import _parameter_groups
+from mmzoo.trainer import parameter_groups
 
 
 class Given(Dataset):
@@ -74,16 +74,16 @@ def test_resuming_gives_the_numbers_of_an_unbroken_run(sample, tmp_path, togethe
     options = {"epochs": 4, "batch_size": 2, "log_every": 1, "save_every": 3, "keep_images_together": together}
     whole = train(recipe, sample, tmp_path / "whole", train=options)
 
-    from mmzoo.train import _Stop
+    from mmzoo.trainer import Stop
 
-    on_step_end = _Stop.on_step_end
+    on_step_end = Stop.on_step_end
 
     def stop_at_7(self, args, state, control, **more):
         if state.global_step == 7:
             self.asked = int(signal.SIGTERM)
         on_step_end(self, args, state, control, **more)
 
-    monkeypatch.setattr(_Stop, "on_step_end", stop_at_7)
+    monkeypatch.setattr(Stop, "on_step_end", stop_at_7)
     first = train(recipe, sample, tmp_path / "parts", train=options)
     assert not first.finished
     assert first.steps == 7
@@ -108,7 +108,7 @@ def test_an_output_that_is_taken(sample, classifier, tmp_path, quick):
 def test_each_part_has_its_learning_rate(writer):
     rate = writer.train.learning_rate
     model = mmzoo.build(writer, encoder={"learning_rate": 1e-5}, language_model={"train": "frozen"})
-    rates = {(group["lr"], group["weight_decay"]) for group in _parameter_groups(model, model, 0.1)}
+    rates = {(group["lr"], group["weight_decay"]) for group in parameter_groups(model, model, 0.1)}
     assert rates == {(1e-5, 0.1), (1e-5, 0.0), (rate, 0.1), (rate, 0.0)}
 
 
@@ -196,7 +196,7 @@ def test_a_stream_of_the_datasets_library_gives_each_example_to_one_worker(tmp_p
     import datasets
     from torch.utils.data import DataLoader
 
-    from mmzoo.train import _Stream
+    from mmzoo.trainer import _Stream
     from mmzoo_datasets.columns import Columns, Reader
     from mmzoo_datasets.hub import Stream
 
@@ -221,7 +221,7 @@ def test_an_error_in_a_data_worker_is_one_plain_message(classifier, sample, tmp_
 
 def test_half_a_checkpoint_of_a_killed_process_is_passed_over(classifier, sample, tmp_path, monkeypatch):
     options = {"max_steps": 6, "batch_size": 2, "save_every": 2}
-    module = sys.modules["mmzoo.train"]
+    module = sys.modules["mmzoo.trainer"]
     monkeypatch.setattr(module.MultimodalModel, "save", lambda *_: (_ for _ in ()).throw(CheckpointError("killed")))
     with pytest.raises(CheckpointError, match="killed"):
         train(classifier, sample, tmp_path / "m", train=options)
@@ -233,7 +233,7 @@ def test_half_a_checkpoint_of_a_killed_process_is_passed_over(classifier, sample
 
 
 def test_a_full_disk_while_saving_keeps_the_last_good_checkpoint(classifier, sample, tmp_path, monkeypatch):
-    module = sys.modules["mmzoo.train"]
+    module = sys.modules["mmzoo.trainer"]
     real, calls = module.save_file, []
 
     def full(weights, path, metadata):
