@@ -19,8 +19,9 @@ from mmzoo.registry import Entry
 if TYPE_CHECKING:
     from mmzoo.build import build, check, load
     from mmzoo.catalogue import entries
-    from mmzoo.data import Dataset, Example
+    from mmzoo.data import Dataset
     from mmzoo.evaluate import Evaluation, evaluate
+    from mmzoo.interfaces import Example
     from mmzoo.model import MultimodalModel
     from mmzoo.recipe import Recipe
     from mmzoo.train import Run, train
@@ -35,7 +36,7 @@ _LAZY = {
     "Recipe": "mmzoo.recipe",
     "MultimodalModel": "mmzoo.model",
     "Dataset": "mmzoo.data",
-    "Example": "mmzoo.data",
+    "Example": "mmzoo.interfaces",
     "train": "mmzoo.train",
     "Run": "mmzoo.train",
     "evaluate": "mmzoo.evaluate",

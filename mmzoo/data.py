@@ -21,22 +21,11 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from mmzoo.errors import BadImage, BadRecipe, DataError, MmzooError, UnknownName
-from mmzoo.interfaces import Options, Task, TextContext
+from mmzoo.interfaces import Example, Options, Task, TextContext
 from mmzoo.plugins import host
 from mmzoo.recipe import Part
 from mmzoo.registry import split_use
 from mmzoo.resolve import resolve
-
-
-@dataclass(frozen=True)
-class Example:
-    """One example: ``image`` (anything that `open_image` takes), ``text`` (a question or prompt) and ``targets``, the
-    answers, captions or labels that count as right; training uses the first. ``id`` names it in messages."""
-
-    id: str
-    image: Any = None
-    text: str = ""
-    targets: tuple[str, ...] = ()
 
 
 class Dataset(ABC):

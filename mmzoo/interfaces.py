@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from mmzoo.data import Example
     from mmzoo.model import MultimodalModel
 
 CAUSAL, BIDIRECTIONAL, SEQ2SEQ = "causal", "bidirectional", "seq2seq"
@@ -28,6 +27,17 @@ class Options(BaseModel):
     """Base of every part's options: unknown keys are errors, and the schema is the documentation."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example: ``image`` (anything that `mmzoo.data.open_image` takes), ``text`` (a question or prompt) and ``targets``, the
+    answers, captions or labels that count as right; training uses the first. ``id`` names it in messages."""
+
+    id: str
+    image: Any = None
+    text: str = ""
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
