@@ -80,7 +80,7 @@ def load(folder: str | Path, *, device: str | torch.device | None = None) -> Mul
         if state[name].shape != value.shape:
             raise CheckpointError(f"{where}: {name} is {list(value.shape)}, the recipe makes it {list(state[name].shape)}")
     model.load_state_dict(weights, strict=False)
-    model.provenance.run = contents.run
+    model.provenance.run, model.provenance.full = contents.run, full
     return model if device is None else model.to(device)
 
 

@@ -108,6 +108,8 @@ def evaluate(
         DataError: the split is missing or empty, or a target is outside the label set. BadImage: an image.
     """
     folder = None if isinstance(model, MultimodalModel) else Path(model)
+    if record and folder is None:
+        raise DataError("record=True needs a checkpoint folder, not a model in memory")
     if not isinstance(model, MultimodalModel):
         model = load(model)
     if device is not None:
@@ -124,11 +126,7 @@ def evaluate(
     chosen = {name: _metric(name) for name in (metrics or model.task.metrics)}
     groups = [image_key(example.image) for example in examples]
 
-    conditions: dict[str, tuple[Sequence[Example], bool]] = {"": (examples, False)}
-    for control in controls:
-        if control not in CONTROLS:
-            raise DataError(f"unknown control '{control}'; there are: {', '.join(CONTROLS)}")
-        conditions[control] = (_shuffled(examples, seed), False) if control == SHUFFLED else (examples, True)
+    conditions = _conditions(examples, controls, seed)
     results: dict[str, dict[str, Score]] = {}
     predictions: dict[str, list[Prediction]] = {}
     with bar("evaluating", len(examples) * len(conditions), shown=progress) as shown:
@@ -153,9 +151,7 @@ def evaluate(
         predictions=predictions[""],
     )
     _record(model, evaluation)
-    if folder is not None if record is None else record:
-        if folder is None:
-            raise DataError("record=True needs a checkpoint folder, not a model in memory")
+    if folder is not None and record is not False:
         try:
             checkpoint.update_run(folder, model.provenance.run, model.card())
         except CheckpointError as error:  # the scores are worth more than their record
@@ -166,6 +162,16 @@ def evaluate(
 def _default_split(dataset: Dataset) -> str:
     splits = dataset.splits()
     return splits[0] if len(splits) == 1 else "test"
+
+
+def _conditions(examples: Sequence[Example], controls: Sequence[str], seed: int) -> dict[str, tuple[Sequence[Example], bool]]:
+    """The examples to measure on, and whether their images are blanked, by control; the empty name is the model as it is."""
+    if unknown := [control for control in controls if control not in CONTROLS]:
+        raise DataError(f"unknown control '{unknown[0]}'; there are: {', '.join(CONTROLS)}")
+    found: dict[str, tuple[Sequence[Example], bool]] = {"": (examples, False)}
+    for control in controls:
+        found[control] = (_shuffled(examples, seed), False) if control == SHUFFLED else (examples, True)
+    return found
 
 
 def _metric(name: str) -> Metric:

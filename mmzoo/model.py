@@ -39,6 +39,7 @@ class Provenance:
     entries: dict[str, Entry]
     policies: dict[str, str]
     pretrained: dict[str, bool]
+    full: bool = False  # loaded from a checkpoint that holds every weight; it can only be saved as such again
     run: dict[str, Any] = field(default_factory=dict)
 
     def plugins(self) -> dict[str, str]:
@@ -319,7 +320,8 @@ class MultimodalModel(nn.Module):
 
     def lock(self) -> dict[str, dict[str, Any]]:
         """Where each pretrained part came from: source, commit and file hashes."""
-        return {kind: getattr(self, kind).lock() for kind in PARTS if self.provenance.pretrained[kind]}
+        found = {kind: getattr(self, kind).lock() for kind in PARTS if self.provenance.pretrained[kind]}
+        return {kind: facts for kind, facts in found.items() if facts}
 
     def save(self, folder: str | Path, *, full: bool = False) -> Path:
         """Write a checkpoint folder: the weights that were trained (``full``: all), the recipe, the lock, the card.
@@ -327,6 +329,7 @@ class MultimodalModel(nn.Module):
         Raises:
             CheckpointError: the folder cannot be written or the disk is full; an older checkpoint there stays whole.
         """
+        full = full or self.provenance.full
         state = self.state_dict()
         weights = {name: state[name].detach().cpu() for name in self.saved_names(full=full)}
         return checkpoint.write(

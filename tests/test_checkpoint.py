@@ -175,3 +175,21 @@ def test_a_folder_that_cannot_be_written(classifier, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be written"):
         mmzoo.build(classifier).save(tmp_path / "file" / "model")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_pretrained_part_is_saved_loaded_and_saved_again(tmp_path, full):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from mmzoo_transformers.bytes import byte_tokenizer
+
+    GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=264, n_positions=64)).save_pretrained(tmp_path / "gpt2")
+    byte_tokenizer("causal").save_pretrained(tmp_path / "gpt2")
+    cnn = {"use": "cnn", "image_size": 16, "channels": [8]}
+    language = f"hf-causal:{tmp_path / 'gpt2'}"
+    model = mmzoo.build(encoder=cnn, fusion="prefix-linear", language_model=language, task="caption", seed=0)
+    expected = model.predict(image=PICTURES)
+    model.save(tmp_path / "once", full=full)
+    assert any(name.startswith("language_model") for name in load_file(tmp_path / "once" / "model.safetensors")) is full
+    mmzoo.load(tmp_path / "once").save(tmp_path / "twice")
+    assert mmzoo.load(tmp_path / "twice").predict(image=PICTURES) == expected

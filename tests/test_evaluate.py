@@ -95,3 +95,8 @@ def test_scores_are_given_even_where_they_cannot_be_recorded(trained, monkeypatc
     found = measure(trained)
     assert found.scores["accuracy"].value == 1.0
     assert found.unrecorded == "read-only"
+
+
+def test_a_model_in_memory_has_nowhere_to_record_to(trained):
+    with pytest.raises(DataError, match="checkpoint folder"):
+        measure(mmzoo.load(trained), record=True)
