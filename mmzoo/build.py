@@ -199,6 +199,13 @@ def _check_classes(found: dict[str, Resolved]) -> None:
             )
     fusion, language, task = (found[kind] for kind in ("fusion", "language_model", "task"))
     kind = language.cls.kind
+    if fusion.cls.needs_decoder and not task.cls.needs_generation:
+        raise DoesNotFit(
+            f"{fusion.entry.label} gives the image to the decoder alone, and {task.entry.label} reads the encoder.\n"
+            + _instead("task", lambda cls: cls.needs_generation)
+            + "\n"
+            + _instead("fusion", lambda cls: not cls.needs_decoder and kind in cls.kinds)
+        )
     for part in (fusion, task):
         kinds = part.cls.kinds
         if kind not in kinds:

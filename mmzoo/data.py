@@ -26,6 +26,7 @@ from mmzoo.plugins import host
 from mmzoo.recipe import Part
 from mmzoo.registry import split_use
 from mmzoo.resolve import resolve
+from mmzoo.text import check_placeholders, pad
 
 
 class Dataset(ABC):
@@ -175,7 +176,9 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def image_key(source: Any) -> Hashable:
-    """Equal for two examples that hold the same picture: by path, else by content."""
+    """Equal for two examples that hold the same picture or pictures: by path, else by content."""
+    if isinstance(source, list | tuple):
+        return tuple(image_key(each) for each in source)
     if isinstance(source, dict):
         source = source.get("bytes") or source.get("path")
     if isinstance(source, str | Path):
@@ -190,10 +193,29 @@ def image_key(source: Any) -> Hashable:
 BLANK_CANVAS = (64, 64)
 
 
+@dataclass(frozen=True)
+class Tiled:
+    """A picture to [1 + grid ** 2, channels, height, width]: the whole, then its pieces row by row, each through ``transform``
+    (LLaVA-NeXT, https://llava-vl.github.io/blog/2024-01-30-llava-next/)."""
+
+    transform: Any
+    grid: int
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        width, height = image.size
+        xs, ys = ([round(size * i / self.grid) for i in range(self.grid + 1)] for size in (width, height))
+        boxes = [
+            (xs[j], ys[i], max(xs[j + 1], xs[j] + 1), max(ys[i + 1], ys[i] + 1))
+            for i in range(self.grid)
+            for j in range(self.grid)
+        ]
+        return torch.stack([self.transform(image), *(self.transform(image.crop(box)) for box in boxes)])
+
+
 @dataclass
 class Collator:
-    """Examples to a batch: ``inputs`` [images, ...] with each distinct picture once, ``index`` [batch] from example to
-    picture, and what the task adds.
+    """Examples to a batch: ``inputs`` [images, ...] with each distinct picture once, ``index`` from example to picture, and
+    what the task adds. ``index`` is [batch], or [batch, images] with -1 for none where an example has several images.
 
     Runs in data workers, so it holds no weights of encoder or language model. What goes wrong with an image travels
     in the batch (``bad``: pairs of id and message) and is raised, or counted, in the main process.
@@ -208,30 +230,36 @@ class Collator:
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         inputs: list[Tensor] = []
-        index: list[int] = []
+        index: list[list[int]] = []
         kept: list[Example] = []
         bad: list[tuple[str, str]] = []
         position: dict[Hashable, int] = {}
         for example in examples:
-            key = "blank" if self.blank else image_key(example.image)
-            if key not in position:
-                try:
-                    inputs.append(self._input(example.image))
-                except BadImage as error:
-                    bad.append((example.id, str(error)))
-                    continue
-                position[key] = len(inputs) - 1
-            index.append(position[key])
-            kept.append(example)
-        batch: dict[str, Any] = {"bad": bad}
+            try:
+                index.append([self._place(image, inputs, position) for image in example.images])
+                kept.append(example)
+            except BadImage as error:
+                bad.append((example.id, str(error)))
+        batch: dict[str, Any] = {"bad": bad, "names": [example.id for example in kept]}
         if kept:
             batch["inputs"] = torch.stack(inputs)
-            batch["index"] = torch.tensor(index)
+            several = max(len(row) for row in index) > 1
+            batch["index"] = pad(index, -1) if several else torch.tensor([row[0] for row in index])
             try:
                 batch.update(self.task.collate(kept, self.text, training=self.training))
+                for row, example in zip(batch.get("ids", ()), kept, strict=False):
+                    check_placeholders(row.tolist(), len(example.images), example.id)
             except MmzooError as error:  # a worker process would lose its type
                 batch["error"] = (type(error), str(error))
         return batch
+
+    def _place(self, image: Any, inputs: list[Tensor], position: dict[Hashable, int]) -> int:
+        """Where in ``inputs`` the image is, after it was opened if it is new there."""
+        key = "blank" if self.blank else image_key(image)
+        if key not in position:
+            inputs.append(self._input(image))
+            position[key] = len(inputs) - 1
+        return position[key]
 
     def _input(self, image: Any) -> Tensor:
         if self.blank:
@@ -279,7 +307,7 @@ def fingerprint(examples: Iterable[Example]) -> str:
     for example in examples:
         key = image_key(example.image)
         if key not in pictures:
-            pictures[key] = hashlib.sha256(_content(example.image)).digest()
+            pictures[key] = b"".join(hashlib.sha256(_content(image)).digest() for image in example.images)
         for text in (example.text, *example.targets):
             data = text.encode()
             digest.update(len(data).to_bytes(4, "big") + data)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CAUSAL, BIDIRECTIONAL, SEQ2SEQ = "causal", "bidirectional", "seq2seq"
 IGNORE = -100
+PLACEHOLDER = "<image>"  # where in a text an image stands
+IMAGE = -200  # its id; no token has it (as in LLaVA's original code)
 
 
 class Options(BaseModel):
@@ -31,13 +33,20 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class Example:
-    """One example: ``image`` (anything that `mmzoo.data.open_image` takes), ``text`` (a question or prompt) and ``targets``, the
-    answers, captions or labels that count as right; training uses the first. ``id`` names it in messages."""
+    """One example: ``image`` (anything that `mmzoo.data.open_image` takes, or a list of such), ``text`` (a question or prompt)
+    and ``targets``, the answers, captions or labels that count as right; training uses the first. ``id`` names it in messages.
+
+    ``<image>`` in the text says where each image stands; a single image needs none."""
 
     id: str
     image: Any = None
     text: str = ""
     targets: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> list[Any]:
+        """Its images, one or more."""
+        return list(self.image) if isinstance(self.image, list | tuple) else [self.image]
 
 
 @dataclass(frozen=True)
@@ -69,11 +78,24 @@ class LanguageSpec:
 @dataclass
 class Features:
     """What an encoder computed: ``tokens`` [batch, tokens, dim], ``pooled`` [batch, pooled_dim], and ``mask``
-    [batch, tokens] (1 where a token is real), None if all are."""
+    [batch, tokens] (1 where a token is real), None if all are.
+
+    Where an example has several images, ``tokens`` holds theirs one after another, ``pooled`` is the mean over them, and
+    the model adds ``each`` [batch, images, pooled_dim], ``present`` [batch, images] (true where there is one) and, if the texts
+    have placeholders, ``at`` [batch, images]: the text position that each stands at, -1 for before the text.
+    """
 
     tokens: Tensor
     pooled: Tensor
     mask: Tensor | None = None
+    each: Tensor | None = None
+    present: Tensor | None = None
+    at: Tensor | None = None
+
+    @property
+    def images(self) -> int:
+        """Images an example has at most."""
+        return 1 if self.each is None else self.each.shape[1]
 
     def token_mask(self) -> Tensor:
         """[batch, tokens] of ones where none was given."""
@@ -81,19 +103,35 @@ class Features:
             return self.mask
         return torch.ones(self.tokens.shape[:2], dtype=torch.long, device=self.tokens.device)
 
+    def by_image(self) -> Features:
+        """One row an image: ``tokens`` [batch * images, tokens an image, dim], ``pooled`` [batch * images, pooled_dim]."""
+        if self.each is None:
+            return Features(self.tokens, self.pooled, self.mask)
+        rows, count = self.tokens.shape[0] * self.images, self.tokens.shape[1] // self.images
+        return Features(
+            self.tokens.reshape(rows, count, self.tokens.shape[2]),
+            self.each.flatten(0, 1),
+            self.token_mask().reshape(rows, count),
+        )
+
     def take(self, index: Tensor) -> Features:
-        """The rows ``index`` [rows]; examples that share an image share its features."""
-        return Features(self.tokens[index], self.pooled[index], None if self.mask is None else self.mask[index])
+        """The rows ``index`` [batch], as examples that share an image share its features, or [batch, images] with -1 where
+        an example has fewer."""
+        if index.ndim == 1:
+            return Features(self.tokens[index], self.pooled[index], None if self.mask is None else self.mask[index])
+        present = index >= 0
+        index = index.clamp(min=0)
+        each = self.pooled[index] * present[..., None]
+        mask = self.token_mask()[index] * present[..., None]
+        pooled = each.sum(1) / present.sum(1, keepdim=True).clamp(min=1)
+        return Features(self.tokens[index].flatten(1, 2), pooled, mask.flatten(1), each, present)
 
     def repeat(self, times: int) -> Features:
         """Each row ``times`` times in place, as beam search orders its rows."""
         if times == 1:
             return self
-        return Features(
-            self.tokens.repeat_interleave(times, 0),
-            self.pooled.repeat_interleave(times, 0),
-            None if self.mask is None else self.mask.repeat_interleave(times, 0),
-        )
+        rows = (self.tokens, self.pooled, self.mask, self.each, self.present, self.at)
+        return Features(*(None if value is None else value.repeat_interleave(times, 0) for value in rows))  # type: ignore[arg-type]
 
 
 class Part(nn.Module):
@@ -144,6 +182,15 @@ class Encoder(Part, ABC):
         """``inputs`` [batch, channels, height, width] to features."""
 
 
+@dataclass
+class Memory:
+    """States that a seq2seq model's decoder reads beside its encoder's: ``states`` [batch, memory, dim] and ``mask``
+    [batch, memory]."""
+
+    states: Tensor
+    mask: Tensor
+
+
 class LanguageModel(Part, ABC):
     """Text to hidden states, and where it can, hidden states to text.
 
@@ -169,10 +216,17 @@ class LanguageModel(Part, ABC):
         """Token ids [batch, text] to input embeddings [batch, text, dim], without positions."""
 
     @abstractmethod
-    def forward(self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
+    ) -> Tensor:
         """Hidden states [batch, positions, dim] of ``embeddings`` [batch, positions, dim] under ``mask``
-        [batch, positions]. A seq2seq model that is given ``decoder_ids`` [batch, out] returns its decoder's
-        states [batch, out, dim] instead of its encoder's."""
+        [batch, positions], whose padding stands on the right only. A seq2seq model that is given ``decoder_ids`` [batch, out]
+        returns its decoder's states [batch, out, dim] instead of its encoder's; the decoder reads ``memory`` before the
+        encoder's states. The other kinds are given neither."""
+
+    def decoder_blocks(self) -> Sequence[nn.Module]:
+        """Those of its blocks that belong to a seq2seq model's decoder."""
+        return ()
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """One vector a text, [batch, dim]: the last real position here, for causal models."""
@@ -190,20 +244,22 @@ class LanguageModel(Part, ABC):
             raise NotImplementedError(f"{type(self).__name__} gives no logits")
         return layer(hidden)
 
-    def generate(self, embeddings: Tensor, mask: Tensor, **options: Any) -> Tensor:
-        """New token ids [batch * returned, out] after ``embeddings`` [batch, positions, dim]; ``options`` are those
-        of `transformers.GenerationMixin.generate`."""
+    def generate(self, embeddings: Tensor, mask: Tensor, memory: Memory | None = None, **options: Any) -> Tensor:
+        """New token ids [batch * returned, out] after ``embeddings`` [batch, positions, dim], whose padding stands on the
+        left only for causal models and on the right only for seq2seq ones; ``options`` are those of
+        `transformers.GenerationMixin.generate`."""
         raise NotImplementedError(f"{type(self).__name__} does not generate")
 
 
 @dataclass
 class Sequenced:
-    """What goes into a language model: ``embeddings`` [batch, positions, dim], ``mask`` [batch, positions] and
-    ``text``, the slice of positions that the text's tokens hold."""
+    """What goes into a language model: ``embeddings`` [batch, positions, dim], ``mask`` [batch, positions], and ``text``, the
+    positions that the text's tokens hold: a slice, or [batch, text] where rows differ. ``memory`` is for a decoder alone."""
 
     embeddings: Tensor
     mask: Tensor
-    text: slice
+    text: slice | Tensor
+    memory: Memory | None = None
 
 
 class Fusion(Part):
@@ -215,26 +271,37 @@ class Fusion(Part):
         kinds: the kinds of language model that it serves.
         needs_tokens: whether it reads the encoder's token features.
         needs_blocks: whether it attaches to the language model's blocks.
+        needs_decoder: whether only what the language model writes can see the image.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({CAUSAL, BIDIRECTIONAL, SEQ2SEQ})
     needs_tokens: ClassVar[bool] = False
     needs_blocks: ClassVar[bool] = False
+    needs_decoder: ClassVar[bool] = False
 
     def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
         super().__init__()
         self.options = options
-        # What deep and late hooks see. The model sets it at each forward and leaves it until the next, since
+        # What deep and late hooks see. The model sets them at each forward and leaves them until the next, since
         # gradient checkpointing runs the blocks again during the backward pass.
         self.features: Features | None = None
+        self.mask: Tensor | None = None  # [batch, positions] of the language model's input
+        self.latest: Tensor | None = None  # [batch, positions]: the latest image before each, -1 for none; None: the first
 
     @property
     def added_tokens(self) -> int | None:
-        """How many positions `early` adds to a text; None if it depends on the input."""
+        """How many positions `early` adds to a text for each image; None if it depends on the input."""
         return 0
 
+    @property
+    def tiles(self) -> int:
+        """Each image is also cut into ``tiles`` x ``tiles`` pieces, which the encoder reads beside the whole: an image then has
+        (1 + tiles ** 2) times the encoder's tokens, the whole picture's first. 1: the whole picture alone."""
+        return 1
+
     def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> Sequenced:
-        """Text ``embeddings`` [batch, text, dim] and ``mask`` [batch, text] to the language model's input."""
+        """Text ``embeddings`` [batch, text, dim] and ``mask`` [batch, text] to the language model's input.
+        `mmzoo.sequence.insert` puts the tokens of each image where it stands."""
         return Sequenced(embeddings, mask, slice(0, embeddings.shape[1]))
 
     def deep(self, language_model: LanguageModel) -> None:
@@ -254,6 +321,26 @@ class Fusion(Part):
         if self.features is None:
             return None
         return self.features.repeat(rows // self.features.pooled.shape[0])
+
+    def visible(self, rows: int, positions: int, *, decoder: bool = False) -> Tensor | None:
+        """Which visual tokens each position may attend to, [rows, positions, tokens]: those of the latest image before it;
+        None if all. Positions beyond the prompt's, as generation adds them, see what its last one does; so do all of a seq2seq
+        model's ``decoder``."""
+        if self.features is None:
+            return None
+        times = rows // self.features.pooled.shape[0]
+        tokens = None if self.features.mask is None else self.features.mask.bool().repeat_interleave(times, 0)[:, None, :]
+        if self.latest is None:
+            return None if tokens is None else tokens.expand(-1, positions, -1)
+        latest = self.latest.repeat_interleave(times, 0)
+        if decoder or positions < latest.shape[1]:  # or one step with the cache
+            latest = latest[:, -1:].expand(-1, positions)
+        else:
+            latest = torch.cat([latest, latest[:, -1:].expand(-1, positions - latest.shape[1])], 1)
+        count = self.features.tokens.shape[1]
+        owner = torch.arange(count, device=latest.device) // (count // self.features.images)
+        seen = latest[..., None] == owner
+        return seen if tokens is None else seen & tokens
 
 
 @dataclass
@@ -323,7 +410,7 @@ class Task(Part, ABC):
 @dataclass(frozen=True)
 class TextContext:
     """What a task must know of the language model to lay out text: its tokenizer, kind, context, and how many
-    positions the fusion puts before the text."""
+    positions the fusion adds for each image."""
 
     tokenizer: Any
     kind: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,36 @@ import torch
 from torch import Tensor, nn
 
 from mmzoo import card, checkpoint, policy, summary
-from mmzoo.data import Collator, Example, batches, raise_bad, tensors
+from mmzoo.data import Collator, Example, Tiled, batches, raise_bad, tensors
 from mmzoo.errors import BadImage, BadRecipe, DataError, DoesNotFit
-from mmzoo.interfaces import Encoder, Features, Fusion, LanguageModel, Part, Prediction, Task, TextContext
+from mmzoo.interfaces import (
+    CAUSAL,
+    IMAGE,
+    Encoder,
+    Features,
+    Fusion,
+    LanguageModel,
+    Part,
+    Prediction,
+    Sequenced,
+    Task,
+    TextContext,
+)
 from mmzoo.plugins import host
 from mmzoo.recipe import PARTS, Recipe
 from mmzoo.registry import Entry
+from mmzoo.sequence import arrange, of_text
 from mmzoo.text import fit_length, padded, prompt_ids
 
 
 @dataclass
 class States:
     """What a language model made of a fused text: ``hidden`` [batch, positions, dim], the ``mask`` over the text
-    [batch, text], and ``text``, the slice of positions that the text holds."""
+    [batch, text], and ``text``, the positions that the text holds, as in `Sequenced`."""
 
     hidden: Tensor
     mask: Tensor
-    text: slice
+    text: slice | Tensor
 
 
 @dataclass
@@ -77,25 +90,60 @@ class MultimodalModel(nn.Module):
     # The way through
 
     def encode(self, inputs: Tensor, index: Tensor | None = None) -> Features:
-        """Pictures [images, ...] to features; with ``index`` [batch], one row an example. A frozen encoder keeps no graph."""
+        """Pictures [images, ...], or in tiles [images, tiles, ...], to features; with ``index`` ([batch] or [batch, images]) one
+        row an example. A frozen encoder keeps no graph."""
+        tiles = inputs.shape[1] if self.fusion.tiles > 1 else 0
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.provenance.policies["encoder"] != "frozen"):
-            features = self.encoder(inputs)
+            features = self.encoder(inputs.flatten(0, 1) if tiles else inputs)
+        if tiles:
+            # An image's tokens are those of the whole, then of its pieces; its vector is that of the whole.
+            tokens = features.tokens.unflatten(0, (-1, tiles)).flatten(1, 2)
+            mask = None if features.mask is None else features.mask.unflatten(0, (-1, tiles)).flatten(1, 2)
+            features = Features(tokens, features.pooled.unflatten(0, (-1, tiles))[:, 0], mask)
         return features if index is None else features.take(index)
 
     def states(self, features: Features, ids: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> States:
         """Text ids and mask [batch, text] to hidden states, through early and deep fusion. With ``decoder_ids``
         [batch, out] the states are the decoder's and ``text`` spans them all."""
-        self.fusion.features = features
-        sequence = self.fusion.early(features, self.language_model.embed(ids), mask)
-        hidden = self.language_model(sequence.embeddings, sequence.mask, decoder_ids)
+        mask = mask * (ids != IMAGE)
+        sequence = self._sequence(features, ids, mask)
+        hidden = self.language_model(
+            sequence.embeddings, sequence.mask, **_given(decoder_ids=decoder_ids, memory=sequence.memory)
+        )
         if decoder_ids is not None:
             return States(hidden, torch.ones_like(decoder_ids), slice(0, decoder_ids.shape[1]))
         return States(hidden, mask, sequence.text)
 
+    def _sequence(self, features: Features, ids: Tensor, mask: Tensor, *, left: bool = False) -> Sequenced:
+        """The language model's input, padded on one side, with what deep and late hooks see set on the fusion."""
+        slots = ids == IMAGE
+        latest = None
+        if bool(slots.any()):
+            ids, mask = ids.masked_fill(slots, 0), mask.masked_fill(slots, 0)
+            order = slots.long().argsort(dim=1, descending=True, stable=True)[:, : features.images]
+            none = ~slots.any(1, keepdim=True)  # one image without a placeholder stands before the text
+            order = torch.nn.functional.pad(order, (0, features.images - order.shape[1]))
+            features = replace(features, at=order.masked_fill(none, -1))
+            latest = (slots.cumsum(1) - 1).masked_fill(none, 0)
+        self.fusion.features = features
+        sequence = self.fusion.early(features, self.language_model.embed(ids), mask)
+        if latest is not None:
+            # Only text looks back at images; what the fusion put in does not.
+            seen = latest.new_full(sequence.mask.shape, -1)
+            if isinstance(sequence.text, slice):
+                seen[:, sequence.text] = latest
+            else:
+                seen.scatter_(1, sequence.text, latest)
+            latest = seen
+        sequence, moved = arrange(sequence, left=left)
+        self.fusion.mask = sequence.mask
+        self.fusion.latest = latest if latest is None or moved is None else latest.gather(1, moved)
+        return sequence
+
     def pooled(self, features: Features, ids: Tensor, mask: Tensor) -> Tensor:
         """One fused vector an example, [batch, dim]."""
         states = self.states(features, ids, mask)
-        vector = self.language_model.pool(states.hidden[:, states.text], mask)
+        vector = self.language_model.pool(of_text(states.hidden, states.text), states.mask)
         return self.fusion.late(features, vector.unsqueeze(1)).squeeze(1)
 
     def forward(self, labels: Tensor | None = None, num_items_in_batch: Any = None, **batch: Tensor) -> dict[str, Tensor]:
@@ -143,7 +191,8 @@ class MultimodalModel(nn.Module):
         return TextContext(self.language_model.tokenizer, spec.kind, spec.max_length, 0 if added is None else added)
 
     def collator(self, *, training: bool, blank: bool = False) -> Collator:
-        return Collator(self.task, self.text_context(), self.encoder.transform, training=training, blank=blank)
+        transform = Tiled(self.encoder.transform, self.fusion.tiles) if self.fusion.tiles > 1 else self.encoder.transform
+        return Collator(self.task, self.text_context(), transform, training=training, blank=blank)
 
     @property
     def device(self) -> torch.device:
@@ -223,11 +272,11 @@ class MultimodalModel(nn.Module):
 
     def generate_ids(self, features: Features, ids: Tensor, mask: Tensor, **options: Any) -> Tensor:
         """New token ids [batch * returned, out] after prompts [batch, text], padded on the left for causal models."""
-        self.fusion.features = features
         self._generating = True
         try:
-            sequence = self.fusion.early(features, self.language_model.embed(ids), mask)
-            return self.language_model.generate(sequence.embeddings, sequence.mask, **options)
+            sequence = self._sequence(features, ids, mask, left=self.language_model.kind == CAUSAL)
+            memory = _given(memory=sequence.memory)
+            return self.language_model.generate(sequence.embeddings, sequence.mask, **memory, **options)
         except (TypeError, ValueError) as error:  # an option that is unknown, or whose value is wrong
             raise BadRecipe(f"generate: {error}") from error
         finally:
@@ -350,6 +399,11 @@ class MultimodalModel(nn.Module):
         sections = [s for found in host().manager.hook.mmzoo_card_sections(model=self, run=run) for s in found]
         generates = self.task.needs_generation
         return card.render(self.recipe, self.summary(), run, generates=generates, folder="path/to/this/folder", sections=sections)
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    """The arguments that are not None: a language model that is given none of them need not take them."""
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 class _Nothing:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmzoo.errors import DataError
-from mmzoo.interfaces import CAUSAL, TextContext
+from mmzoo.errors import BadRecipe, DataError
+from mmzoo.interfaces import CAUSAL, IMAGE, PLACEHOLDER, TextContext
 
 
 def encode(tokenizer: object, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
@@ -20,23 +21,81 @@ def encode(tokenizer: object, texts: Sequence[str], *, special: bool = False) ->
     return tokenizer(whole, add_special_tokens=special)["input_ids"]  # type: ignore[operator]
 
 
-def start_ids(text: TextContext) -> list[int]:
-    """What must stand before a text: nothing where the fusion puts tokens there, else the start token, so that a
-    causal model always has a state to predict the first token from."""
-    if text.kind != CAUSAL or text.added_tokens:
+def start_ids(text: TextContext, image: bool = False) -> list[int]:
+    """What must stand before a text: what the tokenizer itself puts there ([CLS], <s>), or nothing where ``image`` says that an
+    image's tokens do, else the start token, so that a causal model always has a state to predict the first token from."""
+    if text.kind != CAUSAL:
         return []
     tokenizer = text.tokenizer
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    own = tokenizer("")["input_ids"][:1]
+    if own and own[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id):
+        return own
+    if image:
+        return []
+    start = next((i for i in (tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id) if i is not None), None)
     return [] if start is None else [start]
 
 
-def prompt_ids(text: TextContext, prompts: Sequence[str]) -> list[list[int]]:
-    """Prompts as ids: what `start_ids` says and the bare text for causal models, the tokenizer's own framing
-    ([CLS] ... [SEP], or ... </s>) for the others."""
+def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = False) -> list[list[int]]:
+    """Prompts as ids, with `IMAGE` where a placeholder is: behind what `start_ids` says for causal models, in the
+    tokenizer's own framing ([CLS] ... [SEP], or ... </s>) for the others. ``framed``: the prompts hold their special tokens.
+    """
+    tokenizer = text.tokenizer
+    pieces = [prompt.split(PLACEHOLDER) for prompt in prompts]
+    flat = iter(encode(tokenizer, [piece for row in pieces for piece in row]))
+    rows: list[list[int]] = []
+    for row in pieces:
+        ids = next(flat)
+        for _ in row[1:]:
+            ids = [*ids, IMAGE, *next(flat)]
+        rows.append(ids)
     if text.kind != CAUSAL:
-        return [row or [text.tokenizer.pad_token_id] for row in encode(text.tokenizer, prompts, special=True)]
-    start = start_ids(text)
-    return [start + row for row in encode(text.tokenizer, prompts)]
+        head, tail = _frame(tokenizer)
+        return [[*head, *row, *tail] or [tokenizer.pad_token_id] for row in rows]
+    if framed:
+        return rows
+    visual = text.added_tokens != 0
+    start, own = start_ids(text, visual), start_ids(text, True)
+    # The tokenizer's own start stays the first of the sequence, before an image that has no placeholder.
+    implicit = [IMAGE] if visual and own else []
+    return [start + ([] if IMAGE in row else implicit) + row for row in rows]
+
+
+def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The special tokens that a tokenizer puts before and after a text."""
+    ids = tokenizer("", add_special_tokens=True)["input_ids"]
+    return ([], ids) if ids[:1] == [tokenizer.eos_token_id] else (ids[:1], ids[1:])
+
+
+def chat(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+    """A conversation in the words of the tokenizer's own template, up to where the assistant's turn begins.
+
+    Args:
+        messages: ``[{"role": "user", "content": "<image> What is it?"}, ...]``.
+
+    Raises:
+        BadRecipe: the tokenizer has no template, or it refuses the messages.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise BadRecipe("this language model's tokenizer has no chat template; choose an instruct model, or leave out chat")
+    try:
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template raises what it likes
+        raise BadRecipe(f"the chat template refuses these messages: {error}") from None
+
+
+def check_placeholders(row: Sequence[int], images: int, name: str) -> None:
+    """Check that a text says where each of its images stands.
+
+    Raises:
+        DataError: naming both numbers and the example.
+    """
+    found = sum(i == IMAGE for i in row)
+    if found != images and (found or images > 1):
+        raise DataError(
+            f"example {name}: {found} placeholders '{PLACEHOLDER}' in the text and {images} image{'s' if images != 1 else ''}; "
+            "give one placeholder for each image" + (", or none for a single one" if images == 1 else "")
+        )
 
 
 def fit_length(rows: list[list[int]], text: TextContext, ids: Sequence[str], reserve: int = 0) -> None:
@@ -47,12 +106,13 @@ def fit_length(rows: list[list[int]], text: TextContext, ids: Sequence[str], res
     """
     if text.max_length is None:
         return
-    room = text.max_length - text.added_tokens - reserve
     for row, name in zip(rows, ids, strict=True):
-        if len(row) > room:
+        placeholders = sum(i == IMAGE for i in row)
+        length, added = len(row) - placeholders, text.added_tokens * max(1, placeholders)
+        if length + added + reserve > text.max_length:
             extra = f" and {reserve} to generate" if reserve else ""
             raise DataError(
-                f"example {name}: {len(row)} text tokens, {text.added_tokens} from the fusion{extra} exceed the "
+                f"example {name}: {length} text tokens, {added} from the fusion{extra} exceed the "
                 f"language model's context of {text.max_length}; shorten the text or choose another language model"
             )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmzoo.interfaces import BIDIRECTIONAL, Features, FeatureSpec, Fusion, LanguageSpec, Options, Sequenced
-from mmzoo_fusions.prefix import prepend
+from mmzoo.sequence import insert
 
 
 class SingleStream(Fusion):
@@ -36,8 +36,10 @@ class SingleStream(Fusion):
         return self._tokens
 
     def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> Sequenced:
-        visual = (self.norm(self.project(features.tokens)) + self.type_embedding).to(embeddings.dtype)
+        each = features.by_image()
+        visual = self.norm(self.project(each.tokens)) + self.type_embedding
         if not self._after:
-            return prepend(visual, features.token_mask(), embeddings, mask)
+            return insert(visual, each.token_mask(), features, embeddings, mask)
+        visual = visual.reshape(mask.shape[0], -1, visual.shape[-1]).to(embeddings.dtype)
         joined = torch.cat([embeddings, visual], dim=1)
         return Sequenced(joined, torch.cat([mask, features.token_mask().to(mask.dtype)], dim=1), slice(0, mask.shape[1]))

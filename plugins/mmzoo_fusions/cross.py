@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmzoo.interfaces import Features, FeatureSpec, Fusion, LanguageModel, LanguageSpec, Options
+from mmzoo.interfaces import FeatureSpec, Fusion, LanguageModel, LanguageSpec, Options
 from mmzoo_fusions.prefix import check_heads
 
 
@@ -39,16 +39,17 @@ class GatedCrossAttention(Fusion):
         )
 
     def deep(self, language_model: LanguageModel) -> None:
+        decoder = set(language_model.decoder_blocks())
         for layer, block in zip(self.layers, list(language_model.blocks())[:: self.options.every], strict=True):
-            block.register_forward_pre_hook(self._hook(layer), with_kwargs=True)
+            block.register_forward_pre_hook(self._hook(layer, block in decoder), with_kwargs=True)
 
-    def _hook(self, layer: nn.Module) -> Any:
+    def _hook(self, layer: nn.Module, decoder: bool) -> Any:
         def attend(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             hidden = args[0] if args else kwargs["hidden_states"]
             features = self.seen(hidden.shape[0])
             if features is None:
                 return None
-            hidden = layer(hidden, features)
+            hidden = layer(hidden, features.tokens, self.visible(*hidden.shape[:2], decoder=decoder))
             return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
         return attend
@@ -67,14 +68,18 @@ class GatedLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, ratio * dim), nn.GELU(), nn.Linear(ratio * dim, dim))
         self.gates = nn.Parameter(torch.zeros(2))
 
-    def forward(self, hidden: Tensor, features: Features) -> Tensor:
+    def forward(self, hidden: Tensor, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
+        """``hidden`` [batch, positions, dim], ``tokens`` [batch, tokens, vision_dim], ``visible`` [batch, positions, tokens]."""
         attend, think = torch.tanh(self.gates).to(hidden.dtype)
-        vision = self.norm_vision(features.tokens.to(hidden.dtype))
+        vision = self.norm_vision(tokens.to(hidden.dtype))
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.queries(self.norm1(hidden)), *self.keys_values(vision).chunk(2, dim=-1))
         )
-        mask = None if features.mask is None else features.mask.bool()[:, None, None, :]
+        sees = None if visible is None else visible.any(-1, keepdim=True)
+        mask = None if visible is None else (visible | ~sees).unsqueeze(1)  # a softmax over nothing is no number
         found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+        if sees is not None:
+            found = found * sees  # text before the first image attends to nothing
         hidden = hidden + attend * self.project(found)
         return hidden + think * self.mlp(self.norm2(hidden))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmzoo.interfaces import Features, FeatureSpec, Fusion, LanguageSpec, Options, Sequenced
+from mmzoo.sequence import insert
 
 
 class Prefix(Fusion):
@@ -32,15 +33,8 @@ class Prefix(Fusion):
         raise NotImplementedError
 
     def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> Sequenced:
-        prefix = self.prefix(features.pooled).to(embeddings.dtype)
-        return prepend(prefix, mask.new_ones(prefix.shape[:2]), embeddings, mask)
-
-
-def prepend(tokens: Tensor, token_mask: Tensor, embeddings: Tensor, mask: Tensor) -> Sequenced:
-    """Visual tokens before the text's."""
-    length = tokens.shape[1]
-    joined = torch.cat([tokens, embeddings], dim=1)
-    return Sequenced(joined, torch.cat([token_mask.to(mask.dtype), mask], dim=1), slice(length, joined.shape[1]))
+        prefix = self.prefix(features.by_image().pooled)
+        return insert(prefix, mask.new_ones(prefix.shape[:2]), features, embeddings, mask)
 
 
 class LinearPrefix(Prefix):

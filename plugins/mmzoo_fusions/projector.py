@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmzoo.interfaces import Features, FeatureSpec, Fusion, LanguageSpec, Options, Sequenced
-from mmzoo_fusions.prefix import prepend
+from mmzoo.sequence import insert
 
 
 class Projector(Fusion):
@@ -35,4 +35,5 @@ class Projector(Fusion):
         return self._tokens
 
     def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> Sequenced:
-        return prepend(self.model(features.tokens).to(embeddings.dtype), features.token_mask(), embeddings, mask)
+        each = features.by_image()
+        return insert(self.model(each.tokens), each.token_mask(), features, embeddings, mask)

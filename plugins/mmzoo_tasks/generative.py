@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from mmzoo.data import Example
 from mmzoo.errors import DataError
 from mmzoo.interfaces import CAUSAL, IGNORE, SEQ2SEQ, Features, LanguageSpec, Options, Prediction, Task, TextContext
+from mmzoo.sequence import before
 from mmzoo.text import encode, fit_length, pad, padded, prompt_ids
 
 
@@ -86,7 +87,7 @@ class Generative(Task):
         states = model.states(features, batch["ids"], batch["mask"], batch.get("decoder_ids"))
         rows, columns = (labels != IGNORE).nonzero(as_tuple=True)
         # A causal state predicts the next token; a decoder's states are shifted already.
-        at = columns + states.text.start - 1 if self._causal else columns
+        at = before(states.text, rows, columns) if self._causal else columns
         hidden = model.fusion.late(features, states.hidden)[rows, at]
         logits = model.language_model.logits(hidden).float()
         return F.cross_entropy(logits, labels[rows, columns], reduction="none"), rows

@@ -9,7 +9,7 @@ by its type. Bidirectional: BERT (https://arxiv.org/abs/1810.04805). Sequence to
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
-from mmzoo.interfaces import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, LanguageModel, LanguageSpec, Options
+from mmzoo.interfaces import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, LanguageModel, LanguageSpec, Memory, Options
 from mmzoo_transformers import bytes as byte_level
 from mmzoo_transformers.blocks import find_blocks
 from mmzoo_transformers.source import Source, class_for, config_of, construct, explained, load
@@ -218,30 +218,6 @@ def kind_of(config: PreTrainedConfig) -> str | None:
     return None if cls is None else "hf-vision" if cls.main_input_name == "pixel_values" else "hf-encoder"
 
 
-def packing(mask: Tensor, *, left: bool = False) -> Tensor:
-    """The order of positions [batch, positions] that moves all padding to one side and keeps the rest as it is."""
-    real = mask.bool()
-    return (real if left else ~real).long().argsort(dim=1, stable=True)
-
-
-def reorder(states: Tensor, order: Tensor) -> Tensor:
-    """[batch, positions, dim] with its positions in ``order`` [batch, positions]."""
-    return states.gather(1, order[..., None].expand_as(states))
-
-
-def packed(run: Callable[[Tensor, Tensor], Tensor], embeddings: Tensor, mask: Tensor) -> Tensor:
-    """What ``run`` makes of embeddings and mask, with padding moved to the right if it stands before a real position.
-
-    Models count positions from the left in their own ways (learned, rotary, relative, recurrent, sliding windows);
-    with padding on the right alone none of them sees it.
-    """
-    real = mask.bool()
-    if not bool((~real[:, :-1] & real[:, 1:]).any()):
-        return run(embeddings, mask)
-    order = packing(mask)
-    return reorder(run(reorder(embeddings, order), mask.gather(1, order)), order.argsort(1))
-
-
 class HFCausal(_HFLanguageModel):
     """A causal language model. Hidden states are those that `output_layer` turns into logits: after the final norm and,
     for OPT, the final projection."""
@@ -268,10 +244,9 @@ class HFCausal(_HFLanguageModel):
             )
         self._set_generation()
 
-    def forward(self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> Tensor:
-        return packed(self._states, embeddings, mask)
-
-    def _states(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
+    ) -> Tensor:
         out = self.model.base_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
         return out.last_hidden_state
 
@@ -293,14 +268,10 @@ class HFCausal(_HFLanguageModel):
             logits = torch.tanh(logits / cap) * cap
         return logits
 
-    def generate(self, embeddings: Tensor, mask: Tensor, **options: Any) -> Tensor:
+    def generate(self, embeddings: Tensor, mask: Tensor, memory: Memory | None = None, **options: Any) -> Tensor:
         """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
-        order = packing(mask, left=True)  # the library continues each row after its last position
-        return self.model.generate(
-            inputs_embeds=reorder(embeddings, order),
-            attention_mask=mask.gather(1, order),
-            **self._generation(options, mask.shape[1]),
-        )
+        filled = self._generation(options, mask.shape[1])
+        return self.model.generate(inputs_embeds=embeddings, attention_mask=mask, **filled)
 
 
 class HFEncoder(_HFLanguageModel):
@@ -335,10 +306,9 @@ class HFEncoder(_HFLanguageModel):
                 return module.num_embeddings - module.padding_idx - 1  # RoBERTa and its kin count from there
         return length
 
-    def forward(self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> Tensor:
-        return packed(self._states, embeddings, mask)
-
-    def _states(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
+    ) -> Tensor:
         return self.model(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -376,20 +346,32 @@ class HFSeq2Seq(_HFLanguageModel):
 
     def blocks(self) -> Sequence[nn.Module]:
         """The encoder's blocks, then the decoder's."""
-        return (*find_blocks(self.model.get_encoder()), *find_blocks(self.model.get_decoder()))
+        return (*find_blocks(self.model.get_encoder()), *self.decoder_blocks())
 
-    def forward(self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> Tensor:
-        states = packed(self._states, embeddings, mask)
+    def decoder_blocks(self) -> Sequence[nn.Module]:
+        return find_blocks(self.model.get_decoder())
+
+    def forward(
+        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
+    ) -> Tensor:
         if decoder_ids is None:
-            return states
+            return self._encode(embeddings, mask)
+        states, mask = self._read(embeddings, mask, memory)
         decoder_ids = torch.cat([torch.full_like(decoder_ids[:, :1], self.start_id), decoder_ids[:, 1:]], 1)
         out = self.model.get_decoder()(
             input_ids=decoder_ids, encoder_hidden_states=states, encoder_attention_mask=mask, use_cache=False
         ).last_hidden_state
         return out * self._config.d_model**-0.5 if getattr(self._config, "scale_decoder_outputs", False) else out
 
-    def _states(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+    def _encode(self, embeddings: Tensor, mask: Tensor) -> Tensor:
         return self.model.get_encoder()(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+
+    def _read(self, embeddings: Tensor, mask: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor]:
+        """What the decoder attends to, and its mask: ``memory``, then the encoder's states."""
+        states = self._encode(embeddings, mask)
+        if memory is None:
+            return states, mask
+        return torch.cat([memory.states.to(states.dtype), states], 1), torch.cat([memory.mask.to(mask.dtype), mask], 1)
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """[batch, dim]: the mean of the real positions."""
@@ -404,9 +386,9 @@ class HFSeq2Seq(_HFLanguageModel):
         bias = getattr(self.model, "final_logits_bias", None)  # Marian and Pegasus; zeros for BART
         return logits if bias is None else logits + bias[0]
 
-    def generate(self, embeddings: Tensor, mask: Tensor, **options: Any) -> Tensor:
+    def generate(self, embeddings: Tensor, mask: Tensor, memory: Memory | None = None, **options: Any) -> Tensor:
         """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
-        states = self.forward(embeddings, mask)
+        states, mask = self._read(embeddings, mask, memory)
         out = self.model.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=mask,
