@@ -431,7 +431,12 @@ def _device(name: str | None) -> str:
 def generate(
     model: ModelFolder,
     images: Annotated[list[str], typer.Argument(help="Image files.", metavar="IMAGE...")],
-    prompt: Annotated[str | None, typer.Option(help="The text to go on from.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="The text to go on from; with several <image> in it, it is about all the images.")
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the tokenizer's chat template.")] = False,
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer; may be repeated.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Show one image's text as it is written.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 32,
     num_beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
     sample: Annotated[bool, typer.Option("--sample", help="Sample instead of taking the likeliest.")] = False,
@@ -450,17 +455,27 @@ def generate(
         "max_new_tokens": max_new_tokens,
         "num_beams": num_beams,
         "do_sample": sample or temperature is not None,
+        "chat": chat,
+        "stop": stop or (),
     }
     if temperature is not None:
         options["temperature"] = temperature
     loaded = load(model, device=_device(device))
     torch.manual_seed(seed)
-    texts = loaded.generate(image=images, prompt=prompt, **options)
+    if stream and not as_json:
+        for piece in loaded.stream(image=images[0] if len(images) == 1 else images, prompt=prompt, **options):
+            print(piece, end="", flush=True)
+        print()
+        return
+    said = loaded.generate(image=images, prompt=prompt, **options)
+    together = isinstance(said, str)
+    names, texts = ([", ".join(images)], [said]) if together else (images, said)
     if as_json:
-        _print_json([{"image": image, "text": text} for image, text in zip(images, texts, strict=True)])
+        shown: list[Any] = [images] if together else images
+        _print_json([{"image": image, "text": text} for image, text in zip(shown, texts, strict=True)])
     else:
-        for image, text in zip(images, texts, strict=True):
-            print(text if len(images) == 1 else f"{image}: {text}")
+        for image, text in zip(names, texts, strict=True):
+            print(text if len(texts) == 1 else f"{image}: {text}")
 
 
 @app.command()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from mmzoo.errors import BadImage, BadRecipe, DataError, MmzooError, UnknownName
-from mmzoo.interfaces import Example, Options, Task, TextContext
+from mmzoo.interfaces import PLACEHOLDER, Example, Options, Task, TextContext
 from mmzoo.plugins import host
 from mmzoo.recipe import Part
 from mmzoo.registry import split_use
@@ -295,6 +295,47 @@ def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
             group = []
     if group:
         yield group
+
+
+def paired(image: Any, text: Any) -> tuple[list[tuple[Any, Any]], bool]:
+    """Images and texts, one or many, to pairs; the second value tells whether a list was given.
+
+    One of either serves many of the other. A text is a string, None, or a conversation (a list of mappings). Several images of
+    one text are a list in the list, or, for a single text that has so many placeholders, the list itself.
+
+    Raises:
+        DataError: no image, another type of text, or lists of different lengths.
+    """
+    if isinstance(image, np.ndarray | Tensor) and image.ndim == 4:
+        image = list(image)
+    if image is None:
+        raise DataError("an image is needed: a path, a file:// URL, a PIL image, an array, or a list of them")
+    one_text = not isinstance(text, list | tuple) or _is_conversation(text)
+    one_image = not isinstance(image, list | tuple)
+    if one_text and not one_image and _placeholders(text) > 1 and not any(isinstance(each, list | tuple) for each in image):
+        image, one_image = list(image), True
+    images: list[Any] = [image] if one_image else list(image)
+    texts: list[Any] = [text] if one_text else list(text)
+    many = not (one_text and one_image)
+    if one_image:
+        images *= len(texts)
+    elif one_text:
+        texts *= len(images)
+    if len(images) != len(texts):
+        raise DataError(f"{len(images)} images and {len(texts)} texts; give one of either, or as many of both")
+    for item in texts:
+        if not (item is None or isinstance(item, str) or _is_conversation(item)):
+            raise DataError(f"a text must be a string, not {type(item).__name__}")
+    return list(zip(images, texts, strict=True)), many
+
+
+def _is_conversation(text: Any) -> bool:
+    return isinstance(text, list | tuple) and bool(text) and all(isinstance(turn, Mapping) for turn in text)
+
+
+def _placeholders(text: Any) -> int:
+    turns = [str(turn.get("content")) for turn in text] if _is_conversation(text) else [text or ""]
+    return sum(turn.count(PLACEHOLDER) for turn in turns)
 
 
 def fingerprint(examples: Iterable[Example]) -> str:

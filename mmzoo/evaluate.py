@@ -182,12 +182,16 @@ def _metric(name: str) -> Metric:
 def _shuffled(examples: Sequence[Example], seed: int) -> list[Example]:
     """The examples with pictures dealt out anew: no picture stays where it was if there are two or more. Examples that
     shared a picture share another one."""
-    pictures = {image_key(example.image): example.image for example in examples}
+    pictures = {image_key(image): image for example in examples for image in example.images}
     keys = list(pictures)
     order = np.random.default_rng(seed).permutation(len(keys))
     # Each picture goes to the next of a random cycle, which leaves none in place.
     dealt = {keys[a]: pictures[keys[b]] for a, b in zip(order, np.roll(order, 1), strict=True)}
-    return [replace(example, image=dealt[image_key(example.image)]) for example in examples]
+    found = []
+    for example in examples:
+        images = [dealt[image_key(image)] for image in example.images]
+        found.append(replace(example, image=images if len(images) > 1 else images[0]))
+    return found
 
 
 def _record(model: MultimodalModel, evaluation: Evaluation) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmzoo import card, checkpoint, policy, summary
-from mmzoo.data import Collator, Example, Tiled, batches, raise_bad, tensors
+from mmzoo import card, checkpoint, generation, policy, summary
+from mmzoo.data import Collator, Example, Tiled, batches, paired, raise_bad, tensors
 from mmzoo.errors import BadImage, BadRecipe, DataError, DoesNotFit
 from mmzoo.interfaces import (
     CAUSAL,
@@ -32,7 +31,6 @@ from mmzoo.plugins import host
 from mmzoo.recipe import PARTS, Recipe
 from mmzoo.registry import Entry
 from mmzoo.sequence import arrange, of_text
-from mmzoo.text import fit_length, padded, prompt_ids
 
 
 @dataclass
@@ -208,7 +206,8 @@ class MultimodalModel(nn.Module):
         Raises:
             BadImage: an image that cannot be read. DataError: lists of different lengths.
         """
-        examples, many = _examples(image, text)
+        pairs, many = paired(image, text)
+        examples = [Example(f"#{i}", picture, _plain(words)) for i, (picture, words) in enumerate(pairs)]
         found = self.predict_examples(examples, batch_size=batch_size, **options)
         return found if many else found[0]
 
@@ -238,37 +237,54 @@ class MultimodalModel(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, image: Any = None, prompt: Any = None, *, batch_size: int = 16, max_new_tokens: int = 32, **options: Any
+        self,
+        image: Any = None,
+        prompt: Any = None,
+        *,
+        batch_size: int = 16,
+        max_new_tokens: int = 32,
+        stop: str | Sequence[str] = (),
+        chat: bool = False,
+        **options: Any,
     ) -> Any:
         """Text that follows ``prompt`` (empty if None) given ``image``; lists give lists, in order.
 
-        ``options`` are those of `transformers.GenerationMixin.generate`, such as ``num_beams`` or ``do_sample``.
+        Args:
+            image: as `predict` takes it; several of one prompt are a list, each at an ``<image>`` of the prompt.
+            prompt: a text, or a conversation ``[{"role": "user", "content": "<image> What is it?"}, ...]``, or a list of either.
+            stop: texts that end the answer, which does not hold them.
+            chat: put a text into the tokenizer's chat template, as the user's turn; conversations always are.
+            options: those of `transformers.GenerationMixin.generate`, such as ``num_beams`` or ``do_sample``.
 
         Raises:
-            DoesNotFit: the language model does not generate. BadImage, DataError: as `predict`.
+            DoesNotFit: the language model does not generate. BadRecipe: an option, or a tokenizer without chat template.
+            DataError: placeholders and images differ in number, or a prompt exceeds the context. BadImage: as `predict`.
         """
-        if not self.language_model.spec.generates:
-            name = self.recipe.language_model.use
-            raise DoesNotFit(f"language model '{name}' does not generate text; use model.predict, or build with a causal one")
-        for name, value in {"max_new_tokens": max_new_tokens, "num_beams": options.get("num_beams", 1)}.items():
-            if not isinstance(value, int) or value < 1:
-                raise BadRecipe(f"generate: {name}: must be a whole number from 1 (got {value!r})")
-        examples, many = _examples(image, prompt)
-        transform = self.collator(training=False)
-        found: list[str] = []
+        asked, many = generation.request(self, image, prompt, max_new_tokens=max_new_tokens, stop=stop, chat=chat, **options)
         with self._evaluating():
-            for group in batches(examples, batch_size):
-                moved = tensors(self._inputs(transform, group), self.device)
-                text = self.text_context()
-                rows = prompt_ids(text, [example.text for example in group])
-                fit_length(rows, text, [example.id for example in group], max_new_tokens if text.kind == "causal" else 0)
-                ids, mask = padded(rows, text.tokenizer.pad_token_id, left=text.kind == "causal")
-                features = self.encode(moved["inputs"], moved["index"])
-                out = self.generate_ids(
-                    features, ids.to(self.device), mask.to(self.device), max_new_tokens=max_new_tokens, **options
-                )
-                found += [line.strip() for line in text.tokenizer.batch_decode(out, skip_special_tokens=True)]
+            found = generation.write(self, asked, batch_size)
         return found if many else found[0] if len(found) == 1 else found
+
+    def stream(
+        self,
+        image: Any = None,
+        prompt: Any = None,
+        *,
+        max_new_tokens: int = 32,
+        stop: str | Sequence[str] = (),
+        chat: bool = False,
+        **options: Any,
+    ) -> Iterator[str]:
+        """The text that `generate` gives for one prompt, in pieces, each as soon as it is written.
+
+        Raises:
+            BadRecipe: beams or several answers, which are not known before the end; else as `generate`.
+        """
+        asked, many = generation.request(self, image, prompt, max_new_tokens=max_new_tokens, stop=stop, chat=chat, **options)
+        if many or options.get("num_beams", 1) > 1 or options.get("num_return_sequences", 1) > 1:
+            raise BadRecipe("stream: one image and one prompt, without beams; use generate for more")
+        with self._evaluating():
+            yield from generation.stream(self, asked)
 
     def generate_ids(self, features: Features, ids: Tensor, mask: Tensor, **options: Any) -> Tensor:
         """New token ids [batch * returned, out] after prompts [batch, text], padded on the left for causal models."""
@@ -289,14 +305,6 @@ class MultimodalModel(nn.Module):
             return None
         features = self.fusion.seen(args[0].shape[0])
         return None if features is None else (self.fusion.late(features, args[0]), *args[1:])
-
-    @staticmethod
-    def _inputs(collator: Collator, group: list[Example]) -> dict[str, Any]:
-        collate = Collator(_Nothing(), collator.text, collator.transform, training=False)  # type: ignore[arg-type]
-        batch = collate(group)
-        for name, message in raise_bad(batch):
-            raise BadImage(f"example {name}: {message}")
-        return batch
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -401,34 +409,12 @@ class MultimodalModel(nn.Module):
         return card.render(self.recipe, self.summary(), run, generates=generates, folder="path/to/this/folder", sections=sections)
 
 
+def _plain(words: Any) -> str:
+    if isinstance(words, list | tuple):
+        raise DataError("a conversation is for model.generate; predict takes a text")
+    return words or ""
+
+
 def _given(**arguments: Any) -> dict[str, Any]:
     """The arguments that are not None: a language model that is given none of them need not take them."""
     return {name: value for name, value in arguments.items() if value is not None}
-
-
-class _Nothing:
-    """A task that collates nothing, for images alone."""
-
-    def collate(self, examples: Sequence[Example], text: TextContext, *, training: bool) -> Mapping[str, Tensor]:
-        return {}
-
-
-def _examples(image: Any, text: Any) -> tuple[list[Example], bool]:
-    """Images and texts, one or many, to examples; the second value tells whether a list was given."""
-    if isinstance(image, np.ndarray | Tensor) and image.ndim == 4:
-        image = list(image)
-    images = list(image) if isinstance(image, list | tuple) else [image]
-    texts = list(text) if isinstance(text, list | tuple) else [text]
-    many = isinstance(image, list | tuple) or isinstance(text, list | tuple)
-    if image is None:
-        raise DataError("an image is needed: a path, a file:// URL, a PIL image, an array, or a list of them")
-    if len(images) == 1 and not isinstance(image, list | tuple):
-        images *= len(texts)
-    elif len(texts) == 1 and not isinstance(text, list | tuple):
-        texts *= len(images)
-    if len(images) != len(texts):
-        raise DataError(f"{len(images)} images and {len(texts)} texts; give one of either, or as many of both")
-    for item in texts:
-        if item is not None and not isinstance(item, str):
-            raise DataError(f"a text must be a string, not {type(item).__name__}")
-    return [Example(f"#{i}", picture, words or "") for i, (picture, words) in enumerate(zip(images, texts, strict=True))], many

@@ -67,8 +67,9 @@ def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
     return ([], ids) if ids[:1] == [tokenizer.eos_token_id] else (ids[:1], ids[1:])
 
 
-def chat(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
-    """A conversation in the words of the tokenizer's own template, up to where the assistant's turn begins.
+def chat(text: TextContext, messages: Sequence[Mapping[str, str]], images: int) -> str:
+    """A conversation in the words of the tokenizer's own template, up to where the assistant's turn begins. Where the fusion
+    puts images among the text and the conversation has no placeholder, the user's first turn begins with one for each.
 
     Args:
         messages: ``[{"role": "user", "content": "<image> What is it?"}, ...]``.
@@ -76,10 +77,14 @@ def chat(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
     Raises:
         BadRecipe: the tokenizer has no template, or it refuses the messages.
     """
-    if not getattr(tokenizer, "chat_template", None):
+    if not getattr(text.tokenizer, "chat_template", None):
         raise BadRecipe("this language model's tokenizer has no chat template; choose an instruct model, or leave out chat")
+    turns = [dict(turn) for turn in messages]
+    if text.added_tokens and not any(PLACEHOLDER in turn["content"] for turn in turns):
+        first = next((turn for turn in turns if turn["role"] == "user"), turns[0])
+        first["content"] = PLACEHOLDER * images + first["content"]
     try:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return text.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template raises what it likes
         raise BadRecipe(f"the chat template refuses these messages: {error}") from None
 

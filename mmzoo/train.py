@@ -30,7 +30,7 @@ from mmzoo.interfaces import Task
 from mmzoo.model import MultimodalModel
 from mmzoo.recipe import Part, Recipe
 from mmzoo.resolve import resolve
-from mmzoo.trainer import CHECKPOINTS, MultimodalTrainer, last_checkpoint, last_good, make_trainer
+from mmzoo.trainer import CHECKPOINTS, MultimodalTrainer, check_finite, last_checkpoint, last_good, make_trainer
 
 RECIPE = "recipe.json"
 NAMED_BAD = 10
@@ -125,6 +125,8 @@ def train(
         run.finished, run.stopped_at, run.signal = False, None if found is None else Path(found), trainer.stop.asked
         return run
     model.to("cpu")
+    state = model.state_dict()
+    check_finite({name: state[name] for name in model.saved_names()}, f"step {run.steps}", output)
     model.provenance.run["training"] = _record(trainer, run, source, dataset, split, examples, skip_bad=skip_bad)
     if main:
         model.save(output)

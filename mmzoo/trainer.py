@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,7 @@ from mmzoo.progress import Bar, bar
 from mmzoo.recipe import PARTS, TrainOptions
 
 CHECKPOINTS = "checkpoints"
+NAMED = 20  # examples that a message names
 
 
 def last_checkpoint(output: Path) -> str | None:
@@ -43,9 +44,9 @@ def last_checkpoint(output: Path) -> str | None:
     return None
 
 
-def last_good(output: Path) -> str:
+def last_good(output: Path, then: str = "; free some space, then go on with --resume") -> str:
     last = last_checkpoint(output)
-    return f". The last good checkpoint is {last}; free some space, then go on with --resume" if last else ""
+    return f". The last good checkpoint is {last}{then}" if last else ""
 
 
 def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_bad: bool, progress: bool) -> MultimodalTrainer:
@@ -142,13 +143,22 @@ class MultimodalTrainer(Trainer):
         return self.optimizer
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        bad = raise_bad(inputs)
+        bad, names = raise_bad(inputs), inputs.pop("names", [])
         if bad and not self.skip_bad:
             raise BadImage(f"example {bad[0][0]}: {bad[0][1]}\nTo train without such examples: --skip-bad")
         self.skipped += bad
         self.seen += len(inputs["index"]) if "index" in inputs else 0
         tensors = {key: value for key, value in inputs.items() if isinstance(value, Tensor)}
-        return super().compute_loss(model, tensors, return_outputs, num_items_in_batch)
+        found = super().compute_loss(model, tensors, return_outputs, num_items_in_batch)
+        loss: Any = found[0] if return_outputs else found
+        if not bool(torch.isfinite(loss)):
+            shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+            raise TrainingError(
+                f"step {self.state.global_step + 1}: the loss is {loss.item()}, on a batch of the examples {shown}. "
+                "Lower train.learning_rate or train.max_grad_norm, or look at these examples"
+                + last_good(Path(self.args.output_dir).parent, "")
+            )
+        return found
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:
@@ -158,12 +168,16 @@ class MultimodalTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: state[name].detach().cpu().contiguous() for name in model.saved_names()}
+        check_finite(weights, f"step {self.state.global_step}", Path(self.args.output_dir).parent)
         save_file(weights, folder / checkpoint.WEIGHTS, {"format": "pt"})
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
+        except TrainingError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         except (OSError, RuntimeError, SafetensorError) as error:  # torch.save reports a full disk as RuntimeError
             shutil.rmtree(folder, ignore_errors=True)
             output = Path(self.args.output_dir).parent
@@ -173,6 +187,20 @@ class MultimodalTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         weights = load_file(Path(resume_from_checkpoint) / checkpoint.WEIGHTS)
         self.model.load_state_dict(weights, strict=False)
+
+
+def check_finite(weights: Mapping[str, Tensor], when: str, output: Path) -> None:
+    """Check that no weight is NaN or infinite.
+
+    Raises:
+        TrainingError: naming the first that is, and the last good checkpoint.
+    """
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise TrainingError(
+                f"{when}: {name} holds NaN or infinite weights, which are not saved. Lower train.learning_rate or "
+                "train.max_grad_norm" + last_good(output, "")
+            )
 
 
 def parameter_groups(model: MultimodalModel, wrapped: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -17,9 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from mmzoo import weights
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
+from mmzoo.interfaces import Sequenced
 from mmzoo.plugins import host
 from mmzoo.recipe import Part
 from mmzoo.resolve import resolve
+from mmzoo.sequence import arrange, of_text
 from mmzoo_open_clip.encoder import OpenCLIP, OpenCLIPOptions
 from mmzoo_timm.encoder import Timm, TimmOptions
 from mmzoo_transformers import source
@@ -289,13 +291,16 @@ def test_causal_logits_are_the_full_models(name):
 
 
 def padded_in_three_places(model, embeddings):
-    """States of the real positions, with padding on the left, on the right, and in the middle."""
+    """States of the real positions, with padding on the left, on the right, and in the middle, arranged as models take it."""
     junk = torch.randn(2, 3, embeddings.shape[-1])
     for at in (0, embeddings.shape[1], 4):
         mask = torch.ones(2, embeddings.shape[1] + 3, dtype=torch.long)
         mask[:, at : at + 3] = 0
         wide = torch.cat([embeddings[:, :at], junk, embeddings[:, at:]], 1)
-        yield wide, mask, model(wide, mask)[mask.bool()].view_as(embeddings)
+        sequence = Sequenced(wide, mask, slice(0, wide.shape[1]))
+        right, _ = arrange(sequence)
+        states = of_text(model(right.embeddings, right.mask), right.text)
+        yield arrange(sequence, left=True)[0], states[mask.bool()].view_as(embeddings)
 
 
 @pytest.mark.parametrize("name", [*CAUSAL, *ENCODERS, "t5", "bart"])
@@ -305,7 +310,7 @@ def test_padding_anywhere_changes_no_state(name):
     embeddings = model.embed(ids())
     with torch.no_grad():
         alone = model(embeddings, torch.ones(2, 9, dtype=torch.long))
-        for _, _, states in padded_in_three_places(model, embeddings):
+        for _, states in padded_in_three_places(model, embeddings):
             torch.testing.assert_close(states, alone, atol=1e-5, rtol=0)
 
 
@@ -318,8 +323,8 @@ def test_generation_needs_no_cache_and_sees_no_padding(name):
     assert torch.equal(out, model.generate(embeddings, mask, max_new_tokens=6, use_cache=False))
     assert torch.equal(out[:1], model.generate(embeddings[:1], mask[:1], max_new_tokens=6))
     assert model.generate(embeddings, mask, max_new_tokens=3, num_beams=2, num_return_sequences=2).shape[0] == 4
-    for wide, gaps, _ in padded_in_three_places(model, embeddings):
-        assert torch.equal(out, model.generate(wide, gaps, max_new_tokens=6))
+    for left, _ in padded_in_three_places(model, embeddings):
+        assert torch.equal(out, model.generate(left.embeddings, left.mask, max_new_tokens=6))
 
 
 def test_generation_is_greedy_whatever_the_checkpoint_says(folder):

@@ -290,7 +290,7 @@ class TestFiles:
             ("a.jsonl", "[1]", r"line 1: '\[1\]' is no object"),
             ("a.jsonl", '{"image": "\\ud800", "answer": ""}', "cannot be read"),
             ("a.jsonl", '{"image": 3, "answer": ""}', "line 1: column 'image' holds a number"),
-            ("a.jsonl", '{"image": ["a", "b"], "answer": ""}', "holds a list; an example has one picture"),
+            ("a.jsonl", '{"image": [1, 2], "answer": ""}', "holds a list of numbers, not a picture"),
             ("a.jsonl", '{"image": [[1], [1, 2]], "answer": ""}', "line 1: .*inhomogeneous"),
             ("a.jsonl", '{"image": [[1]], "answer": ""}', "line 1: a picture in a text file is the path"),
             ("a.jsonl", '{"image": "a", "answer": {"x": 1}}', "line 1: column 'answer' holds a mapping"),

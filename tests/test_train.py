@@ -314,3 +314,41 @@ def test_two_processes_give_the_curve_of_one_with_twice_the_batch(writer, folder
     assert two == pytest.approx(one, abs=1e-4)
     a, b = mmzoo.load(tmp_path / "one").state_dict(), mmzoo.load(tmp_path / "two").state_dict()
     assert all(torch.allclose(a[name], b[name], atol=2e-3) for name in a)
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_examples(writer, sample, tmp_path):
+    examples = sample.load("train")
+    options = {"max_steps": 6, "batch_size": 2, "log_every": 1, "save_every": 2, "precision": "fp32"}
+
+    def poison(model, args):
+        model.calls = getattr(model, "calls", 0) + 1
+        if model.calls == 4:
+            model.fusion.model[0].weight.data[0, 0] = float("nan")
+
+    class Poisoned(Given):
+        def load(self, split):
+            return examples
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, args: poison(module, args) if isinstance(module, mmzoo.MultimodalModel) and module.training else None
+    )
+    try:
+        with pytest.raises(
+            TrainingError, match=r"step 4: the loss is nan, on a batch of the examples train/\d, train/\d\."
+        ) as error:
+            train(writer, Poisoned(), tmp_path / "m", train=options)
+    finally:
+        handle.remove()
+    last = tmp_path / "m" / "checkpoints" / "checkpoint-2"
+    assert str(last) in str(error.value)
+    from safetensors.torch import load_file
+
+    assert all(bool(torch.isfinite(value).all()) for value in load_file(last / "model.safetensors").values())
+    assert not (tmp_path / "m" / "model.safetensors").exists()
+
+
+def test_weights_that_are_no_numbers_are_not_saved(writer, sample, tmp_path):
+    options = {"max_steps": 1, "batch_size": 8, "learning_rate": 1e38, "precision": "fp32", "schedule": "constant"}
+    with pytest.raises(TrainingError, match="NaN or infinite"):
+        train(writer, sample, tmp_path / "m", train=options)
+    assert not (tmp_path / "m" / "model.safetensors").exists()

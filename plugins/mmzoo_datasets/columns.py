@@ -149,8 +149,11 @@ class Reader:
                 raise TypeError(f"column '{self.columns.image}' holds {_kind(value)}, not a picture")
             return self._picture(value.get("path"))
         if isinstance(value, list):
+            if value and not any(isinstance(item, list | int | float) for item in value):
+                pictures = [self._picture(item) for item in value]
+                return pictures[0] if len(pictures) == 1 else pictures
             if value and not isinstance(value[0], list):
-                raise TypeError(f"column '{self.columns.image}' holds {_kind(value)}; an example has one picture")
+                raise TypeError(f"column '{self.columns.image}' holds {_kind(value)} of numbers, not a picture")
             return np.asarray(value)
         if isinstance(value, bool | int | float):
             raise TypeError(f"column '{self.columns.image}' holds {_kind(value)}, not a picture")
@@ -193,7 +196,7 @@ def features(table: Any) -> tuple[list[str], dict[str, list[str]]]:
     labels: dict[str, list[str]] = {}
     for name, kind in (table.features or {}).items():
         inner = getattr(kind, "feature", kind)
-        if isinstance(kind, datasets.Image):
+        if isinstance(inner, datasets.Image):
             pictures.append(name)
         elif isinstance(inner, datasets.ClassLabel):
             labels[name] = list(inner.names)
@@ -220,6 +223,7 @@ def read_table(
     pictures, labels = features(table)
     columns = Columns.find(options, names, where, pictures)
     if columns.image in pictures:
-        table = table.cast_column(columns.image, datasets.Image(decode=False))
+        kind, undecoded = table.features[columns.image], datasets.Image(decode=False)
+        table = table.cast_column(columns.image, undecoded if isinstance(kind, datasets.Image) else type(kind)(undecoded))
     used = (columns.image, columns.text, columns.target, columns.id, *(name for name in keep if name in names))
     return table.select_columns(list(dict.fromkeys(filter(None, used)))), Reader(columns, split, where, root, labels)

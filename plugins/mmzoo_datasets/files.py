@@ -42,7 +42,7 @@ _EXAMPLE = '{"image": "1.png", "caption": "a cat"}'
 _HEAD = 1000
 _BATCH = 10_000
 _SCHEMA = pa.schema(
-    {"image": pa.string(), "text": pa.string(), "target": pa.list_(pa.string()), "id": pa.string(), SPLIT: pa.string()}
+    {"image": pa.list_(pa.string()), "text": pa.string(), "target": pa.list_(pa.string()), "id": pa.string(), SPLIT: pa.string()}
 )
 _COLUMNS = Columns("image", "text", "target", "id")
 
@@ -162,12 +162,12 @@ def _is_data(path: Path) -> bool:
 
 def _row(record: Mapping[str, Any], reader: Reader, line: int, place: str) -> dict[str, Any]:
     example = reader(record, line - 1, place)
-    if not isinstance(example.image, str | None):
+    if not all(isinstance(image, str | None) for image in example.images):
         raise DataError(f"{reader.where}, {place} {line}: a picture in a text file is the path of a file")
     name = record.get(reader.columns.id) if reader.columns.id else None
     split = record.get(SPLIT)
     return {
-        "image": example.image,
+        "image": example.images,
         "text": example.text,
         "target": example.targets,
         "id": None if name is None else example.id,

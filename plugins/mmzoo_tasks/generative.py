@@ -17,7 +17,7 @@ from mmzoo.data import Example
 from mmzoo.errors import DataError
 from mmzoo.interfaces import CAUSAL, IGNORE, SEQ2SEQ, Features, LanguageSpec, Options, Prediction, Task, TextContext
 from mmzoo.sequence import before
-from mmzoo.text import encode, fit_length, pad, padded, prompt_ids
+from mmzoo.text import chat, encode, fit_length, pad, padded, prompt_ids
 
 
 class Generative(Task):
@@ -30,6 +30,7 @@ class Generative(Task):
     class Options(Options):
         max_new_tokens: int = Field(32, ge=1, le=4096, description="tokens to generate at most")
         num_beams: int = Field(1, ge=1, le=64, description="beams of the search; 1 is greedy")
+        chat: bool = Field(False, description="put each prompt into the tokenizer's chat template, as the user's turn")
 
     def __init__(self, options: Any, language_model: LanguageSpec) -> None:
         super().__init__(options, language_model)
@@ -56,7 +57,12 @@ class Generative(Task):
     def collate(self, examples: Sequence[Example], text: TextContext, *, training: bool) -> dict[str, Tensor]:
         names = [example.id for example in examples]
         prompts = [self.prompt(self.options, example.text) for example in examples]
-        rows = prompt_ids(text, prompts)
+        if self.options.chat:
+            turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
+            framed = [chat(text, turn, len(example.images)) for turn, example in zip(turns, examples, strict=True)]
+            rows = prompt_ids(text, framed, framed=True)
+        else:
+            rows = prompt_ids(text, prompts)
         padding = text.tokenizer.pad_token_id
         if not training:
             fit_length(rows, text, names, self.options.max_new_tokens if self._causal else 0)
@@ -73,9 +79,10 @@ class Generative(Task):
         return {"ids": ids, "mask": mask, "labels": pad(labels, IGNORE)}
 
     def _targets(self, targets: list[str], prompts: list[str], text: TextContext) -> list[list[int]]:
-        """Target ids with the end token. After a prompt, a causal model's word starts with its space."""
+        """Target ids with the end token. After a prompt, a causal model's word starts with its space,
+        but not after a template."""
         spaced = [
-            f" {target.strip()}" if self._causal and prompt else target.strip()
+            f" {target.strip()}" if self._causal and prompt and not self.options.chat else target.strip()
             for target, prompt in zip(targets, prompts, strict=True)
         ]
         end = text.tokenizer.eos_token_id

@@ -1,0 +1,200 @@
+"""Writing text: prompts and conversations with images in, words out, at once or as they come."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
+
+from mmzoo.data import Collator, Example, batches, paired, raise_bad, tensors
+from mmzoo.errors import BadImage, BadRecipe, DataError, DoesNotFit
+from mmzoo.interfaces import CAUSAL, Features
+from mmzoo.text import chat as template
+from mmzoo.text import fit_length, padded, prompt_ids
+
+if TYPE_CHECKING:
+    from mmzoo.model import MultimodalModel
+
+
+@dataclass
+class Request:
+    """What is to be written: ``examples`` whose texts are prompts, ``framed`` if a chat template framed them, the new tokens
+    at most, the strings to ``stop`` before, and the library's own options."""
+
+    examples: list[Example]
+    framed: bool
+    stop: list[str]
+    options: dict[str, Any]
+
+    @property
+    def max_new_tokens(self) -> int:
+        return self.options["max_new_tokens"]
+
+
+def request(
+    model: MultimodalModel, image: Any, prompt: Any, *, max_new_tokens: int, stop: str | Sequence[str], chat: bool, **options: Any
+) -> tuple[Request, bool]:
+    """The request, and whether lists were given.
+
+    Raises:
+        DoesNotFit: the language model does not generate. BadRecipe: a wrong option. DataError: what belongs together does not.
+    """
+    if not model.language_model.spec.generates:
+        name = model.recipe.language_model.use
+        raise DoesNotFit(f"language model '{name}' does not generate text; use model.predict, or build with a causal one")
+    for name, value in {"max_new_tokens": max_new_tokens, "num_beams": options.get("num_beams", 1)}.items():
+        if not isinstance(value, int) or value < 1:
+            raise BadRecipe(f"generate: {name}: must be a whole number from 1 (got {value!r})")
+    stops = [stop] if isinstance(stop, str) else list(stop)
+    if not all(isinstance(text, str) and text for text in stops):
+        raise BadRecipe(f"generate: stop: must be a text or several, none empty (got {stop!r})")
+    pairs, many = paired(image, prompt)
+    framed = chat or any(_is_conversation(words) for _, words in pairs)
+    examples = []
+    for i, (picture, words) in enumerate(pairs):
+        example = Example(f"#{i}", picture, "" if words is None or framed else words)
+        examples.append(_framed(model, example, words) if framed else example)
+    return Request(examples, framed, stops, {"max_new_tokens": max_new_tokens, **options}), many
+
+
+def _is_conversation(words: Any) -> bool:
+    return isinstance(words, list | tuple)
+
+
+def _framed(model: MultimodalModel, example: Example, words: Any) -> Example:
+    """The example with its prompt or conversation in the chat template."""
+    messages = list(words) if _is_conversation(words) else [{"role": "user", "content": words or ""}]
+    for turn in messages:
+        if not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
+            raise DataError(f"a turn of a conversation is {{'role': text, 'content': text}} (got {turn!r})")
+    return Example(example.id, example.image, template(model.text_context(), messages, len(example.images)))
+
+
+def write(model: MultimodalModel, asked: Request, batch_size: int) -> list[str]:
+    """The texts, in order; several of an example follow one another."""
+    found: list[str] = []
+    tokenizer = model.language_model.tokenizer
+    for group in batches(asked.examples, batch_size):
+        out = model.generate_ids(*_inputs(model, asked, group), **_options(asked, tokenizer))
+        found += [cut(line, asked.stop).strip() for line in tokenizer.batch_decode(out, skip_special_tokens=True)]
+    return found
+
+
+def _inputs(model: MultimodalModel, asked: Request, group: list[Example]) -> tuple[Features, Tensor, Tensor]:
+    """Features, and prompts [batch, text] with their mask, on the model's device."""
+    text = model.text_context()
+    collator = model.collator(training=False)
+    batch = Collator(_Prompts(asked), text, collator.transform, training=False)(group)  # type: ignore[arg-type]
+    for name, message in raise_bad(batch):
+        raise BadImage(f"example {name}: {message}")
+    moved = tensors(batch, model.device)
+    return model.encode(moved["inputs"], moved["index"]), moved["ids"], moved["mask"]
+
+
+@dataclass
+class _Prompts:
+    """Lays out prompts as a task lays out its examples."""
+
+    asked: Request
+
+    def collate(self, examples: Sequence[Example], text: Any, *, training: bool) -> Mapping[str, Tensor]:
+        rows = prompt_ids(text, [example.text for example in examples], framed=self.asked.framed)
+        causal = text.kind == CAUSAL
+        fit_length(rows, text, [example.id for example in examples], self.asked.max_new_tokens if causal else 0)
+        ids, mask = padded(rows, text.tokenizer.pad_token_id, left=causal)
+        return {"ids": ids, "mask": mask}
+
+
+def _options(asked: Request, tokenizer: Any) -> dict[str, Any]:
+    return {**asked.options, **({"stop_strings": asked.stop, "tokenizer": tokenizer} if asked.stop else {})}
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of the strings in it."""
+    return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
+
+
+def stream(model: MultimodalModel, asked: Request) -> Iterator[str]:
+    """The pieces of one text as they are written; joined, they are what `write` gives.
+
+    The library's loop runs in a thread; it ends when the caller stops listening.
+    """
+    tokenizer = model.language_model.tokenizer
+    streamer = _Texts(tokenizer)
+    left = threading.Event()
+    failed: list[BaseException] = []
+    inputs = _inputs(model, asked, asked.examples)
+
+    def run() -> None:
+        try:
+            with torch.no_grad():
+                criteria = [_Left(left)]
+                options = _options(asked, tokenizer)
+                model.generate_ids(*inputs, streamer=streamer, stopping_criteria=criteria, **options)
+        except BaseException as error:  # raised where it is read
+            failed.append(error)
+            streamer.end()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield from _shown(iter(streamer.queue.get, None), asked.stop)
+    finally:
+        left.set()
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+class _Texts(BaseStreamer):
+    """The whole text so far, after each token; None at the end."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.ids: list[int] = []
+        self.queue: queue.Queue[str | None] = queue.Queue()
+
+    def put(self, value: Tensor) -> None:
+        self.ids += value.flatten().tolist()
+        self.queue.put(self.tokenizer.decode(self.ids, skip_special_tokens=True))
+
+    def end(self) -> None:
+        self.queue.put(None)
+
+
+class _Left(StoppingCriteria):
+    """Nobody listens any more."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
+
+
+def _shown(texts: Iterator[str], stop: Sequence[str]) -> Iterator[str]:
+    """The pieces that growing texts add, without the space around the whole and from a stop string on.
+
+    What the next token may still change is held back: half a character, a stop string's beginning, the space before a full stop.
+    """
+    before, shown = "", ""
+    for text in texts:
+        text = cut(text.strip(), stop)
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(before, text, strict=False))
+        firm = "".join(character for character, _ in same).rstrip().rstrip("\ufffd")
+        held = max((n for s in stop for n in range(1, len(s)) if firm.endswith(s[:n])), default=0)
+        firm = firm[: len(firm) - held].rstrip()
+        if firm.startswith(shown) and firm != shown:
+            yield firm[len(shown) :]
+            shown = firm
+        before = text
+    if rest := before[len(shown) :].rstrip():
+        yield rest
