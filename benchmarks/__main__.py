@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.common import Settings, machine
 
-RATIOS = ("startup", "build", "trainer")
+RATIOS = ("startup", "build", "trainer", "clipcap")
 NAMES = (*RATIOS, "easy_vqa")
 
 

@@ -141,11 +141,16 @@ class Part(nn.Module):
         Options: the pydantic schema of its options (a subclass of `mmzoo.interfaces.Options`).
         default_train: the training policy when a recipe names none.
         pretrainable: whether `load_pretrained` has weights to fetch.
+
+    Attributes:
+        model_trains: whether the model that it is a part of is in training mode; ``training`` says that of the part, which is
+            not if it is frozen.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
     default_train: ClassVar[str] = "full"
     pretrainable: ClassVar[bool] = False
+    model_trains: bool = False
 
     def load_pretrained(self) -> None:
         """Replace every parameter by its pretrained value, fetching it if need be. Called on a part built on the

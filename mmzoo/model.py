@@ -164,7 +164,11 @@ class MultimodalModel(nn.Module):
             policy.set_mode(getattr(self, kind), self.provenance.policies[kind], mode)
         if mode and self._checkpoint_blocks:
             for block in self.language_model.blocks():
-                block.training = True  # a frozen block recomputes only in this mode; its dropout stays off
+                if not block.training:
+                    block.training = True  # a frozen block recomputes only in this mode
+                    for name in ("dropout", "activation_dropout"):  # what OPT and BART would then drop by themselves
+                        if isinstance(getattr(block, name, None), float):
+                            setattr(block, name, 0.0)
         return self
 
     def checkpoint_blocks(self, on: bool = True) -> None:

@@ -39,6 +39,7 @@ def apply(part: Part, policy: str) -> None:
 def set_mode(part: Part, policy: str, training: bool) -> None:
     """Train mode for what is trained; the frozen rest stays in eval mode, without dropout or moving statistics."""
     kind, _, number = policy.partition(":")
+    part.model_trains = training
     part.train(training and kind in ("full", "lora"))
     if training and kind == "last":
         for block in list(part.blocks())[-int(number) :]:

@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import (
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
 from mmzoo.interfaces import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, LanguageModel, LanguageSpec, Memory, Options
 from mmzoo_transformers import bytes as byte_level
+from mmzoo_transformers import unpadded
 from mmzoo_transformers.blocks import find_blocks
 from mmzoo_transformers.source import Source, class_for, config_of, construct, explained, load
 from mmzoo_transformers.vision import check_source
@@ -232,7 +233,12 @@ class HFCausal(_HFLanguageModel):
         text = config.get_text_config()
         return cls, text if getattr(cls, "config_class", None) is type(text) else config, {}
 
+    def __init__(self, options: LanguageOptions) -> None:
+        self._fast = [False]
+        super().__init__(options)
+
     def _set_up(self) -> None:
+        unpadded.fuse_activations(self.model, self._fast)
         base = self.model.base_model
         output = self.model.get_output_embeddings()
         if base is self.model or output is None:
@@ -247,6 +253,12 @@ class HFCausal(_HFLanguageModel):
     def forward(
         self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
     ) -> Tensor:
+        self._fast[0] = self.model_trains and torch.is_grad_enabled()
+        # Deep fusion goes by rows.
+        if self._fast[0] and unpadded.serves(self.model) and not any(block._forward_pre_hooks for block in self.blocks()):
+            states = unpadded.states(self.model, embeddings, mask)
+            if states is not None:
+                return states
         out = self.model.base_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
         return out.last_hidden_state
 
@@ -270,6 +282,7 @@ class HFCausal(_HFLanguageModel):
 
     def generate(self, embeddings: Tensor, mask: Tensor, memory: Memory | None = None, **options: Any) -> Tensor:
         """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
+        self._fast[0] = False
         filled = self._generation(options, mask.shape[1])
         return self.model.generate(inputs_embeds=embeddings, attention_mask=mask, **filled)
 

@@ -1,0 +1,94 @@
+"""Training without padding gives what training with it gives."""
+
+import pytest
+import torch
+
+import mmzoo
+from mmzoo.data import tensors
+from mmzoo.interfaces import Example
+from mmzoo.testing import PARTNERS, Sample, tiny
+from mmzoo_transformers import unpadded
+
+LANGUAGE_MODELS = ["gpt2", "opt", "hf-causal", "gpt-mini", "smollm2", "qwen3"]
+
+
+def batch_of(model, count=5):
+    picture = Sample().load("train")[0].image
+    examples = [Example(str(i), picture, "w" * (1 + 3 * i), ("x" * (1 + 2 * i),)) for i in range(count)]
+    return tensors(model.collator(training=True)(examples), "cpu")
+
+
+def loss_and_gradients(model, batch):
+    model.zero_grad()
+    loss = model(**batch)["loss"]
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("train", ["frozen", "full", "lora:2"])
+@pytest.mark.parametrize("language_model", LANGUAGE_MODELS)
+def test_loss_and_gradients_are_those_of_padded_rows(language_model, train, recompute, monkeypatch):
+    task = {"use": "vqa", "template": "{text}"}
+    recipe = tiny(mmzoo.Recipe(**{**PARTNERS, "language_model": {"use": language_model, "train": train}, "task": task}))
+    recipe = recipe.with_part("language_model", train=train)
+    model = mmzoo.build(recipe, seed=0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    model.checkpoint_blocks(recompute)
+    model.train()
+    batch = batch_of(model)
+    used, states = [], unpadded.states
+    monkeypatch.setattr(unpadded, "states", lambda *given: used.append(states(*given)) or used[-1])
+    loss, gradients = loss_and_gradients(model, batch)
+    assert used, "not run at all"
+    assert used[0] is not None
+    monkeypatch.setattr(unpadded, "serves", lambda model: False)
+    padded_loss, padded_gradients = loss_and_gradients(model, batch)
+    assert len(used) == 1
+    torch.testing.assert_close(loss, padded_loss, atol=1e-5, rtol=0)
+    assert gradients.keys() == padded_gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, padded_gradients[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_deep_fusion_goes_by_rows_and_evaluation_stays_the_librarys(monkeypatch):
+    monkeypatch.setattr(unpadded, "states", lambda *given: pytest.fail("unpadded"))
+    model = mmzoo.build(tiny(mmzoo.Recipe(**{**PARTNERS, "fusion": "cross-attention", "language_model": "gpt2"})), seed=0)
+    model.train()
+    loss_and_gradients(model, batch_of(model))
+    model = mmzoo.build(tiny(mmzoo.Recipe(**{**PARTNERS, "language_model": "gpt2"})), seed=0)
+    batch = batch_of(model)
+    with torch.no_grad():
+        features = model.encode(batch["inputs"], batch["index"])
+        states = model.states(features, batch["ids"], batch["mask"])
+        sequence = model.fusion.early(features, model.language_model.embed(batch["ids"]), batch["mask"])
+    from transformers import AutoModelForCausalLM
+
+    bare = AutoModelForCausalLM.from_config(model.language_model.model.config).eval()
+    bare.load_state_dict(model.language_model.model.state_dict())
+    with torch.no_grad():
+        out = bare.base_model(inputs_embeds=sequence.embeddings, attention_mask=sequence.mask).last_hidden_state
+    assert torch.equal(states.hidden, out)
+
+
+def test_models_that_do_not_attend_to_everything_before_are_not_unpadded():
+    config = {"model_type": "mistral", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 264}
+    config |= {"num_attention_heads": 2, "num_key_value_heads": 2, "sliding_window": 4}
+    language_model = {"use": "hf-causal", "config": config}
+    model = mmzoo.build(encoder="cnn", fusion="prefix-mlp", language_model=language_model, task="caption", seed=0)
+    assert not unpadded.serves(model.language_model.model)
+
+
+def test_frozen_blocks_that_are_recomputed_drop_nothing():
+    model = mmzoo.build(tiny(mmzoo.Recipe(**{**PARTNERS, "language_model": "opt"})), seed=0)
+    batch = batch_of(model)
+    model.checkpoint_blocks()
+    model.train()
+    first, _ = loss_and_gradients(model, batch)
+    again, _ = loss_and_gradients(model, batch)
+    assert torch.equal(first, again)
