@@ -32,7 +32,7 @@ class Bar:
             self._progress.update(self._task, completed=done, note=self.note)
         elif self._console is not None and (done == self.total or time.monotonic() - self._spoke > QUIET_SECONDS):
             self._spoke = time.monotonic()
-            self._console.print(f"{self.title}: {done}/{self.total or '?'} {self.note}".rstrip(), highlight=False)
+            self._console.print(f"{self.title}: {done}/{self.total or '?'} {self.note}".rstrip(), highlight=False, soft_wrap=True)
 
 
 @contextmanager

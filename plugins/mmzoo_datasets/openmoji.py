@@ -24,7 +24,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -38,6 +37,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from mmzoo.cache import cache_folder
 from mmzoo.data import Dataset, Example
 from mmzoo.errors import DataError
 from mmzoo.interfaces import Options
@@ -163,13 +163,6 @@ def _names() -> dict[str, str]:
         "-".join(f"{ord(char):04X}" for char in text): " ".join(data["en"].strip(":").split("_"))
         for text, data in emoji.EMOJI_DATA.items()
     }
-
-
-def cache_folder() -> Path:
-    """Where this data set keeps its pictures."""
-    if chosen := os.environ.get("MMZOO_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mmzoo"
 
 
 def drawn(size: int) -> Path:
