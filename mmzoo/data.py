@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel
 from torch import Tensor
 
-from mmzoo.errors import BadImage, BadRecipe, DataError, MmzooError, UnknownName
+from mmzoo.errors import BadImage, BadRecipe, DataError, FeatureCacheError, MmzooError, UnknownName
 from mmzoo.interfaces import PLACEHOLDER, Example, Options, Task, TextContext
 from mmzoo.plugins import host
 from mmzoo.recipe import Part
@@ -185,12 +185,29 @@ def image_key(source: Any) -> Hashable:
         return str(source)
     # Neither the bytes, which the key would keep alive, nor the identity, which a picture that is made when it is
     # asked for leaves to the next one.
+    return content_digest(source)
+
+
+def content_digest(source: Any) -> bytes:
+    """The sha256 of a picture: of its file's bytes, or of its pixels if it is only in memory."""
     return hashlib.sha256(_content(source)).digest()
 
 
 # Batches
 
 BLANK_CANVAS = (64, 64)
+
+
+class FeatureSource(Protocol):
+    """Features that were computed beforehand. Picklable."""
+
+    def of(self, image: Any, key: Hashable) -> dict[str, Tensor]:
+        """``feature_pooled`` [pooled_dim], and where they are kept ``feature_tokens`` [tokens, dim] and ``feature_mask``
+        [tokens], of an image whose `image_key` is ``key``.
+
+        Raises:
+            BadImage: it cannot be read. FeatureCacheError: its features are not there, or are damaged.
+        """
 
 
 @dataclass(frozen=True)
@@ -216,6 +233,7 @@ class Tiled:
 class Collator:
     """Examples to a batch: ``inputs`` [images, ...] with each distinct picture once, ``index`` from example to picture, and
     what the task adds. ``index`` is [batch], or [batch, images] with -1 for none where an example has several images.
+    With ``features``, what it gives of each picture stands in the place of ``inputs``.
 
     Runs in data workers, so it holds no weights of encoder or language model. What goes wrong with an image travels
     in the batch (``bad``: pairs of id and message) and is raised, or counted, in the main process.
@@ -226,45 +244,48 @@ class Collator:
     transform: Any
     training: bool = True
     blank: bool = False
+    features: FeatureSource | None = None
     _blank_input: Tensor | None = field(default=None, repr=False)
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        inputs: list[Tensor] = []
+        pictures: list[dict[str, Tensor]] = []
         index: list[list[int]] = []
         kept: list[Example] = []
         bad: list[tuple[str, str]] = []
         position: dict[Hashable, int] = {}
         for example in examples:
             try:
-                index.append([self._place(image, inputs, position) for image in example.images])
+                index.append([self._place(image, pictures, position) for image in example.images])
                 kept.append(example)
             except BadImage as error:
                 bad.append((example.id, str(error)))
+            except FeatureCacheError as error:  # a worker process would lose its type
+                return {"bad": bad, "error": (type(error), str(error))}
         batch: dict[str, Any] = {"bad": bad, "names": [example.id for example in kept]}
         if kept:
-            batch["inputs"] = torch.stack(inputs)
+            batch |= {name: torch.stack([picture[name] for picture in pictures]) for name in pictures[0]}
             several = max(len(row) for row in index) > 1
             batch["index"] = pad(index, -1) if several else torch.tensor([row[0] for row in index])
             try:
                 batch.update(self.task.collate(kept, self.text, training=self.training))
                 for row, example in zip(batch.get("ids", ()), kept, strict=False):
                     check_placeholders(row.tolist(), len(example.images), example.id)
-            except MmzooError as error:  # a worker process would lose its type
+            except MmzooError as error:
                 batch["error"] = (type(error), str(error))
         return batch
 
-    def _place(self, image: Any, inputs: list[Tensor], position: dict[Hashable, int]) -> int:
-        """Where in ``inputs`` the image is, after it was opened if it is new there."""
+    def _place(self, image: Any, pictures: list[dict[str, Tensor]], position: dict[Hashable, int]) -> int:
+        """Where in ``pictures`` the image is, after it was opened if it is new there."""
         key = "blank" if self.blank else image_key(image)
         if key not in position:
-            inputs.append(self._input(image))
-            position[key] = len(inputs) - 1
+            pictures.append(self._picture(image, key))
+            position[key] = len(pictures) - 1
         return position[key]
 
-    def _input(self, image: Any) -> Tensor:
-        if self.blank:
-            return self.blank_input()
-        return self.transform(open_image(image))
+    def _picture(self, image: Any, key: Hashable) -> dict[str, Tensor]:
+        if self.features is not None:
+            return self.features.of(image, key)
+        return {"inputs": self.blank_input() if self.blank else self.transform(open_image(image))}
 
     def blank_input(self) -> Tensor:
         """The encoder's input for no image at all: zeros, which is the mean picture after normalisation."""
@@ -348,7 +369,7 @@ def fingerprint(examples: Iterable[Example]) -> str:
     for example in examples:
         key = image_key(example.image)
         if key not in pictures:
-            pictures[key] = b"".join(hashlib.sha256(_content(image)).digest() for image in example.images)
+            pictures[key] = b"".join(content_digest(image) for image in example.images)
         for text in (example.text, *example.targets):
             data = text.encode()
             digest.update(len(data).to_bytes(4, "big") + data)

@@ -53,3 +53,7 @@ class SourceError(MmzooError):
 
 class TrainingError(MmzooError):
     """Training that cannot start or cannot go on."""
+
+
+class FeatureCacheError(MmzooError):
+    """A feature cache that was damaged, was made by another encoder, or cannot be written."""

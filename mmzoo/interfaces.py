@@ -274,7 +274,7 @@ class Fusion(Part):
 
     Class attributes:
         kinds: the kinds of language model that it serves.
-        needs_tokens: whether it reads the encoder's token features.
+        needs_tokens: whether it reads the encoder's token features; if not, it may be given none, [batch, 0, dim].
         needs_blocks: whether it attaches to the language model's blocks.
         needs_decoder: whether only what the language model writes can see the image.
     """

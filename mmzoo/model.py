@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -100,6 +100,16 @@ class MultimodalModel(nn.Module):
             features = Features(tokens, features.pooled.unflatten(0, (-1, tiles))[:, 0], mask)
         return features if index is None else features.take(index)
 
+    def batch_features(self, batch: Mapping[str, Tensor]) -> Features:
+        """The features of a collated batch, one row an example: those computed beforehand, else the encoder's."""
+        pooled = batch.get("feature_pooled")
+        if pooled is None:
+            return self.encode(batch["inputs"], batch["index"])
+        tokens = batch.get("feature_tokens")
+        if tokens is None:  # the fusion does not read them
+            tokens = pooled.new_zeros(len(pooled), 0, self.encoder.spec.dim)
+        return Features(tokens, pooled, batch.get("feature_mask")).take(batch["index"])
+
     def states(self, features: Features, ids: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> States:
         """Text ids and mask [batch, text] to hidden states, through early and deep fusion. With ``decoder_ids``
         [batch, out] the states are the decoder's and ``text`` spans them all."""
@@ -153,7 +163,7 @@ class MultimodalModel(nn.Module):
                     (p.sum() * 0 for p in self.parameters() if p.requires_grad), start=torch.zeros((), device=self.device)
                 )
             }
-        features = self.encode(batch["inputs"], batch["index"])
+        features = self.batch_features(batch)
         total, count = self.task.loss(self, features, {"labels": labels, **batch})
         return {"loss": total / (count.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)}
 

@@ -99,6 +99,11 @@ class TrainOptions(BaseModel):
         False,
         description="shuffle images, not examples: the examples of one image come in one batch, where it is encoded once",
     )
+    cache_features: bool | None = Field(
+        None,
+        description="encode each distinct image once, before the first epoch, and keep its features on disk; empty for doing so "
+        "where it pays: the encoder is frozen, and the run would encode an image more than once",
+    )
     blank_images: bool = Field(False, description="replace each image by a blank one: trains a blind control")
 
 

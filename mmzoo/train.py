@@ -105,6 +105,7 @@ def train(
         trainer = make_trainer(model, examples, output, skip_bad=skip_bad, progress=progress)
         main = trainer.is_world_process_zero()
         started = time.monotonic()
+        cached = trainer.cache_features(progress=progress)
         with trainer.stop.listening():
             trainer.train(resume_from_checkpoint=last)
         if trainer.skipped and not trainer.seen and last is None and trainer.args.world_size == 1:
@@ -128,6 +129,7 @@ def train(
     state = model.state_dict()
     check_finite({name: state[name] for name in model.saved_names()}, f"step {run.steps}", output)
     model.provenance.run["training"] = _record(trainer, run, source, dataset, split, examples, skip_bad=skip_bad)
+    model.provenance.run["training"]["cached_features"] = cached
     if main:
         model.save(output)
         shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)

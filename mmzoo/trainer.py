@@ -27,6 +27,7 @@ from mmzoo.data import Example, image_key, raise_bad
 from mmzoo.errors import BadImage, CheckpointError, TrainingError
 from mmzoo.model import MultimodalModel
 from mmzoo.plugins import host
+from mmzoo.precompute import precompute
 from mmzoo.progress import Bar, bar
 from mmzoo.recipe import PARTS, TrainOptions
 
@@ -129,6 +130,21 @@ class MultimodalTrainer(Trainer):
             if type(callback).__name__ == "PrinterCallback":
                 self.remove_callback(callback)
         self.add_callback(_Progress(shown=progress and self.is_world_process_zero()))
+
+    def cache_features(self, *, progress: bool) -> bool:
+        """Encode each image beforehand, if `TrainOptions.cache_features` says so; whether it was done."""
+        steps = self.args.max_steps * self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        data: Any = self.train_dataset
+        collator: Any = self.data_collator
+        collator.features = precompute(
+            self.model,
+            data,
+            self.accelerator,
+            workers=self.args.dataloader_num_workers,
+            reads=lambda: steps if steps > 0 else self.args.num_train_epochs * len(data),
+            progress=progress,
+        )
+        return collator.features is not None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         examples: Any = self.train_dataset if train_dataset is None else train_dataset

@@ -34,3 +34,11 @@ QUICK = {"max_steps": 4, "batch_size": 4, "log_every": 1, "precision": "fp32"}
 @pytest.fixture
 def quick():
     return dict(QUICK)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """No test reads or writes the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
