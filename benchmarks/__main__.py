@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.common import Settings, machine
 
-RATIOS = ("startup", "build", "trainer", "clipcap")
+RATIOS = ("startup", "build", "trainer", "features", "clipcap")
 NAMES = (*RATIOS, "easy_vqa")
 
 
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=float, help="easy_vqa: instead of the recipe's")
     parser.add_argument("--blind-epochs", type=float, default=default.blind_epochs, help="easy_vqa: of the blind control")
     parser.add_argument("--max-steps", type=int, help="easy_vqa: stop each training there, for a trial")
-    parser.add_argument("--limit", type=int, help="easy_vqa: measure on so many examples, for a trial")
+    parser.add_argument("--limit", type=int, help="easy_vqa, features: so many examples, for a trial")
     parser.add_argument("--seed", type=int, default=default.seed, help="easy_vqa: of training and evaluation")
     parser.add_argument("--cards", type=Path, help="easy_vqa: the folder of run records, model_cards/runs but for trials")
     given = vars(parser.parse_args())
