@@ -199,6 +199,22 @@ def _check_classes(found: dict[str, Resolved]) -> None:
             )
     fusion, language, task = (found[kind] for kind in ("fusion", "language_model", "task"))
     kind = language.cls.kind
+    for part in (fusion, task):
+        kinds = part.cls.kinds
+        if kind not in kinds:
+            raise DoesNotFit(
+                f"{part.entry.label} needs a {' or '.join(sorted(kinds))} language model; '{language.entry.name}' is {kind}.\n"
+                + _instead("language_model", lambda cls, kinds=kinds: cls.kind in kinds and _serves(fusion.cls, cls))
+                + "\n"
+                + _instead(part.entry.kind, lambda cls: kind in cls.kinds)
+            )
+    if task.cls.needs_generation and not language.cls.generates:
+        raise DoesNotFit(
+            f"{task.entry.label} generates text, and language model '{language.entry.name}' does not.\n"
+            + _instead("language_model", lambda cls: cls.generates and _serves(fusion.cls, cls))
+            + "\n"
+            + _instead("task", lambda cls: not cls.needs_generation)
+        )
     if fusion.cls.needs_decoder and not task.cls.needs_generation:
         raise DoesNotFit(
             f"{fusion.entry.label} gives the image to the decoder alone, and {task.entry.label} reads the encoder.\n"
@@ -206,22 +222,11 @@ def _check_classes(found: dict[str, Resolved]) -> None:
             + "\n"
             + _instead("fusion", lambda cls: not cls.needs_decoder and kind in cls.kinds)
         )
-    for part in (fusion, task):
-        kinds = part.cls.kinds
-        if kind not in kinds:
-            raise DoesNotFit(
-                f"{part.entry.label} needs a {' or '.join(sorted(kinds))} language model; '{language.entry.name}' is {kind}.\n"
-                + _instead("language_model", lambda cls, kinds=kinds: cls.kind in kinds)
-                + "\n"
-                + _instead(part.entry.kind, lambda cls: kind in cls.kinds)
-            )
-    if task.cls.needs_generation and not language.cls.generates:
-        raise DoesNotFit(
-            f"{task.entry.label} generates text, and language model '{language.entry.name}' does not.\n"
-            + _instead("language_model", lambda cls: cls.generates and cls.kind in fusion.cls.kinds)
-            + "\n"
-            + _instead("task", lambda cls: not cls.needs_generation)
-        )
+
+
+def _serves(fusion: type[Fusion], language: type[LanguageModel]) -> bool:
+    """Whether a fusion serves a language model, as far as classes tell: which blocks it has, only its instance knows."""
+    return language.kind in fusion.kinds and (not fusion.needs_blocks or language.blocks is not Part.blocks)
 
 
 def _check_fit(found: dict[str, Resolved], parts: dict[str, Any], policies: dict[str, str]) -> None:

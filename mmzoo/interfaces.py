@@ -288,7 +288,7 @@ class Fusion(Part):
         super().__init__()
         self.options = options
         # What deep and late hooks see. The model sets them at each forward and leaves them until the next, since
-        # gradient checkpointing runs the blocks again during the backward pass.
+        # gradient checkpointing may run the hooks again during the backward pass.
         self.features: Features | None = None
         self.mask: Tensor | None = None  # [batch, positions] of the language model's input
         self.latest: Tensor | None = None  # [batch, positions]: the latest image before each, -1 for none; None: the first
@@ -303,6 +303,11 @@ class Fusion(Part):
         """Each image is also cut into ``tiles`` x ``tiles`` pieces, which the encoder reads beside the whole: an image then has
         (1 + tiles ** 2) times the encoder's tokens, the whole picture's first. 1: the whole picture alone."""
         return 1
+
+    def see(self, features: Features | None) -> None:
+        """Keep what deep and late hooks will see. The model calls it once a forward, before `early`, so what all hooks share is
+        computed here; and with None when it is done."""
+        self.features = features
 
     def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> Sequenced:
         """Text ``embeddings`` [batch, text, dim] and ``mask`` [batch, text] to the language model's input.

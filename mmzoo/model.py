@@ -133,7 +133,7 @@ class MultimodalModel(nn.Module):
             order = torch.nn.functional.pad(order, (0, features.images - order.shape[1]))
             features = replace(features, at=order.masked_fill(none, -1))
             latest = (slots.cumsum(1) - 1).masked_fill(none, 0)
-        self.fusion.features = features
+        self.fusion.see(features)
         sequence = self.fusion.early(features, self.language_model.embed(ids), mask)
         if latest is not None:
             # Only text looks back at images; what the fusion put in does not.
@@ -247,7 +247,7 @@ class MultimodalModel(nn.Module):
             features = self.encode(moved["inputs"], moved["index"])
             return self.task.predict(self, features, moved, **options)
         finally:
-            self.fusion.features = None
+            self.fusion.see(None)
 
     @torch.no_grad()
     def generate(
@@ -311,7 +311,7 @@ class MultimodalModel(nn.Module):
             raise BadRecipe(f"generate: {error}") from error
         finally:
             self._generating = False
-            self.fusion.features = None
+            self.fusion.see(None)
 
     def _fuse_outputs(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Late fusion just before the vocabulary, inside the library's own decoding loop."""

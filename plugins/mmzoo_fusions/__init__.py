@@ -1,1 +1,1 @@
-"""Fusion families: prefix, projector, single-stream concat, late fusions, cross-attention."""
+"""Fusion families: prefix, projector, resampler, single-stream concat, encoder states, late fusions, cross- and co-attention."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from mmzoo.interfaces import BIDIRECTIONAL, Features, FeatureSpec, Fusion, LanguageSpec, Options, Sequenced
@@ -16,19 +17,23 @@ class SingleStream(Fusion):
 
     After the text for a bidirectional model, whose text keeps its pretrained positions; before it for the others, since
     a causal text can only look back.
+
+    BERT adds its positions and its first segment's embedding to whatever it is given, and normalises the sum. So with ``norm``
+    off this is VisualBERT but for the positions: there all visual tokens have one and the same, here they count on after the
+    text. Checked against transformers' `VisualBertModel`.
     """
 
     needs_tokens = True
 
     class Options(Options):
-        pass
+        norm: bool = Field(True, description="normalise the projected tokens, as suits models that do not themselves")
 
     def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
         super().__init__(options, encoder, language_model)
         self._tokens = encoder.tokens
         self._after = language_model.kind == BIDIRECTIONAL
         self.project = nn.Linear(encoder.dim, language_model.dim)
-        self.norm = nn.LayerNorm(language_model.dim)
+        self.norm = nn.LayerNorm(language_model.dim) if options.norm else nn.Identity()
         self.type_embedding = nn.Parameter(0.02 * torch.randn(language_model.dim))
 
     @property

@@ -3,24 +3,28 @@
     y = y + tanh(a) * cross_attention(norm(y), features);   y = y + tanh(b) * mlp(norm(y));   a = b = 0 at the start
 
 One forward pre-hook on every nth block adds it, so the language model's own code and state stay as they are, it is the
-identity at the start, and the library's generation with its cache works unchanged.
+identity at the start, and the library's generation with its cache works unchanged. As in OpenFlamingo
+(https://arxiv.org/abs/2308.01390) the gates are scalars; unlike there, visual tokens are normalised, since without a
+resampler they come as the encoder gives them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mmzoo.interfaces import FeatureSpec, Fusion, LanguageModel, LanguageSpec, Options
-from mmzoo_fusions.prefix import check_heads
+from mmzoo.interfaces import Features, FeatureSpec, Fusion, LanguageModel, LanguageSpec, Options
+from mmzoo_fusions.attention import attend, before, check_heads
+from mmzoo_fusions.resampler import LATENTS, Perceiver
 
 
 class GatedCrossAttention(Fusion):
-    """States [batch, positions, dim] attend to visual tokens [batch, tokens, dim] before every nth block."""
+    """States [batch, positions, dim] attend to visual tokens [batch, tokens, dim] before every nth block: to those of the
+    latest image before each position, or to all."""
 
     needs_tokens = True
     needs_blocks = True
@@ -29,30 +33,51 @@ class GatedCrossAttention(Fusion):
         every: int = Field(1, ge=1, description="attach to every nth block, counted from the first")
         heads: int = Field(8, ge=1, description="attention heads; must divide the language model's dim")
         mlp_ratio: int = Field(4, ge=1, le=16, description="hidden channels of the MLP, in multiples of dim")
+        attend: Literal["latest", "all"] = Field("latest", description="each position to its latest image, or to all images")
+        resampler: bool | Annotated[int, Field(ge=1, le=4096)] = Field(
+            False,
+            description=f"a perceiver before it, one for all blocks: true for {LATENTS} latents an image, or their number",
+        )
+        resampler_layers: int = Field(6, ge=1, le=64, description="layers of the perceiver")
 
     def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
         super().__init__(options, encoder, language_model)
         check_heads(options.heads, language_model.dim)
+        self.perceiver: Perceiver | None = None
+        if options.resampler:
+            latents = LATENTS if options.resampler is True else options.resampler
+            self.perceiver = Perceiver(encoder.dim, latents, options.resampler_layers)
         count = (language_model.blocks + options.every - 1) // options.every
         self.layers = nn.ModuleList(
             GatedLayer(language_model.dim, encoder.dim, options.heads, options.mlp_ratio) for _ in range(count)
         )
 
+    def see(self, features: Features | None) -> None:
+        if features is not None and self.perceiver is not None:
+            each = features.by_image()
+            latents = self.perceiver(each.tokens, each.token_mask())
+            tokens = latents.reshape(len(features.pooled), -1, latents.shape[-1])
+            mask = None if features.present is None else features.present.repeat_interleave(latents.shape[1], 1)
+            features = replace(features, tokens=tokens, mask=mask)
+        super().see(features)
+
     def deep(self, language_model: LanguageModel) -> None:
         decoder = set(language_model.decoder_blocks())
         for layer, block in zip(self.layers, list(language_model.blocks())[:: self.options.every], strict=True):
-            block.register_forward_pre_hook(self._hook(layer, block in decoder), with_kwargs=True)
+            before(block, self._attention(layer, block in decoder))
 
-    def _hook(self, layer: nn.Module, decoder: bool) -> Any:
-        def attend(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            hidden = args[0] if args else kwargs["hidden_states"]
+    def _attention(self, layer: nn.Module, decoder: bool) -> Any:
+        def change(hidden: Tensor) -> Tensor | None:
             features = self.seen(hidden.shape[0])
             if features is None:
                 return None
-            hidden = layer(hidden, features.tokens, self.visible(*hidden.shape[:2], decoder=decoder))
-            return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+            if self.options.attend == "latest":
+                visible = self.visible(*hidden.shape[:2], decoder=decoder)
+            else:
+                visible = None if features.mask is None else features.mask.bool()[:, None]
+            return layer(hidden, features.tokens, visible)
 
-        return attend
+        return change
 
 
 class GatedLayer(nn.Module):
@@ -69,17 +94,9 @@ class GatedLayer(nn.Module):
         self.gates = nn.Parameter(torch.zeros(2))
 
     def forward(self, hidden: Tensor, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
-        """``hidden`` [batch, positions, dim], ``tokens`` [batch, tokens, vision_dim], ``visible`` [batch, positions, tokens]."""
-        attend, think = torch.tanh(self.gates).to(hidden.dtype)
+        """``hidden`` [batch, positions, dim], ``tokens`` [batch, tokens, vision_dim], ``visible`` as in `attend`."""
+        attention, thought = torch.tanh(self.gates).to(hidden.dtype)
         vision = self.norm_vision(tokens.to(hidden.dtype))
-        query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in (self.queries(self.norm1(hidden)), *self.keys_values(vision).chunk(2, dim=-1))
-        )
-        sees = None if visible is None else visible.any(-1, keepdim=True)
-        mask = None if visible is None else (visible | ~sees).unsqueeze(1)  # a softmax over nothing is no number
-        found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
-        if sees is not None:
-            found = found * sees  # text before the first image attends to nothing
-        hidden = hidden + attend * self.project(found)
-        return hidden + think * self.mlp(self.norm2(hidden))
+        query, (key, value) = self.queries(self.norm1(hidden)), self.keys_values(vision).chunk(2, dim=-1)
+        hidden = hidden + attention * self.project(attend(query, key, value, self.heads, visible)).to(hidden.dtype)
+        return hidden + thought * self.mlp(self.norm2(hidden)).to(hidden.dtype)

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmzoo.interfaces import Features, FeatureSpec, Fusion, LanguageSpec, Options
-from mmzoo_fusions.prefix import check_heads
+from mmzoo_fusions.attention import check_heads
 
 
 class LateConcat(Fusion):

@@ -3,6 +3,7 @@
 import mmzoo
 
 _CLIPCAP = "ClipCap, Mokady et al. 2021, https://arxiv.org/abs/2111.09734"
+_FLAMINGO = "Flamingo, Alayrac et al. 2022, https://arxiv.org/abs/2204.14198"
 
 
 def _entry(name, target, summary, source, **tiny):
@@ -41,8 +42,34 @@ def mmzoo_fusions():
         _entry(
             "projector",
             "projector:Projector",
-            "every visual token as an input token, through a linear layer or an MLP (LLaVA)",
+            "every visual token as an input token, through a linear layer or an MLP (LLaVA), with pixel shuffle (nanoVLM)",
             "LLaVA-1.5, Liu et al. 2023, https://arxiv.org/abs/2310.03744",
+        ),
+        _entry(
+            "resampler",
+            "resampler:Resampler",
+            "visual tokens to a few input tokens, through latents that attend to them (Flamingo's perceiver resampler)",
+            _FLAMINGO,
+            latents=3,
+            layers=1,
+            heads=2,
+            head_dim=8,
+        ),
+        _entry(
+            "q-former",
+            "qformer:QFormer",
+            "visual tokens to a few input tokens, through queries of a BERT-like transformer (BLIP-2)",
+            "BLIP-2, Li et al. 2023, https://arxiv.org/abs/2301.12597",
+            queries=3,
+            dim=16,
+            layers=2,
+            heads=2,
+        ),
+        _entry(
+            "encoder-states",
+            "memory:EncoderStates",
+            "visual tokens as states of the encoder, for the decoder to read",
+            "Show, Attend and Tell, Xu et al. 2015, https://arxiv.org/abs/1502.03044",
         ),
         _entry(
             "concat",
@@ -79,8 +106,16 @@ def mmzoo_fusions():
             "cross-attention",
             "cross:GatedCrossAttention",
             "gated cross-attention before every nth block of the language model (Flamingo)",
-            "Flamingo, Alayrac et al. 2022, https://arxiv.org/abs/2204.14198",
+            _FLAMINGO,
             heads=2,
             every=1,
+        ),
+        _entry(
+            "co-attention",
+            "coattention:CoAttention",
+            "a vision stream beside the text's, and attention between them before every nth block (ViLBERT, LXMERT)",
+            "LXMERT, Tan and Bansal 2019, https://arxiv.org/abs/1908.07490",
+            heads=2,
+            mlp_ratio=2,
         ),
     ]

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mmzoo.interfaces import Features, FeatureSpec, Fusion, LanguageSpec, Options, Sequenced
 from mmzoo.sequence import insert
+from mmzoo_fusions.attention import attend, check_heads
 
 
 class Prefix(Fusion):
@@ -102,19 +103,6 @@ class MapperLayer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         normed = self.norm1(tokens)
-        split = [
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in (self.queries(normed), *self.keys_values(normed).chunk(2, dim=-1))
-        ]
-        attended = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
-        tokens = tokens + self.project(attended)
+        key, value = self.keys_values(normed).chunk(2, dim=-1)
+        tokens = tokens + self.project(attend(self.queries(normed), key, value, self.heads))
         return tokens + self.fc2(F.relu(self.fc1(self.norm2(tokens))))
-
-
-def check_heads(heads: int, dim: int) -> None:
-    """Refuse a number of heads that does not divide the channels."""
-    from mmzoo.errors import DoesNotFit
-
-    if dim % heads:
-        fits = [n for n in range(1, min(dim, 64) + 1) if dim % n == 0]
-        raise DoesNotFit(f"fusion.heads: {heads} heads do not divide the language model's dim {dim}; these do: {fits}")

@@ -40,6 +40,8 @@ class OpenCLIPOptions(Options):
     config: dict[str, Any] | None = Field(
         None, description="build from this configuration (`embed_dim`, `vision_cfg`) and fetch nothing; random weights only"
     )
+    layer: int = Field(-1, description="where tokens come from: -1 the tower's output, -2 the last block's input")
+    keep_class_token: bool = Field(False, description="leave the class token in the tokens")
 
     @model_validator(mode="after")
     def _some_source(self) -> OpenCLIPOptions:
@@ -141,7 +143,7 @@ class OpenCLIP(Encoder):
 
     def forward(self, inputs: Tensor) -> Features:
         """``inputs`` [batch, 3, height, width] to features."""
-        return Features(*run(self.model, inputs))
+        return Features(*run(self.model, inputs, self.options.layer, self.options.keep_class_token))
 
     def _create(self, device: str | None = None) -> Any:
         try:
@@ -159,23 +161,31 @@ class OpenCLIP(Encoder):
         was_training = twin.training
         try:
             with torch.no_grad():
-                tokens, pooled = run(twin.eval(), torch.empty(1, 3, height, width, device="meta"))
+                tokens, pooled = run(
+                    twin.eval(),
+                    torch.empty(1, 3, height, width, device="meta"),
+                    self.options.layer,
+                    self.options.keep_class_token,
+                )
         finally:
             twin.train(was_training)
         self.spec = FeatureSpec(dim=tokens.shape[2], pooled_dim=pooled.shape[1], tokens=tokens.shape[1])
 
 
-def run(model: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens [batch, tokens, dim] and the projected embedding [batch, embed_dim] of an image tower.
+def run(model: Any, inputs: Tensor, layer: int = -1, keep: bool = False) -> tuple[Tensor, Tensor]:
+    """Tokens [batch, tokens, dim] and the projected embedding [batch, embed_dim] of an image tower. ``layer``: -1 its output,
+    else a block, counted from 1 or from the end. ``keep``: with the class token.
 
     Raises:
-        DoesNotFit: the tower gives no single grid of features.
+        DoesNotFit: the tower gives no single grid of features, or not those of that layer.
     """
     if isinstance(model, VisionTransformer):
-        # Where pooling comes before the last norm, that norm is not meant for tokens.
-        normed = model.attn_pool is None and not model.final_ln_after_pool
-        out = model.forward_intermediates(inputs, indices=1, normalize_intermediates=normed, output_fmt="NLC")
-        return out["image_intermediates"][-1], out["image_features"]
+        return _run_transformer(model, inputs, layer, keep)
+    if layer != -1:
+        raise DoesNotFit(
+            f"encoder.layer: {layer}: open_clip's {type(model).__name__} gives its output alone; leave it at -1, or choose a ViT "
+            "architecture"
+        )
     if isinstance(model, ModifiedResNet):
         out = model.forward_intermediates(inputs, indices=1)
         return out["image_intermediates"][-1].flatten(2).transpose(1, 2), out["image_features"]
@@ -184,10 +194,27 @@ def run(model: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(features, Tensor) and features.ndim in (3, 4):
             pooled = model.head(model.trunk.forward_head(features))
             if features.ndim == 3:
-                return features[:, getattr(model.trunk, "num_prefix_tokens", 0) :], pooled
+                return features if keep else features[:, getattr(model.trunk, "num_prefix_tokens", 0) :], pooled
             is_last = getattr(model.trunk, "output_fmt", "NCHW") == "NHWC"
             return (features.flatten(1, 2) if is_last else features.flatten(2).transpose(1, 2)), pooled
     raise DoesNotFit(f"open_clip's {type(model).__name__} gives no single grid of features; choose a ViT architecture")
+
+
+def _run_transformer(model: VisionTransformer, inputs: Tensor, layer: int, keep: bool) -> tuple[Tensor, Tensor]:
+    blocks = len(model.transformer.resblocks)
+    if not layer or not -blocks <= layer <= blocks:
+        raise DoesNotFit(f"encoder.layer: {layer}: this tower has {blocks} blocks, counted from 1, or from -1 at the end")
+    # Where pooling comes before the last norm, that norm is not meant for tokens.
+    normed = layer == -1 and model.attn_pool is None and not model.final_ln_after_pool
+    out = model.forward_intermediates(
+        inputs,
+        indices=[layer if layer < 0 else layer - 1],
+        normalize_intermediates=normed,
+        output_fmt="NLC",
+        output_extra_tokens=True,
+    )
+    tokens, prefix = out["image_intermediates"][-1], out["image_intermediates_prefix"][-1]
+    return torch.cat([prefix, tokens], 1) if keep else tokens, out["image_features"]
 
 
 def split_variant(variant: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ Apache-2.0; each checkpoint has its own licence)."""
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,10 +32,12 @@ class TimmOptions(Options):
     variant: str = Field(description="name of a timm model, with a tag if need be: `resnet18.a1_in1k`", min_length=1)
     revision: str | None = Field(None, description="branch, tag or commit of the weights on the Hub")
     image_size: int | None = Field(None, ge=16, description="height and width of the images; empty for the model's own")
+    layer: int = Field(-1, description="where tokens come from: -1 the model's output, -2 the last block's (or stage's) input")
+    keep_class_token: bool = Field(False, description="leave class, distillation and register tokens in the tokens")
 
 
 class Timm(Encoder):
-    """Any image model of timm. Feature maps become tokens row by row; class and register tokens are left out.
+    """Any image model of timm. Feature maps become tokens row by row; class and register tokens are left out unless asked for.
 
     ``pooled`` is what the model's own classifier would see.
     """
@@ -137,10 +140,31 @@ class Timm(Encoder):
         self.spec = FeatureSpec(dim=tokens.shape[2], pooled_dim=pooled.shape[1], tokens=tokens.shape[1])
 
     def _run(self, model: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        if self.options.layer != -1:
+            return self._run_to(self.options.layer, model, inputs)
         features = model.forward_features(inputs)
         if not isinstance(features, Tensor) or features.ndim not in (3, 4):
             raise DoesNotFit(f"timm:{self.name} gives features of several scales and no single grid; choose another model")
-        return as_tokens(features, model), model.forward_head(features, pre_logits=True)
+        tokens = as_tokens(features, model, keep=self.options.keep_class_token)
+        return tokens, model.forward_head(features, pre_logits=True)
+
+    def _run_to(self, layer: int, model: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of the block (or a CNN's stage) ``layer``, counted from 1 or, from the end, from -1."""
+        run = getattr(model, "forward_intermediates", None)
+        if run is None:
+            raise DoesNotFit(f"encoder.layer: {layer}: timm:{self.name} gives its output alone; leave it at -1")
+        if not layer:
+            raise DoesNotFit("encoder.layer: 0: timm counts its layers from 1; -1 is the model's output")
+        options = {"return_prefix_tokens": True} if self.options.keep_class_token and _prefix_tokens(model) else {}
+        if options and "return_prefix_tokens" not in inspect.signature(run).parameters:
+            raise DoesNotFit(f"encoder.keep_class_token: timm:{self.name} keeps it in its output alone; leave layer at -1")
+        try:
+            features, (found,) = run(inputs, indices=[layer if layer < 0 else layer - 1], **options)
+        except AssertionError as error:
+            raise DoesNotFit(f"encoder.layer: {layer}: timm:{self.name} has no such layer: {error}") from None
+        maps, prefix = found if options else (found, None)
+        tokens = maps.flatten(2).transpose(1, 2)
+        return tokens if prefix is None else torch.cat([prefix, tokens], 1), model.forward_head(features, pre_logits=True)
 
 
 def check_name(name: str) -> None:
@@ -158,15 +182,19 @@ def check_name(name: str) -> None:
         raise UnknownName(f"timm has no weights '{tag}' of {arch}; there are: {', '.join(known) or 'none'}")
 
 
-def as_tokens(features: Tensor, model: Any) -> Tensor:
-    """What a timm model's ``forward_features`` gives as [batch, tokens, dim], without class and register tokens."""
+def as_tokens(features: Tensor, model: Any, *, keep: bool = False) -> Tensor:
+    """What a timm model's ``forward_features`` gives as [batch, tokens, dim], without class and register tokens unless they are
+    to be kept."""
     if features.ndim == 4:
         is_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         return features.flatten(1, 2) if is_last else features.flatten(2).transpose(1, 2)
+    return features if keep else features[:, _prefix_tokens(model) :]
+
+
+def _prefix_tokens(model: Any) -> int:
+    """How many class and register tokens stand before the patches."""
     prefix = getattr(model, "num_prefix_tokens", None)
-    if prefix is None:
-        prefix = int(isinstance(getattr(model, "cls_token", None), nn.Parameter))
-    return features[:, prefix:]
+    return int(isinstance(getattr(model, "cls_token", None), nn.Parameter)) if prefix is None else prefix
 
 
 @contextmanager

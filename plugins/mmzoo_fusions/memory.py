@@ -1,0 +1,33 @@
+"""Visual tokens as an encoder's states, for the decoder of a seq2seq model to read.
+
+The image captioners since Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044) have an image encoder in
+the place of the translator's text encoder; here what the text encoder made of a prompt stands behind it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmzoo.interfaces import SEQ2SEQ, Features, FeatureSpec, Fusion, LanguageSpec, Memory, Options, Sequenced
+
+
+class EncoderStates(Fusion):
+    """Token features [batch, tokens, dim], projected and normed, before the encoder's states of the text, which has not seen
+    them."""
+
+    kinds = frozenset({SEQ2SEQ})
+    needs_tokens = True
+    needs_decoder = True
+
+    class Options(Options):
+        pass
+
+    def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
+        super().__init__(options, encoder, language_model)
+        self.project, self.norm = nn.Linear(encoder.dim, language_model.dim), nn.LayerNorm(language_model.dim)
+
+    def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> Sequenced:
+        memory = Memory(self.norm(self.project(features.tokens)), features.token_mask())
+        return Sequenced(embeddings, mask, slice(0, mask.shape[1]), memory)
