@@ -1,0 +1,280 @@
+"""What every fusion promises on every language model that it serves: the bare model at the start, the same with and without
+the cache, padding and company that change nothing, and gradients where training is."""
+
+import pytest
+import torch
+from torch import nn
+
+import mmzoo
+from mmzoo import catalogue
+from mmzoo.data import Example, tensors
+from mmzoo.errors import DoesNotFit
+from mmzoo.interfaces import IMAGE, Fusion
+from mmzoo.sequence import of_text
+from mmzoo.testing import Sample, tiny
+from mmzoo.text import prompt_ids
+from mmzoo_fusions.attention import before
+from mmzoo_transformers import blocks as block_names
+
+VARIANTS = {entry.name: {"use": entry.name, **entry.tiny} for entry in catalogue.entries("fusion") if entry.plugin == "mmzoo"}
+VARIANTS["projector, shuffled"] = {"use": "projector", "pixel_shuffle": 2, "layers": "linear", "bias": False}
+VARIANTS["projector, tiles"] = {"use": "projector", "pixel_shuffle": 2, "tiles": 2}
+VARIANTS["cross-attention, resampled"] = {"use": "cross-attention", "heads": 2, "every": 2, "resampler": 3, "resampler_layers": 1}
+VARIANTS["cross-attention, all"] = {"use": "cross-attention", "heads": 2, "attend": "all"}
+CLASSES = {entry.name: entry.load() for entry in catalogue.entries("fusion")}
+DEEP = [name for name, fusion in VARIANTS.items() if CLASSES[fusion["use"]].needs_blocks]
+
+CAUSAL = ["gpt2", "opt", "hf-causal", "smollm2", "qwen3"]  # hf-causal is a GPT-NeoX, smollm2 a Llama
+KINDS = dict.fromkeys(CAUSAL, "causal") | {
+    "t5": "seq2seq",
+    "hf-seq2seq": "seq2seq",
+    "bert": "bidirectional",
+    "hf-encoder": "bidirectional",
+}
+ONE_OF_EACH = ["gpt2", "t5", "bert"]
+
+PICTURES = [example.image for example in Sample(3).load("train")]
+EXAMPLES = [
+    Example("two", PICTURES[:2], "<image> is here, and there is <image> too", ("yes",)),
+    Example("one", PICTURES[2], "what is in <image>?", ("blue",)),
+    Example("first", PICTURES[0], "red?", ("no, not at all",)),
+]
+
+
+def pairs(variants, language_models):
+    return [(v, m) for v in variants for m in language_models if KINDS[m] in CLASSES[VARIANTS[v]["use"]].kinds]
+
+
+def build(variant, language_model, *, opened=True):
+    """A tiny model with a frozen language model. ``opened``: as if trained, with gates ajar and weights large enough for a
+    picture to matter, and in double precision, where rounding hides nothing."""
+    reads = KINDS[language_model] == "bidirectional"
+    parts = {"fusion": VARIANTS[variant]["use"], "language_model": language_model, "task": "classify" if reads else "vqa"}
+    recipe = tiny(mmzoo.Recipe(encoder="cnn", **parts)).with_part("language_model", train="frozen")
+    if reads:
+        recipe = recipe.with_part("task", labels=["blue", "yes", "no, not at all"])
+    model = mmzoo.build(recipe, fusion=VARIANTS[variant], seed=0)
+    if opened:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.rpartition(".")[2] in ("gate", "gates"):
+                    parameter.fill_(0.5)
+                elif parameter.ndim > 1:
+                    parameter.mul_(6 if name.startswith("fusion.") else 2)
+        model.double()
+    return model
+
+
+def read(model, examples, *, training=False):
+    batch = tensors(model.collator(training=training)(examples), "cpu")
+    return {**batch, "inputs": batch["inputs"].to(next(model.parameters()).dtype)}
+
+
+def states(model, batch, *, left=False):
+    """The fused state of every real text token, a row an example."""
+    ids, mask = batch["ids"], batch["mask"]
+    if left:
+        order = mask.argsort(dim=1, stable=True)
+        ids, mask = ids.gather(1, order), mask.gather(1, order)
+    features = model.encode(batch["inputs"], batch["index"])
+    found = model.states(features, ids, mask)
+    hidden = of_text(model.fusion.late(features, found.hidden), found.text)
+    return [row[real.bool()] for row, real in zip(hidden, found.mask, strict=True)]
+
+
+@pytest.mark.parametrize(("variant", "language_model"), pairs(DEEP, KINDS))
+@torch.no_grad()
+def test_deep_fusion_starts_as_the_bare_language_model(variant, language_model):
+    model = build(variant, language_model, opened=False)
+    ids = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    features = model.encode(torch.randn(2, 3, 16, 16), torch.tensor([[0, 1], [1, -1]]))
+    decoder = {"decoder_ids": ids} if KINDS[language_model] == "seq2seq" else {}
+    fused = model.states(features, ids, mask, **decoder).hidden
+    fused = model.fusion.late(features, fused)
+    model.fusion.see(None)
+    bare = model.language_model(model.language_model.embed(ids), mask, **decoder)
+    assert torch.equal(fused, bare)
+
+
+@pytest.mark.parametrize(("variant", "language_model"), pairs(VARIANTS, ONE_OF_EACH))
+@torch.no_grad()
+def test_neither_padding_nor_company_changes_a_result(variant, language_model):
+    model = build(variant, language_model)
+    together = read(model, EXAMPLES)
+    rows = states(model, together)
+    for row, moved, example in zip(rows, states(model, together, left=True), EXAMPLES, strict=True):
+        torch.testing.assert_close(moved, row, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(states(model, read(model, [example]))[0], row, atol=1e-5, rtol=1e-5)
+    if not type(model.fusion).needs_decoder:
+        blank = states(model, {**together, "inputs": torch.zeros_like(together["inputs"])})
+        assert not torch.allclose(blank[0], rows[0], atol=1e-4), "the picture says nothing"
+
+
+def written(model, batch, steps=3, **options):
+    """What a model generates, and the logits of each step, [rows, steps, vocab]."""
+    found = []
+    watch = model.language_model.output_layer().register_forward_hook(lambda _, args, out: found.append(out[:, -1]))
+    try:
+        features = model.encode(batch["inputs"], batch["index"])
+        ids = model.generate_ids(features, batch["ids"], batch["mask"], max_new_tokens=steps, **options)
+    finally:
+        watch.remove()
+    return ids, torch.stack(found, 1)
+
+
+@pytest.mark.parametrize(
+    ("variant", "language_model"), pairs(VARIANTS, [name for name, kind in KINDS.items() if kind != "bidirectional"])
+)
+@torch.no_grad()
+def test_the_cache_and_company_change_no_token(variant, language_model):
+    model = build(variant, language_model)
+    batch = read(model, EXAMPLES)
+    ids, logits = written(model, batch)
+    beams = written(model, batch, num_beams=2)
+    for found, options in (((ids, logits), {}), (beams, {"num_beams": 2})):
+        without = written(model, batch, use_cache=False, **options)
+        assert torch.equal(found[0], without[0])
+        torch.testing.assert_close(found[1], without[1], atol=1e-5, rtol=1e-5)
+    for i, example in enumerate(EXAMPLES):
+        alone = written(model, read(model, [example]), 2)
+        count = alone[1].shape[1]
+        assert torch.equal(alone[0][0], ids[i, : alone[0].shape[1]])
+        torch.testing.assert_close(alone[1][0], logits[i, :count], atol=1e-5, rtol=1e-5)
+    blank = written(model, {**batch, "inputs": torch.zeros_like(batch["inputs"])}, 1)[1]
+    assert not torch.allclose(blank[:, 0], logits[:, 0], atol=1e-4), "the picture says nothing"
+
+
+@pytest.mark.parametrize(("variant", "language_model"), pairs(VARIANTS, ONE_OF_EACH))
+def test_gradients_reach_what_is_trained_and_nothing_else(variant, language_model):
+    model = build(variant, language_model, opened=False).train()
+    before = {name: value.clone() for name, value in model.language_model.state_dict().items()}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.SGD(trained.values(), lr=0.1)
+    batch = read(model, EXAMPLES, training=True)
+    moved = set()
+    for _ in range(3):  # a closed gate lets a gradient through once it has moved
+        optimizer.zero_grad()
+        model(**batch)["loss"].backward()
+        assert all(p.grad is None for name, p in model.named_parameters() if name not in trained)
+        moved |= {name for name, p in trained.items() if p.grad is not None and p.grad.abs().sum() > 0}
+        optimizer.step()
+    assert not trained.keys() - moved
+    after = model.language_model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize(("variant", "language_model"), pairs(VARIANTS, ONE_OF_EACH))
+def test_recomputed_blocks_give_the_same_gradients(variant, language_model):
+    model = build(variant, language_model).train()
+    batch = read(model, EXAMPLES, training=True)
+    found = []
+    for on in (False, True):
+        model.checkpoint_blocks(on)
+        model.train()
+        model.zero_grad()
+        torch.manual_seed(0)  # of dropout
+        model(**batch)["loss"].backward()
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=lambda said, name=name: f"{name}: {said}")
+
+
+@pytest.mark.parametrize(("variant", "language_model"), pairs(VARIANTS, ONE_OF_EACH))
+def test_half_precision_runs(variant, language_model):
+    model = build(variant, language_model).float()
+    batch = read(model, EXAMPLES, training=True)
+    whole = model(**batch)["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(**batch)["loss"]
+        model.predict(image=[e.image for e in EXAMPLES], text=[e.text for e in EXAMPLES])
+    half.backward()
+    torch.testing.assert_close(half, whole, atol=0.1, rtol=0.05)
+
+
+# What a fusion does with several images
+
+
+@pytest.mark.parametrize("variant", [v for v in DEEP if v.startswith("cross")])
+@torch.no_grad()
+def test_a_text_attends_to_the_latest_image_before_it_or_to_all(variant):
+    model = build(variant, "gpt2")
+    ids = torch.tensor(prompt_ids(model.text_context(), ["a<image>b<image>c"]))
+    at = [i for i, token in enumerate(ids[0].tolist()) if token == IMAGE]
+    spans = [slice(0, at[0]), slice(at[0] + 1, at[1]), slice(at[1] + 1, None)]
+    inputs = torch.randn(3, 3, 16, 16, dtype=torch.double)
+
+    def run(*images):
+        found = model.states(model.encode(inputs, torch.tensor([images])), ids, torch.ones_like(ids))
+        hidden = of_text(found.hidden, found.text)[0]
+        return [hidden[span] for span in spans]
+
+    first = run(0, 1)
+    changed = [[not torch.equal(a, b) for a, b in zip(first, run(*other), strict=True)] for other in ((2, 1), (0, 2))]
+    if variant == "cross-attention, all":
+        assert changed == [[True, True, True], [True, True, True]]
+    else:  # what comes after the second image reads what comes after the first
+        assert changed == [[False, True, True], [False, False, True]]
+
+
+@pytest.mark.parametrize("variant", [v for v, options in VARIANTS.items() if CLASSES[options["use"]].late is not Fusion.late])
+@torch.no_grad()
+def test_a_late_fusion_sees_all_images(variant):
+    model = build(variant, "bert")
+
+    def fused(*images):
+        batch = read(model, [Example("x", [PICTURES[i] for i in images], "a " + "<image> " * len(images))])
+        features = model.encode(batch["inputs"], batch["index"])
+        model.fusion.see(features)
+        return model.fusion.late(features, torch.ones(1, 1, 32, dtype=torch.double))
+
+    torch.testing.assert_close(fused(0, 0), fused(0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fused(0, 1), fused(1, 0), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(fused(0, 1), fused(0), atol=1e-5)
+
+
+@torch.no_grad()
+def test_tiles_are_the_whole_picture_and_its_pieces():
+    model = build("projector, tiles", "gpt2")
+    picture = PICTURES[0].resize((16, 16))
+    pieces = [picture, *(picture.crop((x, y, x + 8, y + 8)) for y in (0, 8) for x in (0, 8))]
+    batch = read(model, [Example("x", picture, "what?")])
+    features = model.encode(batch["inputs"], batch["index"])
+    alone = model.encoder(torch.stack([model.encoder.transform(piece) for piece in pieces]).double())
+    assert torch.equal(features.tokens[0], alone.tokens.flatten(0, 1))
+    assert torch.equal(features.pooled[0], alone.pooled[0])
+    assert model.fusion.added_tokens == 5 * 4
+    assert model.states(features, batch["ids"], batch["mask"]).hidden.shape[1] == 20 + batch["ids"].shape[1]
+
+
+def test_an_encoder_states_fusion_leaves_the_encoder_alone():
+    model = build("encoder-states", "t5")
+    batch = read(model, EXAMPLES)
+    rows = states(model, batch)
+    blank = states(model, {**batch, "inputs": torch.zeros_like(batch["inputs"])})
+    assert all(torch.equal(a, b) for a, b in zip(rows, blank, strict=True))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("variant", DEEP)
+def test_blocks_that_cannot_be_found_are_refused(variant, monkeypatch):
+    monkeypatch.setattr(block_names, "NAMES", frozenset({"another_name"}))
+    language_model = "bert" if KINDS["gpt2"] not in CLASSES[VARIANTS[variant]["use"]].kinds else "gpt2"
+    with pytest.raises(DoesNotFit, match=f"'{language_model}' has none.*\n?.*Each fusion that fits: concat"):
+        build(variant, language_model)
+
+
+def test_a_block_that_takes_no_states_is_refused():
+    block = nn.Embedding(4, 2)
+    before(block, lambda hidden: hidden)
+    with pytest.raises(DoesNotFit, match="cannot attach to a Embedding.*choose an early or late fusion"):
+        block(torch.zeros(1, 2, dtype=torch.long))
+
+
+def test_co_attention_needs_a_block_to_start_at():
+    with pytest.raises(DoesNotFit, match="fusion.first: 2: the language model has 2 blocks"):
+        mmzoo.check(tiny(mmzoo.Recipe(encoder="cnn", fusion="co-attention", language_model="bert", task="classify")),
+                    fusion={"first": 2}, task={"labels": ["a", "b"]})  # fmt: skip
