@@ -4,6 +4,7 @@ the cache, padding and company that change nothing, and gradients where training
 import pytest
 import torch
 from torch import nn
+from uncached import without_cache
 
 import mmzoo
 from mmzoo import catalogue
@@ -133,7 +134,8 @@ def test_the_cache_and_company_change_no_token(variant, language_model):
     ids, logits = written(model, batch)
     beams = written(model, batch, num_beams=2)
     for found, options in (((ids, logits), {}), (beams, {"num_beams": 2})):
-        without = written(model, batch, use_cache=False, **options)
+        with without_cache():
+            without = written(model, batch, **options)
         assert torch.equal(found[0], without[0])
         torch.testing.assert_close(found[1], without[1], atol=1e-5, rtol=1e-5)
     for i, example in enumerate(EXAMPLES):
