@@ -15,7 +15,7 @@ def check_heads(heads: int, dim: int) -> None:
     """Refuse a number of heads that does not divide the channels."""
     if dim % heads:
         fits = [n for n in range(1, min(dim, 64) + 1) if dim % n == 0]
-        raise DoesNotFit(f"fusion.heads: {heads} heads do not divide {dim} channels; these do: {fits}")
+        raise DoesNotFit(f"fusion.heads: {heads} heads do not divide dim {dim}; these do: {fits}")
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, visible: Tensor | None = None) -> Tensor:

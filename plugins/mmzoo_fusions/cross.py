@@ -11,7 +11,7 @@ resampler they come as the encoder gives them.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -34,9 +34,11 @@ class GatedCrossAttention(Fusion):
         heads: int = Field(8, ge=1, description="attention heads; must divide the language model's dim")
         mlp_ratio: int = Field(4, ge=1, le=16, description="hidden channels of the MLP, in multiples of dim")
         attend: Literal["latest", "all"] = Field("latest", description="each position to its latest image, or to all images")
-        resampler: bool | Annotated[int, Field(ge=1, le=4096)] = Field(
+        resampler: bool | int = Field(
             False,
-            description=f"a perceiver before it, one for all blocks: true for {LATENTS} latents an image, or their number",
+            ge=0,
+            le=4096,
+            description=f"latents an image of one perceiver before all blocks; true for {LATENTS}, false for none",
         )
         resampler_layers: int = Field(6, ge=1, le=64, description="layers of the perceiver")
 
