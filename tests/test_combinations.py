@@ -14,7 +14,7 @@ FUSIONS = [entry.name for entry in catalogue.entries("fusion")]
 LANGUAGE_MODELS = [entry.name for entry in catalogue.entries("language_model")]
 TASKS = [entry.name for entry in catalogue.entries("task")]
 
-NO_GENERATION = {"bag-of-words", "bert", "hf-encoder", "lstm"}
+NO_GENERATION = {"bag-of-words", "bert", "hf-encoder"}
 NO_BLOCKS = {"bag-of-words", "lstm"}
 
 
