@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from uncached import without_cache
 
 import mmzoo
 from mmzoo.errors import DoesNotFit, PluginBroken
@@ -92,7 +93,8 @@ def test_a_batch_and_its_rows_alone_agree(fusion):
     examples = Sample().load("test")[:3]
     images, prompts = [e.image for e in examples], ["red", "what is it", "is this a long question or not"]
     together = model.generate(image=images, prompt=prompts, max_new_tokens=6)
-    assert together == model.generate(image=images, prompt=prompts, max_new_tokens=6, use_cache=False)
+    with without_cache():
+        assert together == model.generate(image=images, prompt=prompts, max_new_tokens=6)
     assert together == [model.generate(image=i, prompt=p, max_new_tokens=6) for i, p in zip(images, prompts, strict=True)]
 
 
