@@ -222,13 +222,12 @@ def kind_of(config: PreTrainedConfig) -> str | None:
 
 
 def can_decode(config: PreTrainedConfig) -> bool:
-    """Whether a masked language model can be run with a causal mask."""
-    return bool(
-        not config.is_encoder_decoder
-        and hasattr(config, "is_decoder")
-        and class_for(config, MODEL_FOR_MASKED_LM_MAPPING)
-        and class_for(config, MODEL_FOR_CAUSAL_LM_MAPPING)
-    )
+    """Whether a masked language model can run with a causal mask and generate from embeddings."""
+    cls = class_for(config, MODEL_FOR_CAUSAL_LM_MAPPING)
+    if cls is None or config.is_encoder_decoder or not hasattr(config, "is_decoder"):
+        return False
+    takes = inspect.signature(cls.prepare_inputs_for_generation).parameters
+    return class_for(config, MODEL_FOR_MASKED_LM_MAPPING) is not None and "inputs_embeds" in takes
 
 
 def position_offset(model: nn.Module) -> int:
