@@ -58,26 +58,29 @@ def test_it_reads_from_left_to_right_and_its_states_make_its_logits(name):
         torch.testing.assert_close(model.logits(states), full, atol=1e-5, rtol=0)
         other = torch.cat([ids[:, :5], ids[:, 5:].flip(0)], 1)
         assert torch.equal(model(model.embed(other), mask)[:, :5], states[:, :5])
-        left = torch.cat([model.embed(ids).new_zeros(2, 3, 32), model.embed(ids)], 1)
-        padded = model(left, torch.cat([torch.zeros_like(mask[:, :3]), mask], 1))
-    torch.testing.assert_close(padded[:, 3:], states, atol=1e-5, rtol=0)
+        wide = torch.cat([model.embed(ids), model.embed(ids[:, :3])], 1)
+        padded = model(wide, torch.cat([mask, torch.zeros_like(mask[:, :3])], 1))
+    torch.testing.assert_close(padded[:, :9], states, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_it_writes_the_same_without_a_cache_and_beside_padding(name):
     model, ids = decoder(name), torch.randint(4, 260, (2, 9))
     embeddings, mask = model.embed(ids), torch.ones_like(ids)
-    mask[1, 6:] = 0
+    mask[1, :3] = 0
     for options in ({}, {"num_beams": 3, "num_return_sequences": 2}):
         options["max_new_tokens"] = 6
         out = model.generate(embeddings, mask, **options)
         with without_cache():
             assert torch.equal(model.generate(embeddings, mask, **options), out)
         half = len(out) // 2
-        alone = [model.generate(embeddings[:1], mask[:1], **options), model.generate(embeddings[1:, :6], mask[1:, :6], **options)]
+        alone = [model.generate(embeddings[:1], mask[:1], **options), model.generate(embeddings[1:, 3:], mask[1:, 3:], **options)]
         assert [row.tolist() for row in alone] == [out[:half].tolist(), out[half:].tolist()]
-    greedy = model.generate(embeddings, mask, max_new_tokens=6)
+    greedy = model.generate(embeddings, mask, max_new_tokens=6, eos_token_id=-1)
     assert len(set(greedy.flatten().tolist())) > 2
+    with torch.no_grad():  # what it writes is what it thinks likeliest when it reads that
+        states = model(torch.cat([embeddings[:1], model.embed(greedy[:1])], 1), torch.ones(1, 15, dtype=torch.long))
+    assert torch.equal(model.logits(states)[:, 8:-1].argmax(-1), greedy[:1])
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, Pr
 from transformers.utils import ModelOutput
 
 from mmzoo import vocabulary
-from mmzoo.interfaces import CAUSAL, LanguageModel, LanguageSpec
+from mmzoo.interfaces import CAUSAL, LanguageModel, LanguageSpec, Memory
+from mmzoo.sequence import reorder
 from mmzoo.vocabulary import LearnedVocabulary, VocabularyOptions
 
 NEW_TOKENS = 64  # where a caller names no length
@@ -48,25 +49,19 @@ class LSTM(LearnedVocabulary, LanguageModel):
     def embed(self, ids: Tensor) -> Tensor:
         return self.embedding(ids)
 
-    def forward(self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> Tensor:
-        # Padding after the text changes nothing before it; padding elsewhere is moved there and back.
-        order = _text_first(embeddings, mask)
-        states, _ = self.lstm(embeddings.gather(1, order))
-        return states.new_zeros(states.shape).scatter(1, order, states)
+    def forward(
+        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
+    ) -> Tensor:
+        return self.lstm(embeddings)[0]  # padding after the text changes nothing before it
 
     def output_layer(self) -> nn.Module | None:
         return self.output
 
-    def generate(self, embeddings: Tensor, mask: Tensor, **options: Any) -> Tensor:
+    def generate(self, embeddings: Tensor, mask: Tensor, memory: Memory | None = None, **options: Any) -> Tensor:
         """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
         if options.get("max_length") is None and options.get("max_new_tokens") is None:
             options["max_new_tokens"] = NEW_TOKENS
         return _Writer(self).generate(inputs_embeds=embeddings, attention_mask=mask, **options)
-
-
-def _text_first(embeddings: Tensor, mask: Tensor) -> Tensor:
-    """The order of positions, as an index of the shape of ``embeddings``, that moves all padding behind the text."""
-    return mask.argsort(dim=1, descending=True, stable=True).unsqueeze(-1).expand_as(embeddings)
 
 
 @dataclass
@@ -107,13 +102,14 @@ class _Writer(PreTrainedModel, GenerationMixin):
         use_cache: bool = True,
         **_: Any,
     ) -> _Written:
-        """``input_ids`` [rows, positions], or ``inputs_embeds`` [rows, positions, dim] with padding anywhere; after a
-        ``state`` the new positions only."""
+        """``input_ids`` [rows, positions], or ``inputs_embeds`` [rows, positions, dim] with padding on the left; after
+        a ``state`` the new positions only."""
         embeddings = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         if state is None and attention_mask is not None:
-            embeddings = embeddings.gather(1, _text_first(embeddings, attention_mask))
+            # Padding before the text would be read; behind it, it is cut off.
+            order = attention_mask.argsort(dim=1, descending=True, stable=True)
             lengths = attention_mask.sum(1).cpu()
-            embeddings = pack_padded_sequence(embeddings, lengths, batch_first=True, enforce_sorted=False)
+            embeddings = pack_padded_sequence(reorder(embeddings, order), lengths, batch_first=True, enforce_sorted=False)
         _, (hidden, cell) = self.lstm(embeddings, state)
         return _Written(self.output(hidden[-1].unsqueeze(1)), (hidden, cell) if use_cache else None)
 

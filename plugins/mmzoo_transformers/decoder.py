@@ -9,11 +9,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from mmzoo.interfaces import Memory
 from mmzoo_transformers.language import HFCausal, can_decode, position_offset
 from mmzoo_transformers.source import class_for
 
@@ -38,7 +38,9 @@ class HFDecoder(HFCausal):
             tokenizer.eos_token = tokenizer.sep_token
         return tokenizer
 
-    def _states(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
+    ) -> Tensor:
         # The prediction head transforms states before its output layer. What that layer is given is what it and late
         # fusion are to read; the layer itself is left no positions to work on.
         given: list[Tensor] = []
@@ -54,11 +56,9 @@ class HFDecoder(HFCausal):
             handle.remove()
         return given[0]
 
-    def generate(self, embeddings: Tensor, mask: Tensor, **options: Any) -> Tensor:
+    def generate(self, embeddings: Tensor, mask: Tensor, memory: Memory | None = None, **options: Any) -> Tensor:
         """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
         offset = position_offset(self.model)
         if offset:  # the library counts positions from 0
-            width = mask.shape[1]
-            places = torch.arange(width, device=mask.device) - (width - mask.sum(1, keepdim=True))
-            options = {"position_ids": places.clamp(min=0) + offset, **options}
-        return super().generate(embeddings, mask, **options)
+            options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0) + offset
+        return super().generate(embeddings, mask, memory, **options)
