@@ -45,11 +45,17 @@ def request(
     """The request, and whether lists were given.
 
     Raises:
-        DoesNotFit: the language model does not generate. BadRecipe: a wrong option. DataError: what belongs together does not.
+        DoesNotFit: the language model does not generate, or the task writes nothing. BadRecipe: a wrong option.
+        DataError: what belongs together does not.
     """
     if not model.language_model.spec.generates:
         name = model.recipe.language_model.use
         raise DoesNotFit(f"language model '{name}' does not generate text; use model.predict, or build with a causal one")
+    if not model.task.needs_generation:  # nothing ever taught it to: what it wrote would be noise
+        name = model.recipe.task.use
+        raise DoesNotFit(
+            f"a model for the task '{name}' does not generate text; use model.predict, or build with a task that writes"
+        )
     for name, value in {"max_new_tokens": max_new_tokens, "num_beams": options.get("num_beams", 1)}.items():
         if not isinstance(value, int) or value < 1:
             raise BadRecipe(f"generate: {name}: must be a whole number from 1 (got {value!r})")

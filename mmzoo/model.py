@@ -271,7 +271,8 @@ class MultimodalModel(nn.Module):
             options: those of `transformers.GenerationMixin.generate`, such as ``num_beams`` or ``do_sample``.
 
         Raises:
-            DoesNotFit: the language model does not generate. BadRecipe: an option, or a tokenizer without chat template.
+            DoesNotFit: the language model does not generate, or the task writes nothing. BadRecipe: an option, or a tokenizer
+                without chat template.
             DataError: placeholders and images differ in number, or a prompt exceeds the context. BadImage: as `predict`.
         """
         asked, many = generation.request(self, image, prompt, max_new_tokens=max_new_tokens, stop=stop, chat=chat, **options)

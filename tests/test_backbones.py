@@ -14,6 +14,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from uncached import without_cache
 
 from mmzoo import weights
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
@@ -320,7 +321,8 @@ def test_generation_needs_no_cache_and_sees_no_padding(name):
     embeddings, mask = model.embed(row), torch.ones_like(row)
     out = model.generate(embeddings, mask, max_new_tokens=6)
     assert out.shape == (2, 6) or (out == 2).any()
-    assert torch.equal(out, model.generate(embeddings, mask, max_new_tokens=6, use_cache=False))
+    with without_cache():
+        assert torch.equal(out, model.generate(embeddings, mask, max_new_tokens=6))
     assert torch.equal(out[:1], model.generate(embeddings[:1], mask[:1], max_new_tokens=6))
     assert model.generate(embeddings, mask, max_new_tokens=3, num_beams=2, num_return_sequences=2).shape[0] == 4
     for left, _ in padded_in_three_places(model, embeddings):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from uncached import without_cache
 
 import mmzoo
 from mmzoo.errors import DoesNotFit, PluginBroken
@@ -16,7 +17,7 @@ GPT = {"use": "gpt-mini", "dim": 32, "layers": 2, "heads": 2}
     ("parts", "said"),
     [
         (dict(fusion="prefix-mlp", language_model="bert", task="caption"), ["caption", "causal or seq2seq", "gpt2"]),
-        (dict(fusion="prefix-mlp", language_model="lstm", task="vqa"), ["generates", "gpt-mini", "classify"]),
+        (dict(fusion="late-sum", language_model="bag-of-words", task="vqa"), ["causal or seq2seq", "lstm", "classify"]),
         (dict(fusion="cross-attention", language_model="lstm", task="classify"), ["blocks", "late-attention"]),
         (
             dict(
@@ -41,6 +42,12 @@ def test_a_misfit_is_refused_and_the_fix_is_named(parts, said):
         mmzoo.check(encoder=CNN, **parts)
     for words in said:
         assert words in str(error.value)
+
+
+def test_a_causal_model_that_only_reads_is_refused_for_writing(monkeypatch):
+    monkeypatch.setattr("mmzoo_scratch.lstm.LSTM.generates", False)
+    with pytest.raises(DoesNotFit, match=r"(?s)generates text, and .*'lstm' does not.*gpt-mini.*classify"):
+        mmzoo.check(encoder=CNN, fusion="prefix-mlp", language_model="lstm", task="vqa")
 
 
 def test_check_gives_what_build_has(classifier):
@@ -86,7 +93,8 @@ def test_a_batch_and_its_rows_alone_agree(fusion):
     examples = Sample().load("test")[:3]
     images, prompts = [e.image for e in examples], ["red", "what is it", "is this a long question or not"]
     together = model.generate(image=images, prompt=prompts, max_new_tokens=6)
-    assert together == model.generate(image=images, prompt=prompts, max_new_tokens=6, use_cache=False)
+    with without_cache():
+        assert together == model.generate(image=images, prompt=prompts, max_new_tokens=6)
     assert together == [model.generate(image=i, prompt=p, max_new_tokens=6) for i, p in zip(images, prompts, strict=True)]
 
 

@@ -38,7 +38,11 @@ def test_list_in_words_and_in_json():
     rows = json.loads(run("list", "language-models", "--json").stdout)
     assert {"kind", "name", "summary", "plugin", "license", "source"} == set(rows[0])
     assert {row["kind"] for row in rows} == {"language_model"}
-    assert {row["name"] for row in json.loads(run("list", "clip*", "--json").stdout)} == {"clip", "clip-prefix-gpt2"}
+    assert {row["name"] for row in json.loads(run("list", "clip*", "--json").stdout)} == {
+        "clip",
+        "clip-concat-bert",
+        "clip-prefix-gpt2",
+    }
     assert run("list", "nothing*", code=1).stdout == ""
 
 
@@ -57,7 +61,7 @@ def test_check_says_yes_and_no():
     )
     assert good["fits"]
     assert "+7 tokens" in next(p["shape"] for p in good["parts"] if p["part"] == "fusion")
-    no = run("check", "--encoder", "cnn", "--language-model", "lstm", "--fusion", "prefix-mlp", "--task", "vqa", code=1)
+    no = run("check", "--encoder", "cnn", "--language-model", "bag-of-words", "--fusion", "late-sum", "--task", "vqa", code=1)
     assert "Each language model that fits: " in no.stderr
 
 

@@ -1,5 +1,6 @@
-"""Every fusion on every language model for every task, tiny: it computes a loss, trains what it should, and predicts,
-or the fit check says why not. The refusals are in refusals.txt, to be reviewed by eye:
+"""Every fusion on every language model for every task, tiny: it computes a loss, trains what it should, and predicts, and with
+one language model of each kind it also learns, saves and loads; or the fit check says why not. The refusals are in refusals.txt,
+to be reviewed by eye:
 
 python tests/test_combinations.py    writes it anew
 """
@@ -18,6 +19,7 @@ from mmzoo.testing import PARTNERS, Sample, tiny
 FUSIONS = [entry.name for entry in catalogue.entries("fusion")]
 LANGUAGE_MODELS = [entry.name for entry in catalogue.entries("language_model")]
 TASKS = [entry.name for entry in catalogue.entries("task")]
+KINDS = ["gpt2", "lstm", "bert", "t5"]  # causal with blocks, causal without, bidirectional, sequence to sequence
 REFUSALS = Path(__file__).parent / "refusals.txt"
 
 
@@ -41,7 +43,7 @@ def of(lines, fusion, language_model):
 
 @pytest.mark.parametrize("language_model", LANGUAGE_MODELS)
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_combination(fusion, language_model):
+def test_combination(fusion, language_model, tmp_path):
     refused = {task: refusal(fusion, language_model, task) for task in TASKS}
     expected = of(REFUSALS.read_text(encoding="utf-8").splitlines(), fusion, language_model)
     assert [line for line in refused.values() if line] == expected, "python tests/test_combinations.py, and review the list"
@@ -57,6 +59,23 @@ def test_combination(fusion, language_model):
         said = model.predict(image=[e.image for e in examples], text=[e.text for e in examples])
         alone = [model.predict(image=e.image, text=e.text) for e in examples]
         assert [p.label for p in said] == [p.label for p in alone], f"{task}: a batch and its rows alone differ"
+        if language_model in KINDS:
+            kept(model, examples, tmp_path / task)
+
+
+def kept(model, examples, folder):
+    """A step changes what is trained and nothing else, and what is loaded again says the same."""
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1).step()
+    changed = [name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])]
+    assert changed
+    assert all(model.get_parameter(name).requires_grad for name in changed)
+    loaded = mmzoo.load(model.save(folder))
+    images, texts = [e.image for e in examples], [e.text for e in examples]
+    assert loaded.predict(image=images, text=texts) == model.predict(image=images, text=texts)
+    if model.task.needs_generation:
+        options = {"max_new_tokens": 4, "num_beams": 2}
+        assert loaded.generate(images, texts, **options) == model.generate(images, texts, **options)
 
 
 def test_the_list_names_nothing_else():

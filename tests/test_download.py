@@ -18,6 +18,7 @@ PICKLED = "someone/pickled-gpt2"
 OTHERS = [
     ("siglip", "projector", "smollm2", "vqa"),
     ("vit", "concat", "bert", {"use": "classify", "labels": ["yes", "no"]}),
+    ("clip", "late-concat", "bert-decoder", "caption"),
     ("clip", "projector", "opt", "caption"),
     ("siglip", "prefix-mlp", "t5", "vqa"),
 ]

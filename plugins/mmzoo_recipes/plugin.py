@@ -28,6 +28,11 @@ def mmzoo_recipes():
             "questions and answers: every SigLIP token projected into SmolLM2",
             "nanoVLM, https://github.com/huggingface/nanoVLM; LLaVA, https://arxiv.org/abs/2304.08485",
         ),
+        _entry(
+            "clip-concat-bert",
+            "captions: BERT as a decoder, each of its states beside CLIP's image embedding before the vocabulary",
+            "Rothe et al. 2020, https://arxiv.org/abs/1907.12461",
+        ),
         _entry("cnn-product-lstm", "from scratch: convolutional features times a question's LSTM state", _EASY_VQA),
         _entry("cnn-concat-lstm", "from scratch: convolutional features beside a question's LSTM state", _EASY_VQA),
         _entry(
@@ -39,5 +44,10 @@ def mmzoo_recipes():
             "cnn-prefix-gpt",
             "from scratch: convolutional features as the prefix of a small decoder that writes the answer",
             "Frozen, Tsimpoukelli et al. 2021, https://arxiv.org/abs/2106.13884",
+        ),
+        _entry(
+            "cnn-merge-lstm",
+            "captions from scratch: an LSTM's state meets convolutional features just before the vocabulary",
+            "m-RNN, Mao et al. 2015, https://arxiv.org/abs/1412.6632",
         ),
     ]

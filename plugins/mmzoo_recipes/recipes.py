@@ -24,6 +24,14 @@ SIGLIP_PROJECTOR_SMOLLM2 = {
     "train": {"learning_rate": 1e-3, "batch_size": 16, "epochs": 1},
 }
 
+CLIP_CONCAT_BERT = {
+    "encoder": {"use": "clip", "train": "frozen"},
+    "fusion": "late-concat",
+    "language_model": {"use": "bert-decoder", "train": "full", "learning_rate": 5e-5},
+    "task": "caption",
+    "train": {"learning_rate": 5e-4, "batch_size": 64, "epochs": 10, "warmup": 0.05},
+}
+
 _SMALL = {
     "learning_rate": 2e-3,
     "batch_size": 256,
@@ -60,4 +68,12 @@ CNN_PREFIX_GPT = {
     "task": {"use": "vqa", "template": "{text}", "max_new_tokens": 4},
     # A decoder from scratch learns nothing of the picture at the others' rate.
     "train": {**_SMALL, "learning_rate": 5e-4, "epochs": 12},
+}
+
+CNN_MERGE_LSTM = {
+    "encoder": "cnn",
+    "fusion": "late-concat",
+    "language_model": {"use": "lstm", "dim": 256},
+    "task": "caption",
+    "train": {**_SMALL, "learning_rate": 1e-3, "batch_size": 64, "epochs": 30},
 }

@@ -26,7 +26,7 @@ def mmzoo_language_models():
             "language_model",
             "lstm",
             target="mmzoo_scratch.lstm:LSTM",
-            summary="a long short-term memory reader with a vocabulary learned from the data, from scratch",
+            summary="a long short-term memory network that reads and writes, its vocabulary learned from the data",
             modality="text",
             license="Apache-2.0",
             source="Hochreiter and Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735",

@@ -33,6 +33,7 @@ from mmzoo_transformers.source import Source, class_for, config_of, construct, e
 from mmzoo_transformers.vision import check_source
 
 GENERATION = "generation_config.json"
+DECODER = "bert-decoder"  # the entry for encoders that write
 NEW_TOKENS = 64  # where a caller names no length
 
 
@@ -174,7 +175,7 @@ class _HFLanguageModel(LanguageModel):
         for key in ("max_position_embeddings", "max_sequence_length", "max_seq_len"):
             length = getattr(config, key, None)
             if isinstance(length, int) and length > 0:
-                return length
+                return length - position_offset(self.model)
         return None
 
     def _set_generation(self) -> None:
@@ -204,6 +205,8 @@ class _HFLanguageModel(LanguageModel):
     def _wrong_kind(self, config: PreTrainedConfig) -> DoesNotFit:
         entry = kind_of(config)
         advice = f"write '{entry}:{self.name}'" if entry and self.source else "choose another entry"
+        if self.kind == CAUSAL and entry == "hf-encoder" and can_decode(config):
+            advice += f", or '{DECODER}:{self.name}' to have it write" if self.source else f", such as {DECODER}"
         return DoesNotFit(f"'{self.name}' is a {config.model_type} model and no {self.kind} language model; {advice}")
 
 
@@ -211,12 +214,29 @@ def kind_of(config: PreTrainedConfig) -> str | None:
     """The entry that serves a configuration; None if there is none."""
     if config.is_encoder_decoder:
         return "hf-seq2seq" if class_for(config, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING) else None
-    if class_for(config, MODEL_FOR_MASKED_LM_MAPPING) and not getattr(config, "is_decoder", False):
-        return "hf-encoder"
+    if class_for(config, MODEL_FOR_MASKED_LM_MAPPING):
+        return DECODER if getattr(config, "is_decoder", False) and can_decode(config) else "hf-encoder"
     if class_for(config, MODEL_FOR_CAUSAL_LM_MAPPING):
         return "hf-causal"
     cls = class_for(config, MODEL_MAPPING)
     return None if cls is None else "hf-vision" if cls.main_input_name == "pixel_values" else "hf-encoder"
+
+
+def can_decode(config: PreTrainedConfig) -> bool:
+    """Whether a masked language model can run with a causal mask and generate from embeddings."""
+    cls = class_for(config, MODEL_FOR_CAUSAL_LM_MAPPING)
+    if cls is None or config.is_encoder_decoder or not hasattr(config, "is_decoder"):
+        return False
+    takes = inspect.signature(cls.prepare_inputs_for_generation).parameters
+    return class_for(config, MODEL_FOR_MASKED_LM_MAPPING) is not None and "inputs_embeds" in takes
+
+
+def position_offset(model: nn.Module) -> int:
+    """The index of the first position: RoBERTa and its kin count from behind the padding token's id."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return module.padding_idx + 1
+    return 0
 
 
 class HFCausal(_HFLanguageModel):
@@ -311,13 +331,6 @@ class HFEncoder(_HFLanguageModel):
 
     def _width(self) -> int | None:
         return getattr(self._config.get_text_config(), "hidden_size", None)
-
-    def _max_length(self) -> int | None:
-        length = super()._max_length()
-        for name, module in self.model.named_modules():
-            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-                return module.num_embeddings - module.padding_idx - 1  # RoBERTa and its kin count from there
-        return length
 
     def forward(
         self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None

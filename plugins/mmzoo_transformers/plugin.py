@@ -6,6 +6,7 @@ import mmzoo
 
 VISION = "mmzoo_transformers.vision:HFVision"
 CAUSAL = "mmzoo_transformers.language:HFCausal"
+DECODER = "mmzoo_transformers.decoder:HFDecoder"
 ENCODER = "mmzoo_transformers.language:HFEncoder"
 SEQ2SEQ = "mmzoo_transformers.language:HFSeq2Seq"
 
@@ -192,6 +193,17 @@ def mmzoo_language_models() -> list[mmzoo.Entry]:
             modality="text",
             license="Apache-2.0",
             source="https://arxiv.org/abs/1810.04805",
+            variant="google-bert/bert-base-uncased",
+            tiny={"config": {"model_type": "bert", **_TEXT}},
+        ),
+        mmzoo.Entry(
+            "language_model",
+            "bert-decoder",
+            target=DECODER,
+            summary="BERT (base, uncased, unless a variant is named) or another masked model as a decoder: it writes",
+            modality="text",
+            license="Apache-2.0",
+            source="https://arxiv.org/abs/1907.12461",
             variant="google-bert/bert-base-uncased",
             tiny={"config": {"model_type": "bert", **_TEXT}},
         ),

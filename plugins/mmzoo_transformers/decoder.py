@@ -1,0 +1,64 @@
+"""Encoders that read from left to right and write: BERT as a decoder (Rothe et al. 2020, https://arxiv.org/abs/1907.12461).
+
+The weights are those of a masked language model, its prediction head included; only the attention's mask changes. So it
+starts from what the encoder knows of words, and must be trained before it writes.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from mmzoo.interfaces import Memory
+from mmzoo_transformers.language import HFCausal, can_decode, position_offset
+from mmzoo_transformers.source import class_for
+
+
+class HFDecoder(HFCausal):
+    """An encoder such as BERT, RoBERTa or ELECTRA with a causal mask. A text stands between [CLS] and [SEP]: they start
+    and end it where the tokenizer has no tokens of its own for that."""
+
+    def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
+        if not can_decode(config):
+            raise self._wrong_kind(config)
+        config = copy.deepcopy(config)
+        config.is_decoder = True
+        return class_for(config, MODEL_FOR_CAUSAL_LM_MAPPING), config, {}
+
+    @property
+    def tokenizer(self) -> Any:
+        tokenizer = super().tokenizer
+        if tokenizer.bos_token_id is None:
+            tokenizer.bos_token = tokenizer.cls_token
+        if tokenizer.eos_token_id is None:
+            tokenizer.eos_token = tokenizer.sep_token
+        return tokenizer
+
+    def forward(
+        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
+    ) -> Tensor:
+        # The prediction head transforms states before its output layer. What that layer is given is what it and late
+        # fusion are to read; the layer itself is left no positions to work on.
+        given: list[Tensor] = []
+
+        def take(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            given.append(args[0])
+            return (args[0][:, :0], *args[1:])
+
+        handle = self.model.get_output_embeddings().register_forward_pre_hook(take)
+        try:
+            self.model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
+        finally:
+            handle.remove()
+        return given[0]
+
+    def generate(self, embeddings: Tensor, mask: Tensor, memory: Memory | None = None, **options: Any) -> Tensor:
+        """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
+        offset = position_offset(self.model)
+        if offset:  # the library counts positions from 0
+            options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0) + offset
+        return super().generate(embeddings, mask, memory, **options)
