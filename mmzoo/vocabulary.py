@@ -19,12 +19,12 @@ from mmzoo.interfaces import Options
 PAD, BOS, EOS, UNK = SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]"]
 
 
-def learn(texts: Iterable[str], size: int) -> list[str]:
+def learn(texts: Iterable[str], size: int, *, verbatim: bool = False) -> list[str]:
     """The units of a WordPiece vocabulary of at most ``size``, special tokens first."""
     from tokenizers import Tokenizer, models, trainers
 
     tokenizer = Tokenizer(models.WordPiece(unk_token=UNK))
-    _prepare(tokenizer)
+    _prepare(tokenizer, verbatim=verbatim)
     texts = list(texts)
     characters = {c for text in texts for c in tokenizer.normalizer.normalize_str(text) if not c.isspace()}
     # Units that are equally frequent are joined in the order of their ids, and the trainer gives those of characters
@@ -35,31 +35,35 @@ def learn(texts: Iterable[str], size: int) -> list[str]:
     return SPECIAL + sorted(set(tokenizer.get_vocab()) - set(SPECIAL))
 
 
-def default() -> list[str]:
+def default(*, verbatim: bool = False) -> list[str]:
     """The vocabulary before any data is seen: the printable ASCII characters."""
-    characters = [c for c in string.printable if not c.isspace() and not c.isupper()]
+    characters = [c for c in string.printable if not c.isspace() and (verbatim or not c.isupper())]
     return SPECIAL + sorted(characters + ["##" + c for c in characters])
 
 
-def tokenizer(vocabulary: list[str] | None) -> Any:
+def tokenizer(vocabulary: list[str] | None, *, verbatim: bool = False) -> Any:
     """A `transformers.PreTrainedTokenizerFast` over a vocabulary that `learn` gave, or over `default`."""
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
-    units = vocabulary or default()
+    units = vocabulary or default(verbatim=verbatim)
     built = Tokenizer(models.WordPiece({unit: i for i, unit in enumerate(units)}, unk_token=UNK))
-    _prepare(built)
-    built.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    _prepare(built, verbatim=verbatim)
+    built.decoder = decoders.WordPiece(prefix="##", cleanup=not verbatim)
     return PreTrainedTokenizerFast(
         tokenizer_object=built, pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token=UNK, clean_up_tokenization_spaces=False
     )
 
 
-def _prepare(tokenizer: Any) -> None:
+def _prepare(tokenizer: Any, *, verbatim: bool) -> None:
     from tokenizers import normalizers, pre_tokenizers
 
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    if verbatim:
+        tokenizer.normalizer = normalizers.NFC()
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    else:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
 
 
 class VocabularyOptions(Options):
@@ -67,6 +71,11 @@ class VocabularyOptions(Options):
 
     dim: int = Field(128, ge=1, le=65536, description="channels of embeddings and states")
     vocabulary: list[str] | None = Field(None, description="its WordPiece units; training learns them from the data")
+    verbatim: bool = Field(
+        False,
+        description="keep capitals, and split at spaces alone, so that a text is written as it was read; otherwise texts are in "
+        "lower case and punctuation stands apart, which learns from fewer examples",
+    )
     max_vocabulary: int = Field(8000, ge=10, description="at most so many units are learned")
 
     @field_validator("vocabulary")
@@ -84,8 +93,10 @@ class LearnedVocabulary:
 
     @classmethod
     def learn(cls, options: Any, texts: Iterable[str]) -> dict[str, Any]:
-        return {} if options.vocabulary else {"vocabulary": learn(texts, options.max_vocabulary)}
+        if options.vocabulary:
+            return {}
+        return {"vocabulary": learn(texts, options.max_vocabulary, verbatim=options.verbatim)}
 
     @cached_property
     def tokenizer(self) -> Any:
-        return tokenizer(self.options.vocabulary)
+        return tokenizer(self.options.vocabulary, verbatim=self.options.verbatim)

@@ -73,7 +73,7 @@ CNN_PREFIX_GPT = {
 CNN_MERGE_LSTM = {
     "encoder": "cnn",
     "fusion": "late-concat",
-    "language_model": {"use": "lstm", "dim": 256},
+    "language_model": {"use": "lstm", "dim": 256, "verbatim": True},
     "task": "caption",
     "train": {**_SMALL, "learning_rate": 1e-3, "batch_size": 64, "epochs": 30},
 }

@@ -22,7 +22,7 @@ class BagOfWords(LearnedVocabulary, LanguageModel):
     def __init__(self, options: Any) -> None:
         super().__init__()
         self.options = options
-        units = options.vocabulary or vocabulary.default()
+        units = options.vocabulary or vocabulary.default(verbatim=options.verbatim)
         self.embedding = nn.Embedding(len(units), options.dim, padding_idx=0)
         self.spec = LanguageSpec(self.kind, options.dim, len(units), None, self.generates, 0)
 

@@ -36,7 +36,7 @@ class LSTM(LearnedVocabulary, LanguageModel):
     def __init__(self, options: Any) -> None:
         super().__init__()
         self.options = options
-        units = options.vocabulary or vocabulary.default()
+        units = options.vocabulary or vocabulary.default(verbatim=options.verbatim)
         self.embedding = nn.Embedding(len(units), options.dim, padding_idx=0)
         self.lstm = nn.LSTM(
             options.dim, options.dim, options.layers, batch_first=True, dropout=options.dropout if options.layers > 1 else 0.0

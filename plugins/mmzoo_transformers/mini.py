@@ -27,7 +27,7 @@ class GPTMini(LearnedVocabulary, HFCausal):
         context: int = Field(256, ge=8, le=65536, description="positions at most, what the fusion adds included")
 
     def __init__(self, options: Any) -> None:
-        units = options.vocabulary or vocabulary.default()
+        units = options.vocabulary or vocabulary.default(verbatim=options.verbatim)
         if options.dim % (2 * options.heads):
             raise BadRecipe(f"language_model.heads: {options.heads} heads do not divide dim {options.dim} into even parts")
         super().__init__(
