@@ -16,12 +16,16 @@ TASKS = [entry.name for entry in catalogue.entries("task")]
 
 NO_GENERATION = {"bag-of-words", "bert", "hf-encoder", "lstm"}
 NO_BLOCKS = {"bag-of-words", "lstm"}
+NO_FEATURES = {"none"}
 
 
 def refused(fusion, language_model, task):
-    """Whether the combination should be refused: a reader cannot write, and deep fusion needs blocks."""
-    return (task != "classify" and language_model in NO_GENERATION) or (
-        fusion == "cross-attention" and language_model in NO_BLOCKS
+    """Whether the combination should be refused: a reader cannot write, deep fusion needs blocks, and an encoder is not
+    run for nothing."""
+    return (
+        (task != "classify" and language_model in NO_GENERATION)
+        or (fusion == "cross-attention" and language_model in NO_BLOCKS)
+        or fusion in NO_FEATURES
     )
 
 
