@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mmzoo import checkpoint, policy
+from mmzoo import checkpoint, policy, transfer
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, MmzooError, PluginBroken
 from mmzoo.interfaces import Encoder, Fusion, LanguageModel, Part, Task
 from mmzoo.model import MultimodalModel, Provenance
@@ -67,7 +67,7 @@ def load(folder: str | Path, *, device: str | torch.device | None = None) -> Mul
             format is newer. MissingPlugin: naming the pip command.
     """
     contents = checkpoint.read(folder)
-    recipe = Recipe.of(contents.recipe, origin=str(contents.folder / checkpoint.MANIFEST))
+    recipe = transfer.settled(Recipe.of(contents.recipe, origin=str(contents.folder / checkpoint.MANIFEST)))
     full = contents.full
     model = assemble(recipe, lock=contents.lock, random=full)
     weights = checkpoint.read_weights(folder)
@@ -131,14 +131,17 @@ def assemble(
         random: load no pretrained weights, although the recipe says so (all weights come from the checkpoint).
     """
     if lock:
-        recipe = _pinned(recipe, lock)
+        recipe = recipe.pinned(lock)
+    recipe, sources = transfer.adopt(recipe)
     found = {kind: resolve(kind, part) for kind, part in recipe.parts().items()}
     _check_classes(found)
     with torch.device("meta"):
         parts = _make(found)
     policies = {kind: part.train or found[kind].cls.default_train for kind, part in recipe.parts().items()}
     _check_fit(found, parts, policies)
-    wants = {kind: _wants_weights(recipe, kind, parts[kind]) for kind in PARTS}
+    wants = {kind: kind not in sources and _wants_weights(recipe, kind, parts[kind]) for kind in PARTS}
+    for kind, source in sources.items():
+        source.check(parts[kind])
     if not meta:
         loaded = {kind: parts[kind] for kind, wanted in wants.items() if wanted and not random}
         for kind, part in loaded.items():
@@ -148,11 +151,15 @@ def assemble(
         if lock and not random:
             _check_lock(lock, loaded)
         parts = _make(found, loaded)
+        for kind, source in sources.items():
+            source.load_into(parts[kind])
     for kind, part in parts.items():
         with torch.device("meta") if meta else nullcontext():
             policy.apply(part, policies[kind])
     entries = {kind: r.entry for kind, r in found.items()}
-    model = MultimodalModel(recipe, **parts, provenance=Provenance(entries, policies, wants))  # type: ignore[arg-type]
+    run = {"weights": {kind: source.record() for kind, source in sources.items()}} if sources else {}
+    provenance = Provenance(entries, policies, wants, run=run)
+    model = MultimodalModel(transfer.settled(recipe), **parts, provenance=provenance)  # type: ignore[arg-type]
     if not meta:
         host().manager.hook.mmzoo_model_built(model=model)
     return model
@@ -233,6 +240,12 @@ def _check_fit(found: dict[str, Resolved], parts: dict[str, Any], policies: dict
     """What can be refused from the parts on the meta device, before any weight is fetched."""
     encoder, fusion, language = parts["encoder"], parts["fusion"], parts["language_model"]
     name, spec = found["fusion"].entry.label, language.spec
+    if encoder.transform is not None and not fusion.places():
+        raise DoesNotFit(
+            f"{name} leaves the features of encoder '{found['encoder'].entry.name}' out.\n"
+            + _instead("fusion", lambda cls: cls.places() and spec.kind in cls.kinds)
+            + "\nFor text alone, encoder 'none' goes with it."
+        )
     if fusion.needs_tokens and encoder.spec.tokens == 0:
         raise DoesNotFit(
             f"{name} reads token features, and encoder '{found['encoder'].entry.name}' gives pooled ones only.\n"
@@ -268,13 +281,6 @@ def _instead(kind: str, fits: Any) -> str:
 
 
 # Locks
-
-
-def _pinned(recipe: Recipe, lock: Mapping[str, Mapping[str, Any]]) -> Recipe:
-    for kind, facts in lock.items():
-        if facts.get("source") == "hub" and facts.get("commit"):
-            recipe = recipe.with_part(kind, revision=facts["commit"])
-    return recipe
 
 
 def _check_lock(lock: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Part]) -> None:

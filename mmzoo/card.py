@@ -42,6 +42,7 @@ def render(
         size=size,
         interval=_interval,
         training=training,
+        weights=run.get("weights", {}),
         versions=", ".join(f"{k} {v}" for k, v in training["versions"].items()) if training else "",
         evaluations=evaluations,
         recipe_yaml=yaml.safe_dump(_short(data), sort_keys=False, allow_unicode=True, width=110),

@@ -235,6 +235,8 @@ class Collator:
     what the task adds. ``index`` is [batch], or [batch, images] with -1 for none where an example has several images.
     With ``features``, what it gives of each picture stands in the place of ``inputs``.
 
+    Without a ``transform`` no image is opened, and the one input of a batch is empty.
+
     Runs in data workers, so it holds no weights of encoder or language model. What goes wrong with an image travels
     in the batch (``bad``: pairs of id and message) and is raised, or counted, in the main process.
     """
@@ -276,7 +278,7 @@ class Collator:
 
     def _place(self, image: Any, pictures: list[dict[str, Tensor]], position: dict[Hashable, int]) -> int:
         """Where in ``pictures`` the image is, after it was opened if it is new there."""
-        key = "blank" if self.blank else image_key(image)
+        key = "blank" if self.blank or self.transform is None else image_key(image)
         if key not in position:
             pictures.append(self._picture(image, key))
             position[key] = len(pictures) - 1
@@ -285,6 +287,8 @@ class Collator:
     def _picture(self, image: Any, key: Hashable) -> dict[str, Tensor]:
         if self.features is not None:
             return self.features.of(image, key)
+        if self.transform is None:
+            return {"inputs": torch.zeros(0)}
         return {"inputs": self.blank_input() if self.blank else self.transform(open_image(image))}
 
     def blank_input(self) -> Tensor:
@@ -318,8 +322,9 @@ def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
         yield group
 
 
-def paired(image: Any, text: Any) -> tuple[list[tuple[Any, Any]], bool]:
-    """Images and texts, one or many, to pairs; the second value tells whether a list was given.
+def paired(image: Any, text: Any, *, sees: bool = True) -> tuple[list[tuple[Any, Any]], bool]:
+    """Images and texts, one or many, to pairs; the second value tells whether a list was given. What does not ``see`` can do
+    without images.
 
     One of either serves many of the other. A text is a string, None, or a conversation (a list of mappings). Several images of
     one text are a list in the list, or, for a single text that has so many placeholders, the list itself.
@@ -329,7 +334,7 @@ def paired(image: Any, text: Any) -> tuple[list[tuple[Any, Any]], bool]:
     """
     if isinstance(image, np.ndarray | Tensor) and image.ndim == 4:
         image = list(image)
-    if image is None:
+    if image is None and sees:
         raise DataError("an image is needed: a path, a file:// URL, a PIL image, an array, or a list of them")
     one_text = not isinstance(text, list | tuple) or _is_conversation(text)
     one_image = not isinstance(image, list | tuple)

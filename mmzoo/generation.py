@@ -62,7 +62,7 @@ def request(
     stops = [stop] if isinstance(stop, str) else list(stop)
     if not all(isinstance(text, str) and text for text in stops):
         raise BadRecipe(f"generate: stop: must be a text or several, none empty (got {stop!r})")
-    pairs, many = paired(image, prompt)
+    pairs, many = paired(image, prompt, sees=model.encoder.transform is not None)
     framed = chat or any(_is_conversation(words) for _, words in pairs)
     examples = []
     for i, (picture, words) in enumerate(pairs):

@@ -175,12 +175,13 @@ class Encoder(Part, ABC):
     """An image (or other modality) to `Features`.
 
     An instance has ``spec`` (a `FeatureSpec`) and ``transform``: a picklable callable from a PIL image to the float
-    tensor [channels, height, width] that `forward` takes stacked.
+    tensor [channels, height, width] that `forward` takes stacked; None if it looks at nothing, so that no image is
+    opened or needed and ``inputs`` is [1, 0].
     """
 
     modality: ClassVar[str] = "image"
     spec: FeatureSpec
-    transform: Callable[[Any], Tensor]
+    transform: Callable[[Any], Tensor] | None
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Features:
@@ -324,7 +325,12 @@ class Fusion(Part):
 
     @property
     def is_late(self) -> bool:
-        return type(self).late is not Fusion.late
+        return "late" in self.places()
+
+    @classmethod
+    def places(cls) -> list[str]:
+        """Which of early, deep and late it is; none if it leaves the features out."""
+        return [name for name in ("early", "deep", "late") if getattr(cls, name) is not getattr(Fusion, name)]
 
     def seen(self, rows: int) -> Features | None:
         """The features in use, repeated to ``rows`` rows as beam search and sampling repeat their inputs."""

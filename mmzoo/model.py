@@ -214,13 +214,13 @@ class MultimodalModel(nn.Module):
         """What the task says of pictures and texts: `Prediction` objects with ``label`` and ``score``, or ``value``.
 
         Args:
-            image: a path, ``file://`` URL, PIL image, array, or a list of them.
+            image: a path, ``file://`` URL, PIL image, array, or a list of them; None only if the model looks at nothing.
             text: the question or prompt, or a list; one text serves every image and one image every text.
 
         Raises:
             BadImage: an image that cannot be read. DataError: lists of different lengths.
         """
-        pairs, many = paired(image, text)
+        pairs, many = paired(image, text, sees=self.encoder.transform is not None)
         examples = [Example(f"#{i}", picture, _plain(words)) for i, (picture, words) in enumerate(pairs)]
         found = self.predict_examples(examples, batch_size=batch_size, **options)
         return found if many else found[0]
@@ -261,7 +261,8 @@ class MultimodalModel(nn.Module):
         chat: bool = False,
         **options: Any,
     ) -> Any:
-        """Text that follows ``prompt`` (empty if None) given ``image``; lists give lists, in order.
+        """Text that follows ``prompt`` (empty if None) given ``image``, which only a model that looks at nothing can do
+        without; lists give lists, in order.
 
         Args:
             image: as `predict` takes it; several of one prompt are a list, each at an ``<image>`` of the prompt.
@@ -354,6 +355,8 @@ class MultimodalModel(nn.Module):
 
     def _shape(self, kind: str) -> str:
         vision, text = self.encoder.spec, self.language_model.spec
+        if kind == "encoder" and self.encoder.transform is None:
+            return "looks at nothing"
         if kind == "encoder":
             tokens = (
                 "pooled only"
@@ -363,8 +366,8 @@ class MultimodalModel(nn.Module):
             return f"{tokens}, pooled {vision.pooled_dim}"
         if kind == "fusion":
             added = self.fusion.added_tokens
-            places = [name for name in ("early", "deep", "late") if getattr(type(self.fusion), name) is not getattr(Fusion, name)]
-            return f"{' and '.join(places)}, {'+' + str(added) + ' tokens' if added else 'no added tokens'}"
+            places = " and ".join(self.fusion.places()) or "nowhere"
+            return f"{places}, {'+' + str(added) + ' tokens' if added else 'no added tokens'}"
         if kind == "language_model":
             return f"{text.kind}, dim {text.dim}, {text.vocab_size} words, context {text.max_length or 'unlimited'}"
         return getattr(self.task, "shape", "")

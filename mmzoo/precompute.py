@@ -144,6 +144,8 @@ def _obstacle(model: MultimodalModel, examples: Sequence[Example]) -> MmzooError
     policy, options = model.provenance.policies["encoder"], model.recipe.train
     if policy != "frozen":
         return DoesNotFit(f"{KEY}: the features of an encoder that is trained change (encoder.train: {policy}); set it to frozen")
+    if model.encoder.transform is None:
+        return BadRecipe(f"{KEY}: this encoder looks at nothing; leave it out")
     if options.blank_images:
         return BadRecipe(f"{KEY}: with train.blank_images there is no image to encode; leave out one of the two")
     if not isinstance(examples, Sequence):

@@ -37,6 +37,12 @@ class Part(BaseModel):
     )
     learning_rate: float | None = Field(None, gt=0, description="its own learning rate; empty for `train.learning_rate`")
     pretrained: bool | None = Field(None, description="load pretrained weights; empty for the recipe's `pretrained`")
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description="a checkpoint folder of mmzoo, whose part of this kind it starts from: its weights, and its options where "
+        "they are not set here",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -49,6 +55,12 @@ class Part(BaseModel):
         if value is not None and not _POLICY.fullmatch(value):
             raise ValueError("must be frozen, full, last:N or lora:r (N and r from 1)")
         return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Part:
+        if self.weights is not None and self.pretrained:
+            raise ValueError("weights and pretrained: true exclude each other; leave one out")
+        return self
 
     @property
     def options(self) -> dict[str, Any]:
@@ -131,6 +143,14 @@ class Recipe(BaseModel):
 
     def with_part(self, kind: str, **options: Any) -> Recipe:
         return self.model_copy(update={kind: getattr(self, kind).with_options(**options)})
+
+    def pinned(self, lock: Mapping[str, Mapping[str, Any]]) -> Recipe:
+        """With the revision that a checkpoint's ``lock`` names for each backbone from a hub."""
+        recipe = self
+        for kind, facts in lock.items():
+            if facts.get("source") == "hub" and facts.get("commit"):
+                recipe = recipe.with_part(kind, revision=facts["commit"])
+        return recipe
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data that `Recipe.of` reads back to an equal recipe."""

@@ -60,6 +60,6 @@ def resolve(kind: str, part: Part, *, key: str | None = None) -> Resolved:
     try:
         options = schema.model_validate(given)
     except ValidationError as error:
-        known = [*fields, "use", "train", "learning_rate", "pretrained"]
+        known = [*fields, *Part.model_fields]
         raise BadRecipe(explain(error, f"{entry.label}", prefix=key, known=known)) from None
     return Resolved(entry, cls, options, chosen, revision)

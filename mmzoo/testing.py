@@ -81,10 +81,11 @@ def tiny_parts(entry: Entry) -> Recipe:
 
 
 def _partners(entry: Entry) -> Iterator[dict[str, str]]:
-    for language in (PARTNERS["language_model"], "bert", "t5"):
-        for fusion in (PARTNERS["fusion"], "prefix-mlp"):
-            for task in (PARTNERS["task"], "classify"):
-                yield {**PARTNERS, "language_model": language, "fusion": fusion, "task": task}
+    for encoder in (PARTNERS["encoder"], "none"):
+        for language in (PARTNERS["language_model"], "bert", "t5"):
+            for fusion in (PARTNERS["fusion"], "prefix-mlp"):
+                for task in (PARTNERS["task"], "classify"):
+                    yield {"encoder": encoder, "language_model": language, "fusion": fusion, "task": task}
 
 
 def _tiny_part(kind: str, name: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainerState
 
-from mmzoo import checkpoint
+from mmzoo import checkpoint, transfer
 from mmzoo.build import assemble, read_recipe
 from mmzoo.data import Dataset, Example, fingerprint, load_split, open_dataset
 from mmzoo.environment import environment
@@ -88,6 +88,7 @@ def train(
     options = chosen.train
     if streamed and options.max_steps is None:
         raise BadRecipe("train.max_steps: a streamed data set has no length; say how many steps to train")
+    chosen, _ = transfer.adopt(chosen)  # what a checkpoint has learned is not learned anew
     chosen = learn(chosen, examples, streamed=streamed)
     try:
         last = _prepare_output(output, chosen, resume=resume, overwrite=overwrite)

@@ -118,4 +118,10 @@ def mmzoo_fusions():
             heads=2,
             mlp_ratio=2,
         ),
+        _entry(
+            "none",
+            "nothing:Nothing",
+            "adds nothing, for a language model on text alone (with encoder 'none')",
+            "the first stage of Frozen, Tsimpoukelli et al. 2021, https://arxiv.org/abs/2106.13884",
+        ),
     ]

@@ -15,7 +15,15 @@ def mmzoo_encoders():
             license="Apache-2.0",
             source="LeCun et al. 1998, https://doi.org/10.1109/5.726791",
             tiny={"image_size": 16, "channels": [8, 16]},
-        )
+        ),
+        mmzoo.Entry(
+            "encoder",
+            "none",
+            target="mmzoo_scratch.nothing:Nothing",
+            summary="looks at nothing: with fusion 'none' for text alone, with a prefix for a learned constant prompt",
+            license="Apache-2.0",
+            source="prompt tuning, Lester et al. 2021, https://arxiv.org/abs/2104.08691, for its use with a prefix",
+        ),
     ]
 
 

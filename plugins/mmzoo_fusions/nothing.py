@@ -1,0 +1,9 @@
+"""No fusion: the language model reads its text and nothing else."""
+
+from __future__ import annotations
+
+from mmzoo.interfaces import Fusion
+
+
+class Nothing(Fusion):
+    """Adds nothing, early, deep or late. It goes with encoder ``none``, for text alone."""

@@ -1,0 +1,22 @@
+"""An encoder that looks at nothing, so that a language model is trained on text alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from mmzoo.interfaces import Encoder, Features, FeatureSpec
+
+
+class Nothing(Encoder):
+    """No tokens, and one pooled channel of zeros for each input [batch, 0]; it has no parameters."""
+
+    def __init__(self, options: Any) -> None:
+        super().__init__()
+        self.options = options
+        self.spec = FeatureSpec(dim=1, pooled_dim=1, tokens=0)
+        self.transform = None
+
+    def forward(self, inputs: Tensor) -> Features:
+        return Features(inputs.new_zeros(len(inputs), 0, 1), inputs.new_zeros(len(inputs), 1))
