@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mmzoo.catalogue import entries
     from mmzoo.data import Dataset
     from mmzoo.evaluate import Evaluation, evaluate
+    from mmzoo.formats import export_model, import_model
     from mmzoo.interfaces import Example
     from mmzoo.model import MultimodalModel
     from mmzoo.recipe import Recipe
@@ -37,6 +38,8 @@ _LAZY = {
     "MultimodalModel": "mmzoo.model",
     "Dataset": "mmzoo.data",
     "Example": "mmzoo.interfaces",
+    "import_model": "mmzoo.formats",
+    "export_model": "mmzoo.formats",
     "train": "mmzoo.train",
     "Run": "mmzoo.train",
     "evaluate": "mmzoo.evaluate",
@@ -56,7 +59,9 @@ __all__ = [
     "entries",
     "errors",
     "evaluate",
+    "export_model",
     "hookimpl",
+    "import_model",
     "load",
     "train",
 ]

@@ -69,7 +69,7 @@ def load(folder: str | Path, *, device: str | torch.device | None = None) -> Mul
     contents = checkpoint.read(folder)
     recipe = transfer.settled(Recipe.of(contents.recipe, origin=str(contents.folder / checkpoint.MANIFEST)))
     full = contents.full
-    model = assemble(recipe, lock=contents.lock, random=full)
+    model = assemble(recipe, lock=contents.lock, random=full, folder=contents.folder)
     weights = checkpoint.read_weights(folder)
     expected = set(model.saved_names(full=full))
     where = contents.folder / checkpoint.WEIGHTS
@@ -121,7 +121,12 @@ def _read_base(recipe: str | Path | Recipe | None) -> tuple[dict[str, Any], str]
 
 
 def assemble(
-    recipe: Recipe, *, meta: bool = False, lock: Mapping[str, Mapping[str, Any]] | None = None, random: bool = False
+    recipe: Recipe,
+    *,
+    meta: bool = False,
+    lock: Mapping[str, Mapping[str, Any]] | None = None,
+    random: bool = False,
+    folder: Path | None = None,
 ) -> MultimodalModel:
     """Check that the parts of a recipe fit and, unless ``meta``, make them for real.
 
@@ -129,6 +134,7 @@ def assemble(
         meta: stop after the fit check; the model lies on the meta device.
         lock: what a checkpoint recorded of its backbones; they are fetched at that commit and compared.
         random: load no pretrained weights, although the recipe says so (all weights come from the checkpoint).
+        folder: the checkpoint that parts restore what they keep beside their weights from.
     """
     if lock:
         recipe = recipe.pinned(lock)
@@ -153,6 +159,9 @@ def assemble(
         parts = _make(found, loaded)
         for kind, source in sources.items():
             source.load_into(parts[kind])
+    if folder is not None:
+        for part in parts.values():
+            part.restore(folder)
     for kind, part in parts.items():
         with torch.device("meta") if meta else nullcontext():
             policy.apply(part, policies[kind])

@@ -275,12 +275,16 @@ def _details(entry: Entry) -> dict[str, Any]:
         ],
         "dataset": [f"mmzoo train RECIPE --dataset {shown} --output DIR"],
         "metric": [f"mmzoo evaluate MODEL --dataset DATASET --metric {shown}"],
+        "format": [f"mmzoo {way} {shown} {_WAYS[way]}" for way in entry.load().ways()] if entry.kind == "format" else [],
         "command": [f"mmzoo {shown} --help"],
     }.get(
         entry.kind,
         [f'mmzoo.build("RECIPE", {entry.kind}="{shown}")', f"mmzoo check RECIPE --{entry.kind.replace('_', '-')} {shown}"],
     )
     return detail
+
+
+_WAYS = {"import": "SOURCE --output DIR", "export": "MODEL DIR"}
 
 
 def _needs_variant(options: list[dict[str, Any]]) -> bool:
@@ -501,6 +505,46 @@ def predict(
         said = prediction.label if prediction.value is None else f"{prediction.value:.4g}"
         sure = "" if prediction.score is None else f" ({prediction.score:.1%})"
         print(f"{said}{sure}" if len(images) == 1 else f"{image}: {said}{sure}")
+
+
+Option = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the format (mmzoo show FORMAT); may be repeated."),
+]
+FormatName = Annotated[
+    str, typer.Argument(help="A registered format, such as llava.", autocompletion=_complete("format"), metavar="FORMAT")
+]
+
+
+@app.command("import")
+def import_(
+    format: FormatName,
+    source: Annotated[str, typer.Argument(help="A file, a folder, or a repository's id[@revision].", metavar="SOURCE")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="The folder that the model is saved in.")],
+    encoder: EncoderName = None,
+    sets: Option = None,
+) -> None:
+    """Make a model from a checkpoint of other code; it computes the same."""
+    from mmzoo.formats import import_model
+
+    _quiet()
+    model = import_model(format, source, **_changes(sets, encoder=encoder))
+    model.save(output)
+    print(f"imported {source}; the model is in {output}\n{model.summary()}")
+
+
+@app.command()
+def export(
+    format: FormatName,
+    model: ModelFolder,
+    folder: Annotated[str, typer.Argument(help="A new folder.", metavar="DIR")],
+    sets: Option = None,
+) -> None:
+    """Write a model as a checkpoint of other code, which gives the same tokens."""
+    from mmzoo.formats import export_model
+
+    _quiet()
+    print(f"exported {model}; the checkpoint is in {export_model(format, model, folder, **_changes(sets))}")
 
 
 @app.command()

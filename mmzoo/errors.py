@@ -40,7 +40,7 @@ class BadImage(DataError):
 
 
 class CheckpointError(MmzooError):
-    """A checkpoint folder that is missing a file, was altered, or is of a newer format."""
+    """A checkpoint, of this package or of other code, that is missing something, was altered, or is of another format."""
 
 
 class MissingPlugin(CheckpointError):

@@ -70,6 +70,11 @@ def mmzoo_recipes() -> Sequence[Entry]:  # type: ignore[empty-body]
 
 
 @hookspec
+def mmzoo_formats() -> Sequence[Entry]:  # type: ignore[empty-body]
+    """Checkpoints of other code, read or written. ``target`` is a subclass of `mmzoo.formats.Format`."""
+
+
+@hookspec
 def mmzoo_model_built(model: Any) -> None:
     """Called with every `MultimodalModel` that was built or loaded, before it is handed to the user."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -161,6 +162,10 @@ class Part(nn.Module):
         """
         raise NotImplementedError
 
+    def restore(self, folder: Path) -> None:
+        """Read what a checkpoint folder holds of it beside weights and options, such as a tokenizer that has no other source.
+        Called when the folder is loaded, before the weights."""
+
     def blocks(self) -> Sequence[nn.Module]:
         """Its repeated blocks, from input to output, for ``last:N`` and ``lora:r``; empty if it has none."""
         return ()
@@ -211,6 +216,12 @@ class LanguageModel(Part, ABC):
     @abstractmethod
     def tokenizer(self) -> Any:
         """A `transformers` tokenizer; it may be loaded on first use."""
+
+    @property
+    def end_ids(self) -> list[int]:
+        """The token ids that end a text when it writes."""
+        end = self.tokenizer.eos_token_id
+        return [] if end is None else [end]
 
     @classmethod
     def learn(cls, options: Any, texts: Iterable[str]) -> dict[str, Any]:

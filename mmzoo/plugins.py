@@ -29,6 +29,7 @@ ENTRY_HOOKS = {
     "mmzoo_datasets": "dataset",
     "mmzoo_metrics": "metric",
     "mmzoo_recipes": "recipe",
+    "mmzoo_formats": "format",
     "mmzoo_commands": "command",
 }
 

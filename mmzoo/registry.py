@@ -12,7 +12,7 @@ from typing import Any
 
 from mmzoo.errors import DuplicateName, PluginBroken, UnknownName
 
-KINDS = ("encoder", "fusion", "language_model", "task", "dataset", "metric", "recipe", "command")
+KINDS = ("encoder", "fusion", "language_model", "task", "dataset", "metric", "recipe", "format", "command")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")

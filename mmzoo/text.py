@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from transformers import AddedToken
 
 from mmzoo.errors import BadRecipe, DataError
 from mmzoo.interfaces import CAUSAL, IMAGE, PLACEHOLDER, TextContext
@@ -41,14 +44,7 @@ def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = Fals
     tokenizer's own framing ([CLS] ... [SEP], or ... </s>) for the others. ``framed``: the prompts hold their special tokens.
     """
     tokenizer = text.tokenizer
-    pieces = [prompt.split(PLACEHOLDER) for prompt in prompts]
-    flat = iter(encode(tokenizer, [piece for row in pieces for piece in row]))
-    rows: list[list[int]] = []
-    for row in pieces:
-        ids = next(flat)
-        for _ in row[1:]:
-            ids = [*ids, IMAGE, *next(flat)]
-        rows.append(ids)
+    rows = _with_images(tokenizer, prompts)
     if text.kind != CAUSAL:
         head, tail = _frame(tokenizer)
         return [[*head, *row, *tail] or [tokenizer.pad_token_id] for row in rows]
@@ -59,6 +55,29 @@ def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = Fals
     # The tokenizer's own start stays the first of the sequence, before an image that has no placeholder.
     implicit = [IMAGE] if visual and own else []
     return [start + ([] if IMAGE in row else implicit) + row for row in rows]
+
+
+_KNOWING: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+def with_placeholder(tokenizer: Any) -> Any:
+    """The tokenizer, or a copy of it, that has the placeholder as one token."""
+    if PLACEHOLDER in tokenizer.get_added_vocab():
+        return tokenizer
+    knowing = copy.deepcopy(tokenizer)
+    knowing.add_tokens([AddedToken(PLACEHOLDER, special=True, normalized=False)])
+    return knowing
+
+
+def _with_images(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """Ids with `IMAGE` at the placeholders. The whole is read at once, since some tokenizers write what follows a token
+    otherwise than what begins a text."""
+    if not any(PLACEHOLDER in prompt for prompt in prompts):
+        return encode(tokenizer, prompts)
+    if tokenizer not in _KNOWING:
+        _KNOWING[tokenizer] = with_placeholder(tokenizer)
+    own = _KNOWING[tokenizer].convert_tokens_to_ids(PLACEHOLDER)
+    return [[IMAGE if i == own else i for i in row] for row in encode(_KNOWING[tokenizer], prompts)]
 
 
 def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -84,9 +103,23 @@ def chat(text: TextContext, messages: Sequence[Mapping[str, str]], images: int) 
         first = next((turn for turn in turns if turn["role"] == "user"), turns[0])
         first["content"] = PLACEHOLDER * images + first["content"]
     try:
-        return text.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        said = text.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        if all(piece.strip() in said for turn in turns for piece in turn["content"].split(PLACEHOLDER)):
+            return said
+        # Templates of multimodal models take a turn in parts, and of plain text say nothing.
+        parts = [{**turn, "content": _parts(turn["content"])} for turn in turns]
+        return text.tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template raises what it likes
         raise BadRecipe(f"the chat template refuses these messages: {error}") from None
+
+
+def _parts(content: str) -> list[dict[str, str]]:
+    """What a turn says, in the parts of multimodal templates."""
+    first, *rest = content.split(PLACEHOLDER)
+    parts = [{"type": "text", "text": first}] if first else []
+    for piece in rest:
+        parts += [{"type": "image"}, *([{"type": "text", "text": piece}] if piece else [])]
+    return parts
 
 
 def check_placeholders(row: Sequence[int], images: int, name: str) -> None:

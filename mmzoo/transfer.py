@@ -46,7 +46,8 @@ class Source:
             )
         if unknown := sorted(set(there) - set(here)):
             raise CheckpointError(
-                f"{self._key}: {self.folder} holds {len(unknown)} weights that '{self.part.use}' has not: {', '.join(unknown[:5])}"
+                f"{self._key}: {self.folder} holds {len(unknown)} weights that '{self.part.use}' has not: "
+                + ", ".join(unknown[:5])
             )
         for name, shape in here.items():
             if there[name] != shape:

@@ -1,14 +1,19 @@
-"""One file of safetensors weights from a repository on the Hugging Face Hub."""
+"""Files of weights: one fetched from a repository on the Hugging Face Hub, and any read as tensors and nothing else."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+import pickle
+import struct
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -16,8 +21,14 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
 
-from mmzoo.errors import MmzooError, SourceError
+from mmzoo.errors import CheckpointError, MmzooError, SourceError
+
+LISTED = 10
+MAX_HEADER = 100 << 20
 
 
 @dataclass(frozen=True)
@@ -75,3 +86,74 @@ def loading(label: str) -> Iterator[None]:
     except Exception as error:  # a damaged or foreign file fails in many ways
         text = " ".join(str(error).split())[:300]
         raise SourceError(f"{label}: its weights cannot be loaded: {type(error).__name__}: {text}") from error
+
+
+# Reading
+
+
+def read_tensors(paths: Sequence[Path]) -> dict[str, Tensor]:
+    """The tensors of safetensors files, mapped, not copied.
+
+    Raises:
+        CheckpointError: a file is truncated or damaged.
+    """
+    found: dict[str, Tensor] = {}
+    for path in paths:
+        try:
+            found.update(load_file(path))
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: is truncated or not valid safetensors: {error}") from None
+    return found
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The words in the header of a safetensors file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: is truncated or not valid safetensors: {error}") from None
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that `torch.save` wrote, whose pickle may build a mapping of tensors and nothing else.
+
+    Raises:
+        CheckpointError: it is damaged, compressed, or holds anything else.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
+                    raise CheckpointError(f"{path}: is compressed, and torch.save compresses nothing")
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except MmzooError:
+        raise
+    except pickle.UnpicklingError as error:
+        said = " ".join(str(error).split())
+        if "weights_only" in said.lower() or "weights only" in said.lower():
+            raise CheckpointError(f"{path}: holds more than tensors, and such a pickle can run code; it was not read") from None
+        raise CheckpointError(f"{path}: is damaged, or was not written by torch.save: {said[:200]}") from None
+    except Exception as error:  # a damaged archive fails in many ways
+        raise CheckpointError(
+            f"{path}: is damaged, or was not written by torch.save: {' '.join(str(error).split())[:200]}"
+        ) from None
+    if not isinstance(data, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(data).__name__} and not a mapping of tensors")
+    if wrong := [key for key, value in data.items() if not (isinstance(key, str) and isinstance(value, Tensor))]:
+        kinds = type(data[wrong[0]]).__name__
+        raise CheckpointError(f"{path}: holds more than tensors: {shown(map(str, wrong))} ({kinds}); save the state_dict alone")
+    return dict(data)
+
+
+def names_in(path: Path) -> list[str]:
+    """The names in a safetensors file; none if it is no such file."""
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        return list(json.loads(file.read(size))) if size <= min(MAX_HEADER, path.stat().st_size) else []
+
+
+def shown(names: Iterable[str]) -> str:
+    """The first names of many, and how many more there are."""
+    names = sorted(names)
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from uncached import without_cache
 
-from mmzoo import weights
+from mmzoo import source, weights
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
 from mmzoo.interfaces import Sequenced
 from mmzoo.plugins import host
@@ -25,7 +25,6 @@ from mmzoo.resolve import resolve
 from mmzoo.sequence import arrange, of_text
 from mmzoo_open_clip.encoder import OpenCLIP, OpenCLIPOptions
 from mmzoo_timm.encoder import Timm, TimmOptions
-from mmzoo_transformers import source
 from mmzoo_transformers.bytes import SIZE, byte_tokenizer
 from mmzoo_transformers.language import HFCausal, HFEncoder, HFSeq2Seq, LanguageOptions
 from mmzoo_transformers.vision import HFVision, PlainTransform, VisionOptions

@@ -24,6 +24,7 @@ class Prefix(Fusion):
 
     class Options(Options):
         length: int = Field(10, ge=1, le=4096, description="prefix tokens")
+        normalize: bool = Field(False, description="scale the features to length 1 first (ClipCap's --normalize_prefix)")
 
     @property
     def added_tokens(self) -> int:
@@ -34,7 +35,8 @@ class Prefix(Fusion):
         raise NotImplementedError
 
     def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> Sequenced:
-        prefix = self.prefix(features.by_image().pooled)
+        pooled = features.by_image().pooled
+        prefix = self.prefix(F.normalize(pooled, dim=-1) if self.options.normalize else pooled)
         return insert(prefix, mask.new_ones(prefix.shape[:2]), features, embeddings, mask)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -26,14 +27,16 @@ from transformers.models.auto.modeling_auto import (
 
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
 from mmzoo.interfaces import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, LanguageModel, LanguageSpec, Memory, Options
+from mmzoo.source import Source, explained
 from mmzoo_transformers import bytes as byte_level
 from mmzoo_transformers import unpadded
 from mmzoo_transformers.blocks import find_blocks
-from mmzoo_transformers.source import Source, class_for, config_of, construct, explained, load
+from mmzoo_transformers.source import class_for, config_of, construct, load, quiet
 from mmzoo_transformers.vision import check_source
 
 GENERATION = "generation_config.json"
 DECODER = "bert-decoder"  # the entry for encoders that write
+CHECKPOINT = "checkpoint"  # the tokenizer that stands in the checkpoint folder and nowhere else
 NEW_TOKENS = 64  # where a caller names no length
 
 
@@ -47,8 +50,8 @@ class LanguageOptions(Options):
     )
     tokenizer: str | None = Field(
         None,
-        description="another tokenizer: `id[@revision]`, a folder, or `bytes`, which needs no file; empty for the "
-        "model's own, and for `bytes` with a config",
+        description="another tokenizer: `id[@revision]`, a folder, `bytes`, which needs no file, or `checkpoint`, the one in the "
+        "folder that a checkpoint is loaded from; empty for the model's own, and for `bytes` with a config",
     )
 
     @model_validator(mode="after")
@@ -73,6 +76,8 @@ class _HFLanguageModel(LanguageModel):
         """
         super().__init__()
         self.options = options
+        # A subclass has other options.
+        self._keeps_tokenizer, self._data = options.tokenizer == CHECKPOINT, options.config
         self.source = None if options.config is not None else Source(options.variant, options.revision)
         self.name = options.variant if self.source is not None else f"a {options.config['model_type']}"  # type: ignore[index]
         config = config_of(options.config) if self.source is None else self.source.config()  # type: ignore[arg-type]
@@ -143,6 +148,10 @@ class _HFLanguageModel(LanguageModel):
         """
         if self._tokenizer is None:
             chosen = self.options.tokenizer or (byte_level.NAME if self.source is None else None)
+            if chosen == CHECKPOINT:
+                raise SourceError(
+                    "language_model.tokenizer: 'checkpoint' stands in a checkpoint's folder; load that, or name another one"
+                )
             if chosen == byte_level.NAME:
                 tokenizer = byte_level.byte_tokenizer(self.kind)
             else:
@@ -152,13 +161,21 @@ class _HFLanguageModel(LanguageModel):
                     name, _, revision = chosen.partition("@")
                     self._tokenizer_source = Source(name, revision or None)
                 tokenizer = self._tokenizer_source.tokenizer()  # type: ignore[union-attr]
-            if len(tokenizer) > self.spec.vocab_size:
-                raise DoesNotFit(
-                    f"language_model.tokenizer: '{chosen or self.name}' has {len(tokenizer)} tokens, and '{self.name}' "
-                    f"has embeddings for {self.spec.vocab_size}; choose the model's own tokenizer, or a larger vocab_size"
-                )
-            self._tokenizer = tokenizer
+            self._tokenizer = self._fitting(tokenizer, chosen or self.name)
         return self._tokenizer
+
+    def _fitting(self, tokenizer: Any, name: str) -> Any:
+        if len(tokenizer) > self.spec.vocab_size:
+            raise DoesNotFit(
+                f"language_model.tokenizer: '{name}' has {len(tokenizer)} tokens, and '{self.name}' "
+                f"has embeddings for {self.spec.vocab_size}; choose the model's own tokenizer, or a larger vocab_size"
+            )
+        return tokenizer
+
+    def restore(self, folder: Path) -> None:
+        if self._keeps_tokenizer:
+            with quiet():  # since the folder's config.json is of no type that the library knows
+                self._tokenizer = self._fitting(Source(str(folder)).tokenizer(), CHECKPOINT)
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(ids)
@@ -185,19 +202,22 @@ class _HFLanguageModel(LanguageModel):
     def _generation(self, options: dict[str, Any], used: int = 0) -> dict[str, Any]:
         """Options for `generate`, with greedy decoding and the ids that end and pad a text filled in; ``used`` positions
         of the context are taken."""
-        tokenizer = self.tokenizer
-        ends = {tokenizer.eos_token_id} - {None}
-        own = self._own_ids()
-        more = own.get("eos_token_id")
-        ends.update(more if isinstance(more, list) else [more] if isinstance(more, int) else [])
-        filled = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": sorted(ends) or None, **options}
+        ends = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": self.end_ids or None}
+        filled = {"do_sample": False, **ends, **options}
         if filled.get("max_length") is None and filled.get("max_new_tokens") is None:
             room = NEW_TOKENS if self.spec.max_length is None else self.spec.max_length - used
             filled["max_new_tokens"] = max(1, min(NEW_TOKENS, room))
         return filled
 
+    @property
+    def end_ids(self) -> list[int]:
+        more = self._own_ids().get("eos_token_id")
+        return sorted({*super().end_ids, *(more if isinstance(more, list) else [more] if isinstance(more, int) else [])})
+
     def _own_ids(self) -> dict[str, Any]:
         """The special ids that the checkpoint names, unless another tokenizer gives them other meanings."""
+        if self._keeps_tokenizer:
+            return self._data or {}
         if self.source is None or self.options.tokenizer is not None:
             return {}
         return {**self.source.json("config.json"), **self.source.json(GENERATION)}

@@ -8,7 +8,7 @@ https://arxiv.org/abs/2303.15343. ViT: Dosovitskiy et al. 2020, https://arxiv.or
 from __future__ import annotations
 
 import copy
-import math
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,14 +18,24 @@ from PIL import Image
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F
-from transformers import AutoImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection, PreTrainedConfig
+from torchvision.transforms.v2 import functional as F
+from transformers import (
+    AutoImageProcessor,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    PreTrainedConfig,
+)
+from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
 from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
+from mmzoo.source import PROCESSORS, Source, explained
 from mmzoo_transformers.blocks import find_blocks
-from mmzoo_transformers.source import PROCESSORS, Source, class_for, config_of, construct, explained, load, log
+from mmzoo_transformers.source import class_for, config_of, construct, load
+
+log = logging.getLogger(__name__)
 
 
 class VisionOptions(Options):
@@ -36,12 +46,19 @@ class VisionOptions(Options):
     config: dict[str, Any] | None = Field(
         None, description="build from this configuration (with its `model_type`) and fetch nothing; random weights only"
     )
+    processor: dict[str, Any] | None = Field(
+        None,
+        description="with a config: how images are prepared, as in preprocessor_config.json, with its `image_processor_type`; "
+        "empty for resized, cut to the centre and scaled to [-1, 1]",
+    )
     layer: int = Field(-1, description="the hidden state that tokens come from: -1 the model's output, -2 the last layer's input")
     keep_class_token: bool = Field(False, description="leave class, distillation and register tokens in the tokens")
 
     @model_validator(mode="after")
     def _some_source(self) -> VisionOptions:
         check_source(self.variant, self.config)
+        if self.processor is not None and self.config is None:
+            raise ValueError("processor goes with a config; a variant brings its own")
         return self
 
 
@@ -126,7 +143,7 @@ class HFVision(Encoder):
             if isinstance(vision, CLIPVisionConfig) and isinstance(getattr(config, "projection_dim", None), int):
                 vision.projection_dim = config.projection_dim  # the whole model goes by its own, not by the tower's
             config = vision
-        if isinstance(config, CLIPVisionConfig):
+        if isinstance(config, CLIPVisionConfig) and "CLIPVisionModel" not in (config.architectures or ()):
             return CLIPVisionModelWithProjection, config, {}
         cls = class_for(config, MODEL_MAPPING)
         if cls is None or cls.main_input_name != "pixel_values":
@@ -149,6 +166,8 @@ class HFVision(Encoder):
                     processor = AutoImageProcessor.from_pretrained(str(path.parent), trust_remote_code=False)
                 return ProcessorTransform(processor)
             log.warning("'%s' has no %s: images are resized and scaled to [-1, 1]", self.name, PROCESSORS[0])
+        if self.options.processor is not None:
+            return ProcessorTransform(processor_of(self.options.processor))
         size = getattr(self._config, "image_size", None) or 224
         height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         return PlainTransform(height, width)
@@ -230,16 +249,44 @@ class ProcessorTransform:
         return self.processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
 
 
+def processor_of(data: dict[str, Any]) -> Any:
+    """An image processor from plain data with its ``image_processor_type``.
+
+    Raises:
+        BadRecipe: no such type, or a value that the type does not take.
+    """
+    kind = str(data.get("image_processor_type")).removesuffix(
+        "Fast"
+    )  # as transformers 4 called those that are now the plain ones
+    cls = get_image_processor_class_from_name(kind)
+    if not hasattr(cls, "from_dict") or not kind.endswith(("ImageProcessor", "ImageProcessorPil")):
+        raise BadRecipe(f"encoder.processor.image_processor_type: transformers has no '{kind}'")
+    with explained(f"encoder.processor: {kind} does not take it", BadRecipe):
+        return cls.from_dict(copy.deepcopy(data))
+
+
 @dataclass(frozen=True)
 class PlainTransform:
-    """A picture to [3, height, width] in [-1, 1]: its shorter side resized, its centre cut out."""
+    """A picture to [3, height, width] in [-1, 1]: its shorter side resized, its centre cut out, as `CLIPImageProcessor` does."""
 
     height: int
     width: int
 
     def __call__(self, image: Image.Image) -> Tensor:
-        scale = max(self.height / image.height, self.width / image.width)
-        size = [max(self.height, math.ceil(image.height * scale - 1e-6)), max(self.width, math.ceil(image.width * scale - 1e-6))]
-        resized = F.resize(image.convert("RGB"), size, InterpolationMode.BICUBIC, antialias=True)
-        cropped = F.center_crop(resized, [self.height, self.width])
-        return F.normalize(F.to_tensor(cropped), [0.5] * 3, [0.5] * 3)
+        pixels = F.pil_to_tensor(image.convert("RGB"))
+        height, width = pixels.shape[1:]
+        if height * self.width <= width * self.height:
+            size = [self.height, max(self.width, self.height * width // height)]
+        else:
+            size = [max(self.height, self.width * height // width), self.width]
+        resized = F.resize(pixels, size, InterpolationMode.BICUBIC, antialias=True)
+        cropped = F.crop(resized, (size[0] - self.height) // 2, (size[1] - self.width) // 2, self.height, self.width)
+        return F.normalize(cropped.float(), [127.5] * 3, [127.5] * 3)
+
+    @property
+    def processor(self) -> Any:
+        """The same as an image processor of transformers, for squares; None for others."""
+        if self.height != self.width:
+            return None
+        size = {"height": self.height, "width": self.width}
+        return CLIPImageProcessor(size={"shortest_edge": self.height}, crop_size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)

@@ -1,0 +1,1 @@
+"""Checkpoints of other code: ClipCap's, nanoVLM's, LLaVA's."""

@@ -1,0 +1,155 @@
+"""LLaVA (Liu et al. 2023, https://arxiv.org/abs/2310.03744), as transformers' `LlavaForConditionalGeneration` has it.
+
+A vision tower, of whose hidden states one is taken, with or without the class token; Linear, GELU, Linear; and a language model
+whose embeddings at ``<image>`` are the image's. Weights are read by their names in transformers 5 and in both layouts before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoImageProcessor
+
+from mmzoo.errors import DoesNotFit
+from mmzoo.formats import Clues, Format, Found, assembled, named, planned, refused
+from mmzoo.model import MultimodalModel
+from mmzoo.source import CONFIG, PROCESSORS, Source, explained
+from mmzoo.weights import read_tensors
+from mmzoo_formats.llava_export import write
+
+VISION = {"clip_vision_model": "clip", "siglip_vision_model": "siglip"}
+# What a causal class does to its logits behind the output layer, which LLaVA's leaves out.
+BEHIND = ("logit_scale", "lm_head_multiplier", "logits_scaling", "final_logit_softcapping", "logits_soft_cap")
+COMPUTED = re.compile(r".*(rotary_emb\.inv_freq|embeddings\.position_ids)")
+FACTS = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")  # say nothing of what is computed
+
+
+class Llava(Format):
+    """A folder that `LlavaForConditionalGeneration` and its processor saved, or a repository of it."""
+
+    @classmethod
+    def recognises(cls, source: Clues) -> bool:
+        return source.config.get("model_type") == "llava" and "text_config" in source.config
+
+    def read(self, source: str) -> MultimodalModel:
+        files = named(source)
+        files.need(CONFIG)
+        if not self.recognises(Clues(config=files.json(CONFIG))):
+            raise refused(source, f"its {CONFIG} is none of LLaVA's in transformers")
+        config = files.config()
+        _check(config, source)
+        recipe = self._recipe(config, files)
+        tokens, kept = (planned(_kept(recipe, keep), source).encoder.spec.tokens for keep in (False, True))
+        if config.vision_feature_select_strategy == "full":
+            recipe = _kept(recipe, True)
+        elif kept - tokens != 1:
+            raise DoesNotFit(
+                f"{source}: vision_feature_select_strategy: default drops the first token, and of this vision tower's {kept} "
+                f"tokens {kept - tokens} are no patches"
+            )
+        state = {_current(name): value for name, value in read_tensors(files.weights("LlavaForConditionalGeneration")).items()}
+        tied = config.tie_word_embeddings
+        return assembled(
+            recipe,
+            state,
+            lambda name: _find(name, tied),
+            label=source,
+            ignore=lambda name: COMPUTED.fullmatch(name) is not None or (tied and name == "lm_head.weight"),
+            tokenizer=_tokenizer(files),
+        )
+
+    def write(self, model: MultimodalModel, folder: Path) -> None:
+        write(model, folder)
+
+    def _recipe(self, config: Any, files: Source) -> dict[str, Any]:
+        path = next((path for name in PROCESSORS if (path := files.find(name))), None) or files.need(PROCESSORS[0])
+        with explained(f"'{files.name}': {path.name} cannot be used"):
+            processor = AutoImageProcessor.from_pretrained(str(path.parent), trust_remote_code=False)
+        vision, text = _plain(config.vision_config), _plain(config.text_config)
+        if vision["model_type"] == "clip_vision_model":
+            vision["architectures"] = ["CLIPVisionModel"]  # the tower without the projection to CLIP's embedding
+        layer = config.vision_feature_layer
+        text["tie_word_embeddings"] = config.tie_word_embeddings
+        text["eos_token_id"] = _ends(text, files)
+        return {
+            "name": "llava",
+            "source": "LLaVA-1.5, Liu et al. 2023, https://arxiv.org/abs/2310.03744",
+            "encoder": {
+                "use": VISION.get(vision["model_type"], "hf-vision"),
+                "config": vision,
+                "processor": json.loads(processor.to_json_string()),
+                # The last by its number: -1 stands for the model's output, which may be normalised.
+                "layer": vision.get("num_hidden_layers", -1) if layer == -1 else layer,
+            },
+            "fusion": {"use": "projector", "layers": "mlp", "bias": config.multimodal_projector_bias},
+            "language_model": {"use": "hf-causal", "config": text, "tokenizer": "checkpoint"},
+            "task": {"use": "vqa", "template": "{text}", "max_new_tokens": 32},
+        }
+
+
+def _check(config: Any, source: str) -> None:
+    """Refuse what no parts here compute."""
+    text = config.text_config
+    problems = {
+        f"vision_feature_layer: {config.vision_feature_layer}: several layers at once": not isinstance(
+            config.vision_feature_layer, int
+        ),
+        f"projector_hidden_act: {config.projector_hidden_act}, where the projector has gelu": config.projector_hidden_act
+        != "gelu",
+        f"text_config: a {text.model_type} scales its logits, and LLaVA's class does not": any(
+            getattr(text, k, None) for k in BEHIND
+        ),
+    }
+    if found := [what for what, holds in problems.items() if holds]:
+        raise DoesNotFit(f"{source}: {CONFIG}: " + "; ".join(found))
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A configuration as data that makes an equal one."""
+    data = {key: value for key, value in config.to_diff_dict().items() if key not in FACTS}
+    return {**data, "model_type": config.model_type}
+
+
+def _ends(text: dict[str, Any], files: Source) -> list[int]:
+    """Every id that ends a text: generation_config.json's and the configuration's."""
+    found: set[int] = set()
+    for value in (files.json("generation_config.json").get("eos_token_id"), text.get("eos_token_id")):
+        found.update(value if isinstance(value, list) else [value] if isinstance(value, int) else [])
+    return sorted(found)
+
+
+def _tokenizer(files: Source) -> Any:
+    """The tokenizer, with the template that older processors kept in a file of their own."""
+    tokenizer = files.tokenizer()
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = files.json("chat_template.json").get("chat_template")
+    return tokenizer
+
+
+def _kept(recipe: dict[str, Any], keep: bool) -> dict[str, Any]:
+    return {**recipe, "encoder": {**recipe["encoder"], "keep_class_token": keep}}
+
+
+def _current(name: str) -> str:
+    """A weight's name in transformers 4 as transformers 5 has it, without its ``model.``."""
+    name = name.removeprefix("model.")
+    name = re.sub(r"^language_model\.lm_head\.", "lm_head.", name)
+    name = re.sub(r"^language_model\.model\.", "language_model.", name)
+    return re.sub(r"^vision_tower\.vision_model\.", "vision_tower.", name)
+
+
+def _find(name: str, tied: bool) -> Found:
+    kind, _, rest = name.partition(".")
+    rest = rest.removeprefix("model.")
+    if kind == "encoder":
+        return Found((f"vision_tower.{rest.removeprefix('vision_model.')}",))
+    if kind == "fusion":
+        layer, _, leaf = rest.partition(".")
+        return Found((f"multi_modal_projector.linear_{1 if layer == '0' else 2}.{leaf}",))
+    if rest.startswith("lm_head."):
+        return Found((rest,))
+    first = f"language_model.{rest.partition('.')[2]}"
+    return Found((first, "lm_head.weight") if tied and "embed" in first else (first,))
