@@ -21,9 +21,14 @@ RESAMPLES = 1000
 
 
 class Metric(ABC):
-    """A score of predictions against references. Register a subclass as an entry of kind ``metric``."""
+    """A score of predictions against references. Register a subclass as an entry of kind ``metric``.
+
+    Class attributes:
+        perfect: the score where every prediction is its reference.
+    """
 
     Options: ClassVar[type[BaseModel]] = Options
+    perfect: ClassVar[float] = 1.0
 
     def __init__(self, options: Any = None) -> None:
         self.options = options

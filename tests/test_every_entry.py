@@ -6,6 +6,7 @@ import pytest
 import mmzoo
 from mmzoo import catalogue
 from mmzoo.data import open_dataset, open_image
+from mmzoo.errors import DataError
 from mmzoo.metrics import Metric, measure
 from mmzoo.plugins import host
 from mmzoo.recipe import Part
@@ -73,10 +74,15 @@ def test_dataset(entry, own_files, tmp_path, tmp_path_factory, monkeypatch):
 def test_metric(entry):
     metric = entry.load()
     assert issubclass(metric, Metric)
-    perfect = measure(metric(metric.Options()), ["a", "b"], [["a"], ["b"]], [0, 1])
-    wrong = measure(metric(metric.Options()), ["b", "a"], [["a"], ["b"]], [0, 1])
-    assert perfect.value == 1.0
-    assert wrong.value == 0.0
+    try:
+        scorer = metric(metric.Options())
+    except DataError as error:  # Java, or a package of an extra; tests/test_caption_metrics.py reads the message
+        pytest.skip(str(error))
+    captions = ["two dogs run after one ball", "some birds sit over there again"]
+    perfect = measure(scorer, captions, [[caption] for caption in captions], [0, 1])
+    wrong = measure(scorer, captions, [[caption] for caption in reversed(captions)], [0, 1])
+    assert perfect.value == pytest.approx(metric.perfect, abs=1e-6)
+    assert wrong.value == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("entry", catalogue.entries(), ids=name)

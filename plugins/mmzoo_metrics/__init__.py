@@ -1,1 +1,1 @@
-"""Metrics: `accuracy`, `exact-match`, `precision`, `recall` and `f1`."""
+"""Metrics: of labels, of captions and of answers."""

@@ -144,6 +144,8 @@ def _seq2seq(prompts: list[list[int]], targets: list[list[int]], padding: int) -
 class Caption(Generative):
     """A description of the image, after an optional fixed prompt."""
 
+    metrics = ("cider-d", "bleu-4", "rouge-l", "exact-match")
+
     class Options(Generative.Options):
         prompt: str = Field("", max_length=10_000, description="text before every caption, e.g. 'A picture of'")
 
@@ -154,6 +156,8 @@ class Caption(Generative):
 
 class VQA(Generative):
     """An answer to a question about the image."""
+
+    metrics = ("vqa-accuracy", "exact-match")
 
     class Options(Generative.Options):
         template: str = Field("question: {text} answer:", max_length=10_000, description="the prompt; {text} is the question")
