@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ from torch import Tensor
 from mmzoo import catalogue
 from mmzoo.build import assemble, load
 from mmzoo.checkpoint import is_checkpoint
-from mmzoo.errors import BadRecipe, CheckpointError, MmzooError, PluginBroken
+from mmzoo.errors import BadRecipe, CheckpointError, PluginBroken
 from mmzoo.interfaces import Options
 from mmzoo.model import MultimodalModel
 from mmzoo.recipe import Part, Recipe
@@ -125,9 +125,18 @@ def _format(name: str, way: str, options: Mapping[str, Any]) -> Format:
     if not (isinstance(cls, type) and issubclass(cls, Format)):
         raise PluginBroken(f"{found.entry.label} of plugin '{found.entry.plugin}': {found.entry.target} is no Format")
     if way not in cls.ways():
-        others = [entry.name for entry in catalogue.entries("format") if way in entry.load().ways()]
+        others = [other for other, kind in _formats() if way in kind.ways()]
         raise BadRecipe(f"format '{name}' does not {way}; these do: {', '.join(others)}")
     return cls(found.options)
+
+
+def _formats() -> Iterator[tuple[str, type[Format]]]:
+    """The registered formats by name, but for those that cannot be loaded."""
+    for entry in catalogue.entries("format"):
+        try:
+            yield entry.name, entry.load()
+        except PluginBroken:
+            continue  # another plugin's broken entry is no help here
 
 
 # What a source is
@@ -150,12 +159,12 @@ def refused(source: str, why: str) -> CheckpointError:
     try:
         if path.is_file():
             clues = Clues(keys=frozenset(names_in(path)))
-        elif path.is_dir():
-            clues = Clues(config=json.loads((path / CONFIG).read_text(encoding="utf-8")))
-    except (MmzooError, OSError, ValueError, RecursionError):
+        elif path.is_dir() and isinstance(data := json.loads((path / CONFIG).read_text(encoding="utf-8")), dict):
+            clues = Clues(config=data)
+    except (OSError, ValueError, RecursionError):
         pass  # then it tells nothing
-    names = [e.name for e in catalogue.entries("format") if e.load().recognises(clues)]
-    kind = clues.config.get("model_type") if isinstance(clues.config, Mapping) else None
+    names = [name for name, cls in _formats() if cls.recognises(clues)]
+    kind = clues.config.get("model_type")
     looks = f"it looks like {' or '.join(names)}: mmzoo import {names[0]} {source}" if names else ""
     return CheckpointError(f"{source}: {why}" + (f"; {looks}" if looks else f"; its model_type is {kind!r}" if kind else ""))
 

@@ -57,7 +57,7 @@ def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = Fals
     return [start + ([] if IMAGE in row else implicit) + row for row in rows]
 
 
-_KNOWING: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+_KNOWING: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # copies of tokenizers that do not know the placeholder
 
 
 def with_placeholder(tokenizer: Any) -> Any:
@@ -74,10 +74,11 @@ def _with_images(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     otherwise than what begins a text."""
     if not any(PLACEHOLDER in prompt for prompt in prompts):
         return encode(tokenizer, prompts)
-    if tokenizer not in _KNOWING:
-        _KNOWING[tokenizer] = with_placeholder(tokenizer)
-    own = _KNOWING[tokenizer].convert_tokens_to_ids(PLACEHOLDER)
-    return [[IMAGE if i == own else i for i in row] for row in encode(_KNOWING[tokenizer], prompts)]
+    knowing = _KNOWING.get(tokenizer) or with_placeholder(tokenizer)
+    if knowing is not tokenizer:
+        _KNOWING[tokenizer] = knowing
+    own = knowing.convert_tokens_to_ids(PLACEHOLDER)
+    return [[IMAGE if i == own else i for i in row] for row in encode(knowing, prompts)]
 
 
 def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -42,6 +42,7 @@ def test_list_in_words_and_in_json():
         "clip",
         "clip-concat-bert",
         "clip-prefix-gpt2",
+        "clipcap",
     }
     assert run("list", "nothing*", code=1).stdout == ""
 

@@ -531,6 +531,9 @@ def test_a_source_of_another_format_is_told_by_its_looks(clipcap, tmp_path):
     ]:
         with pytest.raises(CheckpointError, match=said):
             mmzoo.import_model(asked, tmp_path / found)
+    (tmp_path / "gpt2" / "config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="is a folder"):
+        mmzoo.import_model("clipcap", tmp_path / "gpt2")
     with pytest.raises(SourceError, match="no such folder"):
         mmzoo.import_model("llava", tmp_path / "nowhere")
 
