@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
+from typing import Any
 
 from pydantic import Field
 
@@ -22,6 +26,13 @@ class EasyVQA(Dataset):
 
     class Options(Options):
         limit: int | None = Field(None, ge=1, description="only the first so many examples of each split")
+        context: int = Field(
+            0,
+            ge=0,
+            le=16,
+            description="put so many other questions about the same picture before each question, with their answers, where "
+            "there are as many that are not answered by yes or no: text from which one can learn without the picture",
+        )
 
     def splits(self) -> list[str]:
         return ["train", "test"]
@@ -38,10 +49,26 @@ class EasyVQA(Dataset):
         except (OSError, ValueError) as error:
             raise DataError(f"easy-vqa is damaged ({error}); pip install --force-reinstall easy-vqa") from None
         images = folder / "images"
+        before = self._contexts(rows)
         return [
-            Example(f"{split}/{i}", str(images / f"{image}.png"), question, (answer,))
+            Example(f"{split}/{i}", str(images / f"{image}.png"), before(i) + question, (answer,))
             for i, (question, answer, image) in enumerate(rows[: self.options.limit])
         ]
+
+    def _contexts(self, rows: list[list[Any]]) -> Callable[[int], str]:
+        """What to put before the question of a row: always the same, and nothing before one in eight."""
+        telling: dict[Any, list[int]] = defaultdict(list)
+        for i, (_, answer, image) in enumerate(rows):
+            if answer not in ("yes", "no"):
+                telling[image].append(i)
+
+        def before(i: int) -> str:
+            random = Random(i)
+            others = [other for other in telling[rows[i][2]] if other != i]
+            count = min(self.options.context, len(others)) if random.random() < 7 / 8 else 0
+            return "".join(f"{rows[other][0]} {rows[other][1]} " for other in random.sample(others, count))
+
+        return before
 
 
 def _folder() -> Path:
