@@ -24,7 +24,10 @@ REFUSALS = Path(__file__).parent / "refusals.txt"
 
 
 def combination(fusion, language_model, task):
-    recipe = tiny(mmzoo.Recipe(**{**PARTNERS, "fusion": fusion, "language_model": language_model, "task": task}))
+    recipe = mmzoo.Recipe(**{**PARTNERS, "fusion": fusion, "language_model": language_model, "task": task})
+    if fusion == "none":  # goes with text alone, where the language model is what learns
+        recipe = recipe.with_part("encoder", use="none").with_part("language_model", train="full")
+    recipe = tiny(recipe)
     return recipe.with_part("task", labels=list(Sample.COLOURS)) if task == "classify" else recipe
 
 
