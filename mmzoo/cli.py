@@ -164,6 +164,9 @@ LanguageName = Annotated[
 ]
 TaskName = Annotated[str | None, typer.Option("--task", help="Use this task.", autocompletion=_complete("task"))]
 ModelFolder = Annotated[str, typer.Argument(help="A checkpoint folder.", metavar="MODEL")]
+Images = Annotated[
+    list[str] | None, typer.Argument(help="Image files; none where the model looks at nothing.", metavar="[IMAGE]...")
+]
 
 
 def _changes(sets: list[str] | None, **parts: str | None) -> dict[str, Any]:
@@ -434,7 +437,7 @@ def _device(name: str | None) -> str:
 @app.command()
 def generate(
     model: ModelFolder,
-    images: Annotated[list[str], typer.Argument(help="Image files.", metavar="IMAGE...")],
+    images: Images = None,
     prompt: Annotated[
         str | None, typer.Option(help="The text to go on from; with several <image> in it, it is about all the images.")
     ] = None,
@@ -464,14 +467,15 @@ def generate(
     }
     if temperature is not None:
         options["temperature"] = temperature
+    images = images or []
     loaded = load(model, device=_device(device))
     torch.manual_seed(seed)
     if stream and not as_json:
-        for piece in loaded.stream(image=images[0] if len(images) == 1 else images, prompt=prompt, **options):
+        for piece in loaded.stream(image=images[0] if len(images) == 1 else images or None, prompt=prompt, **options):
             print(piece, end="", flush=True)
         print()
         return
-    said = loaded.generate(image=images, prompt=prompt, **options)
+    said = loaded.generate(image=images or None, prompt=prompt, **options)
     together = isinstance(said, str)
     names, texts = ([", ".join(images)], [said]) if together else (images, said)
     if as_json:
@@ -485,7 +489,7 @@ def generate(
 @app.command()
 def predict(
     model: ModelFolder,
-    images: Annotated[list[str], typer.Argument(help="Image files.", metavar="IMAGE...")],
+    images: Images = None,
     text: Annotated[str | None, typer.Option(help="The question or text that goes with each image.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
     as_json: Json = False,
@@ -494,17 +498,15 @@ def predict(
     from mmzoo.build import load
 
     _quiet()
-    found = load(model, device=_device(device)).predict(image=images, text=text)
+    found = load(model, device=_device(device)).predict(image=images or None, text=text)
+    pairs = list(zip(images, found, strict=True)) if images else [(None, found)]
     if as_json:
-        rows = [
-            {"image": image, "label": p.label, "score": p.score, "value": p.value} for image, p in zip(images, found, strict=True)
-        ]
-        _print_json(rows)
+        _print_json([{"image": image, "label": p.label, "score": p.score, "value": p.value} for image, p in pairs])
         return
-    for image, prediction in zip(images, found, strict=True):
+    for image, prediction in pairs:
         said = prediction.label if prediction.value is None else f"{prediction.value:.4g}"
         sure = "" if prediction.score is None else f" ({prediction.score:.1%})"
-        print(f"{said}{sure}" if len(images) == 1 else f"{image}: {said}{sure}")
+        print(f"{said}{sure}" if len(pairs) == 1 else f"{image}: {said}{sure}")
 
 
 Option = Annotated[

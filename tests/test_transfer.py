@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
 
 import mmzoo
+from mmzoo import cli
 from mmzoo.checkpoint import hash_file
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, DoesNotFit
+from mmzoo.recipe import Part
 from mmzoo.testing import Sample, tiny
 
 ALONE = {"encoder": "none", "fusion": "none", "task": {"use": "vqa", "max_new_tokens": 4}}
@@ -82,6 +85,32 @@ def test_features_that_nothing_reads_are_refused():
         mmzoo.check(encoder="cnn", fusion="none", language_model="gpt-mini", task="vqa")
     with pytest.raises(DoesNotFit, match="reads token features"):
         mmzoo.check(encoder="none", fusion="projector", language_model="gpt-mini", task="vqa")
+
+
+def test_a_file_without_pictures(tmp_path, quick):
+    rows = [{"question": e.text, "answer": e.targets[0]} for e in Sample().load("train")]
+    (tmp_path / "words.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = Part(use=str(tmp_path / "words.jsonl"), image_column="")
+    run = mmzoo.train(
+        **ALONE, language_model=LANGUAGE, dataset=words, output=tmp_path / "m", split="train", progress=False, train=quick
+    )
+    assert run.model.provenance.run["training"]["examples"] == len(rows)
+    with pytest.raises(DataError, match="image_column to the one of the pictures .to an empty text"):
+        mmzoo.train(**ALONE, language_model=LANGUAGE, dataset=str(tmp_path / "words.jsonl"), output=tmp_path / "n")
+
+
+def test_text_alone_on_the_command_line(text, capsys, monkeypatch):
+    def said(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mmzoo", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
+        return capsys.readouterr().out.strip()
+
+    model = mmzoo.load(text)
+    assert said("predict", str(text), "--text", "what color is it").startswith(model.predict(text="what color is it").label)
+    assert json.loads(said("predict", str(text), "--text", "what color", "--json"))[0]["image"] is None
+    assert said("generate", str(text), "--prompt", "what color") == model.generate(prompt="what color")
 
 
 def test_a_prefix_of_nothing_is_a_learned_prompt(tmp_path, quick):

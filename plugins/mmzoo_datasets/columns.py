@@ -28,7 +28,9 @@ def _column(what: str, names: Sequence[str], none: str = "") -> Any:
 class ColumnOptions(Options):
     """Which columns hold what, and how many rows are read."""
 
-    image_column: str | None = _column("the pictures: paths, bytes or arrays", IMAGE)
+    image_column: str | None = _column(
+        "the pictures: paths, bytes or arrays", IMAGE, "; an empty text for no such column, where the encoder looks at nothing"
+    )
     text_column: str | None = _column("the questions or prompts", TEXT, "; an empty text for no such column")
     target_column: str | None = _column(
         "the answers, captions or labels, one or a list", TARGET, "; an empty text for no such column"
@@ -41,7 +43,7 @@ class ColumnOptions(Options):
 class Columns:
     """The columns in use, by what they hold; None where there is none."""
 
-    image: str
+    image: str | None
     text: str | None
     target: str | None
     id: str | None
@@ -69,10 +71,13 @@ class Columns:
             return next((name for name in usual if name in free), None)
 
         image = first("image", IMAGE)
-        if image is None and len(only := [name for name in free if name in pictures]) == 1:
+        if image is None and given["image"] is None and len(only := [name for name in free if name in pictures]) == 1:
             image = only[0]
-        if image is None:
-            raise DataError(f"{there}; none is called {_either(IMAGE)}: set image_column to the one of the pictures")
+        if image is None and given["image"] is None:
+            raise DataError(
+                f"{there}; none is called {_either(IMAGE)}: set image_column to the one of the pictures (to an empty text for text "
+                "alone)"
+            )
         target = first("target", TARGET)
         if target is None and given["target"] is None:
             raise DataError(
@@ -115,7 +120,7 @@ class Reader:
             name = self._texts(columns.id, row)
             return Example(
                 id=name[0] if name else f"{self.prefix}/{index}",
-                image=self._picture(row.get(columns.image)),
+                image=self._picture(row.get(columns.image)) if columns.image else None,
                 text="".join(self._texts(columns.text, row)),
                 targets=tuple(text for text in self._texts(columns.target, row, many=True) if text.strip()),
             )

@@ -103,7 +103,8 @@ class Stream(Iterable[Example]):
         while True:
             try:
                 row = {name: values[0] for name, values in next(rows).items()}
-                row = _fetched(row, self.reader.columns.image)
+                if self.reader.columns.image:
+                    row = _fetched(row, self.reader.columns.image)
             except StopIteration:
                 break
             except Exception as error:

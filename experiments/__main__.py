@@ -1,0 +1,72 @@
+"""``python -m experiments NAME``: run what has no record yet, then write docs/experiments.md and the plots."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# The models are small: on one thread a run is as fast, and two may stand side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+RENDER = "render"
+
+
+def main() -> int:
+    from experiments import common, frozen_small, openmoji, report
+    from mmzoo.errors import MmzooError
+
+    experiments = {e.name: e for e in (frozen_small.EXPERIMENT, openmoji.EXPERIMENT)}
+    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
+    parser.add_argument("name", metavar="NAME", choices=[*experiments, RENDER], help=f"of {', '.join(experiments)}, or {RENDER}")
+    parser.add_argument("--work", type=Path, help="the folder of checkpoints; experiments/work if not given")
+    parser.add_argument("--seed", type=int, action="append", help="only this seed; may be repeated")
+    parser.add_argument("--model", action="append", default=[], help="only this model; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="two steps on a few examples, in a temporary folder")
+    parser.add_argument("--check", action="store_true", help="render: only say whether the page is fresh")
+    given = parser.parse_args()
+
+    if given.name == RENDER:
+        return _render(list(experiments.values()), check=given.check)
+    experiment = experiments[given.name]
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            work = Path(temporary) if given.quick else given.work or common.ROOT / "experiments" / "work"
+            runs = work / "runs" if given.quick else common.RUNS
+            started = time.monotonic()
+            for path in common.run(experiment, work=work, runs=runs, seeds=given.seed, only=given.model, quick=given.quick):
+                print(f"{time.monotonic() - started:7.0f} s  {path.stem}", flush=True)
+            if given.quick:
+                print(report.render([experiment], runs=runs))
+                return 0
+    except MmzooError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    return _render(list(experiments.values()))
+
+
+def _render(experiments: list, *, check: bool = False) -> int:
+    from experiments import common, report
+
+    path = report.DOCS / report.PAGE
+    text = report.render(experiments)
+    if check:
+        fresh = path.is_file() and path.read_text(encoding="utf-8") == text
+        print(f"{path.name} is {'fresh' if fresh else 'stale: python -m experiments render'}")
+        return 0 if fresh else 1
+    path.write_text(text, encoding="utf-8")
+    for experiment in experiments:
+        if common.read(experiment):
+            report.plot(experiment)
+    print(f"written: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

