@@ -16,7 +16,7 @@ FUSIONS: dict[str, Any] = {
     "resampler": "resampler",
     "cross-attention": {"use": "cross-attention", "every": 1},
 }
-TRAIN = {"learning_rate": 1e-3, "batch_size": 64, "epochs": 20, "weight_decay": 0.05}
+TRAIN = {"learning_rate": 1e-3, "batch_size": 64, "epochs": 12, "weight_decay": 0.05}
 
 EXPERIMENT = Experiment(
     name="openmoji",
@@ -28,6 +28,7 @@ network from scratch. Both give 16 tokens.""",
     dataset="openmoji",
     split="test",
     metrics=("cider-d", "bleu-4", "meteor", "rouge-l", "exact-match"),
+    seeds=(0,),
     models=tuple(
         Model(
             f"{encoder}-{fusion}",
