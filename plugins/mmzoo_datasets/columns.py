@@ -75,8 +75,8 @@ class Columns:
             image = only[0]
         if image is None and given["image"] is None:
             raise DataError(
-                f"{there}; none is called {_either(IMAGE)}: set image_column to the one of the pictures (to an empty text for text "
-                "alone)"
+                f"{there}; none is called {_either(IMAGE)}: set image_column to the one of the pictures (to an empty text for "
+                "text alone)"
             )
         target = first("target", TARGET)
         if target is None and given["target"] is None:
