@@ -1,6 +1,6 @@
 """What an experiment is, and how it is run: a `mmzoo.train` and a `mmzoo.evaluate` for each model and seed, and a record.
 
-A record is a JSON file in ``experiments/runs/EXPERIMENT``. What has one is not run again, unless its checkpoint is gone
+A record is a JSON file in ``experiments/runs/EXPERIMENT``, beside the first seed's model card. What has one is not run again, unless its checkpoint is gone
 and another model starts from it; the tables are made of these files alone.
 """
 
@@ -158,6 +158,8 @@ def _record(experiment: Experiment, model: Model, seed: int, work: Path, runs: P
         "evaluation": found,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
+    if seed == experiment.seeds[0]:
+        path.with_suffix(".md").write_text((folder / checkpoint.CARD).read_text(encoding="utf-8"), encoding="utf-8")
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 

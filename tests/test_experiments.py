@@ -49,6 +49,8 @@ def test_a_record_a_model_and_seed(done):
     }
     record = found["frozen"][1]
     assert record["training"]["seed"] == 1
+    cards = sorted(path.name for path in (done / "runs" / "tiny").glob("*.md"))
+    assert cards == ["blind-seed0.md", "frozen-seed0.md", "text-seed0.md"]
     assert len(record["training"]["fingerprint"]) == len(record["evaluation"]["fingerprint"]) == 64
     assert record["training"]["versions"]["torch"]
     assert record["evaluation"]["examples"] == common.QUICK_EXAMPLES
