@@ -1,7 +1,7 @@
 """What an experiment is, and how it is run: a `mmzoo.train` and a `mmzoo.evaluate` for each model and seed, and a record.
 
-A record is a JSON file in ``experiments/runs/EXPERIMENT``, beside the first seed's model card. What has one is not run again, unless its checkpoint is gone
-and another model starts from it; the tables are made of these files alone.
+A record is a JSON file in ``experiments/runs/EXPERIMENT``, beside the first seed's model card. What has one is not run again,
+unless its checkpoint is gone and another model starts from it; the tables are made of these files alone.
 """
 
 from __future__ import annotations
