@@ -7,6 +7,7 @@ The mathematics is the same; sums of floats may come in another order, so models
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +53,16 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask
     return rows.unpad(found).unsqueeze(0), weights
 
 
+_unpadding: ContextVar[bool] = ContextVar("unpadding", default=False)
+
+
+def attention_mask(*given: Any, **options: Any) -> Tensor | None:
+    """The library's own mask; none where rows are unpadded: it would be as large as all positions squared."""
+    return None if _unpadding.get() else ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](*given, **options)
+
+
 ALL_ATTENTION_FUNCTIONS.register(NAME, attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, attention_mask)
 
 
 def serves(model: PreTrainedModel) -> bool:
@@ -79,12 +88,16 @@ def states(model: Any, embeddings: Tensor, mask: Tensor) -> Tensor | None:
     rows = Rows(index, *mask.shape)
     places = torch.arange(rows.width, device=mask.device).expand(rows.batch, -1)
     model.config.get_text_config()._attn_implementation = NAME
-    out = model.base_model(
-        inputs_embeds=rows.unpad(embeddings).unsqueeze(0),
-        position_ids=rows.unpad(places).unsqueeze(0),
-        use_cache=False,
-        mmzoo_rows=rows,
-    )
+    before = _unpadding.set(True)
+    try:
+        out = model.base_model(
+            inputs_embeds=rows.unpad(embeddings).unsqueeze(0),
+            position_ids=rows.unpad(places).unsqueeze(0),
+            use_cache=False,
+            mmzoo_rows=rows,
+        )
+    finally:
+        _unpadding.reset(before)
     return rows.pad(out.last_hidden_state[0])
 
 
