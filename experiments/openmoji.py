@@ -13,7 +13,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 FUSIONS: dict[str, Any] = {
     "prefix": {"use": "prefix-mlp", "length": 8},
     "projector": "projector",
-    "resampler": "resampler",
+    "resampler": {"use": "resampler", "latents": 8, "layers": 2, "heads": 4, "mlp_ratio": 1},
     "cross-attention": {"use": "cross-attention", "every": 1},
 }
 TRAIN = {"learning_rate": 1e-3, "batch_size": 64, "epochs": 12, "weight_decay": 0.05}
