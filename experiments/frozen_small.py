@@ -8,7 +8,7 @@ from experiments.common import Experiment, Model
 LANGUAGE = {"use": "gpt-mini", "dim": 64, "layers": 2}
 TASK = {"use": "vqa", "template": "{text}", "max_new_tokens": 4}
 SIGHT = {"encoder": "cnn", "fusion": {"use": "prefix-mlp", "length": 4}, "task": TASK}
-TRAIN = {"learning_rate": 1e-3, "batch_size": 64, "epochs": 6, "weight_decay": 0.01}
+TRAIN = {"learning_rate": 1e-3, "batch_size": 64, "epochs": 3, "weight_decay": 0.01}
 TOGETHER = {**TRAIN, "keep_images_together": True}
 START = {"language_model": "text"}
 FROZEN = {"use": "gpt-mini", "train": "frozen"}
@@ -34,7 +34,7 @@ language model trained along from there (*tuned*) and from random weights (*from
                 "fusion": "none",
                 "language_model": LANGUAGE,
                 "task": TASK,
-                "train": {**TRAIN, "learning_rate": 3e-3},
+                "train": {**TRAIN, "learning_rate": 3e-3, "epochs": 6},
             },
             dataset={"use": "easy-vqa", "context": 2},
             sees=False,
@@ -42,6 +42,6 @@ language model trained along from there (*tuned*) and from random weights (*from
         Model("frozen", "frozen", {**SIGHT, "language_model": FROZEN, "train": TOGETHER}, START),
         Model("tuned", "tuned", {**SIGHT, "language_model": "gpt-mini", "train": TOGETHER}, START),
         Model("scratch", "from scratch", {**SIGHT, "language_model": LANGUAGE, "train": TOGETHER}),
-        Model("blind", "blind", {**SIGHT, "language_model": FROZEN, "train": {**TOGETHER, "epochs": 2}}, START, blind=True),
+        Model("blind", "blind", {**SIGHT, "language_model": FROZEN, "train": {**TOGETHER, "epochs": 1}}, START, blind=True),
     ),
 )
