@@ -10,6 +10,13 @@ TASK = {"use": "vqa", "template": "{text}", "max_new_tokens": 4}
 SIGHT = {"encoder": "cnn", "fusion": {"use": "prefix-mlp", "length": 4}, "task": TASK}
 TRAIN = {"learning_rate": 1e-3, "batch_size": 64, "epochs": 3, "weight_decay": 0.01}
 TOGETHER = {**TRAIN, "keep_images_together": True}
+TEXT = {
+    "encoder": "none",
+    "fusion": "none",
+    "language_model": LANGUAGE,
+    "task": TASK,
+    "train": {**TRAIN, "learning_rate": 3e-3, "epochs": 6},
+}
 START = {"language_model": "text"}
 FROZEN = {"use": "gpt-mini", "train": "frozen"}
 
@@ -17,31 +24,26 @@ EXPERIMENT = Experiment(
     name="frozen-small",
     title="Frozen, in the small",
     about="""A small decoder learns from the text of easy-VQA alone. It reads up to two other questions about the same picture,
-with their answers, before the question that it must answer: what stands in the prefix's place later. Trained on single questions
-it learns to look at nothing but the question, and no prefix moves it. It is then frozen, and a convolutional network and a
-prefix of 4 tokens are trained through it on pictures and single questions (*frozen*). Beside it stand the same with the
-language model trained along from there (*tuned*) and from random weights (*from scratch*), the language model by itself
-(*text alone*), and the frozen one trained and measured on blank pictures (*blind*).""",
+with their answers, before the question that it must answer: what stands in the prefix's place later. It is then frozen,
+and a convolutional network and a prefix of 4 tokens are trained through it on pictures and single questions (*frozen*).
+Beside it stand the same with the language model trained along from there (*tuned*) and from random weights (*from scratch*),
+the language model by itself (*text alone*), the frozen one trained and measured on blank pictures (*blind*), and the frozen
+one whose language model had learned from single questions, with nothing before them (*single questions*).""",
     dataset="easy-vqa",
     split="test",
     metrics=("exact-match",),
     models=(
-        Model(
-            "text",
-            "text alone",
-            {
-                "encoder": "none",
-                "fusion": "none",
-                "language_model": LANGUAGE,
-                "task": TASK,
-                "train": {**TRAIN, "learning_rate": 3e-3, "epochs": 6},
-            },
-            dataset={"use": "easy-vqa", "context": 2},
-            sees=False,
-        ),
+        Model("text", "text alone", TEXT, dataset={"use": "easy-vqa", "context": 2}, sees=False),
         Model("frozen", "frozen", {**SIGHT, "language_model": FROZEN, "train": TOGETHER}, START),
         Model("tuned", "tuned", {**SIGHT, "language_model": "gpt-mini", "train": TOGETHER}, START),
         Model("scratch", "from scratch", {**SIGHT, "language_model": LANGUAGE, "train": TOGETHER}),
         Model("blind", "blind", {**SIGHT, "language_model": FROZEN, "train": {**TOGETHER, "epochs": 1}}, START, blind=True),
+        Model("text-single", "text alone, single questions", TEXT, sees=False),
+        Model(
+            "frozen-single",
+            "frozen, single questions",
+            {**SIGHT, "language_model": FROZEN, "train": TOGETHER},
+            {"language_model": "text-single"},
+        ),
     ),
 )

@@ -157,6 +157,7 @@ def test_the_committed_page_is_fresh():
 def test_every_model_fits(experiment):
     names = [model.name for model in experiment.models]
     assert len(set(names)) == len(names)
+    assert {entry.name for entry in mmzoo.entries("metric")} >= set(experiment.metrics)
     for model in experiment.models:
         recipe = dict(model.recipe)
         if recipe["encoder"] == openmoji.ENCODERS["lite0"][1]:
