@@ -22,12 +22,51 @@ def config_of(data: dict[str, Any]) -> PreTrainedConfig:
     Raises:
         BadRecipe: no such type, or a value that the type does not take.
     """
+    _check_config(data)
     kind = str(data.get("model_type"))
     if kind not in transformers.CONFIG_MAPPING:
         raise BadRecipe(f"config.model_type: transformers {transformers.__version__} has no '{kind}'")
     # Quiet, since it warns of its own default ids where the vocabulary is small.
     with explained(f"config: {kind} does not take it", BadRecipe), quiet():
         return AutoConfig.for_model(**copy.deepcopy(data))
+
+
+# What makes the library fetch or run something, however the rest of the configuration looks.
+REACHING = frozenset(
+    {
+        "auto_map",
+        "trust_remote_code",
+        "custom_pipelines",
+        "attn_implementation",
+        "_attn_implementation",
+        "experts_implementation",
+        "_experts_implementation",
+        "quantization_config",
+        "backbone",
+        "use_pretrained_backbone",
+        "use_timm_backbone",
+    }
+)
+MAX_REPEATED, MAX_SIZE = 1024, 1 << 26
+
+
+def _check_config(data: dict[str, Any]) -> None:
+    """A recipe, with a configuration in it, may be a stranger's.
+
+    Raises:
+        BadRecipe: it names what would be fetched or run, or more layers than any model has.
+    """
+    waiting: list[Any] = [data]
+    while waiting:
+        for key, value in waiting.pop().items():
+            if key in REACHING and value:
+                raise BadRecipe(f"config.{key}: is not allowed in a recipe, since the library would fetch or run what it names")
+            if isinstance(value, dict):
+                waiting.append(value)
+            elif isinstance(value, int):
+                many = any(word in str(key) for word in ("layer", "depth", "block", "expert", "stage"))
+                if value > (MAX_REPEATED if many else MAX_SIZE):
+                    raise BadRecipe(f"config.{key}: {value} is more than {MAX_REPEATED if many else MAX_SIZE}")
 
 
 def class_for(config: PreTrainedConfig, mapping: Any) -> type[PreTrainedModel] | None:
