@@ -447,3 +447,26 @@ def test_a_private_repository_in_a_folder(models, zoo, tmp_path):
     os.chmod(tmp_path / "zoo/me/tiny", 0o755)
     with pytest.raises(mmzoo.errors.HubError, match="others can read it"):
         mmzoo.push(models[1], zoo, private=True)
+
+
+def test_building_from_shared_weights(models, zoo):
+    mmzoo.push(models[0], zoo)
+    recipe = models[0].recipe
+    assert said(mmzoo.build(recipe, weights=zoo, seed=9)) == said(models[0])
+    with pytest.warns(UserWarning, match="the task takes no weights: task.* shape"):
+        other = mmzoo.build(recipe, weights=zoo, task={"labels": ["a", "b", "c"]})
+    ours, theirs = other.encoder.state_dict(), models[0].encoder.state_dict()
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    with pytest.raises(mmzoo.errors.DoesNotFit, match="has weights for no part"):
+        mmzoo.build(tiny("cnn-prefix-gpt", encoder={"use": "timm:resnet18"}), weights=zoo)
+
+
+def test_half_precision_is_kept_and_halves_the_file(models, saved, zoo):
+    import torch
+
+    half = mmzoo.build(models[0].recipe, weights=saved[0]).to(torch.bfloat16)
+    folder = mmzoo.pull(mmzoo.push(half, zoo).repo)
+    sizes = [(place / "model.safetensors").stat().st_size for place in (folder, saved[0])]
+    assert sizes[0] < 0.6 * sizes[1]
+    loaded, expected = mmzoo.load(zoo).state_dict(), half.state_dict()
+    assert all(loaded[name].dtype == value.dtype and torch.equal(loaded[name], value) for name, value in expected.items())
