@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mmzoo.interfaces import Example
     from mmzoo.model import MultimodalModel
     from mmzoo.recipe import Recipe
-    from mmzoo.remotes import pull
+    from mmzoo.remotes import pull, search
     from mmzoo.train import Run, train
 
 __version__ = "0.1.0"
@@ -38,6 +38,7 @@ _LAZY = {
     "entries": "mmzoo.catalogue",
     "push": "mmzoo.hub",
     "pull": "mmzoo.remotes",
+    "search": "mmzoo.remotes",
     "Recipe": "mmzoo.recipe",
     "MultimodalModel": "mmzoo.model",
     "Dataset": "mmzoo.data",
@@ -69,6 +70,7 @@ __all__ = [
     "load",
     "pull",
     "push",
+    "search",
     "train",
 ]
 

@@ -157,12 +157,12 @@ RecipeName = Annotated[
     str | None,
     typer.Argument(help="A registered recipe or a YAML or JSON file.", autocompletion=_complete("recipe"), metavar="RECIPE"),
 ]
-EncoderName = Annotated[str | None, typer.Option("--encoder", help="Use this encoder.", autocompletion=_complete("encoder"))]
-FusionName = Annotated[str | None, typer.Option("--fusion", help="Use this fusion.", autocompletion=_complete("fusion"))]
+EncoderName = Annotated[str | None, typer.Option("--encoder", help="This encoder.", autocompletion=_complete("encoder"))]
+FusionName = Annotated[str | None, typer.Option("--fusion", help="This fusion.", autocompletion=_complete("fusion"))]
 LanguageName = Annotated[
-    str | None, typer.Option("--language-model", help="Use this language model.", autocompletion=_complete("language_model"))
+    str | None, typer.Option("--language-model", help="This language model.", autocompletion=_complete("language_model"))
 ]
-TaskName = Annotated[str | None, typer.Option("--task", help="Use this task.", autocompletion=_complete("task"))]
+TaskName = Annotated[str | None, typer.Option("--task", help="This task.", autocompletion=_complete("task"))]
 Images = Annotated[
     list[str] | None, typer.Argument(help="Image files; none where the model looks at nothing.", metavar="[IMAGE]...")
 ]
@@ -601,3 +601,29 @@ def pull(
         _print_json({"repo": repo, "revision": revision, "folder": str(folder)})
     else:
         print(folder)
+
+
+@app.command()
+def search(
+    query: Annotated[str | None, typer.Argument(help="A word of the name.", metavar="[QUERY]")] = None,
+    at: Annotated[str | None, typer.Option("--hub", metavar="URL", help="file:///folder; the Hub if not given.")] = None,
+    encoder: EncoderName = None,
+    fusion: FusionName = None,
+    language_model: LanguageName = None,
+    task: TaskName = None,
+    dataset: Annotated[str | None, typer.Option(help="Trained on this data set.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="So many at most.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List shared models, by name, part or data set."""
+    from mmzoo.remotes import search as run_search
+
+    asked = {"encoder": encoder, "fusion": fusion, "language_model": language_model, "task": task, "dataset": dataset}
+    found = run_search(query, at=at, limit=limit, **{kind: name for kind, name in asked.items() if name})
+    if as_json:
+        _print_json([model.to_dict() for model in found])
+    for model in found if not as_json else []:
+        print(f"{model.repo}  {' '.join(tag.removeprefix('mmzoo-') for tag in model.tags if ':' in tag)}")
+    if not found:
+        print("nothing is shared under that", file=sys.stderr)
+        raise typer.Exit(1)

@@ -19,6 +19,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,7 +29,7 @@ from mmzoo.cache import cache_folder
 from mmzoo.checkpoint import CARD, MANIFEST, FileFacts
 from mmzoo.errors import CheckpointError, HubError
 from mmzoo.progress import bar
-from mmzoo.sharing import MAIN, Pushed, files_of, staging
+from mmzoo.sharing import MAIN, Found, Pushed, files_of, staging
 
 MAX_COMMIT = 1 << 20
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -155,6 +156,22 @@ class FolderRepository:
             raise CheckpointError(f"{path}: was altered after it was pushed (it is no longer the commit that it is named after)")
         return found
 
+    def found(self) -> Found | None:
+        """What a search says of it; None if it holds no model that can be read."""
+        try:
+            if checkpoint.is_checkpoint(self.folder):
+                files, sources = self._plain()
+                commit, card = Commit(message="", files=files).id, sources.get(CARD)
+            else:
+                commit = self._find(None)
+                facts = self._read(commit).files.get(CARD)
+                card = self.folder / "objects" / facts.sha256 if facts else None
+            data = screening.card_metadata(card) if card else {}
+        except (HubError, CheckpointError):
+            return None
+        tags = [str(tag) for tag in _list(data.get("tags"))] + [f"dataset:{name}" for name in _list(data.get("datasets"))]
+        return Found(self.name, commit, tags)
+
     # Pushing
 
     def send(
@@ -231,6 +248,17 @@ class FolderRepository:
             raise HubError(f"{self.name}: {why}; look at their commit, then push again") from None
         finally:
             shutil.rmtree(made, ignore_errors=True)
+
+
+def search(folder: Path, query: str | None, tags: list[str], limit: int) -> list[Found]:
+    """The models of a folder of ``owner/name`` folders."""
+    models = (FolderRepository(path).found() for path in sorted(folder.glob("*/*")) if path.is_dir())
+    found = [model for model in models if model and set(tags) <= set(model.tags)]
+    return [model for model in found if not query or query.lower() in "/".join(model.repo.lower().split("/")[-2:])][:limit]
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _facts(path: Path) -> FileFacts:

@@ -37,7 +37,7 @@ from huggingface_hub.errors import (
 from mmzoo import checkpoint, screening
 from mmzoo.checkpoint import CARD, MANIFEST
 from mmzoo.errors import CheckpointError, HubError, MmzooError
-from mmzoo.sharing import MAIN, Pushed, files_of, staging
+from mmzoo.sharing import MAIN, Found, Pushed, files_of, staging
 
 LIBRARY = "mmzoo"
 MAX_MANIFEST = checkpoint.MAX_JSON
@@ -299,6 +299,15 @@ _REASONS = {
     413: "is too large for the hub (413)",
     429: "too many requests (429); wait a few minutes and try again",
 }
+
+
+def search(query: str | None, tags: list[str], limit: int) -> list[Found]:
+    """The models of the Hub with ``library_name: mmzoo``."""
+    hub = HubRepository("search")
+    hub.url = constants.ENDPOINT
+    with hub._talking("the search"):
+        models = hub.api.list_models(filter=[LIBRARY, *tags], search=query, limit=limit)
+        return [Found(model.id, model.sha or "", list(model.tags or [])) for model in models]
 
 
 def _moved(url: str, branch: str) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from mmzoo.errors import HubError
-from mmzoo.sharing import Remote
+from mmzoo.sharing import Found, Remote
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
@@ -44,6 +44,29 @@ def pull(repo: str, *, revision: str | None = None, to: str | Path | None = None
     """
     remote, chosen = open_remote(repo, revision)
     return remote.fetch(chosen, None if to is None else Path(to))
+
+
+def search(query: str | None = None, *, at: str | None = None, limit: int = 50, **parts: str) -> list[Found]:
+    """Shared models.
+
+    Args:
+        query: a word of the name.
+        at: ``"file:///a/folder"`` of ``owner/name`` folders; None for the Hub.
+        parts: ``encoder``, ``fusion``, ``language_model``, ``task``: the name of the entry, with its variant; ``dataset``.
+
+    Raises:
+        HubError: it cannot be asked.
+    """
+    tags = [f"{'' if kind == 'dataset' else 'mmzoo-'}{kind.replace('_', '-')}:{name}" for kind, name in parts.items()]
+    if at is None:
+        from mmzoo.remote_hub import search as on_hub
+
+        return on_hub(query, tags, limit)
+    from mmzoo.remote_folder import search as in_folder
+
+    if not (folder := _path(at)).is_dir():
+        raise HubError(f"{at}: there is no such folder")
+    return in_folder(folder, query, tags, limit)
 
 
 def local(model: str | Path, *, revision: str | None = None) -> Path:

@@ -131,6 +131,18 @@ def check_card(path: Path) -> None:
             raise CheckpointError(f"{path}: its metadata is not valid YAML: {error}") from None
 
 
+def card_metadata(path: Path) -> dict[str, Any]:
+    """The YAML of a card, empty if there is none.
+
+    Raises:
+        CheckpointError: as `check_card`.
+    """
+    check_card(path)
+    head = _HEAD.match(path.read_text(encoding="utf-8")) if path.is_file() else None
+    data = plain.parse(head[1], as_yaml=True) if head else {}
+    return data if isinstance(data, dict) else {}
+
+
 def inert(text: str) -> str:
     """Markdown in which nothing runs that `check_card` would refuse: a recipe's words may be a stranger's."""
     return _SCRIPTS.sub(lambda found: found[0].replace("<", "&lt;").replace(":", "&#58;"), text)

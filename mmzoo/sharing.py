@@ -33,6 +33,18 @@ class Pushed:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Found:
+    """A shared model, as a search lists it: its name, and the tags of its card."""
+
+    repo: str
+    commit: str
+    tags: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 class Remote(Protocol):
     """A repository of one model, with branches, tags and commits."""
 

@@ -40,7 +40,8 @@ for line in sys.stdin:
     constants.HF_HUB_CACHE = asked["cache"]
     try:
         done = getattr(mmzoo, asked["call"])(*asked["arguments"], **asked["options"])
-        answer = {"done": str(done) if isinstance(done, Path) else done.to_dict()}
+        plain = str if isinstance(done, Path) else lambda value: value.to_dict()
+        answer = {"done": [plain(value) for value in done] if isinstance(done, list) else plain(done)}
     except MmzooError as error:
         answer = {"error": type(error).__name__, "said": str(error)}
     print("answer " + json.dumps(answer), flush=True)
@@ -175,6 +176,13 @@ def test_a_private_repository_needs_a_token(hub, client, saved):
     assert client.well("pull", "me/secret", token=READER)
     assert "hf auth login" in client.refused("pull", "me/secret", token=None)
     assert "may see it" not in client.refused("pull", "me/secret", token=None)
+
+
+def test_searching(client, saved):
+    client.well("push", saved[0], "me/needle")
+    found = client.well("search", "needle", encoder="cnn")
+    assert [model["repo"] for model in found] == ["me/needle"]
+    assert client.well("search", "needle", encoder="clip") == []
 
 
 def test_a_private_push_to_a_public_repository_is_refused(client, saved, pushed):
@@ -470,3 +478,15 @@ def test_half_precision_is_kept_and_halves_the_file(models, saved, zoo):
     assert sizes[0] < 0.6 * sizes[1]
     loaded, expected = mmzoo.load(zoo).state_dict(), half.state_dict()
     assert all(loaded[name].dtype == value.dtype and torch.equal(loaded[name], value) for name, value in expected.items())
+
+
+def test_searching_a_folder(models, zoo, tmp_path):
+    assert mmzoo.search(at=f"file://{tmp_path}") == []
+    commit = mmzoo.push(models[0], zoo).commit
+    (tmp_path / "zoo/me/other").mkdir()
+    found = mmzoo.search("tin", at=f"file://{tmp_path}/zoo", encoder="cnn")
+    assert [(model.repo, model.commit) for model in found] == [(zoo, commit)]
+    assert mmzoo.search(at=f"file://{tmp_path}/zoo", encoder="clip") == []
+    assert mmzoo.search("nothing", at=f"file://{tmp_path}/zoo") == []
+    with pytest.raises(mmzoo.errors.HubError, match="no such folder"):
+        mmzoo.search(at=f"file://{tmp_path}/zo")
