@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -47,7 +48,9 @@ REACHING = frozenset(
         "use_timm_backbone",
     }
 )
-MAX_REPEATED, MAX_SIZE = 1024, 1 << 26
+REPEATED = re.compile(r"layer|depth|block|expert|stage")
+SIZES = re.compile(r"size|dim|len|width|capacity")
+MAX_REPEATED = 1024  # modules take time and memory also where their weights take none, on the meta device
 
 
 def _check_config(data: dict[str, Any]) -> None:
@@ -56,17 +59,15 @@ def _check_config(data: dict[str, Any]) -> None:
     Raises:
         BadRecipe: it names what would be fetched or run, or more layers than any model has.
     """
-    waiting: list[Any] = [data]
+    waiting: list[dict[str, Any]] = [data]
     while waiting:
         for key, value in waiting.pop().items():
             if key in REACHING and value:
                 raise BadRecipe(f"config.{key}: is not allowed in a recipe, since the library would fetch or run what it names")
             if isinstance(value, dict):
                 waiting.append(value)
-            elif isinstance(value, int):
-                many = any(word in str(key) for word in ("layer", "depth", "block", "expert", "stage"))
-                if value > (MAX_REPEATED if many else MAX_SIZE):
-                    raise BadRecipe(f"config.{key}: {value} is more than {MAX_REPEATED if many else MAX_SIZE}")
+            elif isinstance(value, int) and value > MAX_REPEATED and REPEATED.search(key) and not SIZES.search(key):
+                raise BadRecipe(f"config.{key}: {value} is more than {MAX_REPEATED}")
 
 
 def class_for(config: PreTrainedConfig, mapping: Any) -> type[PreTrainedModel] | None:
