@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from mmzoo.data import Dataset
     from mmzoo.evaluate import Evaluation, evaluate
     from mmzoo.formats import export_model, import_model
+    from mmzoo.hub import push
     from mmzoo.interfaces import Example
     from mmzoo.model import MultimodalModel
     from mmzoo.recipe import Recipe
+    from mmzoo.remotes import pull, search
     from mmzoo.train import Run, train
 
 __version__ = "0.1.0"
@@ -34,6 +36,9 @@ _LAZY = {
     "check": "mmzoo.build",
     "load": "mmzoo.build",
     "entries": "mmzoo.catalogue",
+    "push": "mmzoo.hub",
+    "pull": "mmzoo.remotes",
+    "search": "mmzoo.remotes",
     "Recipe": "mmzoo.recipe",
     "MultimodalModel": "mmzoo.model",
     "Dataset": "mmzoo.data",
@@ -63,6 +68,9 @@ __all__ = [
     "hookimpl",
     "import_model",
     "load",
+    "pull",
+    "push",
+    "search",
     "train",
 ]
 

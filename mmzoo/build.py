@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmzoo import checkpoint, policy, transfer
-from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, MmzooError, PluginBroken
+from mmzoo import checkpoint, policy, remotes, transfer
+from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, MmzooError, PluginBroken, UnknownName
 from mmzoo.interfaces import Encoder, Fusion, LanguageModel, Part, Task
 from mmzoo.model import MultimodalModel, Provenance
 from mmzoo.plugins import host
 from mmzoo.recipe import PARTS, Recipe, merge, read_mapping
+from mmzoo.registry import split_use
 from mmzoo.resolve import Resolved, resolve
 from mmzoo.summary import Summary
+from mmzoo.tensors import Stored
 
 BASES: dict[str, type] = {"encoder": Encoder, "fusion": Fusion, "language_model": LanguageModel, "task": Task}
 
@@ -27,6 +30,7 @@ def build(
     *,
     pretrained: bool | None = None,
     seed: int | None = None,
+    weights: str | Path | None = None,
     **changes: Any,
 ) -> MultimodalModel:
     """Make a model from a recipe's name, a YAML or JSON file, a `Recipe`, or from parts.
@@ -35,6 +39,8 @@ def build(
         recipe: what to start from; None if ``changes`` name encoder, fusion, language_model and task.
         pretrained: False gives the same sizes with random weights and downloads none.
         seed: of the random initialisation; None leaves torch's generator as it is.
+        weights: a checkpoint, as `load` takes it, to start from: each part that is the same entry there, with tensors of the
+            same names and shapes, takes its weights; a warning names the parts that do not.
         changes: parts and options laid over the recipe: ``fusion={"length": 20}``, ``encoder="timm:resnet18"``.
 
     Returns:
@@ -42,12 +48,15 @@ def build(
 
     Raises:
         UnknownName, BadRecipe, DoesNotFit: before any weight is downloaded.
-        SourceError: pretrained weights cannot be fetched.
+        SourceError: pretrained weights cannot be fetched. CheckpointError, HubError: ``weights`` cannot be read.
     """
     chosen = read_recipe(recipe, pretrained=pretrained, **changes)
     if seed is not None:
         torch.manual_seed(seed)
-    return assemble(chosen)
+    built = assemble(chosen)
+    if weights is not None:
+        _take_weights(built, weights)
+    return built
 
 
 def check(recipe: str | Path | Recipe | None = None, /, *, pretrained: bool | None = None, **changes: Any) -> Summary:
@@ -59,29 +68,33 @@ def check(recipe: str | Path | Recipe | None = None, /, *, pretrained: bool | No
     return assemble(read_recipe(recipe, pretrained=pretrained, **changes), meta=True).summary()
 
 
-def load(folder: str | Path, *, device: str | torch.device | None = None) -> MultimodalModel:
-    """Load a checkpoint folder that `MultimodalModel.save` wrote. It gives the same outputs, to the last bit.
+def load(model: str | Path, *, revision: str | None = None, device: str | torch.device | None = None) -> MultimodalModel:
+    """Load a checkpoint that `MultimodalModel.save` wrote. It gives the same outputs, to the last bit.
+
+    Args:
+        model: a folder, ``"me/repository"`` on the Hub, or ``"file:///a/folder/me/repository"``.
+        revision: a branch, tag or commit of a repository; ``"me/repository@REVISION"`` says the same.
+        device: where it shall lie; None for the CPU.
 
     Raises:
-        CheckpointError: a file is missing, truncated or altered, a backbone is not the one that was locked, or the
-            format is newer. MissingPlugin: naming the pip command.
+        CheckpointError: a file is missing, truncated or altered, a backbone is not the one that was locked, the weights are
+            not those of the recipe, or the format is newer. MissingPlugin: naming the pip command.
+        HubError: the repository cannot be reached, or is not there.
     """
+    folder = remotes.local(model, revision=revision)
     contents = checkpoint.read(folder)
-    recipe = transfer.settled(Recipe.of(contents.recipe, origin=str(contents.folder / checkpoint.MANIFEST)))
+    origin, where = folder / checkpoint.MANIFEST, folder / checkpoint.WEIGHTS
     full = contents.full
-    model = assemble(recipe, lock=contents.lock, random=full, folder=contents.folder)
-    weights = checkpoint.read_weights(folder)
-    expected = set(model.saved_names(full=full))
-    where = contents.folder / checkpoint.WEIGHTS
-    if wrong := sorted(expected ^ set(weights)):
-        raise CheckpointError(f"{where}: {len(wrong)} tensors are missing or unexpected: {', '.join(wrong[:5])}")
-    state = model.state_dict()
-    for name, value in weights.items():
-        if state[name].shape != value.shape:
-            raise CheckpointError(f"{where}: {name} is {list(value.shape)}, the recipe makes it {list(state[name].shape)}")
-    model.load_state_dict(weights, strict=False)
-    model.provenance.run, model.provenance.full = contents.run, full
-    return model if device is None else model.to(device)
+    with _named(origin):
+        recipe = transfer.settled(Recipe.of(contents.recipe, origin="recipe"))
+        plan = assemble(recipe.pinned(contents.lock), meta=True)
+    dtype = _check_stored(checkpoint.stored(folder), plan, where, full=full)
+    built = assemble(recipe, lock=contents.lock, random=full, folder=folder)
+    built.load_state_dict(checkpoint.read_weights(folder, dict(plan.named_parameters())), strict=False)
+    if dtype is not None:
+        built.to(dtype)
+    built.provenance.run, built.provenance.full = contents.run, full
+    return built if device is None else built.to(device)
 
 
 def read_recipe(recipe: str | Path | Recipe | None = None, /, *, pretrained: bool | None = None, **changes: Any) -> Recipe:
@@ -154,7 +167,7 @@ def assemble(
             part.load_pretrained()
             if left := [name for name, p in part.named_parameters() if p.is_meta]:
                 raise PluginBroken(f"{found[kind].entry.label}: load_pretrained left {left[0]} without a value")
-        if lock and not random:
+        if lock is not None and not random:
             _check_lock(lock, loaded)
         parts = _make(found, loaded)
         for kind, source in sources.items():
@@ -289,14 +302,99 @@ def _instead(kind: str, fits: Any) -> str:
     return f"Each {words} that fits: {', '.join(names)}." if names else f"No registered {words} fits."
 
 
+# Weights of a checkpoint
+
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+HALVES = {torch.float32, torch.float16, torch.bfloat16}
+MAX_COMPUTED = 2 << 30
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What is wrong with a recipe is said of the file that it stands in."""
+    try:
+        yield
+    except (BadRecipe, UnknownName, DoesNotFit, PluginBroken) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _check_stored(stored: Mapping[str, Stored], plan: MultimodalModel, where: Path, *, full: bool) -> torch.dtype | None:
+    """Compare what a file holds with what the recipe makes, on the meta device: nothing is allocated yet.
+
+    Returns:
+        The type that the model was saved in, None if that is the recipe's own.
+    """
+    state, expected = plan.state_dict(), plan.saved_names(full=full)
+    if wrong := sorted(set(expected) ^ set(stored)):
+        raise CheckpointError(f"{where}: {len(wrong)} tensors are missing or unexpected: {', '.join(wrong[:5])}")
+    changed = set()
+    for name in expected:
+        made, found = state[name], stored[name]
+        if tuple(made.shape) != found.shape:
+            raise CheckpointError(f"{where}: {name} is {list(found.shape)}, the recipe makes it {list(made.shape)}")
+        dtype = DTYPES[found.dtype]
+        if dtype != made.dtype and not {dtype, made.dtype} <= HALVES:
+            raise CheckpointError(
+                f"{where}: {name} is {found.dtype}, the recipe makes it {str(made.dtype).removeprefix('torch.')}"
+            )
+        if made.is_floating_point():
+            changed.add(None if dtype == made.dtype else dtype)
+    # Every other tensor of a part without pretrained weights is computed when the part is made, such as a mask.
+    computed = sum(
+        buffer.numel() * buffer.element_size()
+        for name, buffer in plan.named_buffers()
+        if name not in stored and not plan.provenance.pretrained[name.split(".", 1)[0]]
+    )
+    if computed > MAX_COMPUTED:
+        raise CheckpointError(f"{where.parent / checkpoint.MANIFEST}: its recipe computes buffers of {computed} bytes")
+    return next(iter(changed)) if len(changed) == 1 else None
+
+
+def _take_weights(model: MultimodalModel, source: str | Path) -> None:
+    """Give each part of ``model`` the weights that a checkpoint has of the same entry.
+
+    Raises:
+        DoesNotFit: no part agrees; saying why of each.
+    """
+    folder = remotes.local(source)
+    contents = checkpoint.read(folder)
+    stored = checkpoint.stored(folder)
+    theirs = Recipe.of(contents.recipe, origin=str(folder / checkpoint.MANIFEST))
+    state, chosen, reasons = model.state_dict(), {}, {}
+    for kind in PARTS:
+        names = [name for name in stored if name.startswith(f"{kind}.")]
+        ours, other = (split_use(getattr(recipe, kind).use)[0] for recipe in (model.recipe, theirs))
+        wrong = [name for name in names if name not in state or tuple(state[name].shape) != stored[name].shape]
+        if ours != other:
+            reasons[kind] = f"it is '{other}' there, and '{ours}' here"
+        elif wrong:
+            reasons[kind] = f"{wrong[0]} is not here, or has another shape"
+        elif names:
+            chosen.update(dict.fromkeys(names))
+    if not chosen:
+        why = "; ".join(f"{kind.replace('_', ' ')}: {reason}" for kind, reason in reasons.items())
+        raise DoesNotFit(f"{source}: has weights for no part of this model: {why or 'it holds none'}")
+    tensors = checkpoint.read_weights(folder, dict(model.named_parameters()))
+    model.load_state_dict({name: tensors[name] for name in chosen}, strict=False)
+    for kind, reason in reasons.items():
+        warnings.warn(f"{source}: the {kind.replace('_', ' ')} takes no weights: {reason}", stacklevel=3)
+
+
 # Locks
 
 
 def _check_lock(lock: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Part]) -> None:
+    if unlocked := [kind for kind, part in loaded.items() if kind not in lock and part.lock()]:
+        raise CheckpointError(f"{unlocked[0].replace('_', ' ')}: the checkpoint has no lock for its pretrained weights")
     for kind, facts in lock.items():
         if kind not in loaded:
             continue
         now = loaded[kind].lock().get("files", {})
+        if unlocked := [name for name in now if name.endswith(".safetensors") and name not in facts.get("files", {})]:
+            raise CheckpointError(f"{kind.replace('_', ' ')} {facts.get('id')}: {unlocked[0]} is not in the checkpoint's lock")
         for name, digest in facts.get("files", {}).items():
             if now.get(name) != digest:
                 raise CheckpointError(

@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from mmzoo import screening
 from mmzoo.recipe import Recipe
 from mmzoo.summary import Summary, count, size
 
@@ -32,7 +33,7 @@ def render(
         undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True, trim_blocks=True
     )
     data = recipe.to_dict()
-    return environment.from_string(text).render(
+    rendered = environment.from_string(text).render(
         metadata=yaml.safe_dump(_metadata(recipe, training, evaluations), sort_keys=False, allow_unicode=True),
         name=recipe.name or "unnamed",
         recipe=recipe,
@@ -49,6 +50,7 @@ def render(
         generates=generates,
         sections=sections or [],
     )
+    return screening.inert(rendered)
 
 
 def _interval(score: dict[str, float]) -> str:

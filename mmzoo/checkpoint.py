@@ -18,26 +18,30 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmzoo import screening
 from mmzoo.errors import CheckpointError, MissingPlugin
+from mmzoo.record import Record
+from mmzoo.screening import CARD, CONFIG, MANIFEST, RUN, TOKENIZER_CONFIG, WEIGHTS
+from mmzoo.tensors import Stored, read_header
 
 FORMAT = 1
-MANIFEST = "mmzoo.json"
-WEIGHTS = "model.safetensors"
-RUN = "run.json"
-CARD = "README.md"
-CONFIG = "config.json"
+MAX_JSON = 64 << 20
 STAGING = ".mmzoo-saving"
 UNHASHED = frozenset({MANIFEST, CARD})  # the card is prose that people edit
+
+
+T = TypeVar("T", bound=BaseModel)
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Strict(BaseModel):
@@ -47,17 +51,17 @@ class _Strict(BaseModel):
 class FileFacts(_Strict):
     """What a file was when it was saved."""
 
-    size: int
-    sha256: str
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256
 
 
 class Lock(_Strict):
     """Where a backbone came from, and the sha256 of each of its files."""
 
-    source: str
-    id: str
-    commit: str | None = None
-    files: dict[str, str]
+    source: Annotated[str, Field(max_length=100)]
+    id: Annotated[str, Field(max_length=1000)]
+    commit: Annotated[str, Field(pattern=r"^[\w.+-]{1,100}$")] | None = None
+    files: dict[str, Sha256]
 
 
 class Manifest(_Strict):
@@ -112,9 +116,11 @@ def write(
         raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from None
     try:
         save_file({name: value.contiguous() for name, value in weights.items()}, staging / WEIGHTS, {"format": "pt"})
-        os.chmod(staging / WEIGHTS, 0o666 & ~_umask())  # safetensors writes for the owner alone
+        os.chmod(staging / WEIGHTS, 0o666 & ~umask())  # safetensors writes for the owner alone
         if save_tokenizer is not None:
             save_tokenizer(staging)
+        if strange := [name for name in _names(staging) if not screening.known(name)]:
+            raise CheckpointError(f"{folder}: the tokenizer wrote {strange[0]}, which a checkpoint cannot hold")
         _write_json(staging / RUN, run)
         _write_json(staging / CONFIG, {"model_type": "mmzoo", "architectures": ["MultimodalModel"]})
         (staging / CARD).write_text(card, encoding="utf-8")
@@ -154,52 +160,92 @@ def read(folder: str | Path) -> Contents:
         MissingPlugin: a plugin that it needs is not installed.
     """
     folder = Path(folder).expanduser()
+    manifest = verify(folder)
+    _check_plugins(manifest.plugins)
+    lock: dict[str, dict[str, Any]] = {kind: entry.model_dump() for kind, entry in manifest.lock.items()}
+    run = screening.read_json(folder / RUN, MAX_JSON, numbers=True)
+    return Contents(folder, manifest.recipe, manifest.plugins, lock, run, manifest.full)
+
+
+def verify(folder: Path) -> Manifest:
+    """Check a checkpoint folder as `read` does, whether its plugins are installed or not.
+
+    Raises:
+        CheckpointError: naming the file and what is wrong with it.
+    """
+    manifest = read_manifest(folder)
+    for name, facts in manifest.files.items():
+        check_file(folder, name, facts)
+    for name in (CONFIG, TOKENIZER_CONFIG):
+        screening.check_config(folder / name)
+    screening.check_card(folder / CARD)
+    stored(folder)
+    _validated(Record, screening.read_json(folder / RUN, MAX_JSON, numbers=True), folder / RUN)
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder, alone; none of the files that it lists has been looked at.
+
+    Raises:
+        CheckpointError: there is none, it was altered, it is of a newer format, or it lists a file that no checkpoint has.
+    """
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no such folder")
+    screening.check_folder(folder)
     if not is_checkpoint(folder):
         raise CheckpointError(f"{folder}: no {MANIFEST}; this is not a checkpoint folder, or it is incomplete")
-    manifest = _read_json(folder / MANIFEST)
+    manifest = screening.read_json(folder / MANIFEST, MAX_JSON)
     version = manifest.get("format")
     if isinstance(version, int) and version > FORMAT:
         raise CheckpointError(
             f"{folder}: format {version} is newer than this mmzoo reads ({FORMAT}); pip install --upgrade mmzoo"
         )
     if version != FORMAT:
-        raise CheckpointError(f"{folder / MANIFEST}: format {version!r} is unknown")
+        raise CheckpointError(f"{folder / MANIFEST}: format {str(version)[:80]!r} is unknown")
     if manifest.get("digest") != _digest(manifest):
         raise CheckpointError(f"{folder / MANIFEST}: was altered after it was saved (its digest does not match)")
-    try:
-        valid = Manifest.model_validate(manifest)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = ".".join(str(step) for step in problem["loc"])
-        raise CheckpointError(f"{folder / MANIFEST}: {key}: {problem['msg']}") from None
+    valid = _validated(Manifest, manifest, folder / MANIFEST)
     if unlisted := {WEIGHTS, RUN} - set(valid.files):
         raise CheckpointError(f"{folder / MANIFEST}: does not list {sorted(unlisted)[0]}")
-    _check_plugins(valid.plugins)
-    for name, facts in valid.files.items():
-        _check_file(folder, name, facts)
-    lock: dict[str, dict[str, Any]] = {kind: entry.model_dump() for kind, entry in valid.lock.items()}
-    return Contents(folder, valid.recipe, valid.plugins, lock, _read_json(folder / RUN), valid.full)
+    screening.check_names(valid.files, str(folder / MANIFEST))
+    if strange := [name for name in valid.files if name in UNHASHED or not screening.known(name)]:
+        raise CheckpointError(f"{folder / MANIFEST}: lists {strange[0]!r}, which is no file of a checkpoint")
+    return valid
 
 
-def read_weights(folder: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint.
+def stored(folder: str | Path) -> dict[str, Stored]:
+    """Type and shape of each tensor, from the header of the weights alone.
 
     Raises:
-        CheckpointError: the file is not valid safetensors.
+        CheckpointError: it is not a valid header.
+    """
+    return read_header(Path(folder) / WEIGHTS)
+
+
+def read_weights(folder: str | Path, parameters: Container[str] = ()) -> dict[str, Tensor]:
+    """The tensors of a checkpoint. ``parameters`` are the names of those that are trained: numbers, where a mask may be infinite.
+
+    Raises:
+        CheckpointError: the file is not valid safetensors, a tensor holds NaN, or a parameter holds infinity.
     """
     path = Path(folder) / WEIGHTS
     try:
-        return load_file(path)
+        found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None
+    for name, value in found.items():
+        if not value.is_floating_point():
+            continue
+        if (~value.isfinite() if name in parameters else value.isnan()).any():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity; such a model gives no answers")
+    return found
 
 
 def update_run(folder: str | Path, run: Mapping[str, Any], card: str) -> None:
     """Replace the run record and the card of a checkpoint, keeping everything else."""
     folder = Path(folder)
-    manifest = _read_json(folder / MANIFEST)
+    manifest = screening.read_json(folder / MANIFEST, MAX_JSON)
     try:
         _replace_json(folder / RUN, run)
         manifest["files"][RUN] = _facts(folder / RUN)
@@ -226,10 +272,9 @@ def _check_plugins(plugins: Mapping[str, str]) -> None:
             ) from None
 
 
-def _check_file(folder: Path, name: str, facts: FileFacts) -> None:
+def check_file(folder: Path, name: str, facts: FileFacts) -> None:
+    """Raises CheckpointError if a file is not what the manifest says."""
     path = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise CheckpointError(f"{folder / MANIFEST}: file name {name!r} leaves the folder")
     if not path.is_file():
         raise CheckpointError(f"{path}: is missing; the checkpoint is incomplete")
     length = path.stat().st_size
@@ -240,7 +285,7 @@ def _check_file(folder: Path, name: str, facts: FileFacts) -> None:
         raise CheckpointError(f"{path}: was altered after it was saved (its sha256 does not match)")
 
 
-def _umask() -> int:
+def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -259,16 +304,13 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _validated(schema: type[T], data: Any, path: Path) -> T:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: is missing; the checkpoint is incomplete") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is truncated or not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: must hold a JSON object")
-    return data
+        return schema.model_validate(data)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(str(step)[:100] for step in problem["loc"])
+        raise CheckpointError(f"{path}: {key}: {problem['msg']}") from None
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

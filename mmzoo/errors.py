@@ -51,6 +51,10 @@ class SourceError(MmzooError):
     """A backbone, tokenizer or data set that could not be fetched or read from its source."""
 
 
+class HubError(MmzooError):
+    """A hub that cannot be reached, refuses, or has no such repository or revision; the message says what to do."""
+
+
 class TrainingError(MmzooError):
     """Training that cannot start or cannot go on."""
 

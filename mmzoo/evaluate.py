@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mmzoo import checkpoint
+from mmzoo import checkpoint, remotes
 from mmzoo.build import load
 from mmzoo.data import Dataset, Example, batches, fingerprint, image_key, load_split, open_dataset
 from mmzoo.environment import environment
@@ -94,7 +94,7 @@ def evaluate(
     """Measure a model on a split.
 
     Args:
-        model: a model, or a checkpoint folder.
+        model: a model, a checkpoint folder, or a repository as `mmzoo.load` takes it.
         split: its name; None for ``test``, or for the only split that there is.
         metrics: names of metrics; None for those of the model's task.
         controls: of ``"shuffled"`` and ``"blanked"``.
@@ -107,9 +107,9 @@ def evaluate(
     Raises:
         DataError: the split is missing or empty, or a target is outside the label set. BadImage: an image.
     """
-    folder = None if isinstance(model, MultimodalModel) else Path(model)
+    folder = None if isinstance(model, MultimodalModel) or remotes.is_repository(model) else Path(model)
     if record and folder is None:
-        raise DataError("record=True needs a checkpoint folder, not a model in memory")
+        raise DataError("record=True needs a checkpoint folder, not a model in memory or in a repository")
     if not isinstance(model, MultimodalModel):
         model = load(model)
     if device is not None:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mmzoo import checkpoint
+from mmzoo import checkpoint, remotes
 from mmzoo.errors import BadRecipe, CheckpointError
 from mmzoo.recipe import Part, Recipe
 from mmzoo.registry import split_use
@@ -103,7 +103,7 @@ def adopt(recipe: Recipe) -> tuple[Recipe, dict[str, Source]]:
             continue
         key = f"{kind}.weights"
         try:
-            contents = checkpoint.read(part.weights)
+            contents = checkpoint.read(remotes.local(part.weights))
             theirs = Recipe.of(contents.recipe, origin=part.weights).pinned(contents.lock)
         except CheckpointError as error:
             raise type(error)(f"{key}: {error}; name a folder that `mmzoo train` or model.save wrote") from None

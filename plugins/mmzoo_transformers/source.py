@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -22,12 +23,51 @@ def config_of(data: dict[str, Any]) -> PreTrainedConfig:
     Raises:
         BadRecipe: no such type, or a value that the type does not take.
     """
+    _check_config(data)
     kind = str(data.get("model_type"))
     if kind not in transformers.CONFIG_MAPPING:
         raise BadRecipe(f"config.model_type: transformers {transformers.__version__} has no '{kind}'")
     # Quiet, since it warns of its own default ids where the vocabulary is small.
     with explained(f"config: {kind} does not take it", BadRecipe), quiet():
         return AutoConfig.for_model(**copy.deepcopy(data))
+
+
+# What makes the library fetch or run something, however the rest of the configuration looks.
+REACHING = frozenset(
+    {
+        "auto_map",
+        "trust_remote_code",
+        "custom_pipelines",
+        "attn_implementation",
+        "_attn_implementation",
+        "experts_implementation",
+        "_experts_implementation",
+        "quantization_config",
+        "backbone",
+        "use_pretrained_backbone",
+        "use_timm_backbone",
+    }
+)
+REPEATED = re.compile(r"layer|depth|block|expert|stage")
+SIZES = re.compile(r"size|dim|len|width|capacity")
+MAX_REPEATED = 1024  # modules take time and memory also where their weights take none, on the meta device
+
+
+def _check_config(data: dict[str, Any]) -> None:
+    """A recipe, with a configuration in it, may be a stranger's.
+
+    Raises:
+        BadRecipe: it names what would be fetched or run, or more layers than any model has.
+    """
+    waiting: list[dict[str, Any]] = [data]
+    while waiting:
+        for key, value in waiting.pop().items():
+            if key in REACHING and value:
+                raise BadRecipe(f"config.{key}: is not allowed in a recipe, since the library would fetch or run what it names")
+            if isinstance(value, dict):
+                waiting.append(value)
+            elif isinstance(value, int) and value > MAX_REPEATED and REPEATED.search(key) and not SIZES.search(key):
+                raise BadRecipe(f"config.{key}: {value} is more than {MAX_REPEATED}")
 
 
 def class_for(config: PreTrainedConfig, mapping: Any) -> type[PreTrainedModel] | None:

@@ -1,0 +1,66 @@
+"""Sharing a model, and finding shared ones."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from mmzoo import checkpoint
+from mmzoo.build import load
+from mmzoo.errors import HubError
+from mmzoo.model import MultimodalModel
+from mmzoo.remotes import is_repository, open_remote
+from mmzoo.sharing import Pushed
+
+
+def push(
+    model: MultimodalModel | str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    full: bool = False,
+    tag: str | None = None,
+) -> Pushed:
+    """Share a model: one commit that holds it whole, or nothing. Files that are there already are not sent again.
+
+    A token is taken from where `huggingface_hub` finds it (``hf auth login``, ``HF_TOKEN``), and from nowhere else.
+
+    Args:
+        model: a model, or a checkpoint folder, which is verified first.
+        repo: ``"me/name"``, made if it is not there; or ``"file:///a/folder/me/name"``.
+        private: make it readable to you alone; refused for a repository that is public.
+        revision: the branch, made if it is not there; None for ``main``.
+        create_pr: propose the commit as a pull request.
+        full: share every weight, not those alone that were trained.
+        tag: name the commit so.
+
+    Raises:
+        CheckpointError: the folder is no whole checkpoint, or the disk is full. HubError: the hub refuses, fails or cannot be
+            reached, or someone else pushed meanwhile; the branch is then at the commit that it was at.
+    """
+    remote, branch = open_remote(repo, revision)
+    if tag is not None:
+        open_remote(repo.partition("@")[0], tag)  # is it a name?
+    if isinstance(model, str) and is_repository(model):
+        raise HubError(f"{model}: is no folder; pull it first: mmzoo pull {model} --to DIR")
+    made = Path(tempfile.mkdtemp(prefix="mmzoo-push-"))
+    try:
+        folder = _folder(model, made, full=full)
+        recipe = checkpoint.read_manifest(folder).recipe
+        message = f"Push {str(recipe.get('name') or 'a model')[:100]} with mmzoo"
+        return remote.send(folder, private=private, revision=branch, create_pr=create_pr, tag=tag, message=message)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _folder(model: MultimodalModel | str | Path, made: Path, *, full: bool) -> Path:
+    if isinstance(model, MultimodalModel):
+        return model.save(made, full=full)
+    folder = Path(model).expanduser()
+    if full and not checkpoint.verify(folder).full:
+        return load(folder).save(made, full=True)
+    checkpoint.verify(folder)
+    return folder

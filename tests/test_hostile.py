@@ -1,0 +1,411 @@
+"""A checkpoint from a stranger: whatever it holds, loading it gives this package's error, which names the file and the reason,
+before a tensor is read, code is run or memory is taken."""
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import mmzoo
+from mmzoo import checkpoint
+from mmzoo.errors import CheckpointError, HubError, MmzooError
+from mmzoo.testing import no_network, tiny
+
+GIGABYTES, TERABYTES = 8 << 30, 1 << 40
+MANIFEST, WEIGHTS, RUN, CARD, CONFIG = "mmzoo.json", "model.safetensors", "run.json", "README.md", "config.json"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    model = mmzoo.build(tiny("cnn-prefix-gpt"), seed=0)
+    return model.save(tmp_path_factory.mktemp("good") / "model")
+
+
+@pytest.fixture
+def folder(good, tmp_path):
+    return Path(shutil.copytree(good, tmp_path / "model"))
+
+
+def seal(folder, change=lambda manifest: None):
+    """Write the manifest as one who knows how it is sealed."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"] = {
+        name: checkpoint._facts(folder / name) if (folder / name).is_file() else facts
+        for name, facts in manifest["files"].items()
+    }
+    change(manifest)
+    manifest["digest"] = checkpoint._digest(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def recipe(**parts):
+    def change(folder):
+        def edit(manifest):
+            for kind, options in parts.items():
+                if isinstance(options, dict) and "config" not in options:
+                    manifest["recipe"][kind].update(options)
+                else:
+                    manifest["recipe"][kind] = options
+
+        seal(folder, edit)
+
+    return change
+
+
+def manifest(**keys):
+    return lambda folder: seal(folder, lambda found: found.update(keys))
+
+
+def listing(name, content=b"x"):
+    """List a file under a name, and put it there if that can be done."""
+
+    def change(folder):
+        facts = {"size": len(content), "sha256": checkpoint.hashlib.sha256(content).hexdigest()}
+        if not Path(name).is_absolute() and "\0" not in name:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        seal(folder, lambda found: found["files"].update({name: facts}))
+
+    return change
+
+
+def file(name, content):
+    def change(folder):
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        seal(folder)
+
+    return change
+
+
+def header(change, data=None):
+    """Write the weights with another header."""
+
+    def edit(folder):
+        raw = (folder / WEIGHTS).read_bytes()
+        length = struct.unpack("<Q", raw[:8])[0]
+        head = json.loads(raw[8 : 8 + length])
+        head.pop("__metadata__", None)
+        head = change(head) or head
+        text = head if isinstance(head, bytes) else json.dumps(head).encode()
+        (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(text)) + text + (raw[8 + length :] if data is None else data))
+        seal(folder)
+
+    return edit
+
+
+def first(head):
+    return head[next(iter(head))]
+
+
+def length(value):
+    def change(folder):
+        raw = (folder / WEIGHTS).read_bytes()
+        (folder / WEIGHTS).write_bytes(struct.pack("<Q", value) + raw[8:])
+        seal(folder)
+
+    return change
+
+
+def sparse(name, size):
+    """A file that says it is large, and takes no room here."""
+
+    def change(folder):
+        with (folder / name).open("ab") as out:
+            out.truncate(size)
+        manifest = json.loads((folder / MANIFEST).read_text()) if name != MANIFEST else None
+        if manifest and name in manifest["files"]:
+            manifest["files"][name] = {"size": size, "sha256": "0" * 64}
+            manifest["digest"] = checkpoint._digest(manifest)
+            (folder / MANIFEST).write_text(json.dumps(manifest))
+
+    return change
+
+
+def tensors(change):
+    def edit(folder):
+        weights = load_file(folder / WEIGHTS)
+        change(weights)
+        save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
+        seal(folder)
+
+    return edit
+
+
+def a_name(weights):
+    return next(name for name, value in weights.items() if name.startswith("fusion.") and value.is_floating_point())
+
+
+def link(name, target):
+    def change(folder):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
+
+    return change
+
+
+def moved_out(name):
+    """The file itself is outside, and a link is in its place."""
+
+    def change(folder):
+        shutil.move(folder / name, folder.parent / "outside")
+        (folder / name).symlink_to(folder.parent / "outside")
+
+    return change
+
+
+def deep(depth):
+    return "[" * depth + "]" * depth
+
+
+def run_json(**keys):
+    return file(RUN, json.dumps(keys))
+
+
+LOCK = {"source": "hub", "id": "openai-community/gpt2", "commit": "a" * 40, "files": {}}
+TRAINED = {
+    "dataset": "x", "split": "train", "seed": 0, "steps": 1, "seconds": 1.0, "processes": 1, "device": "cpu", "precision": "fp32",
+    "versions": {},
+}  # fmt: skip
+
+KINDS = {
+    # files beside the weights, or in their place
+    "pickle beside": (file("pytorch_model.bin", b"\x80\x04."), "pytorch_model.bin"),
+    "pickle listed": (listing("training_args.bin"), "training_args.bin"),
+    "pickle instead": (
+        lambda folder: (folder / WEIGHTS).rename(folder / "model.pt"),
+        "model.pt",
+    ),
+    "pickle under the weights' name": (file(WEIGHTS, b"\x80\x04cos\nsystem\n(S'true'\ntR."), "model.safetensors: is no valid"),
+    "hdf5 beside": (file("weights.h5", b"\x89HDF"), "weights.h5"),
+    "remote code beside": (file("modeling_x.py", "import os"), "modeling_x.py"),
+    "a script listed": (listing("run.py"), "run.py"),
+    "a library listed": (listing("x.so"), "x.so"),
+    "an unknown file listed": (listing("notes.txt"), "notes.txt"),
+    "auto_map in config.json": (file(CONFIG, json.dumps({"model_type": "mmzoo", "auto_map": {"AutoModel": "x.Y"}})), "auto_map"),
+    "auto_map in the tokenizer": (file("tokenizer_config.json", json.dumps({"a": {"auto_map": {"A": "x.Y"}}})), "auto_map"),
+    "another type in config.json": (file(CONFIG, '{"model_type": "llama"}'), "model_type"),
+    "config.json is a list": (file(CONFIG, "[]"), "config.json"),
+    # names and links
+    "a name with ..": (listing("../evil.json"), "../evil.json"),
+    "an absolute name": (listing("/tmp/evil.json"), "/tmp/evil.json"),
+    "a name with a backslash": (listing("..\\evil.json"), "leaves the folder"),
+    "a name with a drive": (listing("C:evil.json"), "C:evil.json"),
+    "a name with a null": (listing("a\0b"), "leaves the folder"),
+    "a hidden way out": (listing("a/../../evil.json"), "leaves the folder"),
+    "weights that are a link out": (moved_out(WEIGHTS), "model.safetensors: is a link"),
+    "a run that is a link out": (moved_out(RUN), "run.json: is a link"),
+    "a manifest that is a link out": (moved_out(MANIFEST), "mmzoo.json: is a link"),
+    "a link to a device": (link(WEIGHTS, "/dev/zero"), "model.safetensors: is a link"),
+    "a link to a secret": (link("tokenizer.json", "/etc/passwd"), "tokenizer.json: is a link"),
+    # the manifest
+    "deep JSON": (lambda folder: (folder / MANIFEST).write_text(deep(100_000)), "nests deeper"),
+    "rather deep JSON": (manifest(recipe=json.loads(deep(80).replace("[", '{"a":[').replace("]", "]}"))), "nests deeper"),
+    "a huge manifest": (sparse(MANIFEST, GIGABYTES), "bytes"),
+    "a huge number": (lambda folder: (folder / MANIFEST).write_text('{"format": ' + "9" * 10_000 + "}"), "mmzoo.json"),
+    "a key twice": (lambda folder: (folder / MANIFEST).write_text('{"format": 1, "format": 2}'), "twice"),
+    "text that is no Unicode": (lambda folder: (folder / MANIFEST).write_text('{"a": "\\ud800"}'), "surrogate"),
+    "NaN in the manifest": (lambda folder: (folder / MANIFEST).write_text('{"format": NaN}'), "NaN"),
+    "bytes for a manifest": (lambda folder: (folder / MANIFEST).write_bytes(b"\xff\xfe\0"), "mmzoo.json"),
+    "an unknown key": (manifest(execute="x"), "execute"),
+    "a plugin that is not here": (manifest(plugins={"mmzoo-evil": "1"}), "pip install 'mmzoo-evil==1'"),
+    "a plugin that is a command": (manifest(plugins={"x; rm -rf /": "1"}), "mmzoo.json: plugins"),
+    "no weights listed": (lambda folder: seal(folder, lambda found: found["files"].pop(WEIGHTS)), "does not list"),
+    "a size below zero": (lambda folder: seal(folder, lambda m: m["files"][RUN].update(size=-1)), "size"),
+    # the recipe
+    "an import path": (recipe(encoder={"use": "os.system"}), "mmzoo.json"),
+    "an import path with a colon": (recipe(encoder={"use": "os:system"}), "mmzoo.json"),
+    "an unknown entry": (recipe(fusion={"use": "evil"}), "mmzoo.json"),
+    "an unknown option": (recipe(fusion={"code": "x"}), "mmzoo.json"),
+    "a target as an option": (recipe(task={"target": "os:system"}), "mmzoo.json"),
+    "a part that is a number": (recipe(task=7), "mmzoo.json"),
+    "a name in YAML's tags": (recipe(encoder={"use": "!!python/object/apply:os.system"}), "mmzoo.json"),
+    "channels of terabytes": (recipe(encoder={"channels": [65536, 65536, 65536]}), "model.safetensors|mmzoo.json"),
+    "a dim of terabytes": (recipe(language_model={"dim": 1 << 30}), "mmzoo.json|model.safetensors"),
+    "a context of gigabytes": (recipe(language_model={"context": 1 << 40}), "mmzoo.json"),
+    "layers without end": (recipe(language_model={"layers": 10**9}), "mmzoo.json"),
+    "layers without end in a configuration": (
+        recipe(language_model={"use": "hf-causal", "config": {"model_type": "gpt2", "n_layer": 10**9}}),
+        r"mmzoo\.json: config\.n_layer",
+    ),
+    "sizes without end in a configuration": (
+        recipe(language_model={"use": "hf-causal", "config": {"model_type": "gpt2", "n_embd": 12 << 40}}),
+        "mmzoo.json",
+    ),
+    "a configuration with code": (
+        recipe(language_model={"use": "hf-causal", "config": {"model_type": "gpt2", "auto_map": {"AutoModel": "me/x--y.Z"}}}),
+        r"mmzoo\.json: config\.auto_map",
+    ),
+    "a configuration with a kernel": (
+        recipe(language_model={"use": "hf-causal", "config": {"model_type": "gpt2", "attn_implementation": "me/kernel"}}),
+        r"mmzoo\.json: config\.attn_implementation",
+    ),
+    "another shape than the weights": (recipe(fusion={"length": 7}), "model.safetensors"),
+    # the lock
+    "a lock of a part that has none": (manifest(lock={"encoder": {**LOCK, "files": {"x": "y"}}}), "lock"),
+    "a lock of no part": (manifest(lock={"optimizer": LOCK}), "lock"),
+    "a lock whose commit is a path": (manifest(lock={"encoder": {**LOCK, "commit": "../../x"}}), "lock"),
+    # the weights' header
+    "a header of gigabytes": (length(GIGABYTES), "header says it is"),
+    "a header of exabytes": (length((1 << 64) - 1), "header says it is"),
+    "a header that is too long": (header(lambda head: b" " * (17 << 20)), "are allowed"),
+    "a header that is no JSON": (header(lambda head: b"{" * 100), "no valid safetensors"),
+    "a header that is a list": (header(lambda head: b"[]"), "no JSON object"),
+    "a header that is deep": (header(lambda head: deep(50_000).encode()), "nests deeper"),
+    "an empty file": (file(WEIGHTS, b""), "in a file of 0"),
+    "a tensor twice": (header(lambda head: b'{"a":{},"a":{}}'), "twice"),
+    "tensors that overlap": (
+        header(lambda head: {"a": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]},
+                             "b": {"dtype": "U8", "shape": [8], "data_offsets": [4, 12]}}, bytes(12)), "overlaps",
+    ),
+    "a hole between tensors": (
+        header(lambda head: {"a": {"dtype": "U8", "shape": [4], "data_offsets": [4, 8]}}, bytes(8)), "hole",
+    ),
+    "bytes after the last tensor": (header(lambda head: None, b"\0" * (1 << 20)), "model.safetensors"),
+    "an offset out of range": (header(lambda head: first(head).update(data_offsets=[0, TERABYTES])), "out of the"),
+    "an offset below zero": (header(lambda head: first(head).update(data_offsets=[-4, 0])), "out of the"),
+    "a shape of terabytes": (header(lambda head: first(head).update(shape=[TERABYTES, TERABYTES])), "bytes, and has"),
+    "a shape below zero": (header(lambda head: first(head).update(shape=[-1, -4])), "no valid shape"),
+    "a shape that is a number": (header(lambda head: first(head).update(shape=4)), "no valid shape"),
+    "an unknown type": (header(lambda head: first(head).update(dtype="PICKLE")), "PICKLE"),
+    "a type that is a list": (header(lambda head: first(head).update(dtype=[])), "of type"),
+    # the tensors
+    "a tensor of another type": (tensors(lambda w: w.update({a_name(w): w[a_name(w)].double()})), "F64"),
+    "a tensor of integers": (tensors(lambda w: w.update({a_name(w): w[a_name(w)].int()})), "I32"),
+    "a tensor of another shape": (tensors(lambda w: w.update({a_name(w): w[a_name(w)][..., None]})), "the recipe makes it"),
+    "a tensor too many": (tensors(lambda w: w.update({"encoder.evil": torch.zeros(1)})), "encoder.evil"),
+    "a tensor too few": (tensors(lambda w: w.pop(a_name(w))), "missing"),
+    "a tensor of no part": (tensors(lambda w: w.update({"__class__": torch.zeros(1)})), "__class__"),
+    # the run and the card
+    "a run that is a list": (file(RUN, "[]"), "run.json"),
+    "a run of wrong shape": (run_json(training=7), "run.json: training"),
+    "a run without versions": (run_json(training={"dataset": "x"}), "run.json: training"),
+    "evaluations of wrong shape": (run_json(evaluations={"a": 1}), "run.json: evaluations"),
+    "scores of wrong shape": (
+        run_json(evaluations=[{"dataset": "x", "split": "test", "examples": 1, "fingerprint": "", "scores": {"a": 1}}]), "scores",
+    ),
+    "a name of megabytes in the run": (run_json(training={**TRAINED, "dataset": "x" * (2 << 20)}), "run.json: training"),
+    "a deep run": (file(RUN, '{"a":' * 5000 + "1" + "}" * 5000), "nests deeper"),
+    "a script in the card": (file(CARD, "# x\n<script>alert(1)</script>"), "README.md: holds"),
+    "a handler in the card": (file(CARD, "<img src=x onerror=alert(1)>"), "README.md: holds"),
+    "a link that is a script in the card": (file(CARD, "[x](javascript:alert(1))"), "README.md: holds"),
+    "a frame in the card": (file(CARD, "<iframe src='https://x'>"), "README.md: holds"),
+    "a huge card": (sparse(CARD, GIGABYTES), "no card"),
+    "YAML's laughter in the card": (
+        file(CARD, "---\na: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+            f"{c}: &{c} [{','.join(['*' + p] * 9)}]\n" for p, c in zip("abcdefghi", "bcdefghij", strict=True)) + "---\n"),
+        "README.md: its metadata",
+    ),
+    "a YAML tag in the card": (file(CARD, "---\na: !!python/object/apply:os.system [true]\n---\n"), "README.md: its metadata"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_refused_before_anything_is_read(kind, folder, monkeypatch):
+    change, said = KINDS[kind]
+    change(folder)
+
+    def read(*arguments, **keywords):
+        raise AssertionError("tensors were read")
+
+    monkeypatch.setattr(checkpoint, "load_file", read)
+    with no_network(), pytest.raises(MmzooError, match=said.replace("(", r"\(")) as caught:
+        mmzoo.load(folder)
+    assert len(str(caught.value)) < 2000
+
+
+def test_what_was_not_changed_loads(folder):
+    seal(folder)
+    mmzoo.load(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(folder, value):
+    tensors(lambda weights: weights[a_name(weights)].view(-1)[:1].fill_(value))(folder)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: fusion\..* holds"):
+        mmzoo.load(folder)
+
+
+def test_tensors_that_would_overwrite_a_backbone(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from mmzoo_transformers.bytes import byte_tokenizer
+
+    GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=264, n_positions=64)).save_pretrained(tmp_path / "gpt2")
+    byte_tokenizer("causal").save_pretrained(tmp_path / "gpt2")
+    cnn = {"use": "cnn", "image_size": 16, "channels": [8]}
+    model = mmzoo.build(
+        encoder=cnn,
+        fusion="prefix-linear",
+        language_model={"use": f"hf-causal:{tmp_path}/gpt2", "train": "frozen"},
+        task="caption",
+    )
+    folder = model.save(tmp_path / "model")
+    good = (folder / MANIFEST).read_text()
+    name = next(name for name in model.state_dict() if name.startswith("language_model."))
+    tensors(lambda weights: weights.update({name: model.state_dict()[name].clone()}))(folder)
+    with pytest.raises(CheckpointError, match=f"unexpected: {name}"):
+        mmzoo.load(folder)
+
+    shutil.rmtree(folder)
+    model.save(folder)
+    seal(folder, lambda found: found.update(lock={}))
+    with pytest.raises(CheckpointError, match="no lock"):
+        mmzoo.load(folder)
+
+    (folder / MANIFEST).write_text(good)
+    model.save(folder)
+    seal(folder, lambda found: found["lock"]["language_model"]["files"].update({"model.safetensors": "0" * 64}))
+    with pytest.raises(CheckpointError, match="is not the file that this checkpoint was trained with"):
+        mmzoo.load(folder)
+    seal(folder, lambda found: found["lock"]["language_model"]["files"].pop("model.safetensors"))
+    with pytest.raises(CheckpointError, match="is not in the checkpoint's lock"):
+        mmzoo.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda files: files.update({"../../evil": {"size": 1, "sha256": "0" * 64}}), "leaves the folder"),
+        (lambda files: files.update({"pytorch_model.bin": {"size": 1, "sha256": "0" * 64}}), "pickle"),
+        (lambda files: files.pop(MANIFEST), "no mmzoo.json"),
+        (lambda files: files[WEIGHTS].update(sha256="../../../etc/passwd"), "sha256"),
+    ],
+    ids=["a way out", "a pickle", "no manifest", "an object's name with a way out"],
+)
+def test_a_forged_commit_in_a_shared_folder(good, tmp_path, change, said):
+    from mmzoo.remote_folder import Commit
+
+    url = f"file://{tmp_path}/zoo/me/x"
+    mmzoo.push(good, url)
+    path = next((tmp_path / "zoo/me/x/commits").iterdir())
+    data = json.loads(path.read_text())
+    change(data["files"])
+    commit = Commit.model_construct(message="", files={n: type("F", (), f) for n, f in data["files"].items()}).id
+    (path.parent / f"{commit}.json").write_text(json.dumps(data))
+    (tmp_path / "zoo/me/x/refs/heads/main/000001/commit").write_text(commit)
+    with pytest.raises((HubError, CheckpointError), match=said):
+        mmzoo.pull(url, to=tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+
+
+def test_an_object_that_is_a_link_in_a_shared_folder(good, tmp_path):
+    url = f"file://{tmp_path}/zoo/me/x"
+    mmzoo.push(good, url)
+    for path in (tmp_path / "zoo/me/x/objects").iterdir():
+        path.rename(tmp_path / path.name)
+        path.symlink_to(tmp_path / path.name)
+    with pytest.raises(CheckpointError, match="is a link"):
+        mmzoo.pull(url, to=tmp_path / "to")
+
+
+def test_a_script_in_a_recipe_does_not_run_where_its_card_is_shown(good, tmp_path):
+    folder = Path(shutil.copytree(good, tmp_path / "model"))
+    recipe(summary="<script>alert(1)</script> and <img src=x onerror=alert(1)>")(folder)
+    card = mmzoo.load(folder).card()
+    assert "&lt;script" in card
+    assert "<script" not in card
+    assert "<img" not in card

@@ -1,0 +1,492 @@
+"""Sharing through the real client, against a Hub on loopback with faults: it works, or it says why and nothing is broken."""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub import environment, run_script
+from hub_server import READER, TOKEN, serve_writable
+
+import mmzoo
+from mmzoo.testing import Sample, tiny
+
+NAME = "me/tiny"
+PICTURES = [example.image for example in Sample().load("test")]
+
+# A process with the hub's address, that is asked one thing after another; each has an empty cache and its own token. It does
+# not wait between tries, so that what is tried again is tried soon.
+CLIENT = """
+import json, os, sys, time
+from pathlib import Path
+
+from huggingface_hub import constants
+
+import mmzoo
+from mmzoo import hub, remotes
+from mmzoo.errors import MmzooError
+
+time.sleep = lambda seconds: None
+for line in sys.stdin:
+    asked = json.loads(line)
+    os.environ.pop("HF_TOKEN", None)
+    if asked["token"]:
+        os.environ["HF_TOKEN"] = asked["token"]
+    constants.HF_HUB_CACHE = asked["cache"]
+    try:
+        done = getattr(mmzoo, asked["call"])(*asked["arguments"], **asked["options"])
+        plain = str if isinstance(done, Path) else lambda value: value.to_dict()
+        answer = {"done": [plain(value) for value in done] if isinstance(done, list) else plain(done)}
+    except MmzooError as error:
+        answer = {"error": type(error).__name__, "said": str(error)}
+    print("answer " + json.dumps(answer), flush=True)
+"""
+
+PREDICT = """
+import json, sys
+import mmzoo
+from mmzoo.testing import Sample
+pictures = [e.image for e in Sample().load("test")]
+found = [mmzoo.load(sys.argv[1], revision=revision or None).predict(image=pictures) for revision in sys.argv[2:]]
+print(json.dumps([[[p.label, p.score.hex()] for p in said] for said in found]))
+"""
+
+
+def said(model):
+    return [[p.label, p.score.hex()] for p in model.predict(image=PICTURES)]
+
+
+class Client:
+    def __init__(self, url, folder):
+        self.url, self.folder, self.count = url, folder, itertools.count()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CLIENT],
+            env=environment(url, folder / "home"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(folder / "stderr").open("w"),
+            text=True,
+        )
+
+    def ask(self, call, *arguments, token=TOKEN, cache=None, **options):
+        cache = cache or self.folder / f"cache{next(self.count)}"
+        arguments = [str(a) if isinstance(a, Path) else a for a in arguments]
+        asked = {"call": call, "arguments": arguments, "options": options, "token": token, "cache": str(cache)}
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        while line := self.process.stdout.readline():
+            if line.startswith("answer "):
+                answer = json.loads(line.removeprefix("answer "))
+                assert TOKEN not in json.dumps(answer)
+                return answer
+        raise AssertionError((self.folder / "stderr").read_text())
+
+    def well(self, *arguments, **options):
+        answer = self.ask(*arguments, **options)
+        assert "done" in answer, answer
+        return answer["done"]
+
+    def refused(self, *arguments, **options):
+        answer = self.ask(*arguments, **options)
+        assert "error" in answer, answer
+        return f"{answer['error']}: {answer['said']}"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with serve_writable(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
+
+
+@pytest.fixture(autouse=True)
+def no_faults(hub):
+    yield
+    hub.faults.clear()
+    hub.before_commit = None
+
+
+@pytest.fixture(scope="module")
+def client(hub, tmp_path_factory):
+    client = Client(hub.url, tmp_path_factory.mktemp("client"))
+    yield client
+    client.process.stdin.close()
+    client.process.wait(10)
+    assert TOKEN not in (client.folder / "stderr").read_text()
+
+
+@pytest.fixture(scope="module")
+def models():
+    return [mmzoo.build(tiny("cnn-product-lstm"), seed=seed) for seed in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def saved(models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    return [model.save(folder / str(i)) for i, model in enumerate(models)]
+
+
+@pytest.fixture
+def pushed(hub, client, saved):
+    """A repository of its own that holds the first model."""
+    name = f"me/tiny{len(hub.repositories)}"
+    return name, client.well("push", saved[0], name)["commit"]
+
+
+def test_a_pushed_model_is_the_same_in_a_new_process_with_an_empty_cache(hub, client, models, saved, tmp_path):
+    first = client.well("push", saved[0], NAME, tag="v1")
+    second = client.well("push", saved[1], NAME)
+    assert first["commit"] != second["commit"] == hub.head(NAME)
+    assert set(hub.names(NAME)) == {".gitattributes", *first["sent"]}
+    found = run_script(PREDICT, NAME, "", "v1", first["commit"], env=environment(hub.url, tmp_path, HF_TOKEN=""))
+    assert found == [said(models[1]), said(models[0]), said(models[0])]
+    offline = environment(hub.url, tmp_path, HF_HUB_OFFLINE="1")
+    assert run_script(PREDICT, NAME, "", env=offline) == found[:1]
+
+
+def test_unchanged_files_are_not_sent_again(hub, client, saved, pushed):
+    name, commit = pushed
+    hub.requests.clear()
+    again = client.well("push", saved[0], name)
+    assert (again["sent"], again["commit"]) == ([], commit)
+    assert not hub.writes()
+    changed = client.well("push", saved[1], name)
+    assert changed["sent"] == ["mmzoo.json", "model.safetensors"]
+    assert sum(request.path.endswith(f"/commit/{'main'}") for request in hub.writes()) == 1
+
+
+def test_branches_and_pull_requests(hub, client, saved, pushed):
+    name, commit = pushed
+    branch = client.well("push", saved[1], name, revision="try/this")
+    assert (hub.head(name), hub.head(name, "try/this")) == (commit, branch["commit"])
+    asked = client.well("push", saved[1], name, create_pr=True)
+    assert "/discussions/1" in asked["url"]
+    assert hub.head(name) == commit
+    folder = client.well("pull", f"{name}@try/this")
+    assert (Path(folder) / "model.safetensors").read_bytes() == (saved[1] / "model.safetensors").read_bytes()
+
+
+def test_a_private_repository_needs_a_token(hub, client, saved):
+    client.well("push", saved[0], "me/secret", private=True)
+    assert hub.repositories["me/secret"].private
+    assert client.well("pull", "me/secret", token=READER)
+    assert "hf auth login" in client.refused("pull", "me/secret", token=None)
+    assert "may see it" not in client.refused("pull", "me/secret", token=None)
+
+
+def test_searching(client, saved):
+    client.well("push", saved[0], "me/needle")
+    found = client.well("search", "needle", encoder="cnn")
+    assert [model["repo"] for model in found] == ["me/needle"]
+    assert client.well("search", "needle", encoder="clip") == []
+
+
+def test_a_private_push_to_a_public_repository_is_refused(client, saved, pushed):
+    assert "is public" in client.refused("push", saved[1], pushed[0], private=True)
+
+
+def test_pulling_to_a_folder(client, saved, pushed, tmp_path):
+    name, _ = pushed
+    folder = Path(client.well("pull", name, to=str(tmp_path / "to")))
+    assert folder == tmp_path / "to"
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
+    assert {p.name for p in folder.iterdir()} == {p.name for p in saved[0].iterdir()}
+    second = client.well("push", saved[1], name)["commit"]
+    client.well("pull", name, revision=second, to=str(folder))
+    assert (folder / "model.safetensors").read_bytes() == (saved[1] / "model.safetensors").read_bytes()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    assert "no checkpoint" in client.refused("pull", name, to=str(tmp_path / "mine"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "to"]
+
+
+def test_what_is_not_there(client, saved, pushed):
+    assert "no such repository" in client.refused("pull", "me/nothing")
+    assert "no revision 'v9'" in client.refused("pull", pushed[0], revision="v9")
+    assert "owner/name" in client.refused("push", saved[0], "just-a-name")
+    assert "no revision: name" in client.refused("pull", pushed[0], revision="../x")
+
+
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [(None, "hf auth login"), (READER, "403.*write permission|hf auth login"), ("hf_nonsensetoken", "401.*hf auth login")],
+)
+def test_who_may_not_push(hub, client, saved, pushed, token, words):
+    name, commit = pushed
+    assert re.search(words, client.refused("push", saved[1], name, token=token))
+    assert hub.head(name) == commit
+
+
+def test_a_token_that_no_header_can_hold_is_not_shown(client, saved, pushed):
+    said = client.refused("push", saved[1], pushed[0], token="hf_secret\x01secretsecret")
+    assert "secretsecret" not in said
+
+
+STEPS = [("POST", "/preupload/"), ("POST", "/info/lfs/"), ("PUT", "/upload/"), ("POST", "/commit/")]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step[1].strip("/"))
+@pytest.mark.parametrize(
+    "how", [{"status": 429}, {"status": 500}, {"status": 503}, {"cut": "before"}, {"cut": "middle"}], ids=str
+)
+def test_a_fault_that_passes_is_tried_again(hub, client, saved, pushed, step, how):
+    name, commit = pushed
+    shutil.rmtree(hub.objects)
+    hub.objects.mkdir()
+    hub.fail(*step, **how)
+    done = client.well("push", saved[1], name)
+    assert hub.head(name) == done["commit"] != commit
+    assert "model.safetensors" in done["sent"]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step[1].strip("/"))
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"status": 403}, "403"),
+        ({"status": 409}, "409"),
+        ({"status": 412}, "412"),
+        ({"status": 429}, "429"),
+        ({"status": 500}, "fault"),
+        ({"cut": "middle"}, "connection"),
+    ],
+    ids=str,
+)
+def test_a_fault_that_stays_leaves_the_old_commit(hub, client, saved, pushed, step, how, words):
+    name, commit = pushed
+    shutil.rmtree(hub.objects)
+    hub.objects.mkdir()
+    hub.fail(*step, times=999, **how)
+    message = client.refused("push", saved[1], name)
+    assert message.startswith("HubError")
+    assert words in message
+    assert hub.head(name) == commit
+    hub.faults.clear()
+    assert client.well("pull", name)
+
+
+def test_a_commit_whose_answer_was_lost_is_not_made_twice(hub, client, saved, pushed):
+    name, _ = pushed
+    before = len(hub.repositories[name].commits)
+    hub.fail("POST", "/commit/", cut="after")
+    done = client.well("push", saved[1], name)
+    assert len(hub.repositories[name].commits) == before + 1
+    assert hub.head(name) == done["commit"]
+
+
+def test_two_pushes_at_once(hub, client, saved, pushed):
+    name, _ = pushed
+    other = []
+
+    def meanwhile():
+        folder = hub.folder / "meanwhile" / name
+        shutil.copytree(hub.repositories[name].folder("main")[1], folder)
+        (folder / "note.txt").write_text("someone else's")
+        other.append(hub.advance(name, folder, "main"))
+
+    hub.before_commit = meanwhile
+    assert "someone else pushed to 'main' meanwhile" in client.refused("push", saved[1], name)
+    assert [hub.head(name)] == other
+    client.well("push", saved[1], name)
+    assert "note.txt" in hub.names(name)
+
+
+@pytest.mark.parametrize("how", [{"status": 500}, {"status": 503}, {"cut": "middle"}, {"cut": "before"}, {"slow": 0.3}], ids=str)
+def test_a_download_that_is_cut_goes_on(hub, client, pushed, how):
+    hub.fail("GET", r"/resolve/.*model\.safetensors", **how)
+    answer = client.ask("pull", pushed[0])
+    if "done" not in answer:  # the client tries some faults again, and others not
+        assert answer["error"] == "HubError", answer
+        answer = client.ask("pull", pushed[0])
+    mmzoo.load(Path(answer["done"]))
+
+
+def test_a_download_that_never_works_leaves_nothing_to_load(hub, client, pushed, tmp_path):
+    hub.fail("GET", r"/resolve/.*model\.safetensors", cut="middle", times=999)
+    cache = tmp_path / "cache"
+    assert "connection" in client.refused("pull", pushed[0], cache=cache, to=str(tmp_path / "to"))
+    assert not (tmp_path / "to").exists()
+    hub.faults.clear()
+    assert client.well("pull", pushed[0], cache=cache)
+
+
+def test_a_hub_that_is_down_leaves_the_cache(hub, client, pushed, tmp_path):
+    folder = client.well("pull", pushed[0], cache=tmp_path)
+    hub.fail("GET", "/api/models/", status=503, times=999)
+    hub.fail("HEAD", "/resolve/", status=503, times=999)
+    assert client.well("pull", pushed[0], cache=tmp_path) == folder
+    assert "fault" in client.refused("pull", pushed[0])
+
+
+def test_a_file_that_was_damaged_in_the_cache_is_fetched_anew(client, pushed, tmp_path):
+    folder = Path(client.well("pull", pushed[0], cache=tmp_path))
+    blob = (folder / "model.safetensors").resolve()
+    good = blob.read_bytes()
+    blob.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    client.well("pull", pushed[0], cache=tmp_path)
+    assert (folder / "model.safetensors").read_bytes() == good
+
+
+def test_a_full_disk(client, pushed, tmp_path):
+    """A file system of its own is not to be had here; the shell's limit on the size of a file gives the same error, EFBIG for
+    ENOSPC."""
+    code = (
+        "import mmzoo, sys\ntry: mmzoo.pull(sys.argv[1], to=sys.argv[2])\nexcept mmzoo.errors.MmzooError as e: sys.exit(str(e))"
+    )
+    env = environment(client.url, tmp_path / "home", HF_TOKEN="")
+    command = [
+        "bash",
+        "-c",
+        'ulimit -f 4; trap "" XFSZ; exec "$@"',
+        "-",
+        sys.executable,
+        "-c",
+        code,
+        pushed[0],
+        str(tmp_path / "to"),
+    ]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "to").exists()
+
+
+def test_the_command_line(hub, saved, tmp_path):
+    env = environment(hub.url, tmp_path / "home", HF_TOKEN=TOKEN)
+
+    def mmzoo_command(*words):
+        return subprocess.run(
+            [sys.executable, "-m", "mmzoo", *words], env=env, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    done = mmzoo_command("push", str(saved[0]), "me/by-command", "--tag", "v1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["commit"] == hub.head("me/by-command")
+    assert TOKEN not in done.stdout + done.stderr
+    PICTURES[0].save(tmp_path / "p.png")
+    done = mmzoo_command("predict", "me/by-command@v1", str(tmp_path / "p.png"), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["label"]
+
+
+# A plain folder
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMZOO_CACHE", str(tmp_path / "cache"))
+    return f"file://{tmp_path}/zoo/me/tiny"
+
+
+def test_a_folder_serves_as_a_hub(models, zoo, tmp_path):
+    first = mmzoo.push(models[0], zoo, tag="v1")
+    assert mmzoo.push(models[0], zoo).sent == []
+    second = mmzoo.push(models[1], zoo)
+    assert second.sent == ["mmzoo.json", "model.safetensors"]
+    assert said(mmzoo.load(zoo)) == said(models[1])
+    assert said(mmzoo.load(zoo, revision="v1")) == said(mmzoo.load(f"{zoo}@{first.commit}")) == said(models[0])
+    branch = mmzoo.push(models[0], zoo, revision="a/b")
+    assert branch.commit == first.commit
+    assert mmzoo.push(models[0], zoo, create_pr=True).revision == "refs/pr/1"
+    assert mmzoo.pull(f"{zoo}@refs/pr/1", to=tmp_path / "to") == tmp_path / "to"
+    with pytest.raises(mmzoo.errors.HubError, match=r"no revision 'v9'; there are: a/b, main, refs/pr/1, v1"):
+        mmzoo.load(zoo, revision="v9")
+    with pytest.raises(mmzoo.errors.HubError, match="no such repository"):
+        mmzoo.load(zoo + "x")
+
+
+def test_a_checkpoint_folder_is_served_as_it_is(models, saved, tmp_path):
+    assert said(mmzoo.load(f"file://{saved[0]}")) == said(models[0])
+    with pytest.raises(mmzoo.errors.HubError, match="is a checkpoint"):
+        mmzoo.push(models[1], f"file://{saved[0]}")
+
+
+def test_two_pushes_to_a_folder_at_once(models, zoo, monkeypatch):
+    from mmzoo.remote_folder import FolderRepository
+
+    mmzoo.push(models[0], zoo)
+    real = FolderRepository._steps
+
+    def stale(self, kind, name):
+        return real(self, kind, name)[:-1]
+
+    monkeypatch.setattr(FolderRepository, "_steps", stale)
+    with pytest.raises(mmzoo.errors.HubError, match="someone else pushed"):
+        mmzoo.push(models[1], zoo)
+    monkeypatch.undo()
+    assert said(mmzoo.load(zoo)) == said(models[0])
+
+
+def test_a_push_to_a_folder_that_fails_leaves_the_old_commit(models, zoo, tmp_path, monkeypatch):
+    from mmzoo import remote_folder
+
+    mmzoo.push(models[0], zoo)
+
+    def full(source, target):
+        Path(target).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(remote_folder.shutil, "copyfile", full)
+    with pytest.raises(mmzoo.errors.HubError, match="No space left on device; branch 'main' is where it was"):
+        mmzoo.push(models[1], zoo)
+    monkeypatch.undo()
+    assert said(mmzoo.load(zoo)) == said(models[0])
+    assert not list((tmp_path / "zoo").rglob(".new-*"))
+
+
+@pytest.mark.parametrize("kind", ["objects", "commits"])
+def test_damage_in_a_folder_is_named(models, zoo, tmp_path, kind):
+    mmzoo.push(models[0], zoo)
+    for path in (tmp_path / "zoo/me/tiny" / kind).iterdir():
+        data = path.read_bytes()
+        path.write_bytes(data.replace(b"0", b"1"))
+    with pytest.raises(mmzoo.errors.CheckpointError, match="altered"):
+        mmzoo.load(zoo)
+
+
+def test_a_private_repository_in_a_folder(models, zoo, tmp_path):
+    mmzoo.push(models[0], zoo, private=True)
+    assert (tmp_path / "zoo/me/tiny").stat().st_mode & 0o777 == 0o700
+    os.chmod(tmp_path / "zoo/me/tiny", 0o755)
+    with pytest.raises(mmzoo.errors.HubError, match="others can read it"):
+        mmzoo.push(models[1], zoo, private=True)
+
+
+def test_building_from_shared_weights(models, zoo):
+    mmzoo.push(models[0], zoo)
+    recipe = models[0].recipe
+    assert said(mmzoo.build(recipe, weights=zoo, seed=9)) == said(models[0])
+    with pytest.warns(UserWarning, match="the task takes no weights: task.* shape"):
+        other = mmzoo.build(recipe, weights=zoo, task={"labels": ["a", "b", "c"]})
+    ours, theirs = other.encoder.state_dict(), models[0].encoder.state_dict()
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    with pytest.raises(mmzoo.errors.DoesNotFit, match="has weights for no part"):
+        mmzoo.build(tiny("cnn-prefix-gpt", encoder={"use": "timm:resnet18"}), weights=zoo)
+
+
+def test_half_precision_is_kept_and_halves_the_file(models, saved, zoo):
+    import torch
+
+    half = mmzoo.build(models[0].recipe, weights=saved[0]).to(torch.bfloat16)
+    folder = mmzoo.pull(mmzoo.push(half, zoo).repo)
+    sizes = [(place / "model.safetensors").stat().st_size for place in (folder, saved[0])]
+    assert sizes[0] < 0.6 * sizes[1]
+    loaded, expected = mmzoo.load(zoo).state_dict(), half.state_dict()
+    assert all(loaded[name].dtype == value.dtype and torch.equal(loaded[name], value) for name, value in expected.items())
+
+
+def test_searching_a_folder(models, zoo, tmp_path):
+    assert mmzoo.search(at=f"file://{tmp_path}") == []
+    commit = mmzoo.push(models[0], zoo).commit
+    (tmp_path / "zoo/me/other").mkdir()
+    found = mmzoo.search("tin", at=f"file://{tmp_path}/zoo", encoder="cnn")
+    assert [(model.repo, model.commit) for model in found] == [(zoo, commit)]
+    assert mmzoo.search(at=f"file://{tmp_path}/zoo", encoder="clip") == []
+    assert mmzoo.search("nothing", at=f"file://{tmp_path}/zoo") == []
+    with pytest.raises(mmzoo.errors.HubError, match="no such folder"):
+        mmzoo.search(at=f"file://{tmp_path}/zo")
