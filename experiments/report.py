@@ -26,21 +26,27 @@ alone has the 95% bootstrap interval of its test split.
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over seeds, and half the width of its 95% interval; None for a single seed."""
+    """A mean over seeds with the ends of its 95% interval (Student's t); of a single seed, its score and bootstrap interval."""
 
     value: float
-    half: float | None
+    low: float
+    high: float
+    seeds: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Mean:
+    def of(cls, scores: Sequence[Mapping[str, float]]) -> Mean:
         from scipy.stats import t
 
-        if len(values) < 2:
-            return cls(mean(values), None)
-        return cls(mean(values), float(t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values)))
+        if len(scores) == 1:
+            return cls(scores[0]["value"], scores[0]["low"], scores[0]["high"], 1)
+        values = [score["value"] for score in scores]
+        half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values))
+        return cls(mean(values), mean(values) - half, mean(values) + half, len(values))
 
     def __str__(self) -> str:
-        return f"{self.value:.3f}" + (f" ± {self.half:.3f}" if self.half is not None else "")
+        if self.seeds > 1:
+            return f"{self.value:.3f} ± {self.high - self.value:.3f}"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def render(experiments: Sequence[Experiment], *, runs: Path = RUNS) -> str:
@@ -61,17 +67,18 @@ def plot(experiment: Experiment, folder: Path = DOCS, *, runs: Path = RUNS) -> P
     figure, axes = pyplot.subplots(figsize=(7, 0.9 + 0.55 * len(models)), layout="constrained")
     for shift, colour, label, pick in ((-0.19, "#2f6db5", metric, scores), (0.19, "#c2c8d0", "images shuffled", shuffled)):
         for row, model in enumerate(models):
-            values = [pick(model, record)[metric]["value"] for record in found[model.name] if pick(model, record)]
-            if not values:
+            picked = [pick(model, record)[metric] for record in found[model.name] if pick(model, record)]
+            if not picked:
                 continue
-            middle = Mean.of(values)
+            middle, values = Mean.of(picked), [score["value"] for score in picked]
             axes.barh(row + shift, middle.value, 0.36, color=colour, label=label if row == 0 or pick is shuffled else None)
-            axes.errorbar(middle.value, row + shift, xerr=middle.half, color="black", capsize=3, linewidth=1)
+            ends = [[max(0.0, middle.value - middle.low)], [max(0.0, middle.high - middle.value)]]
+            axes.errorbar(middle.value, row + shift, xerr=ends, color="black", capsize=3, linewidth=1)
             axes.plot(values, [row + shift] * len(values), ".", color="black", markersize=4)
     axes.set_yticks(range(len(models)), [model.label for model in models])
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    axes.set_xlabel(f"{metric}, {experiment.split} split: mean over seeds with its 95% interval")
+    axes.set_xlabel(f"{metric}, {experiment.split} split, with its 95% interval")
     handles, labels = axes.get_legend_handles_labels()
     kept = dict(zip(labels, handles, strict=True))
     axes.legend(kept.values(), kept.keys(), loc="lower right", fontsize="small")
@@ -125,7 +132,7 @@ def _table(
     rows = [["model", *experiment.metrics, "seeds"]]
     for model in models:
         picked = [pick(model, record) for record in found[model.name]]
-        means = [str(Mean.of([one[metric]["value"] for one in picked])) for metric in experiment.metrics]
+        means = [str(Mean.of([one[metric] for one in picked])) for metric in experiment.metrics]
         rows.append([model.label, *means, str(len(picked))])
     return _markdown(rows)
 
@@ -135,17 +142,14 @@ def _seeds(experiment: Experiment, models: Sequence[Model], found: Mapping[str, 
     rows = [["model", "seed", metric, "images shuffled", "parameters trained", "steps", "training, s", "measuring, s"]]
     for model in models:
         for record in found[model.name]:
-            cells = [_interval(pick(model, record).get(metric)) for pick in (scores, shuffled)]
+            picked = [pick(model, record).get(metric) for pick in (scores, shuffled)]
+            cells = ["" if score is None else str(Mean.of([score])) for score in picked]
             trained = sum(part["trained"] for part in record["parameters"].values())
             whole = sum(part["all"] for part in record["parameters"].values())
             spent = [f"{record[key]['seconds']:.0f}" for key in ("training", "evaluation")]
             size = f"{count(trained)} of {count(whole)}"
             rows.append([model.label, str(record["seed"]), *cells, size, str(record["training"]["steps"]), *spent])
     return _markdown(rows)
-
-
-def _interval(score: Mapping[str, float] | None) -> str:
-    return "" if score is None else f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

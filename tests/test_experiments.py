@@ -121,11 +121,11 @@ def runs(tmp_path):
 
 def test_means_with_students_interval():
     """Three values: 4.303 standard errors to either side."""
-    found = report.Mean.of([0.8, 0.9, 1.0])
+    found = report.Mean.of([{"value": value, "low": 0, "high": 1} for value in (0.8, 0.9, 1.0)])
     assert found.value == pytest.approx(0.9)
-    assert found.half == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-6)
+    assert found.high - found.value == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-6)
     assert str(found) == "0.900 ± 0.248"
-    assert str(report.Mean.of([0.5])) == "0.500"
+    assert str(report.Mean.of([{"value": 0.5, "low": 0.4, "high": 0.65}])) == "0.500 [0.400, 0.650]"
 
 
 def test_the_page_is_of_the_records(runs):
@@ -133,7 +133,7 @@ def test_the_page_is_of_the_records(runs):
     assert "## A tiny one\n\nTo try the harness." in page
     assert "| frozen | 0.900 ± 0.248 | 3 |" in page
     assert "| frozen | 0.500 ± 0.000 | 3 |" in page, "with images shuffled"
-    assert "| blind | 0.625 | 1 |" in page, "a blind model's score is that on blank pictures"
+    assert "| blind | 0.625 [0.615, 0.635] | 1 |" in page, "a blind model's score is that on blank pictures"
     assert page.count("| blind |") == 2, "a table of scores and one of seeds: its pictures cannot be shuffled"
     assert "| frozen | 1 | 0.900 [0.890, 0.910] | 0.500 [0.490, 0.510] | 1.0 k of 1.5 k | 7 | 60 | 30 |" in page
     assert "text alone" not in page, "it has no record"

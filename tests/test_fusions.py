@@ -19,6 +19,7 @@ from mmzoo_fusions.attention import before
 from mmzoo_transformers import blocks as block_names
 
 VARIANTS = {entry.name: {"use": entry.name, **entry.tiny} for entry in catalogue.entries("fusion") if entry.plugin == "mmzoo"}
+del VARIANTS["none"]  # it promises nothing of pictures, and is refused beside them
 VARIANTS["projector, shuffled"] = {"use": "projector", "pixel_shuffle": 2, "layers": "linear", "bias": False}
 VARIANTS["projector, tiles"] = {"use": "projector", "pixel_shuffle": 2, "tiles": 2}
 VARIANTS["cross-attention, resampled"] = {"use": "cross-attention", "heads": 2, "every": 2, "resampler": 3, "resampler_layers": 1}
