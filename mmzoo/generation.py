@@ -137,7 +137,8 @@ def stream(model: MultimodalModel, asked: Request) -> Iterator[str]:
     streamer = _Texts(tokenizer)
     left = threading.Event()
     failed: list[BaseException] = []
-    inputs = _inputs(model, asked, asked.examples)
+    with torch.no_grad():
+        inputs = _inputs(model, asked, asked.examples)
 
     def run() -> None:
         try:
