@@ -1,0 +1,165 @@
+"""Look around: ``list``, ``show``, ``check``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from mmzoo import catalogue
+from mmzoo.cli.arguments import (
+    EncoderName,
+    FusionName,
+    Json,
+    LanguageName,
+    RecipeName,
+    Set,
+    TaskName,
+    changes_of,
+    complete_any,
+    complete_kind,
+)
+from mmzoo.cli.printing import fail, print_json, quiet, warn_of_failures
+from mmzoo.cli.root import app
+from mmzoo.errors import DoesNotFit
+from mmzoo.registry import Entry
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="A kind, such as encoder, or a wildcard.", autocompletion=complete_kind, metavar="[KIND]"),
+    ] = None,
+    pattern: Annotated[str | None, typer.Argument(help="A wildcard over names, such as 'clip*'.", metavar="[PATTERN]")] = None,
+    as_json: Json = False,
+) -> None:
+    """List what can be chosen: kind, name, summary, plugin, licence, source."""
+    if kind is not None and pattern is None and any(c in kind for c in "*?["):
+        kind, pattern = None, kind
+    found = catalogue.entries(kind, pattern)
+    if as_json:
+        print_json([entry.row() for entry in found])
+    elif found:
+        _table(found)
+    warn_of_failures()
+    if not found:
+        print("nothing matches; `mmzoo list` shows everything", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _table(found: list[Entry]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # Outside a terminal nothing is cut: a pipe has no width.
+    console = Console() if sys.stdout.isatty() else Console(width=400)
+    wide = console.width >= 180
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("kind", "name"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("summary", ratio=1 if sys.stdout.isatty() else None)
+    for column in ("plugin", "licence", *(["source"] if wide else [])):
+        table.add_column(column, no_wrap=True)
+    for entry in found:
+        cells = [entry.kind.replace("_", " "), entry.name, entry.summary, entry.plugin, entry.license]
+        table.add_row(*(Text(cell) for cell in [*cells, *([entry.source] if wide else [])]))  # Text: brackets are no markup
+    console.print(table)
+    if not wide:
+        console.print("[dim]mmzoo show NAME has the source and the options of an entry[/dim]")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="The name of an entry of any kind.", autocompletion=complete_any)],
+    as_json: Json = False,
+) -> None:
+    """Show an entry: what it is, its options with types and defaults, its paper, and how it is used."""
+    details = [_details(entry) for entry in catalogue.find(name.partition(":")[0])]
+    if as_json:
+        print_json(details)
+        return
+    for i, detail in enumerate(details):
+        if i:
+            print()
+        print(f"{detail['name']} ({detail['kind'].replace('_', ' ')}, from {detail['plugin']} {detail['version']})")
+        print(f"  {detail['summary']}")
+        print(f"  source:  {detail['source'] or 'not given'}")
+        print(f"  licence: {detail['license']}")
+        if "recipe" in detail:
+            print("  recipe:")
+            for key, value in detail["recipe"].items():
+                print(f"    {key}: {json.dumps(value, ensure_ascii=False)}")
+        if detail["options"]:
+            print("  options:")
+            for option in detail["options"]:
+                default = option["default"] if isinstance(option["default"], str) else json.dumps(option["default"])
+                print(f"    {option['name']}: {option['type']} = {default or repr('')}")
+                if option["description"]:
+                    print(f"        {option['description']}")
+        print("  use:")
+        for line in detail["use"]:
+            print(f"    {line}")
+
+
+def _details(entry: Entry) -> dict[str, Any]:
+    detail: dict[str, Any] = {**entry.row(), "version": entry.version, "modality": entry.modality, "options": []}
+    if entry.kind == "recipe":
+        detail["recipe"] = dict(entry.load())
+    elif entry.kind != "command":
+        detail["options"] = catalogue.options(entry)
+    shown = f"{entry.name}:VARIANT" if entry.variant is None and _needs_variant(detail["options"]) else entry.name
+    detail["use"] = {
+        "recipe": [
+            f'mmzoo.build("{shown}")',
+            f"mmzoo check {shown}",
+            f"mmzoo train {shown} --dataset DATASET --output DIR",
+        ],
+        "dataset": [f"mmzoo train RECIPE --dataset {shown} --output DIR"],
+        "metric": [f"mmzoo evaluate MODEL --dataset DATASET --metric {shown}"],
+        "format": [f"mmzoo {way} {shown} {_WAYS[way]}" for way in entry.load().ways()] if entry.kind == "format" else [],
+        "command": [f"mmzoo {shown} --help"],
+    }.get(
+        entry.kind,
+        [f'mmzoo.build("RECIPE", {entry.kind}="{shown}")', f"mmzoo check RECIPE --{entry.kind.replace('_', '-')} {shown}"],
+    )
+    return detail
+
+
+_WAYS = {"import": "SOURCE --output DIR", "export": "MODEL DIR"}
+
+
+def _needs_variant(options: list[dict[str, Any]]) -> bool:
+    return any(option["name"] == "variant" for option in options)
+
+
+@app.command()
+def check(
+    recipe: RecipeName = None,
+    encoder: EncoderName = None,
+    fusion: FusionName = None,
+    language_model: LanguageName = None,
+    task: TaskName = None,
+    sets: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Check that the parts fit, from configurations alone, and show dims, tokens, parameters, memory and licences."""
+    from mmzoo.build import check as check_fit
+
+    quiet()
+    changes = changes_of(sets, encoder=encoder, fusion=fusion, language_model=language_model, task=task)
+    try:
+        summary = check_fit(recipe, **changes)
+    except DoesNotFit as error:
+        if as_json:
+            print_json({"fits": False, "reason": str(error)})
+        else:
+            fail(str(error))
+        raise typer.Exit(1) from None
+    if as_json:
+        print_json(summary.to_dict())
+    else:
+        print(summary)

@@ -1,0 +1,50 @@
+"""Checkpoints of other code: ``import`` and ``export``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mmzoo.cli.arguments import EncoderName, ModelFolder, changes_of, complete
+from mmzoo.cli.printing import quiet
+from mmzoo.cli.root import app
+
+Option = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the format (mmzoo show FORMAT); may be repeated."),
+]
+FormatName = Annotated[
+    str, typer.Argument(help="A registered format, such as llava.", autocompletion=complete("format"), metavar="FORMAT")
+]
+
+
+@app.command("import")
+def import_(
+    format: FormatName,
+    source: Annotated[str, typer.Argument(help="A file, a folder, or a repository's id[@revision].", metavar="SOURCE")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="The folder that the model is saved in.")],
+    encoder: EncoderName = None,
+    sets: Option = None,
+) -> None:
+    """Make a model from a checkpoint of other code; it computes the same."""
+    from mmzoo.formats import import_model
+
+    quiet()
+    model = import_model(format, source, **changes_of(sets, encoder=encoder))
+    model.save(output)
+    print(f"imported {source}; the model is in {output}\n{model.summary()}")
+
+
+@app.command()
+def export(
+    format: FormatName,
+    model: ModelFolder,
+    folder: Annotated[str, typer.Argument(help="A new folder.", metavar="DIR")],
+    sets: Option = None,
+) -> None:
+    """Write a model as a checkpoint of other code, which gives the same tokens."""
+    from mmzoo.formats import export_model
+
+    quiet()
+    print(f"exported {model}; the checkpoint is in {export_model(format, model, folder, **changes_of(sets))}")

@@ -1,0 +1,88 @@
+"""What the commands hang on: our own, those that plugins bring, and errors as one message with an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from mmzoo import catalogue
+from mmzoo.cli.printing import fail
+from mmzoo.errors import MmzooError, PluginBroken
+from mmzoo.registry import Entry
+
+# By its version, typer uses click or a copy of its own, with exceptions of its own.
+_UsageError: Any = typer.BadParameter.__base__
+
+
+class _Group(TyperGroup):
+    """Our commands and those that plugins bring, which are imported when they are called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *(entry.name for entry in catalogue.entries("command"))]
+
+    def get_command(self, ctx: Any, name: str) -> Any:
+        if (own := super().get_command(ctx, name)) is not None:
+            return own
+        for entry in catalogue.entries("command"):
+            if entry.name == name:
+                single = typer.Typer(add_completion=False)
+                single.command(name, help=entry.summary)(_command(entry))
+                return typer.main.get_command(single)
+        return None
+
+
+def _command(entry: Entry) -> Any:
+    """What a plugin's command runs; of a broken one, its error, so that ``mmzoo --help`` lists the rest."""
+    try:
+        return entry.load()
+    except PluginBroken as error:
+        message = str(error)
+
+        def broken() -> None:
+            raise PluginBroken(message)
+
+        return broken
+
+
+app = typer.Typer(
+    name="mmzoo",
+    cls=_Group,
+    no_args_is_help=True,
+    help="Any encoder, any fusion, any language model.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; every error of the package becomes one message and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    try:
+        code = app(standalone_mode=False)
+    except MmzooError as error:
+        fail(str(error))
+        code = 2
+    except _UsageError as error:
+        error.show()
+        code = 2
+    except _UsageError.__base__ as error:
+        fail(error.format_message())
+        code = 2
+    except (typer.Abort, KeyboardInterrupt):
+        fail("stopped")
+        code = 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the interpreter's last flush finds no pipe
+        code = 1
+    except OSError as error:  # such as a full disk where the output goes
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        fail(str(error))
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,88 @@
+"""Share a model: ``card``, ``push``, ``pull``, ``search``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mmzoo.cli.arguments import EncoderName, FusionName, Json, LanguageName, ModelFolder, Repository, TaskName
+from mmzoo.cli.printing import print_json, quiet
+from mmzoo.cli.root import app
+
+
+@app.command()
+def card(model: ModelFolder) -> None:
+    """Print the card of a model, from its recorded runs."""
+    from mmzoo.build import load
+
+    quiet()
+    print(load(model).card())
+
+
+@app.command()
+def push(
+    model: Annotated[str, typer.Argument(help="A checkpoint folder.", metavar="MODEL")],
+    repo: Repository,
+    private: Annotated[bool, typer.Option("--private", help="Readable to you alone.")] = False,
+    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="The branch, made if it is not there.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Propose it as a pull request.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Share every weight, not those alone that were trained.")] = False,
+    tag: Annotated[str | None, typer.Option(metavar="TAG", help="Name the commit so.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Share a model, in one commit. The token is that of `hf auth login` or HF_TOKEN."""
+    from mmzoo.hub import push as run_push
+
+    quiet()
+    done = run_push(model, repo, private=private, revision=revision, create_pr=create_pr, full=full, tag=tag)
+    if as_json:
+        print_json(done.to_dict())
+        return
+    what = f"{len(done.sent)} files sent, {len(done.unchanged)} unchanged"
+    print(f"{done.repo}, {done.revision}: commit {done.commit[:12]}, {what}\n{done.url}")
+    print(f"load it:  mmzoo.load({done.repo!r}, revision={done.commit[:40]!r})")
+
+
+@app.command()
+def pull(
+    repo: Repository,
+    revision: Annotated[str | None, typer.Option(metavar="SHA|TAG", help="A branch, tag or commit; main if not given.")] = None,
+    to: Annotated[str | None, typer.Option(metavar="DIR", help="Put it there; a cache if not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch a shared model and verify it; nothing of it is run or loaded."""
+    from mmzoo.remotes import pull as run_pull
+
+    folder = run_pull(repo, revision=revision, to=to)
+    if as_json:
+        print_json({"repo": repo, "revision": revision, "folder": str(folder)})
+    else:
+        print(folder)
+
+
+@app.command()
+def search(
+    query: Annotated[str | None, typer.Argument(help="A word of the name.", metavar="[QUERY]")] = None,
+    at: Annotated[str | None, typer.Option("--hub", metavar="URL", help="file:///folder; the Hub if not given.")] = None,
+    encoder: EncoderName = None,
+    fusion: FusionName = None,
+    language_model: LanguageName = None,
+    task: TaskName = None,
+    dataset: Annotated[str | None, typer.Option(help="Trained on this data set.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="So many at most.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List shared models, by name, part or data set."""
+    from mmzoo.remotes import search as run_search
+
+    asked = {"encoder": encoder, "fusion": fusion, "language_model": language_model, "task": task, "dataset": dataset}
+    found = run_search(query, at=at, limit=limit, **{kind: name for kind, name in asked.items() if name})
+    if as_json:
+        print_json([model.to_dict() for model in found])
+    for model in found if not as_json else []:
+        print(f"{model.repo}  {' '.join(tag.removeprefix('mmzoo-') for tag in model.tags if ':' in tag)}")
+    if not found:
+        print("nothing is shared under that", file=sys.stderr)
+        raise typer.Exit(1)

@@ -1,0 +1,199 @@
+"""Work with a model: ``train``, ``evaluate``, ``generate``, ``predict``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from mmzoo.cli.arguments import (
+    Data,
+    DatasetName,
+    EncoderName,
+    FusionName,
+    Images,
+    Json,
+    LanguageName,
+    ModelFolder,
+    RecipeName,
+    Set,
+    TaskName,
+    changes_of,
+    complete,
+    dataset_of,
+    device_of,
+)
+from mmzoo.cli.printing import print_json, quiet
+from mmzoo.cli.root import app
+
+
+@app.command()
+def train(
+    recipe: RecipeName = None,
+    *,
+    dataset: DatasetName,
+    output: Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="The folder that the model is saved in.")],
+    split: Annotated[str, typer.Option(help="The split to train on.")] = "train",
+    encoder: EncoderName = None,
+    fusion: FusionName = None,
+    language_model: LanguageName = None,
+    task: TaskName = None,
+    sets: Set = None,
+    data: Data = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out examples whose image cannot be read.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe on a data set. Ctrl-C saves a checkpoint; --resume goes on."""
+    from mmzoo.train import NAMED_BAD
+    from mmzoo.train import train as run_training
+
+    quiet()
+    changes = changes_of(sets, encoder=encoder, fusion=fusion, language_model=language_model, task=task)
+    run = run_training(
+        recipe,
+        dataset=dataset_of(dataset, data),
+        output=output,
+        split=split,
+        resume=resume,
+        overwrite=overwrite,
+        skip_bad=skip_bad,
+        **changes,
+    )
+    if int(os.environ.get("RANK", "0")):
+        return
+    if run.skipped:
+        names = dict(run.skipped)
+        print(f"skipped {len(names)} examples whose image cannot be read:", file=sys.stderr)
+        for name, message in list(names.items())[:NAMED_BAD]:
+            print(f"  {name}: {message}", file=sys.stderr)
+    if not run.finished:
+        print(f"stopped at step {run.steps}; the checkpoint is {run.stopped_at}", file=sys.stderr)
+        print("go on with the same command and --resume", file=sys.stderr)
+        raise typer.Exit(128 + run.signal)
+    if as_json:
+        print_json({"output": str(run.output), "steps": run.steps, "seconds": run.seconds, "history": run.history})
+    else:
+        loss = f", loss {run.history[-1]['loss']:.4f}" if run.history else ""
+        print(f"trained {run.steps} steps in {run.seconds:.0f} s{loss}; the model is in {run.output}")
+        print(f"measure it:  mmzoo evaluate {run.output} --dataset {dataset}")
+
+
+@app.command()
+def evaluate(
+    model: ModelFolder,
+    dataset: DatasetName,
+    split: Annotated[str | None, typer.Option(help="The split to measure on: test, or the only one, if not given.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="A metric; may be repeated.", autocompletion=complete("metric"))
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many examples.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples at a time; changes speed and memory, not scores.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Of the shuffled control and the bootstrap.")] = 0,
+    controls: Annotated[bool, typer.Option(help="Also measure with images shuffled and blanked.")] = True,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model: each score with a 95% interval, beside the same model with images shuffled and blanked."""
+    from mmzoo.evaluate import CONTROLS
+    from mmzoo.evaluate import evaluate as run_evaluation
+
+    quiet()
+    found = run_evaluation(
+        model,
+        dataset=dataset_of(dataset, data),
+        split=split,
+        metrics=metric,
+        limit=limit,
+        batch_size=batch_size,
+        seed=seed,
+        controls=CONTROLS if controls else (),
+        device=device_of(device),
+    )
+    if found.unrecorded:
+        print(f"warning: {found.unrecorded}", file=sys.stderr)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    print(found)
+    if found.ignores_images:
+        print("warning: it scores no better than with shuffled images; it does not use its images", file=sys.stderr)
+
+
+@app.command()
+def generate(
+    model: ModelFolder,
+    images: Images = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="The text to go on from; with several <image> in it, it is about all the images.")
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the tokenizer's chat template.")] = False,
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer; may be repeated.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Show one image's text as it is written.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 32,
+    num_beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
+    sample: Annotated[bool, typer.Option("--sample", help="Sample instead of taking the likeliest.")] = False,
+    temperature: Annotated[float | None, typer.Option(min=0.01, help="Of sampling.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of sampling.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Generate text for images."""
+    import torch
+
+    from mmzoo.build import load
+
+    quiet()
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "num_beams": num_beams,
+        "do_sample": sample or temperature is not None,
+        "chat": chat,
+        "stop": stop or (),
+    }
+    if temperature is not None:
+        options["temperature"] = temperature
+    images = images or []
+    loaded = load(model, device=device_of(device))
+    torch.manual_seed(seed)
+    if stream and not as_json:
+        for piece in loaded.stream(image=images[0] if len(images) == 1 else images or None, prompt=prompt, **options):
+            print(piece, end="", flush=True)
+        print()
+        return
+    said = loaded.generate(image=images or None, prompt=prompt, **options)
+    together = isinstance(said, str)
+    names, texts = ([", ".join(images)], [said]) if together else (images, said)
+    if as_json:
+        shown: list[Any] = [images] if together else images
+        print_json([{"image": image, "text": text} for image, text in zip(shown, texts, strict=True)])
+    else:
+        for image, text in zip(names, texts, strict=True):
+            print(text if len(texts) == 1 else f"{image}: {text}")
+
+
+@app.command()
+def predict(
+    model: ModelFolder,
+    images: Images = None,
+    text: Annotated[str | None, typer.Option(help="The question or text that goes with each image.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Predict a label, an answer or a value for images."""
+    from mmzoo.build import load
+
+    quiet()
+    found = load(model, device=device_of(device)).predict(image=images or None, text=text)
+    pairs = list(zip(images, found, strict=True)) if images else [(None, found)]
+    if as_json:
+        print_json([{"image": image, "label": p.label, "score": p.score, "value": p.value} for image, p in pairs])
+        return
+    for image, prediction in pairs:
+        said = prediction.label if prediction.value is None else f"{prediction.value:.4g}"
+        sure = "" if prediction.score is None else f" ({prediction.score:.1%})"
+        print(f"{said}{sure}" if len(pairs) == 1 else f"{image}: {said}{sure}")
