@@ -49,7 +49,7 @@ RECIPE: dict[str, Any] = {
         "learning_rate": RATE,
         "schedule": "constant",
         "weight_decay": 0.01,
-        "max_grad_norm": 1e9,
+        "max_grad_norm": 0,
         "precision": "fp32",
         "workers": 0,
         "log_every": 1,

@@ -18,6 +18,7 @@ from mmzoo.errors import DataError
 from mmzoo.interfaces import CAUSAL, IGNORE, SEQ2SEQ, Features, LanguageSpec, Options, Prediction, Task, TextContext
 from mmzoo.sequence import before
 from mmzoo.text import chat, encode, fit_length, pad, padded, prompt_ids
+from mmzoo_tasks import chunks
 
 
 class Generative(Task):
@@ -96,8 +97,10 @@ class Generative(Task):
         # A causal state predicts the next token; a decoder's states are shifted already.
         at = before(states.text, rows, columns) if self._causal else columns
         hidden = model.fusion.late(features, states.hidden)[rows, at]
-        logits = model.language_model.logits(hidden).float()
-        return F.cross_entropy(logits, labels[rows, columns], reduction="none"), rows
+        language, wanted = model.language_model, labels[rows, columns]
+        if chunks.apply_to(language):
+            return chunks.losses(language.logits, hidden, wanted, language.spec.vocab_size), rows
+        return F.cross_entropy(language.logits(hidden).float(), wanted, reduction="none"), rows
 
     def loss(self, model: Any, features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         losses, _ = self.token_losses(model, features, batch)

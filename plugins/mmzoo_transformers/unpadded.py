@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.activations import NewGELUActivation
@@ -26,20 +27,43 @@ WORTH = 0.95  # of a batch's positions; with hardly any padding, moving rows abo
 
 @dataclass(frozen=True)
 class Rows:
-    """Where the real positions of a batch stand: ``index`` [real] into ``batch * width`` padded ones."""
+    """Where the real positions of a batch stand: ``index`` [real] into ``batch * width`` padded ones, and ``inverse``
+    [batch * width], the real position that stands at each padded one, the first wherever none does."""
 
     index: Tensor
+    inverse: Tensor
     batch: int
     width: int
 
+    @classmethod
+    def of(cls, mask: Tensor) -> Rows:
+        """Those of a mask [batch, width]."""
+        index = mask.flatten().nonzero().squeeze(1)
+        inverse = index.new_zeros(mask.numel()).index_copy_(0, index, torch.arange(len(index), device=index.device))
+        return cls(index, inverse, *mask.shape)
+
     def pad(self, states: Tensor) -> Tensor:
-        """[real, ...] to [batch, width, ...], zeros where nothing is."""
-        padded = states.new_zeros(self.batch * self.width, *states.shape[1:])
-        return padded.index_copy(0, self.index, states).unflatten(0, (self.batch, self.width))
+        """[real, ...] to [batch, width, ...]; at padding stands what nobody may read."""
+        return _Pad.apply(states, self.index, self.inverse).unflatten(0, (self.batch, self.width))
 
     def unpad(self, states: Tensor) -> Tensor:
         """[batch, width, ...] to [real, ...]."""
         return states.flatten(0, 1).index_select(0, self.index)
+
+
+class _Pad(torch.autograd.Function):
+    """One copy forward and one backward: since padding is not read, it needs no zeros and has no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        return states.index_select(0, inverse)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (index,) = ctx.saved_tensors
+        return gradient.index_select(0, index), None, None
 
 
 def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
@@ -80,12 +104,11 @@ def serves(model: PreTrainedModel) -> bool:
 
 
 def states(model: Any, embeddings: Tensor, mask: Tensor) -> Tensor | None:
-    """The last hidden states [batch, positions, dim] of ``embeddings`` under a ``mask`` whose padding stands on the right, with
-    zeros where it is; None if the batch has too little of it."""
-    index = mask.flatten().nonzero().squeeze(1)
-    if len(index) > WORTH * mask.numel():
+    """The last hidden states [batch, positions, dim] of ``embeddings`` under a ``mask`` whose padding stands on the right, where
+    they mean nothing; None if the batch has too little of it."""
+    rows = Rows.of(mask)
+    if len(rows.index) > WORTH * mask.numel():
         return None
-    rows = Rows(index, *mask.shape)
     places = torch.arange(rows.width, device=mask.device).expand(rows.batch, -1)
     model.config.get_text_config()._attn_implementation = NAME
     before = _unpadding.set(True)
