@@ -12,7 +12,8 @@ import torch
 
 from mmzoo import checkpoint, policy, remotes, transfer
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, MmzooError, PluginBroken, UnknownName
-from mmzoo.interfaces import Encoder, Fusion, LanguageModel, Part, Task
+from mmzoo.inputs import NONE, plural
+from mmzoo.interfaces import MODALITIES, Encoder, Example, Fusion, LanguageModel, Part, Task
 from mmzoo.model import MultimodalModel, Provenance
 from mmzoo.plugins import host
 from mmzoo.recipe import PARTS, Recipe, merge, read_mapping
@@ -226,7 +227,12 @@ def _check_classes(found: dict[str, Resolved]) -> None:
                 f"{resolved.entry.label} of plugin '{resolved.entry.plugin}': {resolved.entry.target} is no "
                 f"mmzoo.interfaces.{BASES[kind].__name__}"
             )
-    fusion, language, task = (found[kind] for kind in ("fusion", "language_model", "task"))
+    encoder, fusion, language, task = (found[kind] for kind in PARTS)
+    modality = encoder.cls.modality
+    if modality not in (*MODALITIES, NONE):
+        raise PluginBroken(f"{encoder.entry.label}: its modality {modality!r} is none of {', '.join((*MODALITIES, NONE))}")
+    if modality not in ("image", NONE) and encoder.cls.reader is Encoder.reader:
+        raise PluginBroken(f"{encoder.entry.label} takes {plural(modality)} and opens images; give it a mmzoo.inputs.Reader")
     kind = language.cls.kind
     for part in (fusion, task):
         kinds = part.cls.kinds
@@ -253,6 +259,25 @@ def _check_classes(found: dict[str, Resolved]) -> None:
         )
 
 
+def check_data(recipe: Recipe, example: Example | None, where: str) -> None:
+    """Check that the encoder takes what an example of the data set ``where`` has, before anything is fetched.
+
+    Raises:
+        DoesNotFit: naming what would fit.
+    """
+    encoder = resolve("encoder", recipe.encoder)
+    wanted, given = getattr(encoder.cls, "modality", NONE), [] if example is None else example.modalities
+    if wanted == NONE or not given or wanted in given:
+        return
+    raise DoesNotFit(
+        f"data set '{where}' holds {' and '.join(map(plural, given))}, and {encoder.entry.label} takes {plural(wanted)}.\n"
+        + _instead("encoder", lambda cls: cls.modality in given)
+        + "\n"
+        + _instead("dataset", lambda cls: cls.modality == wanted)
+        + f" In files of your own, {plural(wanted)} stand in a column '{wanted}', or the one that {wanted}_column names."
+    )
+
+
 def _serves(fusion: type[Fusion], language: type[LanguageModel]) -> bool:
     """Whether a fusion serves a language model, as far as classes tell: which blocks it has, only its instance knows."""
     return language.kind in fusion.kinds and (not fusion.needs_blocks or language.blocks is not Part.blocks)
@@ -268,6 +293,8 @@ def _check_fit(found: dict[str, Resolved], parts: dict[str, Any], policies: dict
             + _instead("fusion", lambda cls: cls.places() and spec.kind in cls.kinds)
             + "\nFor text alone, encoder 'none' goes with it."
         )
+    if fusion.tiles > 1 and encoder.modality != "image":
+        raise DoesNotFit(f"fusion.tiles: {name} cuts images into pieces, and encoder '{found['encoder'].entry.name}' takes none")
     if fusion.needs_tokens and encoder.spec.tokens == 0:
         raise DoesNotFit(
             f"{name} reads token features, and encoder '{found['encoder'].entry.name}' gives pooled ones only.\n"

@@ -9,10 +9,12 @@ import jinja2
 import yaml
 
 from mmzoo import screening
+from mmzoo.inputs import plural
 from mmzoo.recipe import Recipe
 from mmzoo.summary import Summary, count, size
 
 TEMPLATE = "card.md.j2"
+SAMPLES = {"image": "picture.png", "audio": "clip.wav"}
 
 
 def render(
@@ -21,6 +23,7 @@ def render(
     run: dict[str, Any],
     *,
     generates: bool = False,
+    modality: str = "image",
     folder: str = "",
     sections: list[tuple[str, str]] | None = None,
 ) -> str:
@@ -48,6 +51,9 @@ def render(
         evaluations=evaluations,
         recipe_yaml=yaml.safe_dump(_short(data), sort_keys=False, allow_unicode=True, width=110),
         generates=generates,
+        given=f'{modality}="{SAMPLES[modality]}", ',
+        modality=modality,
+        inputs=plural(modality),
         sections=sections or [],
     )
     return screening.inert(rendered)

@@ -1,5 +1,5 @@
 """Examples, the data sets that hold them, and batches. A data set gives `Example` objects; a `Collator` makes
-batches of them, in which each distinct image stands once."""
+batches of them, in which each distinct input stands once."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from io import BytesIO
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from pydantic import BaseModel
 from torch import Tensor
 
-from mmzoo.errors import BadImage, BadRecipe, DataError, FeatureCacheError, MmzooError, UnknownName
-from mmzoo.interfaces import PLACEHOLDER, Example, Options, Task, TextContext
+from mmzoo.errors import BadInput, BadRecipe, DataError, FeatureCacheError, MmzooError, UnknownName
+from mmzoo.inputs import Intake, content_digest, input_key, plural
+from mmzoo.inputs import open_image as open_image  # where it was first, and people look for it
+from mmzoo.interfaces import Example, Options, Task, TextContext, placeholder
 from mmzoo.plugins import host
 from mmzoo.recipe import Part
 from mmzoo.registry import split_use
@@ -30,7 +29,11 @@ from mmzoo.text import check_placeholders, pad
 
 
 class Dataset(ABC):
-    """A source of examples. ``Options`` is its schema; a subclass is registered as an entry of kind ``dataset``."""
+    """A source of examples. ``Options`` is its schema; a subclass is registered as an entry of kind ``dataset``.
+
+    Class attributes:
+        modality: that of its examples' inputs, for suggestions where another is needed.
+    """
 
     Options: ClassVar[type[BaseModel]] = Options
     modality: ClassVar[str] = "image"
@@ -47,7 +50,7 @@ class Dataset(ABC):
         """The examples of a split: a sequence, or an iterable (started anew by each ``iter``) if it is streamed.
 
         Raises:
-            DataError: it is empty or lacks a column; `BadImage` comes only when an image is opened.
+            DataError: it is empty or lacks a column; `BadInput` comes only when an input is opened.
         """
 
 
@@ -96,117 +99,18 @@ def load_split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Exa
     return examples
 
 
-# Images
-
-
-def open_image(source: Any) -> Image.Image:
-    """A picture as RGB: from a path, a ``file://`` URL, a PIL image, an array, a tensor, bytes, or a mapping with
-    ``bytes`` or ``path`` (as `datasets` stores them). Transparent pixels become white; EXIF rotation is applied.
-
-    Arrays are [height, width], [height, width, 1 | 3 | 4] or [3, height, width]; integers 0-255, floats 0-1.
-
-    Raises:
-        BadImage: it is missing, truncated, or no image.
-    """
-    if source is None:
-        raise BadImage("there is no image")
-    name = repr(str(source))[:200] if isinstance(source, str | Path) else f"a {type(source).__name__}"
-    try:
-        image = _open(source)
-        image.load()
-        return _rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise BadImage(f"image {name} does not exist") from None
-    except UnidentifiedImageError:
-        raise BadImage(f"image {name} is not a picture that can be read") from None
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        raise BadImage(f"image {name} cannot be read: {error}") from None
-
-
-def _open(source: Any) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source
-    if isinstance(source, dict) and ("bytes" in source or "path" in source):
-        source = source.get("bytes") or source.get("path")
-    if isinstance(source, bytes):
-        return Image.open(BytesIO(source))
-    if isinstance(source, str) and "://" in source:
-        url = urlparse(source)
-        if url.scheme != "file":
-            raise ValueError("only file:// URLs are opened; download it first")
-        source = url2pathname(url.path)
-    if isinstance(source, str | os.PathLike):
-        return Image.open(Path(source).expanduser())
-    if isinstance(source, Tensor):
-        source = source.detach().cpu().numpy()
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
-    raise TypeError("an image is a path, a file:// URL, a PIL image or an array")
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim == 3 and array.shape[0] == 3 and array.shape[-1] not in (1, 3, 4):
-        array = array.transpose(1, 2, 0)
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
-        raise ValueError(f"an array of shape {array.shape} is not [height, width] or [height, width, 3]")
-    if not array.size:
-        raise ValueError(f"an array of shape {array.shape} holds no pixel")
-    if np.issubdtype(array.dtype, np.floating):
-        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise ValueError("a float array must be finite and in [0, 1]")
-        array = (array * 255).round()
-    elif array.dtype == bool:
-        array = array * np.uint8(255)
-    elif not np.issubdtype(array.dtype, np.integer) or array.min() < 0 or array.max() > 255:
-        raise ValueError(f"an array of type {array.dtype} must hold integers from 0 to 255")
-    return Image.fromarray(array.astype(np.uint8))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    if image.mode.startswith("I;16"):
-        image = image.point(lambda value: value / 257).convert("L")
-    return image.convert("RGB")
-
-
-def image_key(source: Any) -> Hashable:
-    """Equal for two examples that hold the same picture or pictures: by path, else by content."""
-    if isinstance(source, list | tuple):
-        return tuple(image_key(each) for each in source)
-    if isinstance(source, dict):
-        source = source.get("bytes") or source.get("path")
-    if isinstance(source, str | Path):
-        return str(source)
-    # Neither the bytes, which the key would keep alive, nor the identity, which a picture that is made when it is
-    # asked for leaves to the next one.
-    return content_digest(source)
-
-
-def content_digest(source: Any) -> bytes:
-    """The sha256 of a picture: of its file's bytes, or of its pixels if it is only in memory."""
-    return hashlib.sha256(_content(source)).digest()
-
-
 # Batches
-
-BLANK_CANVAS = (64, 64)
 
 
 class FeatureSource(Protocol):
     """Features that were computed beforehand. Picklable."""
 
-    def of(self, image: Any, key: Hashable) -> dict[str, Tensor]:
+    def of(self, source: Any, key: Hashable) -> dict[str, Tensor]:
         """``feature_pooled`` [pooled_dim], and where they are kept ``feature_tokens`` [tokens, dim] and ``feature_mask``
-        [tokens], of an image whose `image_key` is ``key``.
+        [tokens], of an input whose `mmzoo.inputs.input_key` is ``key``.
 
         Raises:
-            BadImage: it cannot be read. FeatureCacheError: its features are not there, or are damaged.
+            BadInput: it cannot be read. FeatureCacheError: its features are not there, or are damaged.
         """
 
 
@@ -231,75 +135,70 @@ class Tiled:
 
 @dataclass
 class Collator:
-    """Examples to a batch: ``inputs`` [images, ...] with each distinct picture once, ``index`` from example to picture, and
-    what the task adds. ``index`` is [batch], or [batch, images] with -1 for none where an example has several images.
-    With ``features``, what it gives of each picture stands in the place of ``inputs``.
+    """Examples to a batch: ``inputs`` [inputs, ...] with each distinct input (picture, clip) once, ``index`` from example to
+    input, and what the task adds. ``index`` is [batch], or [batch, inputs] with -1 for none where an example has several.
+    Where the encoder's inputs vary, ``input_lengths`` [inputs] says how much of each is real. With ``features``, what it gives
+    of each input stands in the place of ``inputs``.
 
-    Without a ``transform`` no image is opened, and the one input of a batch is empty.
+    For an encoder that looks at nothing no input is opened, and the one of a batch is empty.
 
-    Runs in data workers, so it holds no weights of encoder or language model. What goes wrong with an image travels
+    Runs in data workers, so it holds no weights of encoder or language model. What goes wrong with an input travels
     in the batch (``bad``: pairs of id and message) and is raised, or counted, in the main process.
     """
 
     task: Task
     text: TextContext
-    transform: Any
+    intake: Intake
     training: bool = True
     blank: bool = False
     features: FeatureSource | None = None
-    _blank_input: Tensor | None = field(default=None, repr=False)
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        pictures: list[dict[str, Tensor]] = []
+        opened: list[Any] = []
         index: list[list[int]] = []
         kept: list[Example] = []
         bad: list[tuple[str, str]] = []
         position: dict[Hashable, int] = {}
         for example in examples:
             try:
-                index.append([self._place(image, pictures, position) for image in example.images])
+                index.append([self._place(each, opened, position) for each in example.inputs(self.intake.modality)])
                 kept.append(example)
-            except BadImage as error:
+            except BadInput as error:
                 bad.append((example.id, str(error)))
             except FeatureCacheError as error:  # a worker process would lose its type
                 return {"bad": bad, "error": (type(error), str(error))}
         batch: dict[str, Any] = {"bad": bad, "names": [example.id for example in kept]}
         if kept:
-            batch |= {name: torch.stack([picture[name] for picture in pictures]) for name in pictures[0]}
+            if self.features is None:
+                batch |= self.intake.batch(opened)
+            else:
+                batch |= {name: torch.stack([each[name] for each in opened]) for name in opened[0]}
             several = max(len(row) for row in index) > 1
             batch["index"] = pad(index, -1) if several else torch.tensor([row[0] for row in index])
             try:
                 batch.update(self.task.collate(kept, self.text, training=self.training))
                 for row, example in zip(batch.get("ids", ()), kept, strict=False):
-                    check_placeholders(row.tolist(), len(example.images), example.id)
+                    check_placeholders(row.tolist(), self.text, len(example.inputs(self.intake.modality)), example.id)
             except MmzooError as error:
                 batch["error"] = (type(error), str(error))
         return batch
 
-    def _place(self, image: Any, pictures: list[dict[str, Tensor]], position: dict[Hashable, int]) -> int:
-        """Where in ``pictures`` the image is, after it was opened if it is new there."""
-        key = "blank" if self.blank or self.transform is None else image_key(image)
+    def _place(self, source: Any, opened: list[Any], position: dict[Hashable, int]) -> int:
+        """Where in ``opened`` the input is, after it was opened if it is new there."""
+        key = "blank" if self.blank or self.intake.transform is None else input_key(source)
         if key not in position:
-            pictures.append(self._picture(image, key))
-            position[key] = len(pictures) - 1
+            opened.append(self._open(source, key))
+            position[key] = len(opened) - 1
         return position[key]
 
-    def _picture(self, image: Any, key: Hashable) -> dict[str, Tensor]:
+    def _open(self, source: Any, key: Hashable) -> Any:
         if self.features is not None:
-            return self.features.of(image, key)
-        if self.transform is None:
-            return {"inputs": torch.zeros(0)}
-        return {"inputs": self.blank_input() if self.blank else self.transform(open_image(image))}
-
-    def blank_input(self) -> Tensor:
-        """The encoder's input for no image at all: zeros, which is the mean picture after normalisation."""
-        if self._blank_input is None:
-            self._blank_input = torch.zeros_like(self.transform(Image.new("RGB", BLANK_CANVAS, "grey")))
-        return self._blank_input
+            return self.features.of(source, key)
+        return self.intake.blank() if self.blank else self.intake.open(source)
 
 
 def raise_bad(batch: dict[str, Any]) -> list[tuple[str, str]]:
-    """Take the bad images out of a batch, and raise an error that travelled in it."""
+    """Take the bad inputs out of a batch, and raise an error that travelled in it."""
     if error := batch.pop("error", None):
         raise error[0](error[1])
     return batch.pop("bad", [])
@@ -322,80 +221,75 @@ def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
         yield group
 
 
-def paired(image: Any, text: Any, *, sees: bool = True) -> tuple[list[tuple[Any, Any]], bool]:
-    """Images and texts, one or many, to pairs; the second value tells whether a list was given. What does not ``see`` can do
-    without images.
+def paired(given: Any, text: Any, *, modality: str = "image", sees: bool = True) -> tuple[list[tuple[Any, Any]], bool]:
+    """Inputs of a modality and texts, one or many, to pairs; the second value tells whether a list was given. What does not
+    ``see`` can do without inputs.
 
-    One of either serves many of the other. A text is a string, None, or a conversation (a list of mappings). Several images of
+    One of either serves many of the other. A text is a string, None, or a conversation (a list of mappings). Several inputs of
     one text are a list in the list, or, for a single text that has so many placeholders, the list itself.
 
     Raises:
-        DataError: no image, another type of text, or lists of different lengths.
+        DataError: no input, another type of text, or lists of different lengths.
     """
-    if isinstance(image, np.ndarray | Tensor) and image.ndim == 4:
-        image = list(image)
-    if image is None and sees:
-        raise DataError("an image is needed: a path, a file:// URL, a PIL image, an array, or a list of them")
+    if modality == "image" and isinstance(given, np.ndarray | Tensor) and given.ndim == 4:
+        given = list(given)
+    if given is None and sees:
+        if modality == "image":
+            raise DataError("an image is needed: a path, a file:// URL, a PIL image, an array, or a list of them")
+        raise DataError(f"{modality} is needed, as {modality}=: a path, a file:// URL, bytes, an array, or a list of them")
     one_text = not isinstance(text, list | tuple) or _is_conversation(text)
-    one_image = not isinstance(image, list | tuple)
-    if one_text and not one_image and _placeholders(text) > 1 and not any(isinstance(each, list | tuple) for each in image):
-        image, one_image = list(image), True
-    images: list[Any] = [image] if one_image else list(image)
+    one_input = not isinstance(given, list | tuple)
+    together = one_text and not one_input and not any(isinstance(each, list | tuple) for each in given)
+    if together and _placeholders(text, placeholder(modality)) > 1:
+        given, one_input = list(given), True
+    inputs: list[Any] = [given] if one_input else list(given)
     texts: list[Any] = [text] if one_text else list(text)
-    many = not (one_text and one_image)
-    if one_image:
-        images *= len(texts)
+    many = not (one_text and one_input)
+    if one_input:
+        inputs *= len(texts)
     elif one_text:
-        texts *= len(images)
-    if len(images) != len(texts):
-        raise DataError(f"{len(images)} images and {len(texts)} texts; give one of either, or as many of both")
+        texts *= len(inputs)
+    if len(inputs) != len(texts):
+        raise DataError(f"{len(inputs)} {plural(modality)} and {len(texts)} texts; give one of either, or as many of both")
     for item in texts:
         if not (item is None or isinstance(item, str) or _is_conversation(item)):
             raise DataError(f"a text must be a string, not {type(item).__name__}")
-    return list(zip(images, texts, strict=True)), many
+    return list(zip(inputs, texts, strict=True)), many
 
 
 def _is_conversation(text: Any) -> bool:
     return isinstance(text, list | tuple) and bool(text) and all(isinstance(turn, Mapping) for turn in text)
 
 
-def _placeholders(text: Any) -> int:
+def _placeholders(text: Any, mark: str) -> int:
     turns = [str(turn.get("content")) for turn in text] if _is_conversation(text) else [text or ""]
-    return sum(turn.count(PLACEHOLDER) for turn in turns)
+    return sum(turn.count(mark) for turn in turns)
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
-    """A digest of every text, target and picture (its bytes; of an image that is only in memory, its pixels), in order.
+    """A digest of every text, target and input (its file's bytes; of one that is only in memory, its pixels or values), in order.
 
     Two sets with one fingerprint hold the same data, wherever their files lie.
     """
     digest = hashlib.sha256()
-    pictures: dict[Hashable, bytes] = {}
+    known: dict[Hashable, bytes] = {}
+
+    def contents(example: Example, modality: str) -> bytes:
+        inputs = example.inputs(modality)
+        key = input_key(inputs)
+        if key not in known:
+            known[key] = b"".join(content_digest(each) for each in inputs)
+        return known[key]
+
     for example in examples:
-        key = image_key(example.image)
-        if key not in pictures:
-            pictures[key] = b"".join(content_digest(image) for image in example.images)
         for text in (example.text, *example.targets):
             data = text.encode()
             digest.update(len(data).to_bytes(4, "big") + data)
-        digest.update(b"|" + pictures[key])
+        digest.update(b"|" + contents(example, "image"))
+        for modality in example.modalities:
+            if modality != "image":
+                digest.update(f"|{modality}|".encode() + contents(example, modality))
     return digest.hexdigest()
-
-
-def _content(source: Any) -> bytes:
-    if source is None:
-        return b""
-    if isinstance(source, dict):
-        source = source.get("bytes") or source.get("path")
-    if isinstance(source, bytes):
-        return source
-    try:
-        if isinstance(source, str | Path) and "://" not in str(source):
-            return Path(source).expanduser().read_bytes()
-        image = open_image(source)
-        return repr(image.size).encode() + image.tobytes()
-    except (OSError, BadImage):
-        return b"unreadable"
 
 
 def dataset_part(text: str | Part | Dataset, sets: dict[str, Any]) -> str | Part | Dataset:

@@ -35,7 +35,11 @@ class DataError(MmzooError):
     """A data set that cannot be used: empty, without a column, or with a value that is not allowed."""
 
 
-class BadImage(DataError):
+class BadInput(DataError):
+    """An input of an encoder, such as an image or a clip, that is missing, truncated or nothing of the kind."""
+
+
+class BadImage(BadInput):
     """An image that is missing, truncated or no image at all."""
 
 

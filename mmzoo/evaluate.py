@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from mmzoo import checkpoint, remotes
-from mmzoo.build import load
-from mmzoo.data import Dataset, Example, batches, fingerprint, image_key, load_split, open_dataset
+from mmzoo.build import check_data, load
+from mmzoo.data import Dataset, Example, batches, fingerprint, load_split, open_dataset
 from mmzoo.environment import environment
 from mmzoo.errors import CheckpointError, DataError
+from mmzoo.inputs import input_key, plural
 from mmzoo.interfaces import Prediction
 from mmzoo.metrics import Metric, Score, measure
 from mmzoo.model import MultimodalModel
@@ -29,8 +30,8 @@ CONTROLS = (SHUFFLED, BLANKED)
 
 @dataclass
 class Evaluation:
-    """Scores of a model on a split, each with a 95% bootstrap interval, and the same under each control: images
-    ``shuffled`` among the examples, and images ``blanked``. A model that ignores its images scores the same in all."""
+    """Scores of a model on a split, each with a 95% bootstrap interval, and the same under each control: images (or inputs of
+    another modality) ``shuffled`` among the examples, and ``blanked``. A model that ignores them scores the same in all."""
 
     dataset: str
     split: str
@@ -40,6 +41,7 @@ class Evaluation:
     controls: dict[str, dict[str, Score]] = field(default_factory=dict)
     seed: int = 0
     seconds: float = 0.0
+    modality: str = "image"  # of what was shuffled and blanked
     predictions: list[Prediction] = field(default_factory=list, repr=False)
     unrecorded: str = ""  # why the result is not in the checkpoint, if it should be
 
@@ -60,7 +62,7 @@ class Evaluation:
         }
 
     def __str__(self) -> str:
-        head = ["metric", "score", *(f"images {control}" for control in self.controls)]
+        head = ["metric", "score", *(f"{plural(self.modality)} {control}" for control in self.controls)]
         rows = [[name, str(score), *(str(self.controls[c][name]) for c in self.controls)] for name, score in self.scores.items()]
         widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
@@ -105,7 +107,8 @@ def evaluate(
         options: to the task's prediction, such as ``num_beams``.
 
     Raises:
-        DataError: the split is missing or empty, or a target is outside the label set. BadImage: an image.
+        DataError: the split is missing or empty, or a target is outside the label set. BadInput: an image or clip.
+        DoesNotFit: the data is of another modality than the encoder.
     """
     folder = None if isinstance(model, MultimodalModel) or remotes.is_repository(model) else Path(model)
     if record and folder is None:
@@ -122,11 +125,13 @@ def evaluate(
     examples = found if isinstance(found, Sequence) and limit is None else list(islice(found, limit))
     if not examples:
         raise DataError(f"split '{split}' is empty; there is nothing to measure")
+    modality = model.encoder.modality
+    check_data(model.recipe, examples[0], dataset if isinstance(dataset, str) else type(source).__name__)
     references = [model.task.references(example) for example in examples]
     chosen = {name: _metric(name) for name in (metrics or model.task.metrics)}
-    groups = [image_key(example.image) for example in examples]
+    groups = [input_key(example.inputs(modality)) for example in examples]
 
-    conditions = _conditions(examples, controls, seed)
+    conditions = _conditions(examples, controls, seed, modality)
     results: dict[str, dict[str, Score]] = {}
     predictions: dict[str, list[Prediction]] = {}
     with bar("evaluating", len(examples) * len(conditions), shown=progress) as shown:
@@ -148,6 +153,7 @@ def evaluate(
         controls=results,
         seed=seed,
         seconds=time.monotonic() - started,
+        modality=model.modality,
         predictions=predictions[""],
     )
     _record(model, evaluation)
@@ -164,13 +170,15 @@ def _default_split(dataset: Dataset) -> str:
     return splits[0] if len(splits) == 1 else "test"
 
 
-def _conditions(examples: Sequence[Example], controls: Sequence[str], seed: int) -> dict[str, tuple[Sequence[Example], bool]]:
-    """The examples to measure on, and whether their images are blanked, by control; the empty name is the model as it is."""
+def _conditions(
+    examples: Sequence[Example], controls: Sequence[str], seed: int, modality: str = "image"
+) -> dict[str, tuple[Sequence[Example], bool]]:
+    """The examples to measure on, and whether their inputs are blanked, by control; the empty name is the model as it is."""
     if unknown := [control for control in controls if control not in CONTROLS]:
         raise DataError(f"unknown control '{unknown[0]}'; there are: {', '.join(CONTROLS)}")
     found: dict[str, tuple[Sequence[Example], bool]] = {"": (examples, False)}
     for control in controls:
-        found[control] = (_shuffled(examples, seed), False) if control == SHUFFLED else (examples, True)
+        found[control] = (_shuffled(examples, seed, modality), False) if control == SHUFFLED else (examples, True)
     return found
 
 
@@ -179,19 +187,17 @@ def _metric(name: str) -> Metric:
     return found.cls(found.options)
 
 
-def _shuffled(examples: Sequence[Example], seed: int) -> list[Example]:
-    """The examples with pictures dealt out anew: no picture stays where it was if there are two or more. Examples that
-    shared a picture share another one."""
-    pictures = {image_key(image): image for example in examples for image in example.images}
-    keys = list(pictures)
+def _shuffled(examples: Sequence[Example], seed: int, modality: str = "image") -> list[Example]:
+    """The examples with inputs dealt out anew: no input stays where it was if there are two or more. Examples that
+    shared an input share another one."""
+    inputs = {input_key(source): source for example in examples for source in example.inputs(modality)}
+    keys = list(inputs)
     order = np.random.default_rng(seed).permutation(len(keys))
-    # Each picture goes to the next of a random cycle, which leaves none in place.
-    dealt = {keys[a]: pictures[keys[b]] for a, b in zip(order, np.roll(order, 1), strict=True)}
-    found = []
-    for example in examples:
-        images = [dealt[image_key(image)] for image in example.images]
-        found.append(replace(example, image=images if len(images) > 1 else images[0]))
-    return found
+    # Each input goes to the next of a random cycle, which leaves none in place.
+    dealt = {keys[a]: inputs[keys[b]] for a, b in zip(order, np.roll(order, 1), strict=True)}
+    return [
+        example.with_inputs(modality, [dealt[input_key(source)] for source in example.inputs(modality)]) for example in examples
+    ]
 
 
 def _record(model: MultimodalModel, evaluation: Evaluation) -> None:

@@ -1,11 +1,11 @@
-"""Writing text: prompts and conversations with images in, words out, at once or as they come."""
+"""Writing text: prompts and conversations with images or other inputs in, words out, at once or as they come."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from mmzoo.data import Collator, Example, batches, paired, raise_bad, tensors
-from mmzoo.errors import BadImage, BadRecipe, DataError, DoesNotFit
+from mmzoo.errors import BadRecipe, DataError, DoesNotFit
 from mmzoo.interfaces import CAUSAL, Features
 from mmzoo.text import chat as template
 from mmzoo.text import fit_length, padded, prompt_ids
@@ -40,7 +40,7 @@ class Request:
 
 
 def request(
-    model: MultimodalModel, image: Any, prompt: Any, *, max_new_tokens: int, stop: str | Sequence[str], chat: bool, **options: Any
+    model: MultimodalModel, given: Any, prompt: Any, *, max_new_tokens: int, stop: str | Sequence[str], chat: bool, **options: Any
 ) -> tuple[Request, bool]:
     """The request, and whether lists were given.
 
@@ -62,11 +62,11 @@ def request(
     stops = [stop] if isinstance(stop, str) else list(stop)
     if not all(isinstance(text, str) and text for text in stops):
         raise BadRecipe(f"generate: stop: must be a text or several, none empty (got {stop!r})")
-    pairs, many = paired(image, prompt, sees=model.encoder.transform is not None)
+    pairs, many = paired(given, prompt, modality=model.modality, sees=model.encoder.transform is not None)
     framed = chat or any(_is_conversation(words) for _, words in pairs)
     examples = []
-    for i, (picture, words) in enumerate(pairs):
-        example = Example(f"#{i}", picture, "" if words is None or framed else words)
+    for i, (source, words) in enumerate(pairs):
+        example = model.example(i, source, "" if words is None or framed else words)
         examples.append(_framed(model, example, words) if framed else example)
     return Request(examples, framed, stops, {"max_new_tokens": max_new_tokens, **options}), many
 
@@ -81,7 +81,8 @@ def _framed(model: MultimodalModel, example: Example, words: Any) -> Example:
     for turn in messages:
         if not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
             raise DataError(f"a turn of a conversation is {{'role': text, 'content': text}} (got {turn!r})")
-    return Example(example.id, example.image, template(model.text_context(), messages, len(example.images)))
+    inputs = example.inputs(model.encoder.modality)
+    return replace(example, text=template(model.text_context(), messages, len(inputs)))
 
 
 def write(model: MultimodalModel, asked: Request, batch_size: int) -> list[str]:
@@ -97,12 +98,11 @@ def write(model: MultimodalModel, asked: Request, batch_size: int) -> list[str]:
 def _inputs(model: MultimodalModel, asked: Request, group: list[Example]) -> tuple[Features, Tensor, Tensor]:
     """Features, and prompts [batch, text] with their mask, on the model's device."""
     text = model.text_context()
-    collator = model.collator(training=False)
-    batch = Collator(_Prompts(asked), text, collator.transform, training=False)(group)  # type: ignore[arg-type]
+    batch = Collator(_Prompts(asked), text, model.intake(), training=False)(group)  # type: ignore[arg-type]
     for name, message in raise_bad(batch):
-        raise BadImage(f"example {name}: {message}")
+        raise model.encoder.reader.error(f"example {name}: {message}")
     moved = tensors(batch, model.device)
-    return model.encode(moved["inputs"], moved["index"]), moved["ids"], moved["mask"]
+    return model.batch_features(moved), moved["ids"], moved["mask"]
 
 
 @dataclass

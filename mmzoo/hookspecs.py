@@ -36,7 +36,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def mmzoo_encoders() -> Sequence[Entry]:  # type: ignore[empty-body]
-    """Encoders: an image (or other modality) to features. ``target`` is a subclass of `mmzoo.interfaces.Encoder`."""
+    """Encoders: an image (or an input of another modality) to features. ``target`` is a subclass of `mmzoo.interfaces.Encoder`;
+    one of audio says so in its ``modality`` and brings a `mmzoo.inputs.Reader`, which opens clips."""
 
 
 @hookspec

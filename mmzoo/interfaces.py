@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,13 +17,21 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from mmzoo.inputs import ImageReader, Reader
+
 if TYPE_CHECKING:
     from mmzoo.model import MultimodalModel
 
 CAUSAL, BIDIRECTIONAL, SEQ2SEQ = "causal", "bidirectional", "seq2seq"
 IGNORE = -100
+MODALITIES = ("image", "audio")  # each is a field of `Example` and a keyword of `predict` and `generate`
 PLACEHOLDER = "<image>"  # where in a text an image stands
-IMAGE = -200  # its id; no token has it (as in LLaVA's original code)
+IMAGE = -200  # the id of a placeholder of any modality; no token has it (as in LLaVA's original code)
+
+
+def placeholder(modality: str) -> str:
+    """What marks in a text where an input of the modality stands: ``<image>``, ``<audio>``."""
+    return f"<{modality}>" if modality in MODALITIES else PLACEHOLDER
 
 
 class Options(BaseModel):
@@ -34,27 +42,48 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class Example:
-    """One example: ``image`` (anything that `mmzoo.data.open_image` takes, or a list of such), ``text`` (a question or prompt)
-    and ``targets``, the answers, captions or labels that count as right; training uses the first. ``id`` names it in messages.
+    """One example: its input, ``image`` or ``audio`` (anything that the encoder's `mmzoo.inputs.Reader` opens, such as
+    `mmzoo.inputs.open_image`, or a list of such), ``text`` (a question or prompt) and ``targets``, the answers, captions or
+    labels that count as right; training uses the first. ``id`` names it in messages. An example may hold inputs of several
+    modalities: a model sees those of its encoder's.
 
-    ``<image>`` in the text says where each image stands; a single image needs none."""
+    ``<image>`` or ``<audio>`` in the text says where each input stands; a single one needs none."""
 
     id: str
     image: Any = None
     text: str = ""
     targets: tuple[str, ...] = ()
+    audio: Any = None
+
+    def inputs(self, modality: str) -> list[Any]:
+        """Its inputs of a modality, one or more; [None] if it has none. Of the modality ``"none"``, the first that it has."""
+        given = getattr(self, self._own(modality))
+        return list(given) if isinstance(given, list | tuple) else [given]
+
+    def with_inputs(self, modality: str, inputs: Sequence[Any]) -> Example:
+        """The same with other inputs."""
+        changed: dict[str, Any] = {self._own(modality): inputs[0] if len(inputs) == 1 else list(inputs)}
+        return replace(self, **changed)
+
+    def _own(self, modality: str) -> str:
+        return modality if modality in MODALITIES else next(iter(self.modalities), "image")
+
+    @property
+    def modalities(self) -> list[str]:
+        """Those that it has inputs of."""
+        return [modality for modality in MODALITIES if getattr(self, modality) is not None]
 
     @property
     def images(self) -> list[Any]:
         """Its images, one or more."""
-        return list(self.image) if isinstance(self.image, list | tuple) else [self.image]
+        return self.inputs("image")
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
     """What an encoder gives, known from its configuration.
 
-    ``tokens`` is the number of visual tokens without any class token; 0 if there are only pooled features,
+    ``tokens`` is the number of tokens without any class token; 0 if there are only pooled features,
     None if it depends on the input.
     """
 
@@ -177,20 +206,29 @@ class Part(nn.Module):
 
 
 class Encoder(Part, ABC):
-    """An image (or other modality) to `Features`.
+    """An input of a modality, such as an image or a clip, to `Features`.
 
-    An instance has ``spec`` (a `FeatureSpec`) and ``transform``: a picklable callable from a PIL image to the float
-    tensor [channels, height, width] that `forward` takes stacked; None if it looks at nothing, so that no image is
-    opened or needed and ``inputs`` is [1, 0].
+    An instance has ``spec`` (a `FeatureSpec`) and ``transform``: a picklable callable from what the ``reader`` gives (of images a
+    PIL image in RGB) to the float tensor that `forward` takes batched (of images [channels, height, width]); None if it looks
+    at nothing, so that no input is opened or needed and ``inputs`` is [1, 0].
+
+    Class attributes:
+        modality: what it takes: one of `MODALITIES`, or ``"none"`` if it looks at nothing.
+        reader: how an input of that modality is opened, a `mmzoo.inputs.Reader`; that of images if it says nothing.
+        varies: whether the tensors that ``transform`` gives differ in the length of their first axis, as those of clips do. They
+            are then batched with zeros at the end of the shorter ones, and `forward` is given their ``lengths``.
     """
 
     modality: ClassVar[str] = "image"
+    reader: ClassVar[Reader] = ImageReader()
+    varies: ClassVar[bool] = False
     spec: FeatureSpec
     transform: Callable[[Any], Tensor] | None
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Features:
-        """``inputs`` [batch, channels, height, width] to features."""
+        """``inputs`` [batch, ...], of images [batch, channels, height, width], to features. An encoder that ``varies`` takes
+        ``lengths`` [batch] as second argument; the zeros beyond them must change nothing but the number of masked tokens."""
 
 
 @dataclass
@@ -436,10 +474,15 @@ class Task(Part, ABC):
 
 @dataclass(frozen=True)
 class TextContext:
-    """What a task must know of the language model to lay out text: its tokenizer, kind, context, and how many
-    positions the fusion adds for each image."""
+    """What a task must know of the language model to lay out text: its tokenizer, kind, context, how many
+    positions the fusion adds for each input (None if that depends on the input), and the inputs' modality."""
 
     tokenizer: Any
     kind: str
     max_length: int | None
-    added_tokens: int
+    added_tokens: int | None
+    modality: str = "image"
+
+    @property
+    def placeholder(self) -> str:
+        return placeholder(self.modality)

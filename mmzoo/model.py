@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mmzoo import card, checkpoint, generation, policy, summary
 from mmzoo.data import Collator, Example, Tiled, batches, paired, raise_bad, tensors
-from mmzoo.errors import BadImage, BadRecipe, DataError, DoesNotFit
+from mmzoo.errors import BadRecipe, DataError, DoesNotFit
+from mmzoo.inputs import NONE, Intake, plural
 from mmzoo.interfaces import (
     CAUSAL,
     IMAGE,
@@ -87,12 +88,13 @@ class MultimodalModel(nn.Module):
 
     # The way through
 
-    def encode(self, inputs: Tensor, index: Tensor | None = None) -> Features:
-        """Pictures [images, ...], or in tiles [images, tiles, ...], to features; with ``index`` ([batch] or [batch, images]) one
-        row an example. A frozen encoder keeps no graph."""
+    def encode(self, inputs: Tensor, index: Tensor | None = None, lengths: Tensor | None = None) -> Features:
+        """Inputs [inputs, ...], or pictures in tiles [images, tiles, ...], to features; with ``index`` ([batch] or
+        [batch, inputs]) one row an example. ``lengths`` [inputs] is for an encoder whose inputs vary. A frozen encoder keeps no
+        graph."""
         tiles = inputs.shape[1] if self.fusion.tiles > 1 else 0
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.provenance.policies["encoder"] != "frozen"):
-            features = self.encoder(inputs.flatten(0, 1) if tiles else inputs)
+            features = self.encoder(inputs.flatten(0, 1) if tiles else inputs, *([] if lengths is None else [lengths]))
         if tiles:
             # An image's tokens are those of the whole, then of its pieces; its vector is that of the whole.
             tokens = features.tokens.unflatten(0, (-1, tiles)).flatten(1, 2)
@@ -104,7 +106,7 @@ class MultimodalModel(nn.Module):
         """The features of a collated batch, one row an example: those computed beforehand, else the encoder's."""
         pooled = batch.get("feature_pooled")
         if pooled is None:
-            return self.encode(batch["inputs"], batch["index"])
+            return self.encode(batch["inputs"], batch["index"], batch.get("input_lengths"))
         tokens = batch.get("feature_tokens")
         if tokens is None:  # the fusion does not read them
             tokens = pooled.new_zeros(len(pooled), 0, self.encoder.spec.dim)
@@ -143,6 +145,12 @@ class MultimodalModel(nn.Module):
             else:
                 seen.scatter_(1, sequence.text, latest)
             latest = seen
+        context, length = self.language_model.spec.max_length, sequence.mask.shape[1]
+        if self.fusion.added_tokens is None and context is not None and length > context:  # else it was seen when it was laid out
+            raise DataError(
+                f"the text and the {self.encoder.modality}'s tokens fill {length} positions, and the language model's context is "
+                f"{context}; shorten the {plural(self.encoder.modality)}, or choose another fusion or language model"
+            )
         sequence, moved = arrange(sequence, left=left)
         self.fusion.mask = sequence.mask
         self.fusion.latest = latest if latest is None or moved is None else latest.gather(1, moved)
@@ -156,7 +164,7 @@ class MultimodalModel(nn.Module):
 
     def forward(self, labels: Tensor | None = None, num_items_in_batch: Any = None, **batch: Tensor) -> dict[str, Tensor]:
         """The loss of a collated batch: summed over its labels and divided by ``num_items_in_batch``, or by their
-        number. A batch of which no picture could be read costs nothing."""
+        number. A batch of which no input could be read costs nothing."""
         if labels is None:
             return {
                 "loss": sum(
@@ -200,28 +208,61 @@ class MultimodalModel(nn.Module):
     def text_context(self) -> TextContext:
         spec = self.language_model.spec
         added = self.fusion.added_tokens
-        return TextContext(self.language_model.tokenizer, spec.kind, spec.max_length, 0 if added is None else added)
+        return TextContext(self.language_model.tokenizer, spec.kind, spec.max_length, added, self.modality)
+
+    def intake(self) -> Intake:
+        """What becomes of an input before the encoder sees it."""
+        encoder = self.encoder
+        transform = Tiled(encoder.transform, self.fusion.tiles) if self.fusion.tiles > 1 else encoder.transform
+        return Intake(encoder.modality, encoder.reader, transform, encoder.varies)
 
     def collator(self, *, training: bool, blank: bool = False) -> Collator:
-        transform = Tiled(self.encoder.transform, self.fusion.tiles) if self.fusion.tiles > 1 else self.encoder.transform
-        return Collator(self.task, self.text_context(), transform, training=training, blank=blank)
+        return Collator(self.task, self.text_context(), self.intake(), training=training, blank=blank)
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def predict(self, image: Any = None, text: Any = None, *, batch_size: int = 64, **options: Any) -> Any:
-        """What the task says of pictures and texts: `Prediction` objects with ``label`` and ``score``, or ``value``.
+    @property
+    def modality(self) -> str:
+        """What it takes beside text, ``"image"`` or ``"audio"``; where it looks at nothing, images."""
+        return "image" if self.encoder.modality == NONE else self.encoder.modality
+
+    def given(self, **inputs: Any) -> Any:
+        """Of inputs by modality, that of the encoder's.
+
+        Raises:
+            DataError: another's was given.
+        """
+        own = self.encoder.modality
+        there = [name for name, value in inputs.items() if value is not None]
+        if own == NONE:
+            return inputs[there[0]] if there else None
+        if wrong := [name for name in there if name != own]:
+            raise DataError(f"this model takes {plural(own)}: give {own}=..., not {wrong[0]}=...")
+        return inputs.get(own)
+
+    def example(self, number: int, source: Any, text: str) -> Example:
+        """An example of an input of the encoder's modality, or several in a list."""
+        inputs = source if isinstance(source, list | tuple) else [source]
+        return Example(f"#{number}", text=text).with_inputs(self.modality, inputs)
+
+    def predict(self, image: Any = None, text: Any = None, *, audio: Any = None, batch_size: int = 64, **options: Any) -> Any:
+        """What the task says of inputs and texts: `Prediction` objects with ``label`` and ``score``, or ``value``.
 
         Args:
             image: a path, ``file://`` URL, PIL image, array, or a list of them; None only if the model looks at nothing.
-            text: the question or prompt, or a list; one text serves every image and one image every text.
+            text: the question or prompt, or a list; one text serves every input and one input every text.
+            audio: in the place of ``image`` for an encoder of audio: a path, ``file://`` URL, bytes, what else its reader takes,
+                or a list of them.
 
         Raises:
-            BadImage: an image that cannot be read. DataError: lists of different lengths.
+            BadInput: one that cannot be read, BadImage for an image. DataError: lists of different lengths, or an input of
+                another modality than the encoder's.
         """
-        pairs, many = paired(image, text, sees=self.encoder.transform is not None)
-        examples = [Example(f"#{i}", picture, _plain(words)) for i, (picture, words) in enumerate(pairs)]
+        given, sees = self.given(image=image, audio=audio), self.encoder.transform is not None
+        pairs, many = paired(given, text, modality=self.modality, sees=sees)
+        examples = [self.example(i, source, _plain(words)) for i, (source, words) in enumerate(pairs)]
         found = self.predict_examples(examples, batch_size=batch_size, **options)
         return found if many else found[0]
 
@@ -241,11 +282,10 @@ class MultimodalModel(nn.Module):
     def predict_batch(self, batch: dict[str, Any], **options: Any) -> list[Prediction]:
         """Predictions of one collated batch."""
         for name, message in raise_bad(batch):
-            raise BadImage(f"example {name}: {message}")
+            raise self.encoder.reader.error(f"example {name}: {message}")
         moved = tensors(batch, self.device)
         try:
-            features = self.encode(moved["inputs"], moved["index"])
-            return self.task.predict(self, features, moved, **options)
+            return self.task.predict(self, self.batch_features(moved), moved, **options)
         finally:
             self.fusion.see(None)
 
@@ -255,17 +295,19 @@ class MultimodalModel(nn.Module):
         image: Any = None,
         prompt: Any = None,
         *,
+        audio: Any = None,
         batch_size: int = 16,
         max_new_tokens: int = 32,
         stop: str | Sequence[str] = (),
         chat: bool = False,
         **options: Any,
     ) -> Any:
-        """Text that follows ``prompt`` (empty if None) given ``image``, which only a model that looks at nothing can do
-        without; lists give lists, in order.
+        """Text that follows ``prompt`` (empty if None) given ``image`` or ``audio``, which only a model that looks at nothing can
+        do without; lists give lists, in order.
 
         Args:
-            image: as `predict` takes it; several of one prompt are a list, each at an ``<image>`` of the prompt.
+            image, audio: as `predict` takes them; several of one prompt are a list, each at an ``<image>`` or ``<audio>`` of the
+                prompt.
             prompt: a text, or a conversation ``[{"role": "user", "content": "<image> What is it?"}, ...]``, or a list of either.
             stop: texts that end the answer, which does not hold them.
             chat: put a text into the tokenizer's chat template, as the user's turn; conversations always are.
@@ -274,9 +316,10 @@ class MultimodalModel(nn.Module):
         Raises:
             DoesNotFit: the language model does not generate, or the task writes nothing. BadRecipe: an option, or a tokenizer
                 without chat template.
-            DataError: placeholders and images differ in number, or a prompt exceeds the context. BadImage: as `predict`.
+            DataError: placeholders and inputs differ in number, or a prompt exceeds the context. BadInput: as `predict`.
         """
-        asked, many = generation.request(self, image, prompt, max_new_tokens=max_new_tokens, stop=stop, chat=chat, **options)
+        given = self.given(image=image, audio=audio)
+        asked, many = generation.request(self, given, prompt, max_new_tokens=max_new_tokens, stop=stop, chat=chat, **options)
         with self._evaluating():
             found = generation.write(self, asked, batch_size)
         return found if many else found[0] if len(found) == 1 else found
@@ -286,6 +329,7 @@ class MultimodalModel(nn.Module):
         image: Any = None,
         prompt: Any = None,
         *,
+        audio: Any = None,
         max_new_tokens: int = 32,
         stop: str | Sequence[str] = (),
         chat: bool = False,
@@ -296,9 +340,10 @@ class MultimodalModel(nn.Module):
         Raises:
             BadRecipe: beams or several answers, which are not known before the end; else as `generate`.
         """
-        asked, many = generation.request(self, image, prompt, max_new_tokens=max_new_tokens, stop=stop, chat=chat, **options)
+        given = self.given(image=image, audio=audio)
+        asked, many = generation.request(self, given, prompt, max_new_tokens=max_new_tokens, stop=stop, chat=chat, **options)
         if many or options.get("num_beams", 1) > 1 or options.get("num_return_sequences", 1) > 1:
-            raise BadRecipe("stream: one image and one prompt, without beams; use generate for more")
+            raise BadRecipe(f"stream: one {self.modality} and one prompt, without beams; use generate for more")
         with self._evaluating():
             yield from generation.stream(self, asked)
 
@@ -424,7 +469,15 @@ class MultimodalModel(nn.Module):
         run = self.provenance.run
         sections = [s for found in host().manager.hook.mmzoo_card_sections(model=self, run=run) for s in found]
         generates = self.task.needs_generation
-        return card.render(self.recipe, self.summary(), run, generates=generates, folder="path/to/this/folder", sections=sections)
+        return card.render(
+            self.recipe,
+            self.summary(),
+            run,
+            generates=generates,
+            modality=self.modality,
+            folder="path/to/this/folder",
+            sections=sections,
+        )
 
 
 def _plain(words: Any) -> str:

@@ -1,4 +1,4 @@
-"""Encoding beforehand: each distinct picture goes through a frozen encoder once, and its features are kept in a
+"""Encoding beforehand: each distinct input (picture, clip) goes through a frozen encoder once, and its features are kept in a
 `mmzoo.features.FeatureStore` that is named by what they depend on.
 
 Over several processes each encodes a share, and each machine keeps a store of its own.
@@ -16,19 +16,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from rich.filesize import decimal
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from mmzoo.cache import cache_folder
-from mmzoo.data import Example, content_digest, image_key, open_image
-from mmzoo.errors import BadImage, BadRecipe, DoesNotFit, FeatureCacheError, MmzooError
+from mmzoo.data import Example, tensors
+from mmzoo.errors import BadInput, BadRecipe, DoesNotFit, FeatureCacheError, MmzooError
 from mmzoo.features import OFF, FeatureStore, Layout, NoPlace, Writer
+from mmzoo.inputs import Intake, content_digest, input_key, plural
 from mmzoo.interfaces import Features
 from mmzoo.model import MultimodalModel
 from mmzoo.progress import Bar, bar
@@ -39,27 +38,27 @@ log = logging.getLogger(__name__)
 KEY = "train.cache_features"
 # The share of the free disk that features may take: where they were asked for, and where they were not.
 MOST, MOST_UNASKED = 0.9, 0.25
-PROBES = ((64, 48), (48, 80), (224, 224), (300, 200))  # sizes of pictures that stand for a transform
-REREAD = 4  # examples that are read twice, to see whether their images change
+REREAD = 4  # examples that are read twice, to see whether their inputs change
 READERS = 8  # threads that hash files
 
-Place = tuple[int, int]  # of an image: its example, and which of that one's images it is
+Place = tuple[int, int]  # of an input: its example, and which of that one's inputs it is
 
 
 @dataclass
 class Precomputed:
-    """Features by picture, as a `mmzoo.data.FeatureSource`: a `FeatureStore`, and the sha256 of each picture by its
-    `image_key`, so that files are not read again."""
+    """Features by input, as a `mmzoo.data.FeatureSource`: a `FeatureStore`, the sha256 of each input by its
+    `mmzoo.inputs.input_key`, so that files are not read again, and what opens inputs."""
 
     store: FeatureStore
     digests: dict[Hashable, bytes]
+    intake: Intake
 
-    def of(self, image: Any, key: Hashable) -> dict[str, Tensor]:
+    def of(self, source: Any, key: Hashable) -> dict[str, Tensor]:
         digest = self.digests.get(key)
         found = None if digest is None else self.store.get(digest)
         if found is None:
-            open_image(image)  # the usual reason
-            raise FeatureCacheError(f"an image is not what it was when training began; train again, or without a cache: {OFF}")
+            self.intake.open(source)  # the usual reason
+            raise FeatureCacheError(f"an input is not what it was when training began; train again, or without a cache: {OFF}")
         return {f"feature_{name}": value for name, value in found.items()}
 
 
@@ -72,12 +71,12 @@ def precompute(
     reads: Callable[[], float],
     progress: bool,
 ) -> Precomputed | None:
-    """Encode the pictures of ``examples`` that are not in the store yet; None where that is not wanted, or, with
+    """Encode the inputs of ``examples`` that are not in the store yet; None where that is not wanted, or, with
     `TrainOptions.cache_features` empty, would gain nothing or cannot be done.
 
     Args:
         model: on the device that it trains on.
-        workers: processes that open images.
+        workers: processes that open inputs.
         reads: gives how many examples the run will read.
 
     Raises:
@@ -96,7 +95,8 @@ def precompute(
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     store = FeatureStore(cache_folder() / "features" / name, facts)
 
-    places, count = _distinct(examples)
+    intake = model.intake()
+    places, count = _distinct(examples, intake.modality)
     encodings = reads() / len(examples) * (len(places) if options.keep_images_together else count)
     digests: dict[Hashable, bytes] = {}
     missing: list[bytes] = []
@@ -111,21 +111,21 @@ def precompute(
         wanted, trouble = False, error
     if not _agreed(accelerator, wanted, trouble, asked):
         return None
-    # A share goes by each picture's number among all, since what is missing changes as soon as one process writes.
-    pictures = {digests[key]: place for key, place in places.items()}
-    share = set(list(pictures)[accelerator.local_process_index :: int(os.environ.get("LOCAL_WORLD_SIZE", "1"))])
-    mine = [pictures[digest] for digest in missing if digest in share]
+    # A share goes by each input's number among all, since what is missing changes as soon as one process writes.
+    first = {digests[key]: place for key, place in places.items()}
+    share = set(list(first)[accelerator.local_process_index :: int(os.environ.get("LOCAL_WORLD_SIZE", "1"))])
+    mine = [first[digest] for digest in missing if digest in share]
     with bar("encoding", len(share), shown=progress) as shown:
         shown.move(len(share) - len(mine), f"{decimal(store.size)} in {store.folder}")
         try:
-            loader = _loader(model, examples, mine, workers)
+            loader = _loader(intake, examples, mine, model.recipe.train.batch_size, workers)
             _encode(model, loader, store, accelerator, len(missing), MOST if asked else MOST_UNASKED, shown)
         except NoPlace as error:
             trouble = error
     if not _agreed(accelerator, trouble is None, trouble, asked):
         return None
     store.reload()
-    return Precomputed(store, digests)
+    return Precomputed(store, digests, intake)
 
 
 def _agreed(accelerator: Accelerator, wanted: bool, trouble: NoPlace | None, asked: bool | None) -> bool:
@@ -147,17 +147,22 @@ def _obstacle(model: MultimodalModel, examples: Sequence[Example]) -> MmzooError
     if model.encoder.transform is None:
         return BadRecipe(f"{KEY}: this encoder looks at nothing; leave it out")
     if options.blank_images:
-        return BadRecipe(f"{KEY}: with train.blank_images there is no image to encode; leave out one of the two")
+        return BadRecipe(f"{KEY}: with train.blank_images there is nothing to encode; leave out one of the two")
     if not isinstance(examples, Sequence):
         return BadRecipe(f"{KEY}: a streamed data set cannot be gone through beforehand; leave it out")
     if model.fusion.needs_tokens and model.encoder.spec.tokens is None:
-        return DoesNotFit(f"{KEY}: this encoder's number of tokens depends on the image; leave it out")
+        return DoesNotFit(f"{KEY}: this encoder's number of tokens depends on the input; leave it out")
     with torch.random.fork_rng(devices=[]):
         first, second = _preprocessing(model), _preprocessing(model)
     if first != second:
         return DoesNotFit(f"{KEY}: this encoder's transform is random; leave it out")
-    if any(image_key(examples[i].image) != image_key(examples[i].image) for i in range(min(REREAD, len(examples)))):
-        return BadRecipe(f"{KEY}: this data set's images change each time that they are read; leave it out")
+    modality = model.encoder.modality
+
+    def key(i: int) -> Hashable:
+        return input_key(examples[i].inputs(modality))
+
+    if any(key(i) != key(i) for i in range(min(REREAD, len(examples)))):
+        return BadRecipe(f"{KEY}: this data set's {plural(modality)} change each time that they are read; leave it out")
     return None
 
 
@@ -165,7 +170,7 @@ def _obstacle(model: MultimodalModel, examples: Sequence[Example]) -> MmzooError
 
 
 def _facts(model: MultimodalModel, accelerator: Accelerator) -> dict[str, Any]:
-    """Everything but the picture. GPUs and CPUs round differently, so they share no features."""
+    """Everything but the input. GPUs and CPUs round differently, so they share no features."""
     entry = model.provenance.entries["encoder"]
     return {
         "encoder": f"{entry.target} of {entry.plugin} {entry.version}",
@@ -187,72 +192,69 @@ def _weights(model: MultimodalModel) -> str:
 
 
 def _preprocessing(model: MultimodalModel) -> str:
-    """A digest of what the transform makes of some pictures: it changes with the code underneath too."""
+    """A digest of what the transform makes of some inputs: it changes with the code underneath too."""
     digest = hashlib.sha256()
-    random, transform = np.random.default_rng(0), _transform(model)
-    for width, height in PROBES:
-        value = transform(Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)))
+    intake = model.intake()
+    assert intake.transform is not None
+    for probe in intake.reader.probes():
+        value = intake.transform(probe)
         digest.update(f"{value.dtype}|{list(value.shape)}|".encode() + value.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def _transform(model: MultimodalModel) -> Any:
-    """What makes the encoder's input of a picture, or of its tiles."""
-    return model.collator(training=True).transform
+# The inputs
 
 
-# The pictures
-
-
-def _distinct(examples: Sequence[Example]) -> tuple[dict[Hashable, Place], int]:
-    """The first place of each picture, by `image_key`, and the number of images, distinct or not."""
+def _distinct(examples: Sequence[Example], modality: str) -> tuple[dict[Hashable, Place], int]:
+    """The first place of each input, by `input_key`, and the number of inputs, distinct or not."""
     places: dict[Hashable, Place] = {}
     count = 0
     for i, example in enumerate(examples):
-        for j, image in enumerate(example.images):
-            places.setdefault(image_key(image), (i, j))
+        for j, source in enumerate(example.inputs(modality)):
+            places.setdefault(input_key(source), (i, j))
             count += 1
     return places, count
 
 
 def _digests(places: Mapping[Hashable, Place]) -> dict[Hashable, bytes]:
-    """The sha256 of each picture: the key itself, unless it is a path."""
+    """The sha256 of each input: the key itself, unless it is a path."""
     with ThreadPoolExecutor(READERS) as pool:
         return dict(
             zip(places, pool.map(lambda key: key if isinstance(key, bytes) else content_digest(key), places), strict=True)
         )
 
 
-class _Pictures(TorchDataset):
-    """Pictures with their sha256, opened; None for one that cannot be read, which training will speak of."""
+class _Inputs(TorchDataset):
+    """Inputs with their sha256, opened; None for one that cannot be read, which training will speak of."""
 
-    def __init__(self, examples: Sequence[Example], places: Sequence[Place], transform: Any) -> None:
-        self.examples, self.places, self.transform = examples, places, transform
+    def __init__(self, examples: Sequence[Example], places: Sequence[Place], intake: Intake) -> None:
+        self.examples, self.places, self.intake = examples, places, intake
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, number: int) -> tuple[bytes, Tensor] | None:
         example, which = self.places[number]
-        image = self.examples[example].images[which]
+        source = self.examples[example].inputs(self.intake.modality)[which]
         try:
-            inputs = self.transform(open_image(image))
-        except BadImage:
+            opened = self.intake.open(source)
+        except BadInput:
             return None
-        return content_digest(image), inputs  # not what it was when the keys were made: a file may have changed since
+        return content_digest(source), opened  # not what it was when the keys were made: a file may have changed since
+
+    def batch(self, opened: list[tuple[bytes, Tensor] | None]) -> tuple[int, list[bytes], dict[str, Tensor]]:
+        """How many were to be opened, the digests of those that were, and what `Intake.batch` makes of them."""
+        good = [each for each in opened if each is not None]
+        return len(opened), [digest for digest, _ in good], self.intake.batch([each for _, each in good]) if good else {}
 
 
-def _stack(pictures: list[tuple[bytes, Tensor] | None]) -> tuple[int, list[bytes], Tensor | None]:
-    good = [picture for picture in pictures if picture is not None]
-    return len(pictures), [digest for digest, _ in good], torch.stack([inputs for _, inputs in good]) if good else None
-
-
-def _loader(model: MultimodalModel, examples: Sequence[Example], places: Sequence[Place], workers: int) -> DataLoader:
+def _loader(intake: Intake, examples: Sequence[Example], places: Sequence[Place], size: int, workers: int) -> DataLoader:
+    inputs = _Inputs(examples, places, intake)
     return DataLoader(
-        _Pictures(examples, places, _transform(model)),
-        batch_size=model.recipe.train.batch_size,
+        inputs,
+        batch_size=size,
         num_workers=workers,
-        collate_fn=_stack,
+        collate_fn=inputs.batch,
         generator=torch.Generator(),  # the default one goes on as if nothing had been drawn
     )
 
@@ -269,10 +271,11 @@ def _encode(
     """Encode what the loader gives into the store, which grows by ``new`` records in all processes together."""
     with ExitStack() as stack:
         writer: Writer | None = None
-        for count, digests, inputs in loader:
-            if inputs is not None:
+        for count, digests, batch in loader:
+            if batch:
+                moved = tensors(batch, accelerator.device)
                 with torch.no_grad(), accelerator.autocast():
-                    features = model.encode(inputs.to(accelerator.device))
+                    features = model.encode(moved["inputs"], lengths=moved.get("input_lengths"))
                 rows = _rows(features, tokens=model.fusion.needs_tokens)
                 if writer is None:
                     layout = Layout.of(rows)
@@ -284,7 +287,7 @@ def _encode(
 
 
 def _rows(features: Features, *, tokens: bool) -> dict[str, Tensor]:
-    """What is kept of features [images, ...]."""
+    """What is kept of features [inputs, ...]."""
     rows = {"pooled": features.pooled}
     if tokens:
         rows["tokens"] = features.tokens

@@ -26,9 +26,11 @@ PARTNERS = {"encoder": "cnn", "fusion": "projector", "language_model": "gpt-mini
 
 
 class Sample(Dataset):
-    """A few coloured squares with questions and answers, in memory; every split is the same."""
+    """A few coloured squares, and beside each a tone of unequal length, with questions and answers, in memory; every split is
+    the same."""
 
     COLOURS = ("red", "green", "blue")
+    RATE = 16_000
 
     def __init__(self, count: int = 8, size: int = 32) -> None:
         super().__init__(None)
@@ -44,7 +46,10 @@ class Sample(Dataset):
             colour = self.COLOURS[i % len(self.COLOURS)]
             picture = Image.new("RGB", (self.size, self.size), colour)
             picture.putpixel((int(random.integers(self.size)), int(random.integers(self.size))), (0, 0, 0))
-            found.append(Example(f"{split}/{i}", picture, "what color is it" + "?" * (i % 2), (colour,)))
+            seconds = np.arange(self.RATE * (2 + i % 4) // 10) / self.RATE
+            tone = 0.5 * np.sin(2 * np.pi * 220 * 2 ** (i % len(self.COLOURS)) * seconds)
+            audio = {"array": tone.astype(np.float32), "sampling_rate": self.RATE}
+            found.append(Example(f"{split}/{i}", picture, "what color is it" + "?" * (i % 2), (colour,), audio))
         return found
 
 
@@ -102,17 +107,16 @@ def round_trip(recipe: Recipe, folder: Path, *, steps: int = 2) -> MultimodalMod
     """
     sample = Sample()
     examples = sample.load("test")
-    images, texts = [e.image for e in examples], [e.text for e in examples]
     built = build(recipe, seed=0)
-    first = built.predict(image=images, text=texts)
+    first = built.predict_examples(examples)
     assert len(first) == len(examples), "predict gives one prediction an example"
     options = {"max_steps": steps, "batch_size": 4, "precision": "fp32", "log_every": 1}
     run = train(recipe, dataset=sample, output=folder, progress=False, train=options)
     assert run.steps == steps, f"trained {run.steps} steps of {steps}"
     assert all(np.isfinite(entry["loss"]) for entry in run.history), "the loss is finite"
-    trained = run.model.predict(image=images, text=texts)
+    trained = run.model.predict_examples(examples)
     loaded = load(folder)
-    again = loaded.predict(image=images, text=texts)
+    again = loaded.predict_examples(examples)
     assert trained == again, "a loaded model predicts the same, to the last bit"
     for name, value in run.model.state_dict().items():
         assert (loaded.state_dict()[name] == value).all(), f"{name} differs after loading"

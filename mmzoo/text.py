@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AddedToken
 
 from mmzoo.errors import BadRecipe, DataError
+from mmzoo.inputs import plural
 from mmzoo.interfaces import CAUSAL, IMAGE, PLACEHOLDER, TextContext
 
 
@@ -26,7 +27,7 @@ def encode(tokenizer: object, texts: Sequence[str], *, special: bool = False) ->
 
 def start_ids(text: TextContext, image: bool = False) -> list[int]:
     """What must stand before a text: what the tokenizer itself puts there ([CLS], <s>), or nothing where ``image`` says that an
-    image's tokens do, else the start token, so that a causal model always has a state to predict the first token from."""
+    input's tokens do, else the start token, so that a causal model always has a state to predict the first token from."""
     if text.kind != CAUSAL:
         return []
     tokenizer = text.tokenizer
@@ -44,7 +45,7 @@ def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = Fals
     tokenizer's own framing ([CLS] ... [SEP], or ... </s>) for the others. ``framed``: the prompts hold their special tokens.
     """
     tokenizer = text.tokenizer
-    rows = _with_images(tokenizer, prompts)
+    rows = _with_inputs(tokenizer, prompts, text.placeholder)
     if text.kind != CAUSAL:
         head, tail = _frame(tokenizer)
         return [[*head, *row, *tail] or [tokenizer.pad_token_id] for row in rows]
@@ -60,24 +61,26 @@ def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = Fals
 _KNOWING: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # copies of tokenizers that do not know the placeholder
 
 
-def with_placeholder(tokenizer: Any) -> Any:
+def with_placeholder(tokenizer: Any, mark: str = PLACEHOLDER) -> Any:
     """The tokenizer, or a copy of it, that has the placeholder as one token."""
-    if PLACEHOLDER in tokenizer.get_added_vocab():
+    if mark in tokenizer.get_added_vocab():
         return tokenizer
     knowing = copy.deepcopy(tokenizer)
-    knowing.add_tokens([AddedToken(PLACEHOLDER, special=True, normalized=False)])
+    knowing.add_tokens([AddedToken(mark, special=True, normalized=False)])
     return knowing
 
 
-def _with_images(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+def _with_inputs(tokenizer: Any, prompts: Sequence[str], mark: str) -> list[list[int]]:
     """Ids with `IMAGE` at the placeholders. The whole is read at once, since some tokenizers write what follows a token
     otherwise than what begins a text."""
-    if not any(PLACEHOLDER in prompt for prompt in prompts):
+    if not any(mark in prompt for prompt in prompts):
         return encode(tokenizer, prompts)
-    knowing = _KNOWING.get(tokenizer) or with_placeholder(tokenizer)
+    knowing = _KNOWING.get(tokenizer)
+    if knowing is None or mark not in knowing.get_added_vocab():  # a tokenizer may serve models of two modalities
+        knowing = with_placeholder(tokenizer, mark)
     if knowing is not tokenizer:
         _KNOWING[tokenizer] = knowing
-    own = knowing.convert_tokens_to_ids(PLACEHOLDER)
+    own = knowing.convert_tokens_to_ids(mark)
     return [[IMAGE if i == own else i for i in row] for row in encode(knowing, prompts)]
 
 
@@ -87,9 +90,9 @@ def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
     return ([], ids) if ids[:1] == [tokenizer.eos_token_id] else (ids[:1], ids[1:])
 
 
-def chat(text: TextContext, messages: Sequence[Mapping[str, str]], images: int) -> str:
+def chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs: int) -> str:
     """A conversation in the words of the tokenizer's own template, up to where the assistant's turn begins. Where the fusion
-    puts images among the text and the conversation has no placeholder, the user's first turn begins with one for each.
+    puts inputs among the text and the conversation has no placeholder, the user's first turn begins with one for each.
 
     Args:
         messages: ``[{"role": "user", "content": "<image> What is it?"}, ...]``.
@@ -100,40 +103,41 @@ def chat(text: TextContext, messages: Sequence[Mapping[str, str]], images: int) 
     if not getattr(text.tokenizer, "chat_template", None):
         raise BadRecipe("this language model's tokenizer has no chat template; choose an instruct model, or leave out chat")
     turns = [dict(turn) for turn in messages]
-    if text.added_tokens and not any(PLACEHOLDER in turn["content"] for turn in turns):
+    if text.added_tokens != 0 and not any(text.placeholder in turn["content"] for turn in turns):
         first = next((turn for turn in turns if turn["role"] == "user"), turns[0])
-        first["content"] = PLACEHOLDER * images + first["content"]
+        first["content"] = text.placeholder * inputs + first["content"]
     try:
         said = text.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        if all(piece.strip() in said for turn in turns for piece in turn["content"].split(PLACEHOLDER)):
+        if all(piece.strip() in said for turn in turns for piece in turn["content"].split(text.placeholder)):
             return said
         # Templates of multimodal models take a turn in parts, and of plain text say nothing.
-        parts = [{**turn, "content": _parts(turn["content"])} for turn in turns]
+        parts = [{**turn, "content": _parts(turn["content"], text)} for turn in turns]
         return text.tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template raises what it likes
         raise BadRecipe(f"the chat template refuses these messages: {error}") from None
 
 
-def _parts(content: str) -> list[dict[str, str]]:
+def _parts(content: str, text: TextContext) -> list[dict[str, str]]:
     """What a turn says, in the parts of multimodal templates."""
-    first, *rest = content.split(PLACEHOLDER)
+    first, *rest = content.split(text.placeholder)
     parts = [{"type": "text", "text": first}] if first else []
     for piece in rest:
-        parts += [{"type": "image"}, *([{"type": "text", "text": piece}] if piece else [])]
+        parts += [{"type": text.modality}, *([{"type": "text", "text": piece}] if piece else [])]
     return parts
 
 
-def check_placeholders(row: Sequence[int], images: int, name: str) -> None:
-    """Check that a text says where each of its images stands.
+def check_placeholders(row: Sequence[int], text: TextContext, inputs: int, name: str) -> None:
+    """Check that a text says where each of its inputs stands.
 
     Raises:
         DataError: naming both numbers and the example.
     """
     found = sum(i == IMAGE for i in row)
-    if found != images and (found or images > 1):
+    if found != inputs and (found or inputs > 1):
+        given = f"{inputs} {text.modality if inputs == 1 else plural(text.modality)}"
         raise DataError(
-            f"example {name}: {found} placeholders '{PLACEHOLDER}' in the text and {images} image{'s' if images != 1 else ''}; "
-            "give one placeholder for each image" + (", or none for a single one" if images == 1 else "")
+            f"example {name}: {found} placeholders '{text.placeholder}' in the text and {given}; give one placeholder for each "
+            f"{text.modality}" + (", or none for a single one" if inputs == 1 else "")
         )
 
 
@@ -147,7 +151,7 @@ def fit_length(rows: list[list[int]], text: TextContext, ids: Sequence[str], res
         return
     for row, name in zip(rows, ids, strict=True):
         placeholders = sum(i == IMAGE for i in row)
-        length, added = len(row) - placeholders, text.added_tokens * max(1, placeholders)
+        length, added = len(row) - placeholders, (text.added_tokens or 0) * max(1, placeholders)
         if length + added + reserve > text.max_length:
             extra = f" and {reserve} to generate" if reserve else ""
             raise DataError(

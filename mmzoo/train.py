@@ -22,10 +22,10 @@ from safetensors import SafetensorError
 from transformers import TrainerState
 
 from mmzoo import checkpoint, transfer
-from mmzoo.build import assemble, read_recipe
+from mmzoo.build import assemble, check_data, read_recipe
 from mmzoo.data import Dataset, Example, fingerprint, load_split, open_dataset
 from mmzoo.environment import environment
-from mmzoo.errors import BadImage, BadRecipe, CheckpointError, DataError, MmzooError, TrainingError
+from mmzoo.errors import BadRecipe, CheckpointError, DataError, MmzooError, TrainingError
 from mmzoo.interfaces import Task
 from mmzoo.model import MultimodalModel
 from mmzoo.recipe import Part, Recipe
@@ -73,10 +73,10 @@ def train(
         dataset: a name, a path, an id, or a `Dataset`.
         resume: go on from the last checkpoint in ``output``, to the numbers that an unbroken run would give.
         overwrite: replace a model or an unfinished run that is in ``output``.
-        skip_bad: leave out examples whose image cannot be read, instead of stopping.
+        skip_bad: leave out examples whose input, such as an image, cannot be read, instead of stopping.
 
     Raises:
-        UnknownName, BadRecipe, DoesNotFit: the recipe. DataError, BadImage: the data.
+        UnknownName, BadRecipe, DoesNotFit: the recipe. DataError, BadInput: the data.
         TrainingError: ``output`` is taken, or there is nothing to resume. CheckpointError: it cannot be saved.
     """
     if output == "":
@@ -88,6 +88,8 @@ def train(
     options = chosen.train
     if streamed and options.max_steps is None:
         raise BadRecipe("train.max_steps: a streamed data set has no length; say how many steps to train")
+    first = examples[0] if isinstance(examples, Sequence) else next(iter(examples), None)
+    check_data(chosen, first, dataset if isinstance(dataset, str) else type(source).__name__)
     chosen, _ = transfer.adopt(chosen)  # what a checkpoint has learned is not learned anew
     chosen = learn(chosen, examples, streamed=streamed)
     try:
@@ -111,7 +113,8 @@ def train(
             trainer.train(resume_from_checkpoint=last)
         if trainer.skipped and not trainer.seen and last is None and trainer.args.world_size == 1:
             shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)  # nothing was learned that one could go on from
-            raise BadImage(f"no image could be read; the first is of example {': '.join(trainer.skipped[0])}")
+            first_bad = ": ".join(trainer.skipped[0])
+            raise model.encoder.reader.error(f"no {model.encoder.modality} could be read; the first is of example {first_bad}")
     except BaseException as error:
         _remove_unfinished(output, whole=fresh)
         if isinstance(error, OSError | SafetensorError):

@@ -1,4 +1,4 @@
-"""The loop underneath: `transformers.Trainer` with parameter groups by part, checkpoints of trained weights, bad images
+"""The loop underneath: `transformers.Trainer` with parameter groups by part, checkpoints of trained weights, bad inputs
 counted, signals heard, and an order of examples that a resumed run repeats."""
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import TRAINER_STATE_NAME
 
 from mmzoo import checkpoint
-from mmzoo.data import Example, image_key, raise_bad
-from mmzoo.errors import BadImage, CheckpointError, TrainingError
+from mmzoo.data import Example, raise_bad
+from mmzoo.errors import CheckpointError, TrainingError
+from mmzoo.inputs import input_key
 from mmzoo.model import MultimodalModel
 from mmzoo.plugins import host
 from mmzoo.precompute import precompute
@@ -113,7 +114,7 @@ def _precision(options: TrainOptions) -> dict[str, bool]:
 
 
 class MultimodalTrainer(Trainer):
-    """`transformers.Trainer` with our parameter groups, checkpoints of trained weights, and bad images counted."""
+    """`transformers.Trainer` with our parameter groups, checkpoints of trained weights, and bad inputs counted."""
 
     model: Any
     args: Any
@@ -132,7 +133,7 @@ class MultimodalTrainer(Trainer):
         self.add_callback(_Progress(shown=progress and self.is_world_process_zero()))
 
     def cache_features(self, *, progress: bool) -> bool:
-        """Encode each image beforehand, if `TrainOptions.cache_features` says so; whether it was done."""
+        """Encode each input beforehand, if `TrainOptions.cache_features` says so; whether it was done."""
         steps = self.args.max_steps * self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         data: Any = self.train_dataset
         collator: Any = self.data_collator
@@ -150,7 +151,8 @@ class MultimodalTrainer(Trainer):
         examples: Any = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(examples, IterableDataset):
             return None
-        return Shuffled(examples, self.args.seed, self.model.recipe.train.keep_images_together, self.state)
+        together = self.model.encoder.modality if self.model.recipe.train.keep_images_together else ""
+        return Shuffled(examples, self.args.seed, together, self.state)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -161,7 +163,7 @@ class MultimodalTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         bad, names = raise_bad(inputs), inputs.pop("names", [])
         if bad and not self.skip_bad:
-            raise BadImage(f"example {bad[0][0]}: {bad[0][1]}\nTo train without such examples: --skip-bad")
+            raise self.model.encoder.reader.error(f"example {bad[0][0]}: {bad[0][1]}\nTo train without such examples: --skip-bad")
         self.skipped += bad
         self.seen += len(inputs["index"]) if "index" in inputs else 0
         tensors = {key: value for key, value in inputs.items() if isinstance(value, Tensor)}
@@ -234,15 +236,16 @@ def parameter_groups(model: MultimodalModel, wrapped: nn.Module, weight_decay: f
 
 
 class Shuffled(Sampler[int]):
-    """A new order each epoch, a function of seed and epoch alone, so that a resumed run sees the same batches."""
+    """A new order each epoch, a function of seed and epoch alone, so that a resumed run sees the same batches. The examples that
+    share their inputs of the modality ``together`` stay together."""
 
-    def __init__(self, examples: Sequence[Example], seed: int, together: bool, state: TrainerState) -> None:
+    def __init__(self, examples: Sequence[Example], seed: int, together: str, state: TrainerState) -> None:
         self.count, self.seed, self.state = len(examples), seed, state
         self.groups: list[list[int]] | None = None
         if together:
             found: dict[Any, list[int]] = {}
             for i, example in enumerate(examples):
-                found.setdefault(image_key(example.image), []).append(i)
+                found.setdefault(input_key(example.inputs(together)), []).append(i)
             self.groups = list(found.values())
 
     def __len__(self) -> int:

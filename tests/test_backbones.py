@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from uncached import without_cache
 
-from mmzoo import source, weights
+from mmzoo import backbones, source, weights
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
 from mmzoo.interfaces import Sequenced
 from mmzoo.plugins import host
@@ -799,3 +799,18 @@ def test_open_clip_suggests_names(variant, message):
 def test_open_clip_refuses_a_wrong_config():
     with pytest.raises(BadRecipe, match="image_sise"):
         OpenCLIP(OpenCLIPOptions(config={"embed_dim": 24, "vision_cfg": {"image_sise": 32}}))
+
+
+def test_a_part_of_the_model_that_a_source_holds(tmp_path):
+    """As a plugin takes the encoder out of a checkpoint of encoder and decoder."""
+    sizes = {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads", "ffn_dim")}
+    config = backbones.config_of({"model_type": "whisper", "d_model": 8, "vocab_size": 64, "pad_token_id": 0, **sizes})
+    whole = transformers.WhisperForConditionalGeneration(config)
+    whole.save_pretrained(tmp_path)
+    encoder = whole.get_encoder()
+    found = backbones.load(type(encoder), config, source.Source(str(tmp_path)), within="encoder.")
+    assert {"conv1.weight", "layers.1.fc2.bias"} <= set(found.state_dict())
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value), name
+    with pytest.raises(SourceError, match="lacks"):
+        backbones.load(type(encoder), config, source.Source(str(tmp_path)), within="nowhere.")

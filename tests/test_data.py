@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mmzoo.data import Example, fingerprint, image_key, load_split, open_dataset, open_image
+from mmzoo.data import Example, fingerprint, load_split, open_dataset
 from mmzoo.errors import BadImage, BadRecipe, DataError, SourceError, UnknownName
+from mmzoo.inputs import input_key, open_image
 from mmzoo.recipe import Part
 
 
@@ -620,13 +621,13 @@ class TestIdentity:
                 return Example(str(range(20)[i]), np.full((4, 4), range(20)[i], np.uint8))
 
         assert fingerprint(Lazy()) == fingerprint([Lazy()[i] for i in range(20)])
-        assert len({image_key(example.image) for example in Lazy()}) == 20
+        assert len({input_key(example.image) for example in Lazy()}) == 20
         shapes = [Example("", np.zeros((2, 8), np.uint8)), Example("", np.zeros((4, 4), np.uint8))]
         assert fingerprint(shapes[:1]) != fingerprint(shapes[1:])
 
     def test_key_of_a_picture(self, tmp_path):
         same = [png(), bytearray(png()).__class__(png()), {"bytes": png(), "path": "x"}]
-        assert image_key(same[0]) == image_key(bytes(same[1])) == image_key(same[2])
-        assert image_key("a.png") == image_key({"bytes": None, "path": "a.png"}) == "a.png"
-        assert image_key(Image.new("RGB", (2, 2))) == image_key(Image.new("RGB", (2, 2)))
-        assert image_key(Image.new("RGB", (2, 2))) != image_key(Image.new("RGB", (1, 4)))
+        assert input_key(same[0]) == input_key(bytes(same[1])) == input_key(same[2])
+        assert input_key("a.png") == input_key({"bytes": None, "path": "a.png"}) == "a.png"
+        assert input_key(Image.new("RGB", (2, 2))) == input_key(Image.new("RGB", (2, 2)))
+        assert input_key(Image.new("RGB", (2, 2))) != input_key(Image.new("RGB", (1, 4)))

@@ -19,9 +19,10 @@ from test_train import Given, bad_pictures, losses, recipe_file, train
 
 import mmzoo
 from mmzoo import features, precompute
-from mmzoo.data import Example, content_digest
+from mmzoo.data import Example
 from mmzoo.errors import BadImage, BadRecipe, DoesNotFit, FeatureCacheError
 from mmzoo.features import DATA, INDEX, MANIFEST, FeatureStore, Layout
+from mmzoo.inputs import content_digest
 from mmzoo.testing import tiny
 from mmzoo_fusions.cross import GatedCrossAttention
 from mmzoo_scratch.cnn import CNN

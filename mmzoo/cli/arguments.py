@@ -52,8 +52,11 @@ LanguageName = Annotated[
     str | None, typer.Option("--language-model", help="This language model.", autocompletion=complete("language_model"))
 ]
 TaskName = Annotated[str | None, typer.Option("--task", help="This task.", autocompletion=complete("task"))]
-Images = Annotated[
-    list[str] | None, typer.Argument(help="Image files; none where the model looks at nothing.", metavar="[IMAGE]...")
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Image files, or audio files for a model that takes audio; none where it looks at nothing.", metavar="[FILE]..."
+    ),
 ]
 ModelFolder = Annotated[
     str,

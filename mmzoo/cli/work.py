@@ -13,7 +13,7 @@ from mmzoo.cli.arguments import (
     DatasetName,
     EncoderName,
     FusionName,
-    Images,
+    Inputs,
     Json,
     LanguageName,
     ModelFolder,
@@ -44,7 +44,7 @@ def train(
     data: Data = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out examples whose image cannot be read.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out examples whose input cannot be read.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train a recipe on a data set. Ctrl-C saves a checkpoint; --resume goes on."""
@@ -67,7 +67,7 @@ def train(
         return
     if run.skipped:
         names = dict(run.skipped)
-        print(f"skipped {len(names)} examples whose image cannot be read:", file=sys.stderr)
+        print(f"skipped {len(names)} examples whose {run.model.modality} cannot be read:", file=sys.stderr)
         for name, message in list(names.items())[:NAMED_BAD]:
             print(f"  {name}: {message}", file=sys.stderr)
     if not run.finished:
@@ -93,14 +93,15 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many examples.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples at a time; changes speed and memory, not scores.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Of the shuffled control and the bootstrap.")] = 0,
-    controls: Annotated[bool, typer.Option(help="Also measure with images shuffled and blanked.")] = True,
+    controls: Annotated[bool, typer.Option(help="Also measure with images (or audio) shuffled and blanked.")] = True,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a model: each score with a 95% interval, beside the same model with images shuffled and blanked."""
+    """Measure a model: each score with a 95% interval, beside the same model with images (or audio) shuffled and blanked."""
     from mmzoo.evaluate import CONTROLS
     from mmzoo.evaluate import evaluate as run_evaluation
+    from mmzoo.inputs import plural
 
     quiet()
     found = run_evaluation(
@@ -121,19 +122,20 @@ def evaluate(
         return
     print(found)
     if found.ignores_images:
-        print("warning: it scores no better than with shuffled images; it does not use its images", file=sys.stderr)
+        inputs = plural(found.modality)
+        print(f"warning: it scores no better than with shuffled {inputs}; it does not use its {inputs}", file=sys.stderr)
 
 
 @app.command()
 def generate(
     model: ModelFolder,
-    images: Images = None,
+    files: Inputs = None,
     prompt: Annotated[
-        str | None, typer.Option(help="The text to go on from; with several <image> in it, it is about all the images.")
+        str | None, typer.Option(help="The text to go on from; with several <image> (<audio>) in it, it is about all the files.")
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the tokenizer's chat template.")] = False,
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer; may be repeated.")] = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Show one image's text as it is written.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Show one file's text as it is written.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 32,
     num_beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
     sample: Annotated[bool, typer.Option("--sample", help="Sample instead of taking the likeliest.")] = False,
@@ -142,7 +144,7 @@ def generate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Generate text for images."""
+    """Generate text for images or audio."""
     import torch
 
     from mmzoo.build import load
@@ -157,43 +159,49 @@ def generate(
     }
     if temperature is not None:
         options["temperature"] = temperature
-    images = images or []
+    files = files or []
     loaded = load(model, device=device_of(device))
+    modality = loaded.modality
     torch.manual_seed(seed)
     if stream and not as_json:
-        for piece in loaded.stream(image=images[0] if len(images) == 1 else images or None, prompt=prompt, **options):
+        options[modality] = files[0] if len(files) == 1 else files or None
+        for piece in loaded.stream(prompt=prompt, **options):
             print(piece, end="", flush=True)
         print()
         return
-    said = loaded.generate(image=images or None, prompt=prompt, **options)
+    options[modality] = files or None
+    said = loaded.generate(prompt=prompt, **options)
     together = isinstance(said, str)
-    names, texts = ([", ".join(images)], [said]) if together else (images, said)
+    names, texts = ([", ".join(files)], [said]) if together else (files, said)
     if as_json:
-        shown: list[Any] = [images] if together else images
-        print_json([{"image": image, "text": text} for image, text in zip(shown, texts, strict=True)])
+        shown: list[Any] = [files] if together else files
+        print_json([{modality: file, "text": text} for file, text in zip(shown, texts, strict=True)])
     else:
-        for image, text in zip(names, texts, strict=True):
-            print(text if len(texts) == 1 else f"{image}: {text}")
+        for file, text in zip(names, texts, strict=True):
+            print(text if len(texts) == 1 else f"{file}: {text}")
 
 
 @app.command()
 def predict(
     model: ModelFolder,
-    images: Images = None,
-    text: Annotated[str | None, typer.Option(help="The question or text that goes with each image.")] = None,
+    files: Inputs = None,
+    text: Annotated[str | None, typer.Option(help="The question or text that goes with each file.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Predict a label, an answer or a value for images."""
+    """Predict a label, an answer or a value for images or audio."""
     from mmzoo.build import load
 
     quiet()
-    found = load(model, device=device_of(device)).predict(image=images or None, text=text)
-    pairs = list(zip(images, found, strict=True)) if images else [(None, found)]
+    loaded = load(model, device=device_of(device))
+    modality = loaded.modality
+    given: dict[str, Any] = {modality: files or None}
+    found = loaded.predict(text=text, **given)
+    pairs = list(zip(files, found, strict=True)) if files else [(None, found)]
     if as_json:
-        print_json([{"image": image, "label": p.label, "score": p.score, "value": p.value} for image, p in pairs])
+        print_json([{modality: file, "label": p.label, "score": p.score, "value": p.value} for file, p in pairs])
         return
-    for image, prediction in pairs:
+    for file, prediction in pairs:
         said = prediction.label if prediction.value is None else f"{prediction.value:.4g}"
         sure = "" if prediction.score is None else f" ({prediction.score:.1%})"
-        print(f"{said}{sure}" if len(pairs) == 1 else f"{image}: {said}{sure}")
+        print(f"{said}{sure}" if len(pairs) == 1 else f"{file}: {said}{sure}")

@@ -15,6 +15,7 @@ from mmzoo.errors import DataError
 from mmzoo.interfaces import Options
 
 IMAGE = ("image", "file_name", "image_path", "path")
+AUDIO = ("audio", "audio_path", "wav")
 TEXT = ("text", "question", "prompt")
 TARGET = ("target", "answer", "answers", "caption", "captions", "label")
 SPLIT = "split"
@@ -31,6 +32,7 @@ class ColumnOptions(Options):
     image_column: str | None = _column(
         "the pictures: paths, bytes or arrays", IMAGE, "; an empty text for no such column, where the encoder looks at nothing"
     )
+    audio_column: str | None = _column("the clips, for an encoder of audio: paths, bytes or arrays", AUDIO)
     text_column: str | None = _column("the questions or prompts", TEXT, "; an empty text for no such column")
     target_column: str | None = _column(
         "the answers, captions or labels, one or a list", TARGET, "; an empty text for no such column"
@@ -47,22 +49,25 @@ class Columns:
     text: str | None
     target: str | None
     id: str | None
+    audio: str | None = None
 
     @classmethod
-    def find(cls, options: ColumnOptions, names: Sequence[str], where: str, pictures: Collection[str] = ()) -> Columns:
-        """The columns that the options name, or else the usual ones among ``names``; ``pictures`` are the columns
-        known to hold pictures, the only one of which needs no usual name.
+    def find(
+        cls, options: ColumnOptions, names: Sequence[str], where: str, known: Mapping[str, Sequence[str]] | None = None
+    ) -> Columns:
+        """The columns that the options name, or else the usual ones among ``names``; ``known`` are by modality the columns
+        known to hold such inputs, the only one of which needs no usual name.
 
         Raises:
             DataError: a column that is not there; the message has those that are, and the option to set.
         """
         there = f"{where}: its columns are {', '.join(map(repr, names))}"
-        given = {key: getattr(options, f"{key}_column") for key in ("image", "text", "target", "id")}
+        given = {key: getattr(options, f"{key}_column") for key in ("image", "audio", "text", "target", "id")}
         for key, name in given.items():
             if name and name not in names:
                 raise DataError(f"{there}; there is no {name!r}: set {key}_column to one of them")
         # A column has one meaning: a target that is named 'text' must not be the prompt too.
-        taken = {given["image"], given["text"], given["target"]}
+        taken = {name for key, name in given.items() if key != "id"}
         free = [name for name in names if name not in taken]
 
         def first(key: str, usual: Sequence[str]) -> str | None:
@@ -70,13 +75,16 @@ class Columns:
                 return given[key] or None
             return next((name for name in usual if name in free), None)
 
-        image = first("image", IMAGE)
-        if image is None and given["image"] is None and len(only := [name for name in free if name in pictures]) == 1:
-            image = only[0]
-        if image is None and given["image"] is None:
+        def inputs(modality: str, usual: Sequence[str]) -> str | None:
+            found = first(modality, usual)
+            only = [name for name in free if name in (known or {}).get(modality, ())]
+            return only[0] if found is None and given[modality] is None and len(only) == 1 else found
+
+        image, audio = inputs("image", IMAGE), inputs("audio", AUDIO)
+        if image is None and audio is None and given["image"] is None:
             raise DataError(
                 f"{there}; none is called {_either(IMAGE)}: set image_column to the one of the pictures (to an empty text for "
-                "text alone)"
+                f"text alone), or audio_column, if none is called {_either(AUDIO)}, to the one of the clips"
             )
         target = first("target", TARGET)
         if target is None and given["target"] is None:
@@ -84,7 +92,7 @@ class Columns:
                 f"{there}; none is called {_either(TARGET)}: set target_column to the one of the answers or captions "
                 "(to an empty text if there is none)"
             )
-        return cls(image, first("text", TEXT), target, given["id"] or None)
+        return cls(image, first("text", TEXT), target, given["id"] or None, audio)
 
 
 def _either(names: Sequence[str]) -> str:
@@ -120,7 +128,8 @@ class Reader:
             name = self._texts(columns.id, row)
             return Example(
                 id=name[0] if name else f"{self.prefix}/{index}",
-                image=self._picture(row.get(columns.image)) if columns.image else None,
+                image=self._input(columns.image, row, "picture"),
+                audio=self._input(columns.audio, row, "clip"),
                 text="".join(self._texts(columns.text, row)),
                 targets=tuple(text for text in self._texts(columns.target, row, many=True) if text.strip()),
             )
@@ -144,24 +153,30 @@ class Reader:
             raise TypeError(f"column '{column}' holds {_kind(value)}, not a text")
         return [str(value)]
 
-    def _picture(self, value: Any) -> Any:
+    def _input(self, column: str | None, row: Mapping[str, Any], what: str) -> Any:
+        """A picture or clip, or several, as `mmzoo.Example` holds them."""
+        return self._source(column, row.get(column), what) if column else None
+
+    def _source(self, column: str, value: Any, what: str) -> Any:
         if isinstance(value, str):
             if self.root is None or "://" in value:
                 return value
             return str(self.root / Path(value).expanduser())
+        if isinstance(value, dict) and "array" in value:
+            return {**value, "array": np.asarray(value["array"])}
         if isinstance(value, dict) and not value.get("bytes"):
             if not isinstance(value.get("path"), str | None):
-                raise TypeError(f"column '{self.columns.image}' holds {_kind(value)}, not a picture")
-            return self._picture(value.get("path"))
+                raise TypeError(f"column '{column}' holds {_kind(value)}, not a {what}")
+            return self._source(column, value.get("path"), what)
         if isinstance(value, list):
             if value and not any(isinstance(item, list | int | float) for item in value):
-                pictures = [self._picture(item) for item in value]
-                return pictures[0] if len(pictures) == 1 else pictures
+                sources = [self._source(column, item, what) for item in value]
+                return sources[0] if len(sources) == 1 else sources
             if value and not isinstance(value[0], list):
-                raise TypeError(f"column '{self.columns.image}' holds {_kind(value)} of numbers, not a picture")
+                raise TypeError(f"column '{column}' holds {_kind(value)} of numbers, not a {what}")
             return np.asarray(value)
         if isinstance(value, bool | int | float):
-            raise TypeError(f"column '{self.columns.image}' holds {_kind(value)}, not a picture")
+            raise TypeError(f"column '{column}' holds {_kind(value)}, not a {what}")
         return value
 
 
@@ -193,19 +208,19 @@ def in_order(splits: Iterable[str]) -> list[str]:
     return sorted(splits, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name))
 
 
-def features(table: Any) -> tuple[list[str], dict[str, list[str]]]:
-    """Of a `datasets` table: the columns of pictures, and the class names of columns of class numbers."""
+def features(table: Any) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Of a `datasets` table: by modality the columns of pictures and clips, and the class names of columns of class numbers."""
     import datasets
 
-    pictures: list[str] = []
+    inputs: dict[str, list[str]] = {"image": [], "audio": []}
     labels: dict[str, list[str]] = {}
     for name, kind in (table.features or {}).items():
         inner = getattr(kind, "feature", kind)
-        if isinstance(inner, datasets.Image):
-            pictures.append(name)
+        if isinstance(inner, datasets.Image | datasets.Audio):
+            inputs["image" if isinstance(inner, datasets.Image) else "audio"].append(name)
         elif isinstance(inner, datasets.ClassLabel):
             labels[name] = list(inner.names)
-    return pictures, labels
+    return inputs, labels
 
 
 def read_table(
@@ -217,7 +232,7 @@ def read_table(
     names: list[str],
     keep: Collection[str] = (),
 ) -> tuple[Any, Reader]:
-    """A `datasets` table, or a stream of one, with pictures left undecoded and no more columns than are in use (or to
+    """A `datasets` table, or a stream of one, with pictures and clips left undecoded and no more columns than are in use (or to
     keep), and the `Reader` of its rows. ``names`` are its columns.
 
     Raises:
@@ -225,10 +240,12 @@ def read_table(
     """
     import datasets
 
-    pictures, labels = features(table)
-    columns = Columns.find(options, names, where, pictures)
-    if columns.image in pictures:
-        kind, undecoded = table.features[columns.image], datasets.Image(decode=False)
-        table = table.cast_column(columns.image, undecoded if isinstance(kind, datasets.Image) else type(kind)(undecoded))
-    used = (columns.image, columns.text, columns.target, columns.id, *(name for name in keep if name in names))
+    inputs, labels = features(table)
+    columns = Columns.find(options, names, where, inputs)
+    for column, undecoded in ((columns.image, datasets.Image(decode=False)), (columns.audio, datasets.Audio(decode=False))):
+        kind = table.features[column] if column in inputs["image"] + inputs["audio"] else None
+        if kind is not None:
+            single = isinstance(kind, datasets.Image | datasets.Audio)
+            table = table.cast_column(column, undecoded if single else type(kind)(undecoded))
+    used = (columns.image, columns.audio, columns.text, columns.target, columns.id, *(name for name in keep if name in names))
     return table.select_columns(list(dict.fromkeys(filter(None, used)))), Reader(columns, split, where, root, labels)

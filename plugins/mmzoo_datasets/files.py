@@ -42,9 +42,16 @@ _EXAMPLE = '{"image": "1.png", "caption": "a cat"}'
 _HEAD = 1000
 _BATCH = 10_000
 _SCHEMA = pa.schema(
-    {"image": pa.list_(pa.string()), "text": pa.string(), "target": pa.list_(pa.string()), "id": pa.string(), SPLIT: pa.string()}
+    {
+        "image": pa.list_(pa.string()),
+        "audio": pa.list_(pa.string()),
+        "text": pa.string(),
+        "target": pa.list_(pa.string()),
+        "id": pa.string(),
+        SPLIT: pa.string(),
+    }
 )
-_COLUMNS = Columns("image", "text", "target", "id")
+_COLUMNS = Columns("image", "text", "target", "id", "audio")
 
 
 class Files(Dataset):
@@ -162,12 +169,15 @@ def _is_data(path: Path) -> bool:
 
 def _row(record: Mapping[str, Any], reader: Reader, line: int, place: str) -> dict[str, Any]:
     example = reader(record, line - 1, place)
-    if not all(isinstance(image, str | None) for image in example.images):
-        raise DataError(f"{reader.where}, {place} {line}: a picture in a text file is the path of a file")
+    inputs = {modality: example.inputs(modality) for modality in ("image", "audio")}
+    for modality, sources in inputs.items():
+        if not all(isinstance(source, str | None) for source in sources):
+            what = "a picture" if modality == "image" else "a clip"
+            raise DataError(f"{reader.where}, {place} {line}: {what} in a text file is the path of a file")
     name = record.get(reader.columns.id) if reader.columns.id else None
     split = record.get(SPLIT)
     return {
-        "image": example.images,
+        **inputs,
         "text": example.text,
         "target": example.targets,
         "id": None if name is None else example.id,

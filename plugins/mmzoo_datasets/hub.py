@@ -1,4 +1,4 @@
-"""Any image data set of the `datasets` library, by its id on the Hub or as a local folder, whole or streamed.
+"""Any data set of images or audio of the `datasets` library, by its id on the Hub or as a local folder, whole or streamed.
 
 Source: https://huggingface.co/docs/datasets. Its own code is never run: the library reads plain formats only.
 """
@@ -21,7 +21,7 @@ EMPTY = "{}: split '{}' is empty; training and evaluation need at least one exam
 
 
 class HubDataset(Dataset):
-    """Examples from a table of the library; class numbers become class names, pictures stay undecoded."""
+    """Examples from a table of the library; class numbers become class names, pictures and clips stay undecoded."""
 
     class Options(ColumnOptions):
         variant: str = Field(min_length=1, description="id such as `org/name`, or a local folder")
@@ -103,8 +103,8 @@ class Stream(Iterable[Example]):
         while True:
             try:
                 row = {name: values[0] for name, values in next(rows).items()}
-                if self.reader.columns.image:
-                    row = _fetched(row, self.reader.columns.image)
+                for column in filter(None, (self.reader.columns.image, self.reader.columns.audio)):
+                    row = _fetched(row, column)
             except StopIteration:
                 break
             except Exception as error:
@@ -116,12 +116,12 @@ class Stream(Iterable[Example]):
 
 
 def _fetched(row: dict[str, Any], column: str) -> dict[str, Any]:
-    """The row with its picture's bytes where the table only says where in an archive or on a server they are."""
-    image = row[column]
-    if isinstance(image, dict) and not image.get("bytes") and "://" in (image.get("path") or ""):
+    """The row with the bytes of its picture or clip where the table only says where in an archive or on a server they are."""
+    held = row[column]
+    if isinstance(held, dict) and not held.get("bytes") and "://" in (held.get("path") or ""):
         try:
-            with fsspec.open(image["path"]) as file:
-                row = {**row, column: {"bytes": file.read(), "path": image["path"]}}
+            with fsspec.open(held["path"]) as file:
+                row = {**row, column: {"bytes": file.read(), "path": held["path"]}}
         except FileNotFoundError:
-            pass  # an error of this picture, when it is opened
+            pass  # an error of this example, when its input is opened
     return row

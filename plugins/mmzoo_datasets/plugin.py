@@ -39,7 +39,7 @@ def mmzoo_datasets():
             "dataset",
             "datasets",
             target="mmzoo_datasets.hub:HubDataset",
-            summary="any image data set of the `datasets` library: `datasets:org/name[@revision]` or `datasets:FOLDER`",
+            summary="any images or audio of the `datasets` library: `datasets:org/name[@revision]` or `datasets:FOLDER`",
             modality="image",
             license="varies",
             source="https://huggingface.co/docs/datasets",

@@ -17,7 +17,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from mmzoo.data import Example, image_key
+from mmzoo.data import Example
+from mmzoo.inputs import input_key
 from mmzoo.interfaces import Prediction
 
 WRONG, RIGHT = 12, 12
@@ -56,14 +57,14 @@ def choose(examples: Sequence[Example], predictions: Sequence[Prediction]) -> Ga
             best = min(
                 places,
                 key=lambda i, said=answers[kind]: (
-                    image_key(examples[i].image) in pictures,
+                    input_key(examples[i].image) in pictures,
                     predictions[i].label in said,
                     i,
                 ),
             )
             places.remove(best)
             right.append(best)
-            pictures.add(image_key(examples[best].image))
+            pictures.add(input_key(examples[best].image))
             answers[kind].add(predictions[best].label)
     surest = sorted(wrong, key=lambda i: (-(predictions[i].score or 0.0), i))[:WRONG]
     return Gallery(surest, right, len(wrong))
@@ -92,7 +93,7 @@ def render(
         content = Path(example.image).read_bytes()
         return {
             "picture": f"data:image/png;base64,{base64.b64encode(content).decode()}",
-            "alt": described[image_key(example.image)],
+            "alt": described[input_key(example.image)],
             "question": example.text,
             "answer": said.label,
             "truth": example.targets[0],
@@ -145,7 +146,7 @@ def describe(examples: Sequence[Example]) -> dict[Any, str]:
     """What is on each picture, in words, as far as the questions and true answers about it tell."""
     words: dict[Any, set[str]] = {}
     for example in examples:
-        known = words.setdefault(image_key(example.image), set())
+        known = words.setdefault(input_key(example.image), set())
         if _kind(example) in ("colour", "shape"):  # such a question takes for granted what it names
             known.update(re.findall(r"\w+", example.text), example.targets)
     found = {}

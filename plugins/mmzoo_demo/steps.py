@@ -19,9 +19,10 @@ from transformers.trainer_utils import get_last_checkpoint
 
 import mmzoo
 from mmzoo.build import read_recipe
-from mmzoo.data import image_key, open_dataset
+from mmzoo.data import open_dataset
 from mmzoo.environment import environment
 from mmzoo.errors import CheckpointError, TrainingError
+from mmzoo.inputs import input_key
 from mmzoo.metrics import Metric, measure
 from mmzoo.recipe import Part
 from mmzoo.resolve import resolve
@@ -144,7 +145,7 @@ class Demo:
             examples = source.load(split)
             self.record[split] = {
                 "questions": len(examples),
-                "pictures": len({image_key(example.image) for example in examples}),
+                "pictures": len({input_key(example.image) for example in examples}),
             }
         self.say(f"1. Train {self.settings.recipe} on {DATASET}: {self._size('train')}")
         self._train(MODEL, "train")
@@ -230,7 +231,7 @@ class Demo:
         found = resolve("metric", Part(use=metric))
         scorer: Metric = found.cls(found.options)
         references = [list(example.targets) for example in examples]
-        groups = [image_key(example.image) for example in examples]
+        groups = [input_key(example.image) for example in examples]
         return commonest, measure(scorer, [commonest] * len(examples), references, groups)
 
     def _training(self, role: str) -> Mapping[str, Any]:

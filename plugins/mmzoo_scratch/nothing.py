@@ -6,11 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
+from mmzoo.inputs import NONE
 from mmzoo.interfaces import Encoder, Features, FeatureSpec
 
 
 class Nothing(Encoder):
     """No tokens, and one pooled channel of zeros for each input [batch, 0]; it has no parameters."""
+
+    modality = NONE
 
     def __init__(self, options: Any) -> None:
         super().__init__()

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from mmzoo.backbones import class_for
 from mmzoo.interfaces import Memory
 from mmzoo_transformers.language import HFCausal, can_decode, position_offset
-from mmzoo_transformers.source import class_for
 
 
 class HFDecoder(HFCausal):

@@ -25,13 +25,13 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING,
 )
 
+from mmzoo.backbones import class_for, config_of, construct, load, quiet
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
 from mmzoo.interfaces import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, LanguageModel, LanguageSpec, Memory, Options
 from mmzoo.source import Source, explained
 from mmzoo_transformers import bytes as byte_level
 from mmzoo_transformers import unpadded
 from mmzoo_transformers.blocks import find_blocks
-from mmzoo_transformers.source import class_for, config_of, construct, load, quiet
 from mmzoo_transformers.vision import check_source
 
 GENERATION = "generation_config.json"

@@ -29,11 +29,11 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
+from mmzoo.backbones import class_for, config_of, construct, load
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
 from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
 from mmzoo.source import PROCESSORS, Source, explained
 from mmzoo_transformers.blocks import find_blocks
-from mmzoo_transformers.source import class_for, config_of, construct, load
 
 log = logging.getLogger(__name__)
 

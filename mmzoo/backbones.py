@@ -1,4 +1,6 @@
-"""Configurations and models of the transformers library from plain data and from a source."""
+"""Models of the transformers library, for plugins whose parts are made of one: from plain data, or from a
+`mmzoo.source.Source` with its weights. Only safetensors is read, and what a stranger's configuration could make the library fetch
+or run is refused."""
 
 from __future__ import annotations
 
@@ -92,8 +94,11 @@ def construct(cls: type[PreTrainedModel], config: PreTrainedConfig, **options: A
         return cls._from_config(copy.deepcopy(config), dtype=torch.float32, **options)
 
 
-def load(cls: type[PreTrainedModel], config: PreTrainedConfig, source: Source, **options: Any) -> PreTrainedModel:
-    """A float32 model on the CPU with the weights of ``source``.
+def load(
+    cls: type[PreTrainedModel], config: PreTrainedConfig, source: Source, *, within: str = "", **options: Any
+) -> PreTrainedModel:
+    """A float32 model on the CPU with the weights of ``source``; those below ``within``, as ``encoder.``, where ``cls`` is a part
+    of the model that the source holds.
 
     Raises:
         SourceError: weights cannot be fetched or read, or lack some of the model's.
@@ -110,7 +115,7 @@ def load(cls: type[PreTrainedModel], config: PreTrainedConfig, source: Source, *
             if source.folder is not None:
                 converted = {name for name, v in mapped.items() if v.is_floating_point() and v.dtype != torch.float32}
                 mapped = {name: value if name in converted else value.clone() for name, value in mapped.items()}
-            state.update(mapped)
+            state.update(_below(within, mapped))
         with quiet():
             # Without a name transformers reads nothing by itself: no adapter, no pickle, no request to the Hub.
             model, info = cls.from_pretrained(  # type: ignore[misc]
@@ -131,6 +136,14 @@ def load(cls: type[PreTrainedModel], config: PreTrainedConfig, source: Source, *
             "It is a checkpoint of another kind; choose one that was made for this"
         )
     return model
+
+
+def _below(within: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose name begins with ``within``, or has it as a later part, without what stands up to it."""
+    if not within:
+        return state
+    found = {f".{name}".partition(f".{within}")[::2]: value for name, value in state.items()}
+    return {rest: value for (_, rest), value in found.items() if rest}
 
 
 @contextmanager
