@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mmzoo import checkpoint, policy, remotes, transfer
+from mmzoo import checkpoint, licence, policy, remotes, transfer
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, MmzooError, PluginBroken, UnknownName
 from mmzoo.inputs import NONE, plural
 from mmzoo.interfaces import MODALITIES, Encoder, Example, Fusion, LanguageModel, Part, Task
@@ -406,6 +406,10 @@ def _take_weights(model: MultimodalModel, source: str | Path) -> None:
         raise DoesNotFit(f"{source}: has weights for no part of this model: {why or 'it holds none'}")
     tensors = checkpoint.read_weights(folder, dict(model.named_parameters()))
     model.load_state_dict({name: tensors[name] for name in chosen}, strict=False)
+    license = licence.computed(theirs, contents.run).id
+    for kind in dict.fromkeys(name.partition(".")[0] for name in chosen):
+        origin = transfer.Source(kind, folder, getattr(theirs, kind), theirs.name or "unnamed", license).record()
+        model.provenance.run.setdefault("weights", {})[kind] = origin
     for kind, reason in reasons.items():
         warnings.warn(f"{source}: the {kind.replace('_', ' ')} takes no weights: {reason}", stacklevel=3)
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import importlib.resources
+import math
+import re
 from typing import Any
 
 import jinja2
 import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
-from mmzoo import screening
+from mmzoo import licence, screening
 from mmzoo.inputs import plural
 from mmzoo.recipe import Recipe
+from mmzoo.record import Evaluated, Measured, Record
+from mmzoo.registry import split_use
 from mmzoo.summary import Summary, count, size
 
 TEMPLATE = "card.md.j2"
 SAMPLES = {"image": "picture.png", "audio": "clip.wav"}
+HERE = "path/to/this/folder"  # what a card names until the model is pushed
+_NAMED = re.compile(r'^(model = mmzoo\.load\("|`mmzoo verify )[^"`\n]*(?=[`"])', re.M)
+_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def render(
@@ -29,27 +37,33 @@ def render(
 ) -> str:
     """Markdown with YAML metadata. A number that no run recorded is not in it. ``folder`` is where the model can be loaded
     from; without one the card is a recipe's."""
-    training = run.get("training")
-    evaluations = run.get("evaluations", [])
+    record = Record.model_validate(run)
+    training, evaluations = record.training, record.evaluations
+    found = licence.computed(recipe, run)
     text = (importlib.resources.files("mmzoo") / TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True, trim_blocks=True
     )
-    data = recipe.to_dict()
+    environment.filters["cell"] = _cell
     rendered = environment.from_string(text).render(
-        metadata=yaml.safe_dump(_metadata(recipe, training, evaluations), sort_keys=False, allow_unicode=True),
+        metadata=yaml.safe_dump(
+            _metadata(recipe, record, found if folder or training else None, modality), sort_keys=False, allow_unicode=True
+        ),
         name=recipe.name or "unnamed",
         recipe=recipe,
         folder=folder,
         summary=summary,
+        licence=found,
         count=count,
         size=size,
         interval=_interval,
+        energy=_energy,
+        options=_options,
         training=training,
-        weights=run.get("weights", {}),
-        versions=", ".join(f"{k} {v}" for k, v in training["versions"].items()) if training else "",
+        weights=record.weights,
         evaluations=evaluations,
-        recipe_yaml=yaml.safe_dump(_short(data), sort_keys=False, allow_unicode=True, width=110),
+        sampled=next((e for e in evaluations if e.samples), None),
+        recipe_yaml=yaml.safe_dump(_short(recipe.to_dict()), sort_keys=False, allow_unicode=True, width=110),
         generates=generates,
         given=f'{modality}="{SAMPLES[modality]}", ',
         modality=modality,
@@ -59,8 +73,29 @@ def render(
     return screening.inert(rendered)
 
 
-def _interval(score: dict[str, float]) -> str:
-    return f"{score['value']:.4f} [{score['low']:.4f}, {score['high']:.4f}]"
+def addressed(text: str, repo: str) -> str:
+    """A card that loads and verifies the model as ``repo``. The rest of it, which people may have written in, is as it was."""
+    return _NAMED.sub(lambda found: f"{found[1]}{repo}", text)
+
+
+def _interval(score: Measured) -> str:
+    return f"{score.value:.4f} [{score.low:.4f}, {score.high:.4f}]"
+
+
+def _energy(run: Any) -> str:
+    if run.energy is None:
+        return "not measured"
+    return f"{run.energy.kwh:.3g} kWh, of {' and '.join(run.energy.measured)}"
+
+
+def _options(options: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in options.items())
+
+
+def _cell(text: str) -> str:
+    """Any text as the cell of a Markdown table: one line, in which nothing is markup."""
+    text = " ".join(text.split())
+    return re.sub(r"([\\`*_{}\[\]|~#])", r"\\\1", text).replace("<", "&lt;")
 
 
 def _short(value: Any) -> Any:
@@ -72,24 +107,46 @@ def _short(value: Any) -> Any:
     return value
 
 
-def _metadata(recipe: Recipe, training: dict[str, Any] | None, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
-    """The YAML that a hub reads; scores as ``model-index``."""
-    found: dict[str, Any] = {"library_name": "mmzoo", "tags": ["mmzoo", "multimodal"]}
-    found["tags"] += sorted({f"mmzoo-{kind.replace('_', '-')}:{part.use}" for kind, part in recipe.parts().items()})
-    if training:
-        found["datasets"] = [training["dataset"]]
-    if evaluations:
-        found["model-index"] = [
-            {
-                "name": recipe.name or "unnamed",
-                "results": [
-                    {
-                        "task": {"type": recipe.task.use},
-                        "dataset": {"name": e["dataset"], "type": e["dataset"], "split": e["split"]},
-                        "metrics": [{"type": name, "value": score["value"]} for name, score in e["scores"].items()],
-                    }
-                    for e in evaluations
-                ],
-            }
-        ]
-    return found
+def _metadata(recipe: Recipe, record: Record, found: licence.Licence | None, modality: str) -> dict[str, Any]:
+    """The YAML that a hub reads (https://github.com/huggingface/hub-docs/blob/main/modelcard.md): scores as ``model-index``."""
+    parts = sorted({f"mmzoo-{kind.replace('_', '-')}:{part.use}" for kind, part in recipe.parts().items()})
+    shared = record.training is not None and not record.training.local and _ID.fullmatch(record.training.dataset)
+    results = [result for evaluation in record.evaluations for result in _results(recipe, evaluation, modality)]
+    data = ModelCardData(
+        library_name="mmzoo",
+        tags=["mmzoo", "multimodal", *parts],
+        **(licence.on_hub(found.id) if found else {}),  # type: ignore[arg-type]
+        datasets=[record.training.dataset] if record.training and shared else None,
+        model_name=recipe.name or "unnamed",
+        eval_results=results or None,
+    )
+    found_data: dict[str, Any] = data.to_dict()
+    if not results:
+        found_data.pop("model_name", None)
+    return found_data
+
+
+def _results(recipe: Recipe, evaluation: Evaluated, modality: str) -> list[EvalResult]:
+    """Each score, with the same under each control beside it. What the Hub shows of one is its name and value, so the interval
+    stands in the name; for programs it stands in ``args``."""
+    with_ = "".join(f", {key}={value}" for key, value in evaluation.options.items())
+    limit = f"the first {evaluation.examples} examples" if evaluation.limit is not None else ""
+    conditions = {"": evaluation.scores, **evaluation.controls}
+    rows = [(c, metric, scores[metric]) for metric in evaluation.scores for c, scores in conditions.items() if metric in scores]
+    return [
+        EvalResult(
+            task_type=split_use(recipe.task.use)[0],
+            dataset_type=evaluation.dataset if _ID.fullmatch(evaluation.dataset) else "other",
+            dataset_name=evaluation.dataset,
+            dataset_config=", ".join(filter(None, [_options(evaluation.dataset_options), limit])) or None,
+            dataset_split=evaluation.split,
+            dataset_args={"examples": evaluation.examples, "fingerprint": evaluation.fingerprint},
+            metric_type=metric,
+            metric_value=score.value,
+            metric_name=f"{metric}{f' with {plural(modality)} {control}' if control else ''}{with_} "
+            f"(95% interval {score.low:.4f} to {score.high:.4f})",
+            metric_args={"low": score.low, "high": score.high, **({"control": control} if control else {})},
+        )
+        for control, metric, score in rows
+        if math.isfinite(score.value)
+    ]

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from mmzoo import checkpoint, remotes
+from mmzoo import checkpoint, datarecord, remotes
 from mmzoo.build import check_data, load
 from mmzoo.data import Dataset, Example, batches, fingerprint, load_split, open_dataset
+from mmzoo.energy import Meter, hardware
 from mmzoo.environment import environment
 from mmzoo.errors import CheckpointError, DataError
 from mmzoo.inputs import input_key, plural
@@ -26,6 +27,7 @@ from mmzoo.resolve import resolve
 
 SHUFFLED, BLANKED = "shuffled", "blanked"
 CONTROLS = (SHUFFLED, BLANKED)
+SAMPLES, SAMPLE_LENGTH, SAMPLE_TARGETS = 20, 300, 3
 
 
 @dataclass
@@ -42,15 +44,26 @@ class Evaluation:
     seed: int = 0
     seconds: float = 0.0
     modality: str = "image"  # of what was shuffled and blanked
+    local: bool = False
+    dataset_options: dict[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    device: str = ""
+    energy: dict[str, Any] | None = None
+    samples: list[dict[str, Any]] = field(default_factory=list, repr=False)
     predictions: list[Prediction] = field(default_factory=list, repr=False)
     unrecorded: str = ""  # why the result is not in the checkpoint, if it should be
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, without the predictions."""
+        """As plain data, without the predictions but for the samples."""
         return {
             "dataset": self.dataset,
+            "local": self.local,
+            "dataset_options": self.dataset_options,
             "split": self.split,
             "examples": self.examples,
+            "limit": self.limit,
+            "options": self.options,
             "fingerprint": self.fingerprint,
             "scores": {name: score.to_dict() for name, score in self.scores.items()},
             "controls": {
@@ -58,6 +71,10 @@ class Evaluation:
             },
             "seed": self.seed,
             "seconds": round(self.seconds, 1),
+            "device": self.device,
+            "hardware": hardware(self.device),
+            "energy": self.energy,
+            "samples": self.samples,
             "versions": environment(),
         }
 
@@ -91,6 +108,7 @@ def evaluate(
     device: str | None = None,
     progress: bool = True,
     record: bool | None = None,
+    samples: int = 5,
     **options: Any,
 ) -> Evaluation:
     """Measure a model on a split.
@@ -104,6 +122,8 @@ def evaluate(
         seed: of the shuffling and the bootstrap.
         device: where to run; None for where the model lies.
         record: add the result to the checkpoint's run.json and card; None does so when ``model`` is a folder.
+        samples: how many examples, evenly spread over the split, are recorded with what the model says of them, for the card;
+            20 at most, 0 for none.
         options: to the task's prediction, such as ``num_beams``.
 
     Raises:
@@ -134,7 +154,8 @@ def evaluate(
     conditions = _conditions(examples, controls, seed, modality)
     results: dict[str, dict[str, Score]] = {}
     predictions: dict[str, list[Prediction]] = {}
-    with bar("evaluating", len(examples) * len(conditions), shown=progress) as shown:
+    where = str(next(model.parameters()).device)
+    with Meter(where) as meter, bar("evaluating", len(examples) * len(conditions), shown=progress) as shown:
         for condition, (rows, blank) in conditions.items():
             said: list[Prediction] = []
             for group in batches(rows, batch_size):
@@ -143,9 +164,10 @@ def evaluate(
             predictions[condition] = said
             labels = [prediction.label or "" for prediction in said]
             results[condition] = {n: measure(m, labels, references, groups, seed=seed) for n, m in chosen.items()}
-    name = dataset if isinstance(dataset, str) else dataset.use if isinstance(dataset, Part) else type(source).__name__
+    data = datarecord.described(dataset)
+    del data["license"]  # it is the model's where it was trained on them, and not where it is measured
     evaluation = Evaluation(
-        dataset=name,
+        **data,
         split=split,
         examples=len(examples),
         fingerprint=fingerprint(examples),
@@ -154,6 +176,11 @@ def evaluate(
         seed=seed,
         seconds=time.monotonic() - started,
         modality=model.modality,
+        limit=limit,
+        options=datarecord.plain(options),
+        device=where,
+        energy=meter.energy,
+        samples=_samples(examples, references, predictions[""], min(samples, SAMPLES)),
         predictions=predictions[""],
     )
     _record(model, evaluation)
@@ -201,11 +228,31 @@ def _shuffled(examples: Sequence[Example], seed: int, modality: str = "image") -
 
 
 def _record(model: MultimodalModel, evaluation: Evaluation) -> None:
-    """Keep the result in the model's run, in place of an older one of the same split."""
+    """Keep the result in the model's run, in place of an older one of the same examples with the same options."""
     said = evaluation.to_dict()
-    kept = [
-        old
-        for old in model.provenance.run.get("evaluations", [])
-        if (old["dataset"], old["split"], old["examples"]) != (said["dataset"], said["split"], said["examples"])
-    ]
+
+    def of(one: dict[str, Any]) -> tuple[Any, ...]:
+        return one["dataset"], one["split"], one["examples"], one.get("dataset_options") or {}, one.get("options") or {}
+
+    kept = [old for old in model.provenance.run.get("evaluations", []) if of(old) != of(said)]
     model.provenance.run["evaluations"] = [*kept, said]
+
+
+def _samples(
+    examples: Sequence[Example], references: Sequence[Sequence[str]], said: Sequence[Prediction], count: int
+) -> list[dict[str, Any]]:
+    """Examples with the same distance between them, from the first to the last: nobody has chosen the good ones."""
+    step = (len(examples) - 1) / max(1, count - 1)
+    found = []
+    for i in dict.fromkeys(round(step * i) for i in range(count)):
+        prediction = said[i].label if said[i].value is None else f"{said[i].value:.4g}"
+        targets = [_cut(target) for target in references[i][:SAMPLE_TARGETS]]
+        example = examples[i]
+        found.append(
+            {"id": _cut(example.id), "text": _cut(example.text), "targets": targets, "prediction": _cut(prediction or "")}
+        )
+    return found
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SAMPLE_LENGTH else f"{text[: SAMPLE_LENGTH - 3]}..."

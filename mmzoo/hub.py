@@ -6,12 +6,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from mmzoo import checkpoint
+from mmzoo import card, checkpoint
 from mmzoo.build import load
-from mmzoo.errors import HubError
+from mmzoo.errors import CheckpointError, HubError
 from mmzoo.model import MultimodalModel
 from mmzoo.remotes import is_repository, open_remote
-from mmzoo.sharing import Pushed
+from mmzoo.sharing import Pushed, files_of
 
 
 def push(
@@ -39,7 +39,7 @@ def push(
 
     Raises:
         CheckpointError: the folder is no whole checkpoint, or the disk is full. HubError: the hub refuses, fails or cannot be
-            reached, or someone else pushed meanwhile; the branch is then at the commit that it was at.
+            reached, someone else pushed meanwhile, or the card is not taken; the branch is then at the commit that it was at.
     """
     remote, branch = open_remote(repo, revision)
     if tag is not None:
@@ -49,9 +49,17 @@ def push(
     made = Path(tempfile.mkdtemp(prefix="mmzoo-push-"))
     try:
         folder = _folder(model, made, full=full)
+        files = files_of(folder)
+        if checkpoint.CARD in files:
+            text = files[checkpoint.CARD].read_text(encoding="utf-8")
+            files[checkpoint.CARD] = made / checkpoint.CARD
+            try:
+                files[checkpoint.CARD].write_text(card.addressed(text, remote.name), encoding="utf-8")
+            except OSError as error:
+                raise CheckpointError(f"{made}: cannot be written: {error.strerror or error}; free some space") from None
         recipe = checkpoint.read_manifest(folder).recipe
         message = f"Push {str(recipe.get('name') or 'a model')[:100]} with mmzoo"
-        return remote.send(folder, private=private, revision=branch, create_pr=create_pr, tag=tag, message=message)
+        return remote.send(files, private=private, revision=branch, create_pr=create_pr, tag=tag, message=message)
     finally:
         shutil.rmtree(made, ignore_errors=True)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmzoo import card, checkpoint, generation, policy, summary
+from mmzoo import card, checkpoint, generation, licence, policy, summary
 from mmzoo.data import Collator, Example, Tiled, batches, paired, raise_bad, tensors
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit
 from mmzoo.inputs import NONE, Intake, plural
@@ -391,12 +391,15 @@ class MultimodalModel(nn.Module):
                     use=getattr(self.recipe, kind).use,
                     shape=self._shape(kind),
                     policy=self.provenance.policies[kind],
-                    license=entry.license,
+                    license=licence.of_part(kind, getattr(self.recipe, kind)),
                     source=entry.source,
                 )
             )
         buffers = sum(b.numel() * b.element_size() for b in self.buffers())
-        return summary.total(self.recipe.name or "unnamed", rows, buffers)
+        license, _ = licence.strictest(
+            share.license for share in licence.of_recipe(self.recipe, self.provenance.run.get("weights"))
+        )
+        return summary.total(self.recipe.name or "unnamed", rows, buffers, license)
 
     def _shape(self, kind: str) -> str:
         vision, text = self.encoder.spec, self.language_model.spec
@@ -475,7 +478,7 @@ class MultimodalModel(nn.Module):
             run,
             generates=generates,
             modality=self.modality,
-            folder="path/to/this/folder",
+            folder=card.HERE,
             sections=sections,
         )
 

@@ -43,6 +43,11 @@ class Part(BaseModel):
         description="a checkpoint folder of mmzoo, whose part of this kind it starts from: its weights, and its options where "
         "they are not set here",
     )
+    license: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,99}$",
+        description="SPDX id of its licence, where the entry cannot know it: of a variant of your own, or of your own data",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,10 +23,28 @@ class Step(_Open):
     loss: float
 
 
-class Training(_Open):
-    """How it was trained."""
+Options = Annotated[dict[Name, Any], Field(max_length=1000)]
+
+
+class Energy(_Open):
+    """What a run used, as far as it could be read: ``measured`` says of what."""
+
+    kwh: float
+    measured: list[Name]
+
+
+class Data(_Open):
+    """A data set: its name, or the name of the file or folder if it is ``local``, which nobody else can find by it."""
 
     dataset: Name
+    local: bool = False
+    dataset_options: Options = {}
+
+
+class Training(Data):
+    """How it was trained."""
+
+    license: Name | None = None
     split: Name
     examples: int | None = None
     fingerprint: Name | None = None
@@ -37,6 +55,8 @@ class Training(_Open):
     processes: int
     device: Name
     precision: Name
+    hardware: Name = ""
+    energy: Energy | None = None
     skipped: int = 0
     history: list[Step] = []
     versions: dict[Name, Name]
@@ -50,17 +70,31 @@ class Measured(_Open):
     high: float
 
 
-class Evaluated(_Open):
-    """How it was measured once."""
+class Said(_Open):
+    """What the model said of one example."""
 
-    dataset: Name
+    id: Name
+    text: Name
+    targets: Annotated[list[Name], Field(max_length=20)]
+    prediction: Name
+
+
+class Evaluated(Data):
+    """How it was measured once: on the first ``limit`` examples if that is not None, with ``options`` to the prediction."""
+
     split: Name
     examples: int
+    limit: int | None = None
+    options: Options = {}
     fingerprint: Name
     scores: dict[Name, Measured]
     controls: dict[Name, dict[Name, Measured]] = {}
     seed: int = 0
     seconds: float = 0.0
+    device: Name = ""
+    hardware: Name = ""
+    energy: Energy | None = None
+    samples: Annotated[list[Said], Field(max_length=20)] = []
     versions: dict[Name, Name] = {}
 
 
@@ -71,6 +105,7 @@ class Origin(_Open):
     recipe: Name
     use: Name
     sha256: Name
+    license: Name | None = None
 
 
 class Record(_Open):

@@ -29,7 +29,7 @@ from mmzoo.cache import cache_folder
 from mmzoo.checkpoint import CARD, MANIFEST, FileFacts
 from mmzoo.errors import CheckpointError, HubError
 from mmzoo.progress import bar
-from mmzoo.sharing import MAIN, Found, Pushed, files_of, staging
+from mmzoo.sharing import MAIN, Files, Found, Pushed, staging
 
 MAX_COMMIT = 1 << 20
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -175,7 +175,7 @@ class FolderRepository:
     # Pushing
 
     def send(
-        self, folder: Path, *, private: bool, revision: str | None, create_pr: bool, tag: str | None, message: str
+        self, files: Files, *, private: bool, revision: str | None, create_pr: bool, tag: str | None, message: str
     ) -> Pushed:
         """As `Remote.send`. ``private`` makes a new repository readable to its owner alone.
 
@@ -195,9 +195,9 @@ class FolderRepository:
                 raise HubError(f"{self.name}: '{branch}' is a tag; a push goes to a branch")
             steps = self._steps("heads", branch)
             old = self._head("heads", branch)
-            facts = {name: _facts(folder / name) for name in files_of(folder)}
+            facts = {name: _facts(path) for name, path in files.items()}
             new = Commit(message=message, files=facts)
-            sent = [name for name, fact in facts.items() if self._keep(folder / name, fact)]
+            sent = [name for name, fact in facts.items() if self._keep(files[name], fact)]
             if new.id != old:
                 path = self.folder / "commits" / f"{new.id}.json"
                 _write(path, json.dumps(new.model_dump(), indent=2).encode())

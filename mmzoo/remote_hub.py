@@ -18,6 +18,7 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
+    ModelCard,
     RepoFile,
     constants,
     get_token,
@@ -33,11 +34,12 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from yaml import YAMLError
 
 from mmzoo import checkpoint, screening
 from mmzoo.checkpoint import CARD, MANIFEST
 from mmzoo.errors import CheckpointError, HubError, MmzooError
-from mmzoo.sharing import MAIN, Found, Pushed, files_of, staging
+from mmzoo.sharing import MAIN, Files, Found, Pushed, staging
 
 LIBRARY = "mmzoo"
 MAX_MANIFEST = checkpoint.MAX_JSON
@@ -46,12 +48,19 @@ TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _SECRET = re.compile(r"hf_[A-Za-z0-9_]{6,}|(?i:bearer)\s+\S+")
 
 
+class _Api(HfApi):
+    """The client without its own look at the card, which fails the commit where only that look fails; `_check_card` is ours."""
+
+    def _validate_yaml(self, content: str, **_: Any) -> None:
+        pass
+
+
 class HubRepository:
     """One model repository, ``owner/name``."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.api = HfApi(library_name=LIBRARY, library_version=version("mmzoo"))
+        self.api = _Api(library_name=LIBRARY, library_version=version("mmzoo"))
         self.url = f"{constants.ENDPOINT}/{name}"
 
     # Pulling
@@ -144,33 +153,37 @@ class HubRepository:
     # Pushing
 
     def send(
-        self, folder: Path, *, private: bool, revision: str | None, create_pr: bool, tag: str | None, message: str
+        self, files: Files, *, private: bool, revision: str | None, create_pr: bool, tag: str | None, message: str
     ) -> Pushed:
         """As `Remote.send`. The commit names its parent, so that a push beside this one is noticed and not overwritten.
 
         Raises:
             HubError: saying what was refused; the branch is then at the commit that it was at.
         """
-        names, branch = files_of(folder), revision or MAIN
-        self._prepare(private=private, branch=branch, create=not create_pr)
+        names, branch = list(files), revision or MAIN
+        new = self._prepare(files, private=private, branch=branch, create=not create_pr)
         with self._talking("it", branch):
             head = self.api.model_info(self.name, revision=branch).sha
             there = self._listing(head)
         screening.check_names(there, self.url)
-        sent = [name for name in names if there.get(name) != _oid(folder / name, there.get(name))]
+        sent = [name for name in names if there.get(name) != _oid(files[name], there.get(name))]
         gone = [name for name in there if name not in names and screening.known(name)]
         unchanged = [name for name in names if name not in sent]
+        if CARD in sent and not new:
+            self._check_card(files[CARD])
         if not sent and not gone:
             commit, url = str(head), f"{self.url}/commit/{head}"
         else:
-            commit, url = self._commit(folder, sent, gone, branch, head, create_pr, message)
-            self._confirm(folder, names, commit if not create_pr else None)
+            commit, url = self._commit(files, sent, gone, branch, head, create_pr, message)
+            self._confirm(files, commit if not create_pr else None)
         if tag is not None:
             with self._talking(f"tag '{tag}'", branch):
                 self.api.create_tag(self.name, tag=tag, revision=commit)
         return Pushed(self.name, branch, commit, url, sent, unchanged)
 
-    def _prepare(self, *, private: bool, branch: str, create: bool) -> None:
+    def _prepare(self, files: Files, *, private: bool, branch: str, create: bool) -> bool:
+        """Make the repository and the branch if need be; whether the repository is new. Its card was looked at then, since a
+        repository that stays empty would be left behind."""
         info = None
         with self._talking("it", branch):
             try:
@@ -179,6 +192,8 @@ class HubRepository:
                 if not create or isinstance(error, GatedRepoError):
                     raise
         if info is None:
+            if CARD in files:
+                self._check_card(files[CARD])
             with self._talking("creating it"):
                 self.api.create_repo(self.name, private=private or None, exist_ok=True)
         elif private and info.private is False:
@@ -190,6 +205,26 @@ class HubRepository:
                     raise HubError(f"{self.url}: '{branch}' is a tag; a push goes to a branch")
                 if not any(found.name == branch for found in refs.branches):
                     self.api.create_branch(self.name, branch=branch, exist_ok=True)
+        return info is None
+
+    def _check_card(self, path: Path) -> None:
+        """Ask the hub whether it takes a card, before anything is sent. A hub that cannot say, or has no such check, is no reason
+        not to push: what it does not take it refuses at the commit.
+
+        Raises:
+            HubError: with the hub's words.
+        """
+        try:
+            ModelCard(path.read_text(encoding="utf-8")).validate()
+        except (ValueError, YAMLError) as error:
+            raise HubError(
+                f"{self.url}: the hub does not take the card: {_clean(str(error))}. Correct the metadata of {CARD}; nothing was "
+                "sent"
+            ) from None
+        except OfflineModeIsEnabled:
+            return  # the next step says so
+        except Exception as error:
+            print(f"warning: {self.url}: the hub could not check the card ({_clean(str(error))})", file=sys.stderr)
 
     def _listing(self, commit: str | None) -> dict[str, str]:
         """Each file's name to what the Hub calls its content."""
@@ -200,11 +235,11 @@ class HubRepository:
         return found
 
     def _commit(
-        self, folder: Path, sent: list[str], gone: list[str], branch: str, head: str | None, create_pr: bool, message: str
+        self, files: Files, sent: list[str], gone: list[str], branch: str, head: str | None, create_pr: bool, message: str
     ) -> tuple[str, str]:
         for attempt in range(1, TRIES + 1):
             operations: list[Any] = [
-                *(CommitOperationAdd(name, folder / name) for name in sent),
+                *(CommitOperationAdd(name, files[name]) for name in sent),
                 *(CommitOperationDelete(name) for name in gone),
             ]
             try:
@@ -217,14 +252,14 @@ class HubRepository:
                 cause = error.__cause__
                 if not isinstance(cause, Exception) or not _transient(cause):
                     raise
-                if not create_pr and (landed := self._landed(folder, sent, gone, branch, head)):
+                if not create_pr and (landed := self._landed(files, sent, gone, branch, head)):
                     return landed, f"{self.url}/commit/{landed}"  # only the answer was lost
                 if attempt == TRIES or (create_pr and _status(cause) is None):
                     raise
                 time.sleep(WAIT * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
 
-    def _landed(self, folder: Path, sent: list[str], gone: list[str], branch: str, head: str | None) -> str | None:
+    def _landed(self, files: Files, sent: list[str], gone: list[str], branch: str, head: str | None) -> str | None:
         """The commit of a push whose answer was lost, None if the branch is where it was.
 
         Raises:
@@ -237,17 +272,17 @@ class HubRepository:
             there = self._listing(now)
         except Exception:  # whatever made the commit fail may go on; the next attempt says so
             return None
-        if all(there.get(name) == _oid(folder / name, there.get(name)) for name in sent) and not set(gone) & set(there):
+        if all(there.get(name) == _oid(files[name], there.get(name)) for name in sent) and not set(gone) & set(there):
             return now
         raise HubError(_moved(self.url, branch))
 
-    def _confirm(self, folder: Path, names: list[str], commit: str | None) -> None:
+    def _confirm(self, files: Files, commit: str | None) -> None:
         """A file that the repository ignores (.gitignore) is left out of a commit without a word."""
         if commit is None:
             return
         with self._talking("the new commit", commit):
             there = self._listing(commit)
-        if lost := [name for name in names if there.get(name) != _oid(folder / name, there.get(name))]:
+        if lost := [name for name in files if there.get(name) != _oid(files[name], there.get(name))]:
             raise HubError(f"{self.url}: commit {commit} does not hold {lost[0]} as it was sent; does its .gitignore name it?")
 
     # Errors

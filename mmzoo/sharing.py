@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from mmzoo import checkpoint, screening
 from mmzoo.errors import CheckpointError, HubError
 
 MAIN = "main"
+Files = Mapping[str, Path]  # the name that a file has in a repository, to where it is
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,16 @@ class Remote(Protocol):
         """The verified folder of a revision: in ``to``, else in a cache."""
 
     def send(
-        self, folder: Path, *, private: bool, revision: str | None, create_pr: bool, tag: str | None, message: str
+        self, files: Files, *, private: bool, revision: str | None, create_pr: bool, tag: str | None, message: str
     ) -> Pushed:
-        """Make a checkpoint folder the content of a branch, in one commit or not at all."""
+        """Make the files of a checkpoint the content of a branch, in one commit or not at all."""
 
 
-def files_of(folder: Path) -> list[str]:
+def files_of(folder: Path) -> dict[str, Path]:
     """The files of a verified checkpoint folder that are shared: those of the manifest, the manifest, the card."""
     names = [*checkpoint.read_manifest(folder).files, checkpoint.MANIFEST]
-    return sorted([*names, checkpoint.CARD] if (folder / checkpoint.CARD).is_file() else names)
+    names += [checkpoint.CARD] if (folder / checkpoint.CARD).is_file() else []
+    return {name: folder / name for name in sorted(names)}
 
 
 @contextmanager

@@ -27,12 +27,14 @@ class PartSummary:
 @dataclass(frozen=True)
 class Summary:
     """All parts, and what the model needs. Memory is in bytes, of weights, gradients and Adam's moments in float32;
-    activations come on top and grow with the batch."""
+    activations come on top and grow with the batch. ``license`` is the strictest of the parts' (`mmzoo.licence`); the data that
+    it is trained on add theirs."""
 
     recipe: str
     parts: list[PartSummary] = field(default_factory=list)
     memory_run: int = 0
     memory_train: int = 0
+    license: str = "unknown"
 
     @property
     def parameters(self) -> int:
@@ -67,6 +69,7 @@ class Summary:
             f"memory: {size(self.memory_run)} to run, {size(self.memory_train)} to train "
             "(float32 weights, gradients and Adam; activations come on top)"
         )
+        lines.append(f"licence of the parts: {self.license}; the data that it is trained on add theirs")
         return "\n".join(lines)
 
 
@@ -85,10 +88,10 @@ def summarise(part: str, module: nn.Module, *, use: str, shape: str, policy: str
     )
 
 
-def total(recipe: str, parts: list[PartSummary], buffers: int = 0) -> Summary:
+def total(recipe: str, parts: list[PartSummary], buffers: int = 0, license: str = "unknown") -> Summary:
     run = 4 * sum(part.parameters for part in parts) + buffers
     trained = sum(part.trained for part in parts)
-    return Summary(recipe, parts, run, run + (4 + ADAM_BYTES) * trained)
+    return Summary(recipe, parts, run, run + (4 + ADAM_BYTES) * trained, license)
 
 
 def count(number: int) -> str:

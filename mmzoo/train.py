@@ -21,9 +21,10 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainerState
 
-from mmzoo import checkpoint, transfer
+from mmzoo import checkpoint, datarecord, transfer
 from mmzoo.build import assemble, check_data, read_recipe
 from mmzoo.data import Dataset, Example, fingerprint, load_split, open_dataset
+from mmzoo.energy import Meter, hardware
 from mmzoo.environment import environment
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, MmzooError, TrainingError
 from mmzoo.interfaces import Task
@@ -83,7 +84,7 @@ def train(
         raise TrainingError("the output is empty; name a folder")
     output = Path(output).expanduser()
     chosen = read_recipe(recipe, **changes)
-    examples = load_split(source := open_dataset(dataset), split)
+    examples = load_split(open_dataset(dataset), split)
     streamed = not isinstance(examples, Sequence)
     options = chosen.train
     if streamed and options.max_steps is None:
@@ -108,9 +109,10 @@ def train(
         trainer = make_trainer(model, examples, output, skip_bad=skip_bad, progress=progress)
         main = trainer.is_world_process_zero()
         started = time.monotonic()
-        cached = trainer.cache_features(progress=progress)
-        with trainer.stop.listening():
-            trainer.train(resume_from_checkpoint=last)
+        with Meter(str(trainer.args.device)) as meter:
+            cached = trainer.cache_features(progress=progress)
+            with trainer.stop.listening():
+                trainer.train(resume_from_checkpoint=last)
         if trainer.skipped and not trainer.seen and last is None and trainer.args.world_size == 1:
             shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)  # nothing was learned that one could go on from
             first_bad = ": ".join(trainer.skipped[0])
@@ -132,8 +134,8 @@ def train(
     model.to("cpu")
     state = model.state_dict()
     check_finite({name: state[name] for name in model.saved_names()}, f"step {run.steps}", output)
-    model.provenance.run["training"] = _record(trainer, run, source, dataset, split, examples, skip_bad=skip_bad)
-    model.provenance.run["training"]["cached_features"] = cached
+    said = _record(trainer, run, dataset, split, examples, skip_bad=skip_bad)
+    model.provenance.run["training"] = {**said, "energy": meter.energy, "cached_features": cached}
     if main:
         model.save(output)
         shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
@@ -223,13 +225,13 @@ def _curve(state: TrainerState) -> list[dict[str, float]]:
 
 
 def _record(
-    trainer: MultimodalTrainer, run: Run, source: Dataset, dataset: Any, split: str, examples: Any, *, skip_bad: bool
+    trainer: MultimodalTrainer, run: Run, dataset: str | Part | Dataset, split: str, examples: Any, *, skip_bad: bool
 ) -> dict[str, Any]:
     """How the model was trained, for run.json and the card."""
     options = run.model.recipe.train
-    name = dataset if isinstance(dataset, str) else dataset.use if isinstance(dataset, Part) else type(source).__name__
+    device = str(trainer.args.device)
     return {
-        "dataset": name,
+        **datarecord.described(dataset),
         "split": split,
         "examples": len(examples) if isinstance(examples, Sequence) else None,
         "fingerprint": fingerprint(examples) if isinstance(examples, Sequence) else None,
@@ -238,7 +240,8 @@ def _record(
         "steps": run.steps,
         "seconds": round(run.seconds, 1),
         "processes": trainer.args.world_size,
-        "device": str(trainer.args.device),
+        "device": device,
+        "hardware": hardware(device),
         "precision": "bf16" if trainer.args.bf16 else "fp16" if trainer.args.fp16 else "fp32",
         "skipped": len(run.skipped) if skip_bad else 0,
         "history": run.history,

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mmzoo import checkpoint, remotes
+from mmzoo import checkpoint, licence, remotes
 from mmzoo.errors import BadRecipe, CheckpointError
 from mmzoo.recipe import Part, Recipe
 from mmzoo.registry import split_use
@@ -23,12 +23,13 @@ from mmzoo.resolve import resolve
 
 @dataclass(frozen=True)
 class Source:
-    """A part of a verified checkpoint ``folder``."""
+    """A part of a verified checkpoint ``folder``, and the licence of all of that."""
 
     kind: str
     folder: Path
     part: Part
     recipe: str
+    license: str = licence.UNKNOWN
 
     def check(self, part: nn.Module) -> None:
         """Compare what the checkpoint holds of this kind with what ``part`` has; nothing is read but names and shapes.
@@ -69,6 +70,7 @@ class Source:
             "checkpoint": self.folder.name,
             "recipe": self.recipe,
             "use": self.part.use,
+            "license": self.license,
             "sha256": checkpoint.hash_file(self.folder / checkpoint.WEIGHTS),
         }
 
@@ -107,7 +109,8 @@ def adopt(recipe: Recipe) -> tuple[Recipe, dict[str, Source]]:
             theirs = Recipe.of(contents.recipe, origin=part.weights).pinned(contents.lock)
         except CheckpointError as error:
             raise type(error)(f"{key}: {error}; name a folder that `mmzoo train` or model.save wrote") from None
-        source = Source(kind, contents.folder, getattr(theirs, kind), theirs.name or "unnamed")
+        license = licence.computed(theirs, contents.run).id
+        source = Source(kind, contents.folder, getattr(theirs, kind), theirs.name or "unnamed", license)
         recipe = recipe.model_copy(update={kind: _adopted(kind, part, source)})
         sources[kind] = source
     return recipe, sources

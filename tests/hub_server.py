@@ -64,6 +64,7 @@ class WritableHub(Hub):
         self.before_commit: Any = None  # called once, before the next commit is made
         self.open = threading.RLock()
         self.bodies: list[bytes] = []
+        self.validated: list[str] = []
 
     def fail(self, method: str, path: str, **how: Any) -> None:
         self.faults.append(Fault(method, path, **how))
@@ -292,12 +293,14 @@ class _Writing(_Handler):
             self._refuse(404, "EntryNotFound", "Not Found")
 
     def _validate(self, text: str) -> None:
-        try:
-            if text.startswith("---"):
-                yaml.safe_load(text.split("---")[1])
+        errors = card_errors(text)
+        self.hub.validated.append(text)
+        if errors and "text/plain" in self.headers.get("Accept", ""):
+            self._send(400, "\n".join(errors).encode())
+        elif errors:
+            self._send(400, json.dumps({"errors": [{"message": error} for error in errors], "warnings": []}).encode())
+        else:
             self._json({"errors": [], "warnings": []})
-        except yaml.YAMLError as error:
-            self._send(400, json.dumps({"errors": [{"message": str(error)}], "warnings": []}).encode())
 
     def _create(self, asked: dict[str, Any]) -> None:
         name = f"{asked.get('organization') or USER}/{asked['name']}"
@@ -388,6 +391,57 @@ class _Writing(_Handler):
 
 def _sign(name: str) -> str:
     return hashlib.sha256(f"secret {name}".encode()).hexdigest()
+
+
+# https://huggingface.co/docs/hub/repositories-licenses
+LICENSES = """
+    apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m afl-3.0
+    artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0
+    cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0
+    cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0
+    epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0
+    odc-by odbl openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license llama2 gemma
+    unknown other
+"""
+
+
+def card_errors(text: str) -> list[str]:
+    """What the Hub finds wrong with a card, as far as is written down: 'model-index', 'datasets' and 'license' are looked at
+    (https://github.com/huggingface/hub-docs/blob/main/modelcard.md), and a license that is 'other' has a name."""
+    try:
+        data = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
+    except yaml.YAMLError as error:
+        return [str(error)]
+    if not isinstance(data, dict):
+        return ["the metadata must be a mapping"]
+    found = []
+    licenses = data.get("license", [])
+    for license in licenses if isinstance(licenses, list) else [licenses]:
+        if license not in LICENSES.split():
+            found.append(f'"license" must be one of the known ones, not "{license}"')
+    if data.get("license") == "other" and not data.get("license_name"):
+        found.append('"license_name" is required with the license "other"')
+    for name in data.get("datasets", []):
+        if not (isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name)):
+            found.append(f'"datasets" with value "{name}" is not valid')
+    for model in data.get("model-index", []):
+        if not isinstance(model.get("name"), str) or not isinstance(model.get("results"), list):
+            found.append('"model-index[].name" and "results" are required')
+        for result in model.get("results") or []:
+            for key, needed in (("task", ["type"]), ("dataset", ["type", "name"])):
+                found += [
+                    f'"model-index[].results[].{key}.{name}" is required'
+                    for name in needed
+                    if not isinstance(result.get(key, {}).get(name), str)
+                ]
+            if not result.get("metrics"):
+                found.append('"model-index[].results[].metrics" is required')
+            for metric in result.get("metrics") or []:
+                if not isinstance(metric.get("type"), str) or not isinstance(metric.get("value"), int | float | str):
+                    found.append('"model-index[].results[].metrics[]" needs a type and a value')
+                if not isinstance(metric.get("args", {}), dict) or not isinstance(metric.get("name", ""), str):
+                    found.append('"model-index[].results[].metrics[].args" must be a mapping, and "name" a text')
+    return found
 
 
 def _card_data(folder: Path) -> dict[str, Any]:

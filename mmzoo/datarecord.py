@@ -1,0 +1,86 @@
+"""What run.json says of a data set, so that another can open it again: its name and options, and never where it lay."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmzoo import licence
+from mmzoo.data import Dataset
+from mmzoo.errors import DataError
+from mmzoo.plugins import host
+from mmzoo.recipe import Part
+from mmzoo.registry import split_use
+
+_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def described(dataset: str | Part | Dataset) -> dict[str, Any]:
+    """The record of a data set as it was given: ``dataset``, ``local``, ``dataset_options`` and ``license``."""
+    if isinstance(dataset, Dataset):
+        return {"dataset": type(dataset).__name__, "local": True, "dataset_options": {}, "license": licence.UNKNOWN}
+    part = dataset if isinstance(dataset, Part) else Part.of(dataset, "dataset")
+    registered = split_use(part.use)[0] in _registered()
+    place = str(part.options.get("variant") or (split_use(part.use)[1] if registered else part.use) or "")
+    options = plain(part.options)
+    paths = {key for key, value in options.items() if isinstance(value, str) and os.sep in value and _exists(value)}
+    local = bool(paths) or (bool(place) and _exists(place))
+    if local:
+        name = Path(place or part.use).expanduser().resolve().name or place
+        license = part.license or licence.UNKNOWN
+    else:
+        name = part.use
+        license = licence.of_part("dataset", part) if registered else part.license or licence.UNKNOWN
+    options = {key: value for key, value in options.items() if not (local and (key == "variant" or key in paths))}
+    return {"dataset": name, "local": local, "dataset_options": options, "license": license}
+
+
+def again(said: Mapping[str, Any]) -> Part:
+    """The data set that a record names, if anyone can find it by that name: a registered one, or an id on the Hub. A path in a
+    stranger's record is never opened.
+
+    Raises:
+        DataError: it is a file or folder of its author, or a data set of their program.
+    """
+    use, options = str(said["dataset"]), _recorded(said)
+    name, variant, _ = split_use(use)
+    place = str(options.get("variant") or variant or "" if name in _registered() else use)
+    if said.get("local") or (place and (_ID.fullmatch(split_use(place)[0]) is None or _exists(place))):
+        raise DataError(
+            f"data set '{use}' is a file, folder or object of the model's author; with a copy of it, name it: --dataset PATH"
+        )
+    if name not in _registered() and "/" not in use:
+        raise DataError(f"there is no data set '{use}' here; install the plugin that brings it, or name a copy: --dataset PATH")
+    return Part.of({**options, "use": use}, f"the record of '{use}'")
+
+
+def given(dataset: str | Part | Dataset, said: Mapping[str, Any]) -> Part | Dataset:
+    """A data set in the place of the one that a record names, with the record's options where it sets none itself."""
+    if isinstance(dataset, Dataset):
+        return dataset
+    part = dataset if isinstance(dataset, Part) else Part.of(dataset, "dataset")
+    recorded = {key: value for key, value in _recorded(said).items() if key != "variant"}
+    return part.with_options(**{**recorded, **part.options})
+
+
+def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON has them; what it cannot hold, by its name alone."""
+    found: dict[str, Any] = json.loads(json.dumps(options, default=repr))
+    return found
+
+
+def _recorded(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the data set alone: a record has no say in which one it is."""
+    return {key: value for key, value in (said.get("dataset_options") or {}).items() if key not in Part.model_fields}
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(os.path.expanduser(path))
+
+
+def _registered() -> set[str]:
+    return {entry.name for entry in host().registry.entries("dataset")}

@@ -1,0 +1,173 @@
+"""The model card: what a reader sees of a recorded run, and what the Hub reads."""
+
+import json
+
+import pytest
+import yaml
+from hub_server import card_errors
+from huggingface_hub import ModelCard
+
+import mmzoo
+from mmzoo import energy, screening
+from mmzoo.testing import Sample
+
+
+class Odd(Sample):
+    """Texts that would be markup in a table."""
+
+    def load(self, split):
+        from dataclasses import replace
+
+        texts = ["a | b\nc", "<script>alert(1)</script>", "[x](javascript:alert(1))", "`code` <b>", "x" * 5000]
+        return [replace(e, text=texts[i % len(texts)]) for i, e in enumerate(super().load(split))]
+
+
+@pytest.fixture(scope="module")
+def counters(tmp_path_factory):
+    """A processor that counts its energy."""
+    folder = tmp_path_factory.mktemp("powercap")
+    for name, kind in (("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "core"), ("intel-rapl:1", "psys")):
+        (folder / name).mkdir()
+        for file, text in (("name", kind), ("max_energy_range_uj", "1000000000000"), ("energy_uj", "999900000000")):
+            (folder / name / file).write_text(text + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, counters):
+    from mmzoo.testing import tiny
+
+    class Burning(Sample):
+        """0.05 kWh go by while an example is read, over the counter's end."""
+
+        def load(self, split):
+            found = super().load(split)
+
+            class Reading(list):
+                def __getitem__(self, at):
+                    (counters / "intel-rapl:0" / "energy_uj").write_text("179900000000")
+                    return super().__getitem__(at)
+
+            return Reading(found)
+
+    folder = tmp_path_factory.mktemp("card") / "m"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(energy, "POWERCAP", counters)
+        options = {"max_steps": 4, "batch_size": 4}
+        mmzoo.train(tiny("cnn-product-lstm"), dataset=Burning(), output=folder, progress=False, train=options)
+    mmzoo.evaluate(folder, dataset=Odd(), progress=False)
+    mmzoo.evaluate(folder, dataset=Odd(), progress=False, limit=4, controls=("shuffled",), samples=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def card(trained):
+    return (trained / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def record(trained):
+    return json.loads((trained / "run.json").read_text())
+
+
+def section(card, title):
+    return card.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_every_score_has_its_interval_and_controls_in_the_metadata(card, record):
+    assert card_errors(card) == []
+    results = ModelCard(card).data.eval_results
+    for evaluation in record["evaluations"]:
+        for control, scores in {None: evaluation["scores"], **evaluation["controls"]}.items():
+            for metric, score in scores.items():
+                found = [
+                    r
+                    for r in results
+                    if r.metric_type == metric
+                    and r.metric_args.get("control") == control
+                    and r.dataset_args["examples"] == evaluation["examples"]
+                ]
+                assert len(found) == 1
+                assert found[0].metric_value == score["value"]
+                assert (found[0].metric_args["low"], found[0].metric_args["high"]) == (score["low"], score["high"])
+                assert f"(95% interval {score['low']:.4f} to {score['high']:.4f})" in found[0].metric_name
+                assert found[0].dataset_args["fingerprint"] == evaluation["fingerprint"]
+    assert len(results) == 4 * 3 + 4 * 2
+
+
+def test_it_says_how_to_use_it_in_three_lines(card):
+    code = section(card, "How to use it").partition("```python\n")[2].partition("\n```")[0]
+    assert len(code.replace("\n\n", "\n").splitlines()) == 3
+    compile(code, "card", "exec")
+
+
+def test_samples_are_few_cut_and_no_markup(card, record):
+    samples = record["evaluations"][0]["samples"]
+    assert [said["id"] for said in samples] == [f"test/{i}" for i in (0, 2, 4, 5, 7)]
+    assert max(len(said["text"]) for said in samples) == 300
+    assert record["evaluations"][1]["samples"] == []
+    rows = [line for line in section(card, "What it says").splitlines() if line.startswith("| test/")]
+    assert len(rows) == 5
+    for row, said in zip(rows, samples, strict=True):
+        assert row.replace("\\|", "").count("|") == 5
+        assert f"| {said['prediction']} |" in row
+    assert "<script" not in card
+    assert "javascript:" not in card
+
+
+def test_what_it_cost(card, record):
+    assert record["training"]["energy"] == {"kwh": pytest.approx(0.05), "measured": ["the whole processor (RAPL)"]}
+    training, measuring, _ = (
+        line
+        for line in section(card, "What it cost, and where it ran").splitlines()
+        if line.startswith(("| training", "| measuring"))
+    )
+    assert "0.05 kWh, of the whole processor (RAPL)" in training
+    assert "not measured" in measuring
+
+
+def test_what_was_not_recorded_is_not_in_it(classifier, tmp_path):
+    card = mmzoo.build(classifier).card()
+    assert "No evaluation is recorded." in card
+    assert "No run is recorded." in card
+    assert not any(title in card for title in ("What it says", "What it cost", "model-index", "datasets:"))
+    assert card_errors(card) == []
+
+
+def test_records_of_before_still_load(trained, record, tmp_path):
+    import shutil
+
+    from mmzoo import checkpoint
+
+    folder = tmp_path / "old"
+    shutil.copytree(trained, folder)
+    new = ("local", "dataset_options", "license", "hardware", "energy", "limit", "options", "device", "samples")
+    old = {
+        key: [{k: v for k, v in e.items() if k not in new} for e in each] for key, each in {"e": record["evaluations"]}.items()
+    }
+    training = {key: value for key, value in record["training"].items() if key not in new} | {"device": "cpu"}
+    checkpoint.update_run(folder, {"training": training, "evaluations": old["e"]}, "")
+    card = mmzoo.load(folder).card()
+    assert "on | energy" in card
+    assert "not recorded" in card
+    assert "**unknown**" in card
+
+
+def test_too_many_samples_in_a_record_are_refused(trained, record, tmp_path):
+    import shutil
+
+    from mmzoo import checkpoint
+
+    shutil.copytree(trained, tmp_path / "m")
+    said = {"id": "x", "text": "x" * 2000, "targets": [], "prediction": "x"}
+    for samples in ([said], [{**said, "text": "x"}] * 21):
+        evaluations = [{**record["evaluations"][0], "samples": samples}]
+        checkpoint.update_run(tmp_path / "m", {**record, "evaluations": evaluations}, "")
+        with pytest.raises(mmzoo.errors.CheckpointError, match=r"run\.json: evaluations\.0\.samples"):
+            mmzoo.load(tmp_path / "m")
+
+
+def test_the_metadata_are_plain_yaml(card):
+    data = yaml.safe_load(card.split("---")[1])
+    assert data["license"] == "unknown"
+    assert screening.inert(card) == card
