@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mmzoo.recipe import Recipe
     from mmzoo.remotes import pull, search
     from mmzoo.train import Run, train
+    from mmzoo.verify import Verification, verify
 
 __version__ = "0.1.0"
 
@@ -49,6 +50,8 @@ _LAZY = {
     "Run": "mmzoo.train",
     "evaluate": "mmzoo.evaluate",
     "Evaluation": "mmzoo.evaluate",
+    "verify": "mmzoo.verify",
+    "Verification": "mmzoo.verify",
 }
 
 __all__ = [
@@ -59,6 +62,7 @@ __all__ = [
     "MultimodalModel",
     "Recipe",
     "Run",
+    "Verification",
     "build",
     "check",
     "entries",
@@ -72,6 +76,7 @@ __all__ = [
     "push",
     "search",
     "train",
+    "verify",
 ]
 
 

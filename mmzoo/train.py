@@ -84,7 +84,7 @@ def train(
         raise TrainingError("the output is empty; name a folder")
     output = Path(output).expanduser()
     chosen = read_recipe(recipe, **changes)
-    examples = load_split(open_dataset(dataset), split)
+    examples = load_split(source := open_dataset(dataset), split)
     streamed = not isinstance(examples, Sequence)
     options = chosen.train
     if streamed and options.max_steps is None:

@@ -57,6 +57,23 @@ print(json.dumps([[[p.label, p.score.hex()] for p in said] for said in found]))
 """
 
 
+COMMANDS = """
+import contextlib, io, json, sys
+from mmzoo.cli import main
+answers = []
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["mmzoo", *words]
+    out, code = io.StringIO(), 0
+    with contextlib.redirect_stdout(out):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    answers.append([code, out.getvalue()])
+print(json.dumps(answers))
+"""
+
+
 def said(model):
     return [[p.label, p.score.hex()] for p in model.predict(image=PICTURES)]
 
@@ -374,6 +391,123 @@ def test_the_command_line(hub, saved, tmp_path):
     assert json.loads(done.stdout)[0]["label"]
 
 
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """Pictures with answers that the tiny models have labels for."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = []
+    for i, picture in enumerate(PICTURES):
+        picture.save(folder / f"{i}.png")
+        rows.append(json.dumps({"image": f"{i}.png", "question": "what?", "answer": f"label_{i % 2}"}))
+    (folder / "test.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(answers, tmp_path_factory):
+    """A reader and a writer, each with scores."""
+    folder = tmp_path_factory.mktemp("measured")
+    for name, recipe in (("reader", "cnn-product-lstm"), ("writer", "cnn-prefix-gpt")):
+        mmzoo.build(tiny(recipe), seed=0).save(folder / name)
+        mmzoo.evaluate(folder / name, dataset=str(answers), progress=False)
+    return folder
+
+
+def the_words(where, revision, answers):
+    """Commands that take a repository; ``where`` gives the name of one."""
+    reader, writer = (f"{where(name)}@{revision}" for name in ("reader", "writer"))
+    return [
+        ["evaluate", reader, "--dataset", str(answers), "--json"],
+        ["generate", writer, str(answers / "0.png"), "--max-new-tokens", "3", "--json"],
+        ["card", reader],
+        ["verify", reader, "--dataset", str(answers), "--json"],
+        ["verify", writer, "--dataset", str(answers), "--json"],
+    ]
+
+
+def check_answers(found, measured, answers):
+    record = json.loads((measured / "reader" / "run.json").read_text())["evaluations"][0]
+    image = str(answers / "0.png")
+    text = mmzoo.load(measured / "writer").generate(image=image, max_new_tokens=3)
+    (evaluated, generated, card, *verified), codes = [out for _, out in found], [code for code, _ in found]
+    assert codes == [0] * 5
+    assert json.loads(evaluated)["scores"] == record["scores"]
+    assert json.loads(generated) == [{"image": image, "text": text}]
+    assert f"| accuracy | {record['scores']['accuracy']['value']:.4f} [" in card
+    for said in map(json.loads, verified):
+        assert said["reproduced"]
+        assert re.fullmatch("[0-9a-f]{40}", said["commit"])
+
+
+def test_commands_take_a_repository_at_a_revision(hub, client, measured, answers, tmp_path):
+    for name in ("reader", "writer"):
+        client.well("push", measured / name, f"me/{name}", tag="v1")
+    words = the_words(lambda name: f"me/{name}", "v1", answers)
+    found = run_script(COMMANDS, json.dumps(words), env=environment(hub.url, tmp_path, HF_TOKEN=""))
+    check_answers(found, measured, answers)
+
+
+# The card
+
+
+def read_card(hub, name):
+    return (hub.repositories[name].folder("main")[1] / "README.md").read_text()
+
+
+def test_a_pushed_card_says_where_the_model_is_and_is_taken_by_the_hub(hub, client, measured):
+    hub.validated.clear()
+    client.well("push", measured / "reader", "me/with-card")
+    card = read_card(hub, "me/with-card")
+    assert len(hub.validated) == 1
+    assert 'model = mmzoo.load("me/with-card")\n' in card
+    assert "`mmzoo verify me/with-card`" in card
+    assert "path/to" not in card
+    # Pulled and pushed again, with words of one's own.
+    folder = Path(client.well("pull", "me/with-card", to=str(client.folder / "mine")))
+    (folder / "README.md").write_text(card + "\n## Our own words\n")
+    client.well("push", folder, "me/with-words")
+    assert read_card(hub, "me/with-words") == card.replace("me/with-card", "me/with-words") + "\n## Our own words\n"
+
+
+def spoilt(measured, folder, old, new):
+    shutil.copytree(measured / "reader", folder)
+    path = folder / "README.md"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("license: unknown", "license: mine-alone", '"license" must be one of'),
+        ("license: unknown", "license: other", '"license_name" is required'),
+        ("    metrics:\n", "    numbers:\n", "metrics"),
+        ("library_name: mmzoo", "library_name: mmzoo\ndatasets: [/home/me/data]", '"datasets" with value'),
+    ],
+)
+def test_a_card_that_the_hub_does_not_take_is_refused_before_anything_is_sent(
+    hub, client, measured, pushed, tmp_path, old, new, words
+):
+    folder = spoilt(measured, tmp_path / "m", old, new)
+    name, commit = pushed
+    hub.requests.clear()
+    for repo in (name, "me/not-made"):
+        message = client.refused("push", folder, repo)
+        assert re.search(f"HubError.*does not take the card: .*{words}", message)
+    assert (hub.head(name), "me/not-made" in hub.repositories) == (commit, False)
+    assert {request.path for request in hub.writes()} <= {"/api/validate-yaml"}
+
+
+@pytest.mark.parametrize("how", [{"status": 404}, {"status": 503}, {"cut": "before"}], ids=str)
+def test_a_hub_that_cannot_check_a_card_takes_it(hub, client, measured, pushed, how):
+    name, commit = pushed
+    hub.fail("POST", "/validate-yaml", times=99, **how)
+    assert client.well("push", measured / "reader", name)["commit"] == hub.head(name) != commit
+    assert "could not check the card" in (client.folder / "stderr").read_text()
+
+
 # A plain folder
 
 
@@ -398,6 +532,17 @@ def test_a_folder_serves_as_a_hub(models, zoo, tmp_path):
         mmzoo.load(zoo, revision="v9")
     with pytest.raises(mmzoo.errors.HubError, match="no such repository"):
         mmzoo.load(zoo + "x")
+
+
+def test_commands_take_a_repository_in_a_folder(zoo, measured, answers):
+    from test_cli import run
+
+    place = zoo.rpartition("/")[0]
+    for name in ("reader", "writer"):
+        mmzoo.push(measured / name, f"{place}/{name}", tag="v1")
+    found = [[0, run(*words).stdout] for words in the_words(lambda name: f"{place}/{name}", "v1", answers)]
+    check_answers(found, measured, answers)
+    assert f'mmzoo.load("{place}/reader")' in (mmzoo.pull(f"{place}/reader") / "README.md").read_text()
 
 
 def test_a_checkpoint_folder_is_served_as_it_is(models, saved, tmp_path):

@@ -1,4 +1,4 @@
-"""Share a model: ``card``, ``push``, ``pull``, ``search``."""
+"""Share a model: ``card``, ``push``, ``pull``, ``search``, ``verify``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from mmzoo.cli.arguments import EncoderName, FusionName, Json, LanguageName, ModelFolder, Repository, TaskName
+from mmzoo.cli.arguments import (
+    Data,
+    EncoderName,
+    FusionName,
+    Json,
+    LanguageName,
+    ModelFolder,
+    Repository,
+    TaskName,
+    dataset_of,
+    device_of,
+)
 from mmzoo.cli.printing import print_json, quiet
 from mmzoo.cli.root import app
 
@@ -85,4 +96,34 @@ def search(
         print(f"{model.repo}  {' '.join(tag.removeprefix('mmzoo-') for tag in model.tags if ':' in tag)}")
     if not found:
         print("nothing is shared under that", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    model: ModelFolder,
+    revision: Annotated[str | None, typer.Option(metavar="SHA|TAG", help="A branch, tag or commit of a repository.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="DATASET", help="A copy of a data set that is its author's own and has no public name.")
+    ] = None,
+    data: Data = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many examples: a look, no proof.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples at a time; changes speed and memory, not scores.")] = 128,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure again what a model claims, and say score by score whether it is reproduced; exit code 1 if not all is."""
+    from mmzoo.errors import BadRecipe
+    from mmzoo.verify import verify as run_verification
+
+    quiet()
+    if data and dataset is None:
+        raise BadRecipe("--data: is about a data set; name it with --dataset")
+    copy = None if dataset is None else dataset_of(dataset, data)
+    found = run_verification(model, revision=revision, dataset=copy, limit=limit, batch_size=batch_size, device=device_of(device))
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print(found)
+    if not found.reproduced:
         raise typer.Exit(1)
