@@ -192,6 +192,13 @@ def test_a_repository_at_a_commit(measured, tmp_path, monkeypatch):
         mmzoo.verify(repo, revision="v9")
 
 
+def test_texts_that_are_private_are_not_recorded(model):
+    for count in (0, 2):
+        command = ("evaluate", model, "--dataset", "easy-vqa", "--data", "limit=24", "--samples", count, "--json")
+        assert len(json.loads(run(*command).stdout)["samples"]) == count
+        assert ("## What it says" in (model / "README.md").read_text()) == bool(count)
+
+
 def test_the_command(measured, model, tmp_path):
     assert "accuracy, images shuffled" in run("verify", measured).stdout
     assert json.loads(run("verify", measured, "--json").stdout)["reproduced"] is True

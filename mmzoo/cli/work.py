@@ -94,6 +94,9 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Examples at a time; changes speed and memory, not scores.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Of the shuffled control and the bootstrap.")] = 0,
     controls: Annotated[bool, typer.Option(help="Also measure with images (or audio) shuffled and blanked.")] = True,
+    samples: Annotated[
+        int, typer.Option(min=0, max=20, help="So many examples are recorded with what the model says of them, for the card.")
+    ] = 5,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
     data: Data = None,
     as_json: Json = False,
@@ -113,6 +116,7 @@ def evaluate(
         batch_size=batch_size,
         seed=seed,
         controls=CONTROLS if controls else (),
+        samples=samples,
         device=device_of(device),
     )
     if found.unrecorded:
