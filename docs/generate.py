@@ -68,19 +68,23 @@ def hooks() -> str:
 
 def command_line() -> str:
     group: Any = typer.main.get_command(app)
-    context = group.context_class(group, info_name="mmzoo")
-    lines = ["# The command line\n"]
+    return "\n".join(["# The command line\n", *_commands(group, group.context_class(group, info_name="mmzoo"))])
+
+
+def _commands(group: Any, context: Any) -> list[str]:
+    lines = []
     for name in sorted(group.list_commands(context)):
         command = group.get_command(context, name)
-        if command is None:
+        inner = command.context_class(command, info_name=name, parent=context)
+        if hasattr(command, "list_commands"):
+            lines += _commands(command, inner)
             continue
-        usage = command.collect_usage_pieces(command.context_class(command, info_name=name, parent=context))
-        lines.append(f"## `mmzoo {name} {' '.join(usage)}`\n\n{command.help or ''}\n")
+        lines.append(f"## `{inner.command_path} {' '.join(command.collect_usage_pieces(inner))}`\n\n{command.help or ''}\n")
         for parameter in command.params:
             if parameter.param_type_name == "option" and parameter.name != "help":
                 lines.append(f"- `{'`, `'.join([*parameter.opts, *parameter.secondary_opts])}`: {parameter.help or ''}")
         lines.append("")
-    return "\n".join(lines)
+    return lines
 
 
 def recipe() -> str:
