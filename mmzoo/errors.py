@@ -23,6 +23,14 @@ class PluginBroken(MmzooError):
     """A plugin that could not be loaded, or that broke its contract when it was used."""
 
 
+class BadPlugin(MmzooError):
+    """A plugin that cannot be written: a name that no package can have, or a folder that exists."""
+
+
+class ContractBroken(MmzooError):
+    """A plugin that fails the conformance kit: for each check the contract, what happened, and where it is documented."""
+
+
 class BadRecipe(MmzooError):
     """An unknown option, a wrong type or an unreadable recipe; the message names the recipe's key."""
 

@@ -1,56 +1,24 @@
-"""For authors of plugins and for our own tests: every entry in its tiny form, through the public door, offline."""
+"""Small models around an entry, and their way through training, saving and loading."""
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
-from PIL import Image
 
 from mmzoo import catalogue
 from mmzoo.build import assemble, build, load, read_recipe
-from mmzoo.data import Dataset, Example
 from mmzoo.errors import DoesNotFit
 from mmzoo.model import MultimodalModel
 from mmzoo.plugins import host
 from mmzoo.recipe import Recipe
 from mmzoo.registry import Entry, split_use
+from mmzoo.testing.samples import Sample
 from mmzoo.train import train
 
 PARTNERS = {"encoder": "cnn", "fusion": "projector", "language_model": "gpt-mini", "task": "vqa"}
-
-
-class Sample(Dataset):
-    """A few coloured squares, and beside each a tone of unequal length, with questions and answers, in memory; every split is
-    the same."""
-
-    COLOURS = ("red", "green", "blue")
-    RATE = 16_000
-
-    def __init__(self, count: int = 8, size: int = 32) -> None:
-        super().__init__(None)
-        self.count, self.size = count, size
-
-    def splits(self) -> list[str]:
-        return ["train", "test"]
-
-    def load(self, split: str) -> Sequence[Example]:
-        random = np.random.default_rng(0)
-        found = []
-        for i in range(self.count):
-            colour = self.COLOURS[i % len(self.COLOURS)]
-            picture = Image.new("RGB", (self.size, self.size), colour)
-            picture.putpixel((int(random.integers(self.size)), int(random.integers(self.size))), (0, 0, 0))
-            seconds = np.arange(self.RATE * (2 + i % 4) // 10) / self.RATE
-            tone = 0.5 * np.sin(2 * np.pi * 220 * 2 ** (i % len(self.COLOURS)) * seconds)
-            audio = {"array": tone.astype(np.float32), "sampling_rate": self.RATE}
-            found.append(Example(f"{split}/{i}", picture, "what color is it" + "?" * (i % 2), (colour,), audio))
-        return found
 
 
 def tiny(recipe: str | Recipe, **changes: Any) -> Recipe:
@@ -121,21 +89,3 @@ def round_trip(recipe: Recipe, folder: Path, *, steps: int = 2) -> MultimodalMod
     for name, value in run.model.state_dict().items():
         assert (loaded.state_dict()[name] == value).all(), f"{name} differs after loading"
     return loaded
-
-
-@contextmanager
-def no_network() -> Iterator[None]:
-    """Any attempt to connect or to look a host up raises, for the length of the block."""
-
-    def refuse(*arguments: Any, **keywords: Any) -> Any:
-        raise OSError("the network is blocked in this test")
-
-    with (
-        patch.object(socket.socket, "connect", refuse),
-        patch.object(socket, "getaddrinfo", refuse),
-        patch.object(socket, "create_connection", refuse),
-    ):
-        yield
-
-
-__all__ = ["Sample", "no_network", "round_trip", "tiny", "tiny_parts"]

@@ -1,0 +1,192 @@
+"""A new plugin: a package that installs, passes the contract's checks and can be published as it stands.
+
+The files are the templates beside this one: one for each kind of entry, and those that every package has. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import importlib.resources
+import importlib.util
+import json
+import keyword
+import re
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from mmzoo import catalogue
+from mmzoo.errors import BadPlugin, UnknownName
+from mmzoo.plugins import ENTRY_HOOKS
+from mmzoo.registry import KINDS
+
+PREFIX = "mmzoo-"
+# PEP 508's grammar of a name; index servers compare names in lower case, with runs of -_. as one dash.
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+_SUMMARIES = {
+    "encoder": "pictures as patches, each through one linear layer",
+    "fusion": "pooled features as a few tokens before the text",
+    "language_model": "a gated recurrent network that reads, its vocabulary learned from the data",
+    "task": "one label of a fixed set, for an image and a text",
+    "dataset": "plain squares and the names of their colours",
+    "metric": "share of predictions that hold a reference",
+    "recipe": "a label for a picture and a question, from scratch",
+    "format": "a folder with recipe.json and weights.safetensors (import, export)",
+    "command": "say what this plugin brings",
+}
+_TINY: dict[str, dict[str, Any]] = {
+    "encoder": {"image_size": 16, "patch": 8, "dim": 16},
+    "fusion": {"length": 2},
+    "language_model": {"dim": 16},
+    "dataset": {"size": 16, "limit": 8},
+}
+_MODALITIES = {"encoder": "image", "language_model": "text", "dataset": "image", "recipe": "image"}
+_USES = {
+    "dataset": "mmzoo train RECIPE --dataset {name} --output DIR",
+    "metric": "mmzoo evaluate MODEL --dataset DATASET --metric {name}",
+    "recipe": "mmzoo train {name} --dataset DATASET --output DIR",
+    "format": "mmzoo export {name} MODEL DIR",
+    "command": "mmzoo {name}",
+}
+_PARTNERS = {"encoder": "cnn", "fusion": "late-concat", "language_model": "lstm", "task": "classify"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An entry that is to be written."""
+
+    kind: str
+    name: str
+    attribute: str
+
+    @property
+    def hook(self) -> str:
+        return next(hook for hook, kind in ENTRY_HOOKS.items() if kind == self.kind)
+
+    @property
+    def words(self) -> str:
+        return self.kind.replace("_", " ")
+
+    @property
+    def summary(self) -> str:
+        return _SUMMARIES[self.kind]
+
+    @property
+    def modality(self) -> str:
+        return _MODALITIES.get(self.kind, "")
+
+    @property
+    def tiny(self) -> str:
+        return json.dumps(_TINY[self.kind]) if self.kind in _TINY else ""
+
+    @property
+    def use(self) -> str:
+        part = f"mmzoo check RECIPE --{self.kind.replace('_', '-')} {{name}}"
+        return _USES.get(self.kind, part).format(name=self.name)
+
+    @property
+    def options(self) -> bool:
+        return self.kind in ("encoder", "fusion", "language_model", "task", "dataset")
+
+
+def create(
+    name: str, kinds: Sequence[str] = ("encoder",), folder: str | Path | None = None, *, commands: Collection[str] = ()
+) -> Path:
+    """Write the package ``name`` with one small entry of each kind into ``folder``, ``name`` if not given; ``commands`` are
+    taken on the command line.
+
+    Raises:
+        BadPlugin: a name that a distribution or its package cannot have, or a folder that exists. UnknownName: a kind.
+    """
+    package = package_of(name)
+    chosen = list(dict.fromkeys(_kind(kind) for kind in kinds))
+    target = Path(folder or name).expanduser()
+    if target.exists():
+        raise BadPlugin(f"{target} exists; name a new folder: --output {target / name}")
+    entries = [_plan(kind, name, commands) for kind in sorted(chosen, key=KINDS.index)]
+    files = _files(name, package, entries)
+    for path, text in files.items():
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        (target / path).write_text(text, encoding="utf-8")
+    return target
+
+
+def package_of(name: str) -> str:
+    """The package that a distribution of that name holds.
+
+    Raises:
+        BadPlugin: saying why there can be none.
+    """
+    package = re.sub(r"[-_.]+", "_", name).lower()
+    if not _NAME.fullmatch(name) or len(name) > 100:
+        raise BadPlugin(
+            f"'{name}' is no name of a distribution: letters, digits, '-', '_' and '.', with a letter or digit at either end"
+        )
+    if not package.isidentifier() or keyword.iskeyword(package):
+        raise BadPlugin(f"'{name}' would be the package '{package}', which Python cannot import; try '{PREFIX}{name}'")
+    spec = importlib.util.find_spec(package)
+    if package in sys.stdlib_module_names or (spec is not None and spec.origin is not None):
+        raise BadPlugin(f"'{name}' would be the package '{package}', which is here already; try '{PREFIX}{name}-2'")
+    return package
+
+
+def _kind(word: str) -> str:
+    try:
+        return catalogue.kind_of(word.strip())
+    except UnknownName as error:
+        near = difflib.get_close_matches(word.strip().lower().replace("-", "_"), KINDS, n=1)
+        advice = f"; did you mean '{near[0].replace('_', '-')}'?" if near else ""
+        raise UnknownName(f"{error}{advice}") from None
+
+
+def _plan(kind: str, name: str, commands: Collection[str]) -> Planned:
+    """The entry has the distribution's name without the prefix, or, where that is taken, with its kind behind it."""
+    own = re.sub(r"[-_.]+", "-", name).lower()
+    short = own.removeprefix(PREFIX)
+    taken = any(entry.name == short and entry.plugin.lower() != own for entry in catalogue.entries(kind))
+    if taken or (kind == "command" and short in commands):
+        short = f"{short}-{kind.replace('_', '-')}"
+    words = "".join(word.capitalize() for word in f"{own.removeprefix(PREFIX)}-{kind}".replace("_", "-").split("-"))
+    attribute = {"recipe": "RECIPE", "command": "run"}.get(kind) or (words if words[0].isalpha() else f"Zoo{words}")
+    return Planned(kind, short, attribute)
+
+
+def _files(name: str, package: str, entries: Sequence[Planned]) -> dict[str, str]:
+    """The text of each file, by its path in the new folder."""
+    own = {entry.kind: entry.name for entry in entries}
+    words = {
+        "distribution": name,
+        "package": package,
+        "entries": entries,
+        "summary": f"A plugin for mmzoo: {', '.join(entry.words for entry in entries)}",
+        "mmzoo": ".".join(importlib.metadata.version("mmzoo").split(".")[:2]),
+        "parts": {kind: own.get(kind, partner) for kind, partner in _PARTNERS.items()},
+    }
+    found = {
+        "pyproject.toml": _render("pyproject.toml", words),
+        "README.md": _render("README.md", words),
+        "LICENSE": _render("LICENSE", words),
+        ".gitignore": _render("gitignore", words),
+        ".github/workflows/test.yml": _render("ci.yml", words),
+        f"{package}/__init__.py": _render("init.py", words),
+        f"{package}/py.typed": "",
+        f"{package}/plugin.py": _render("plugin.py", words),
+        "tests/test_plugin.py": _render("test_plugin.py", words),
+    }
+    for entry in entries:
+        found[f"{package}/{entry.kind}.py"] = _render(f"{entry.kind}.py", {**words, "entry": entry})
+    return found
+
+
+def _render(template: str, words: dict[str, Any]) -> str:
+    text = importlib.resources.files(__package__).joinpath(f"{template}.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True, trim_blocks=True
+    )
+    return environment.from_string(text).render(words)

@@ -1,0 +1,94 @@
+"""Checks of a plugin as a whole and of an entry as data: no torch is needed for what they ask."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from mmzoo.data import Dataset
+from mmzoo.formats import Format
+from mmzoo.interfaces import Encoder, Fusion, LanguageModel, Task
+from mmzoo.metrics import Metric
+from mmzoo.plugins import host
+from mmzoo.registry import KINDS
+from mmzoo.testing.contract import Plugin, Subject, check, expect
+
+CLASSES: dict[str, type] = {
+    "encoder": Encoder,
+    "fusion": Fusion,
+    "language_model": LanguageModel,
+    "task": Task,
+    "dataset": Dataset,
+    "metric": Metric,
+    "format": Format,
+}
+WITH_MODALITY = ("encoder", "language_model", "dataset")
+MAX_SUMMARY = 120
+
+
+@check()
+def loads(plugin: Plugin) -> None:
+    """Every entry point in the group ``mmzoo`` is a module that imports, marks known hooks with ``mmzoo.hookimpl``, and returns
+    entries whose names no other plugin has."""
+    failures = [f for f in host().failures if f.plugin.partition(":")[0] == plugin.distribution]
+    expect(not failures, "; ".join(f.error for f in failures))
+    used = [host().manager.get_plugin(f"{plugin.distribution}:{point.name}") for point in plugin.points]
+    brings = plugin.entries or any(module is not None and host().manager.get_hookcallers(module) for module in used)
+    expect(brings, "the plugin brings no entry and no hook")
+
+
+@check(*KINDS)
+def metadata(subject: Subject) -> None:
+    """An entry says what it is: a name, a target, a summary of one line and at most 120 characters, a licence (an SPDX id, or
+    ``varies``), a source, and, if it is an encoder that looks at something, a language model or a data set, a modality."""
+    entry = subject.entry
+    expect(not entry.problems(), "; ".join(entry.problems()))
+    summary = entry.summary
+    expect(len(summary) <= MAX_SUMMARY and "\n" not in summary, f"the summary has {len(summary)} characters: {summary!r}")
+    expect(entry.license and entry.license != "unknown", f"license is {entry.license!r}")
+    expect(entry.source.strip(), "source is empty")
+    if entry.kind in WITH_MODALITY and not (entry.kind == "encoder" and subject.target.modality == ""):
+        expect(entry.modality, "modality is empty")
+
+
+@check(*KINDS)
+def target(subject: Subject) -> None:
+    """An entry's target imports and is what its kind asks for (`mmzoo.hookspecs`): a subclass of the kind's base, of a recipe a
+    mapping, of a command a function."""
+    found = subject.target
+    base = CLASSES.get(subject.entry.kind)
+    if base is not None:
+        said = f"{subject.entry.target} is {found!r}, no subclass of {base.__module__}.{base.__name__}"
+        expect(isinstance(found, type) and issubclass(found, base), said)
+        missing = sorted(getattr(found, "__abstractmethods__", ()))
+        expect(not missing, f"{found.__name__} does not have {', '.join(missing)}")
+    elif subject.entry.kind == "recipe":
+        expect(isinstance(found, Mapping), f"{subject.entry.target} is {found!r}, no mapping")
+    else:
+        expect(callable(found), f"{subject.entry.target} is {found!r}, no function")
+
+
+@check(*CLASSES)
+def options(subject: Subject) -> None:
+    """A class keeps a pydantic ``Options`` beside it that refuses unknown keys and describes every field; the entry's ``tiny``
+    are valid options, and options come back equal from JSON."""
+    schema: Any = getattr(subject.target, "Options", None)
+    expect(isinstance(schema, type) and issubclass(schema, BaseModel), f"Options is {schema!r}, no pydantic model")
+    bare = [name for name, info in schema.model_fields.items() if not info.description]
+    expect(not bare, f"options without a description: {', '.join(bare)}")
+    given: dict[str, Any] = dict(subject.entry.tiny)
+    try:
+        chosen = schema.model_validate(given)
+    except ValidationError as error:
+        raise AssertionError(f"tiny {given} are no options of it: {error}") from None
+    said = json.loads(chosen.model_dump_json())
+    expect(schema.model_validate(said) == chosen, f"{chosen!r} comes back from JSON as {schema.model_validate(said)!r}")
+    schema.model_json_schema()
+    try:
+        schema.model_validate({**given, "no_such_option": 1})
+    except ValidationError:
+        return
+    raise AssertionError("an unknown option is taken without a word; derive Options from mmzoo.interfaces.Options")

@@ -1,0 +1,24 @@
+"""Tests without a network."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+
+@contextmanager
+def no_network() -> Iterator[None]:
+    """Any attempt to connect or to look a host up raises, for the length of the block."""
+
+    def refuse(*arguments: Any, **keywords: Any) -> Any:
+        raise OSError("the network is blocked in this test")
+
+    with (
+        patch.object(socket.socket, "connect", refuse),
+        patch.object(socket, "getaddrinfo", refuse),
+        patch.object(socket, "create_connection", refuse),
+    ):
+        yield
