@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mmzoo.cli import app
 from mmzoo.recipe import Part, Recipe, TrainOptions
 from mmzoo.registry import KINDS
 from mmzoo.summary import PartSummary, Summary
+from mmzoo.testing import CHECKS
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "<!-- written by docs/generate.py; do not edit -->\n\n"
@@ -26,6 +28,7 @@ NOTE = "<!-- written by docs/generate.py; do not edit -->\n\n"
 
 def main() -> int:
     pages = {f"docs/reference/{name}.md": NOTE + page() for name, page in REFERENCE.items()} | cards()
+    pages["docs/plugin-contract.md"] = NOTE + contract()
     stale = []
     for name, text in pages.items():
         path = ROOT / name
@@ -122,6 +125,44 @@ def cards() -> dict[str, str]:
         text = card.render(chosen, summary, run, generates=chosen.task.use != "classify", sections=sections)
         found[f"model_cards/{entry.name}.md"] = text
     return found
+
+
+CONTRACT = """\
+# The contract with plugins
+
+What mmzoo promises its users of every entry, whoever wrote it. `mmzoo.testing` holds a plugin to it, each entry in its `tiny`
+form, offline and with a cache of its own; every failure says the contract, what happened, and which section of this page it is.
+
+    mmzoo plugin check mmzoo-foo            # a table of checks and entries; exit code 1 if one fails; --json
+
+    from mmzoo.testing import check_plugin
+
+    def test_contract():
+        check_plugin("mmzoo-foo")           # one error that lists every failure
+
+As one test an entry and check, with pytest:
+
+    @pytest.mark.parametrize("case", mmzoo.testing.cases("mmzoo-foo"), ids=str)
+    def test_contract(case):
+        case.run()
+
+    @pytest.mark.mmzoo_plugin("mmzoo-foo")  # the same, with the plugin for pytest that mmzoo brings
+    def test_contract(mmzoo_case):
+        mmzoo_case.run()
+
+`mmzoo plugin new mmzoo-foo --kind encoder,fusion` writes a package that passes. What an entry is, and the hooks, are in
+[reference/hooks.md](reference/hooks.md); what parts are asked for, in the docstrings of `mmzoo.interfaces`.
+"""
+
+
+def contract() -> str:
+    """A section for each check of the conformance kit, whose docstring is the contract."""
+    lines = [CONTRACT]
+    for check in CHECKS.values():
+        kinds = ", ".join(kind.replace("_", " ") for kind in check.kinds)
+        whom = "every entry" if set(check.kinds) == set(KINDS) else kinds or "the plugin as a whole"
+        lines.append(f"## {check.name}\n\n*{whom}*\n\n{textwrap.fill(check.contract, 128)}\n")
+    return "\n".join(lines)
 
 
 def blind(record: dict) -> tuple[str, str]:

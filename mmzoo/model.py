@@ -93,6 +93,7 @@ class MultimodalModel(nn.Module):
         [batch, inputs]) one row an example. ``lengths`` [inputs] is for an encoder whose inputs vary. A frozen encoder keeps no
         graph."""
         tiles = inputs.shape[1] if self.fusion.tiles > 1 else 0
+        inputs = inputs.to(self.dtype) if inputs.is_floating_point() else inputs
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.provenance.policies["encoder"] != "frozen"):
             features = self.encoder(inputs.flatten(0, 1) if tiles else inputs, *([] if lengths is None else [lengths]))
         if tiles:
@@ -222,6 +223,11 @@ class MultimodalModel(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that it computes in: that of its first weight, which is the encoder's if that has any."""
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
 
     @property
     def modality(self) -> str:

@@ -42,3 +42,9 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def drawings(tmp_path_factory):
+    """A cache with OpenMoji's pictures, which take seconds to draw."""
+    return tmp_path_factory.mktemp("drawings")

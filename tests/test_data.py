@@ -23,12 +23,6 @@ def _caches(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
 
 
-@pytest.fixture(scope="session")
-def drawings(tmp_path_factory):
-    """A cache folder, so that pictures are drawn once for all tests."""
-    return tmp_path_factory.mktemp("cache")
-
-
 def png(colour="red", size=(6, 4)):
     data = io.BytesIO()
     Image.new("RGB", size, colour).save(data, "PNG")

@@ -1,4 +1,4 @@
-"""Checks of a plugin as a whole and of an entry as data: no torch is needed for what they ask."""
+"""Checks of an entry as data, whatever its kind: what it says of itself, its target and its options."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pydantic import BaseModel, ValidationError
 
 from mmzoo.data import Dataset
 from mmzoo.formats import Format
+from mmzoo.inputs import NONE
 from mmzoo.interfaces import Encoder, Fusion, LanguageModel, Task
 from mmzoo.metrics import Metric
-from mmzoo.plugins import host
 from mmzoo.registry import KINDS
-from mmzoo.testing.contract import Plugin, Subject, check, expect
+from mmzoo.testing.contract import check, expect
+from mmzoo.testing.subject import Subject
 
 CLASSES: dict[str, type] = {
     "encoder": Encoder,
@@ -29,17 +30,6 @@ WITH_MODALITY = ("encoder", "language_model", "dataset")
 MAX_SUMMARY = 120
 
 
-@check()
-def loads(plugin: Plugin) -> None:
-    """Every entry point in the group ``mmzoo`` is a module that imports, marks known hooks with ``mmzoo.hookimpl``, and returns
-    entries whose names no other plugin has."""
-    failures = [f for f in host().failures if f.plugin.partition(":")[0] == plugin.distribution]
-    expect(not failures, "; ".join(f.error for f in failures))
-    used = [host().manager.get_plugin(f"{plugin.distribution}:{point.name}") for point in plugin.points]
-    brings = plugin.entries or any(module is not None and host().manager.get_hookcallers(module) for module in used)
-    expect(brings, "the plugin brings no entry and no hook")
-
-
 @check(*KINDS)
 def metadata(subject: Subject) -> None:
     """An entry says what it is: a name, a target, a summary of one line and at most 120 characters, a licence (an SPDX id, or
@@ -50,7 +40,7 @@ def metadata(subject: Subject) -> None:
     expect(len(summary) <= MAX_SUMMARY and "\n" not in summary, f"the summary has {len(summary)} characters: {summary!r}")
     expect(entry.license and entry.license != "unknown", f"license is {entry.license!r}")
     expect(entry.source.strip(), "source is empty")
-    if entry.kind in WITH_MODALITY and not (entry.kind == "encoder" and subject.target.modality == ""):
+    if entry.kind in WITH_MODALITY and not (entry.kind == "encoder" and subject.target.modality == NONE):
         expect(entry.modality, "modality is empty")
 
 
@@ -79,7 +69,7 @@ def options(subject: Subject) -> None:
     expect(isinstance(schema, type) and issubclass(schema, BaseModel), f"Options is {schema!r}, no pydantic model")
     bare = [name for name, info in schema.model_fields.items() if not info.description]
     expect(not bare, f"options without a description: {', '.join(bare)}")
-    given: dict[str, Any] = dict(subject.entry.tiny)
+    given = subject.tiny
     try:
         chosen = schema.model_validate(given)
     except ValidationError as error:

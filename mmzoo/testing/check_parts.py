@@ -1,17 +1,270 @@
-"""Checks of the parts of a model: encoders, fusions, language models and tasks."""
+"""Checks of every part of a model: encoders, fusions, language models and tasks."""
 
 from __future__ import annotations
 
+import pickle
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from mmzoo.build import assemble
+from mmzoo.data import tensors
+from mmzoo.errors import DoesNotFit, MmzooError
+from mmzoo.model import MultimodalModel
+from mmzoo.plugins import host
 from mmzoo.recipe import PARTS
-from mmzoo.testing.contract import Subject, check
-from mmzoo.testing.small import round_trip, tiny_parts
+from mmzoo.testing.contract import check, expect
+from mmzoo.testing.small import fitting, round_trip, with_partners
+from mmzoo.testing.subject import TOLERANCE, Subject, close, finite
+
+# Cheap parts of this distribution that differ in what they need and give.
+SELECTION = {
+    "encoder": ("cnn", "none"),
+    "fusion": ("prefix-linear", "projector", "late-sum", "cross-attention"),
+    "language_model": ("gpt-mini", "lstm", "bag-of-words", "t5"),
+    "task": ("vqa", "classify"),
+}
+
+
+@check(*PARTS)
+def devices(subject: Subject) -> None:
+    """Every tensor of a part is a parameter or a buffer, so that it is on the meta device when it is built there, with the names,
+    shapes and types that it has for real, and moves with the model; moved from meta to the CPU, and to the GPU if there is one,
+    it says the same."""
+    real, plan = subject.model, assemble(subject.recipe, meta=True)
+    here = _tensors(subject.part(real))
+    there = _tensors(subject.part(plan))
+    stray = [name for name, value in there.items() if not value.is_meta]
+    expect(not stray, f"built on the meta device, {', '.join(stray)} is not on it; do not name a device in __init__")
+    left = [name for name, value in here.items() if value.is_meta]
+    expect(not left, f"{', '.join(left)} has no value after the build")
+    differ = sorted(name for name in {*here, *there} if _form(here.get(name)) != _form(there.get(name)))
+    expect(not differ, f"on the meta device and for real, {', '.join(differ)} differ in name, shape or type")
+    _check_move(subject, plan.to_empty(device="cpu"), "the CPU")
+    if torch.cuda.is_available():
+        _check_move(subject, subject.build().to("cuda"), "the GPU")
+
+
+def _check_move(subject: Subject, moved: MultimodalModel, where: str) -> None:
+    real = subject.model
+    with torch.no_grad():
+        for name, value in [*moved.named_parameters(), *moved.named_buffers()]:
+            owner, _, leaf = name.rpartition(".")
+            value.copy_(getattr(real.get_submodule(owner), leaf))
+    try:
+        found = moved.eval().predict_examples(subject.examples)
+    except (RuntimeError, NotImplementedError) as error:
+        raise AssertionError(f"moved to {where} it fails, as where a tensor is no buffer: {error}") from error
+    _same(found, real.predict_examples(subject.examples), f"moved to {where} it says otherwise")
+
+
+def _tensors(part: Any) -> dict[str, Tensor]:
+    return dict([*part.named_parameters(), *part.named_buffers()])
+
+
+def _form(value: Tensor | None) -> Any:
+    return None if value is None else (value.shape, value.dtype)
+
+
+def _same(found: list[Any], expected: list[Any], happened: str) -> None:
+    for one, other in zip(found, expected, strict=True):
+        numbers = torch.tensor([[n if n is not None else 0.0 for n in (p.score, p.value)] for p in (one, other)])
+        expect(one.label == other.label and close(numbers[0], numbers[1]), f"{happened}: {one} and {other}")
+
+
+@check(*PARTS)
+def dtypes(subject: Subject) -> None:
+    """A part works in float32, under bfloat16 autocast, and as bfloat16 itself (``model.to(torch.bfloat16)``): the loss is
+    finite, near that of float32, and predictions are made."""
+    model = subject.build()
+    batch = subject.batch(model)
+    whole = model(**batch)["loss"]
+    expect(finite(whole) and whole.dtype == torch.float32, f"in float32 the loss is {whole}")
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(**batch)["loss"]
+    _near(mixed, whole, "under bfloat16 autocast")
+    try:
+        model.to(torch.bfloat16)
+        half = model(**batch)["loss"]
+        model.predict_examples(subject.examples)
+    except (RuntimeError, TypeError) as error:
+        raise AssertionError(f"as bfloat16 it fails: {error}") from error
+    _near(half, whole, "as bfloat16")
+
+
+def _near(found: Tensor, whole: Tensor, where: str) -> None:
+    near = torch.allclose(found.float(), whole, atol=0.1, rtol=0.1)
+    expect(finite(found) and near, f"{where} the loss is {found.item():.4f}; in float32 it is {whole.item():.4f}")
+
+
+@check(*PARTS)
+def batches(subject: Subject) -> None:
+    """A batch and its examples alone give the same: texts of unequal length, an empty one, and a batch of one. The loss is finite
+    for each."""
+    model = subject.model
+    together = model.predict_examples(subject.examples)
+    alone = [model.predict_examples([example])[0] for example in subject.examples]
+    _same(together, alone, "in a batch and alone it says")
+    with torch.no_grad():
+        for example in subject.examples:
+            loss = model(**subject.batch(model, [example]))["loss"]
+            expect(finite(loss), f"the loss of the one example with the text {example.text!r} is {loss.item()}")
+
+
+@check(*PARTS)
+def seeded(subject: Subject) -> None:
+    """The seed decides: two builds have equal weights, and two forward passes in training mode equal losses; two predictions are
+    equal without a seed."""
+    one, other = subject.model.state_dict(), subject.build().state_dict()
+    differ = [name for name in one if not torch.equal(one[name], other[name])]
+    expect(not differ, f"with one seed, two builds differ in {', '.join(differ[:5])}")
+    expect(
+        subject.model.predict_examples(subject.examples) == subject.model.predict_examples(subject.examples),
+        "two predictions of one model differ",
+    )
+    model = subject.build()
+    batch = subject.batch(model)
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            losses.append(model.train()(**batch)["loss"])
+    expect(torch.equal(*losses), f"with one seed, the training loss is {losses[0].item()} and {losses[1].item()}")
+
+
+@check(*PARTS)
+def gradients(subject: Subject) -> None:
+    """With some partner that it fits, the loss sends a finite gradient to every parameter that is trained, and none to others."""
+    wanted: set[str] = set()
+    reached: set[str] = set()
+    for recipe in fitting(subject.entry, []):
+        model = subject.build(subject.learned(recipe).with_part(subject.entry.kind, train="full")).train()
+        part = subject.part(model)
+        model(**subject.batch(model))["loss"].backward()
+        for name, parameter in part.named_parameters():
+            if parameter.grad is not None:
+                expect(parameter.requires_grad, f"{name} is not trained and has a gradient")
+                expect(finite(parameter.grad), f"the gradient of {name} is not finite")
+                reached.add(name)
+            elif parameter.requires_grad:
+                wanted.add(name)
+        if not wanted - reached:
+            return
+    expect(False, f"no gradient reaches {', '.join(sorted(wanted - reached))}")
 
 
 @check(*PARTS)
 def save_and_load(subject: Subject) -> None:
     """A model with the part trains two steps with finite losses; saved and loaded it says the same, to the last bit."""
     with tempfile.TemporaryDirectory() as folder:
-        round_trip(tiny_parts(subject.entry), Path(folder) / "model")
+        round_trip(subject.bare, Path(folder) / "model", dataset=subject.dataset)
+
+
+@check(*PARTS)
+def partners(subject: Subject) -> None:
+    """A part works with every other that its declared needs (``kinds``, ``needs_tokens``, ...) fit: the model builds, its loss is
+    finite and its predictions are made. Where the fit check refuses, it says why."""
+    entry = subject.entry
+    chosen = {kind: [n for n in names if n in _names(kind)] for kind, names in SELECTION.items() if kind != entry.kind}
+    first = {kind: part.use for kind, part in subject.bare.parts().items()}
+    for kind, names in chosen.items():
+        for name in names:
+            parts = {**first, kind: name}
+            said = " + ".join(parts.values())
+            try:
+                model = subject.build(subject.learned(with_partners(entry, parts)))
+            except DoesNotFit as reason:
+                expect(str(reason).strip(), f"{said}: refused without a word")
+                continue
+            try:
+                expect(finite(model(**subject.batch(model))["loss"]), f"{said}: the loss is not finite")
+                model.predict_examples(subject.examples)
+            except AssertionError:
+                raise
+            except Exception as error:
+                raise AssertionError(f"{said}: {type(error).__name__}: {error}") from error
+
+
+def _names(kind: str) -> set[str]:
+    return {entry.name for entry in host().registry.entries(kind)}
+
+
+@check(*PARTS)
+def picklable(subject: Subject) -> None:
+    """What data workers are sent, the encoder's ``transform`` and the task, comes out of a pickle and collates the same batch."""
+    collate = subject.model.collator(training=True)
+    try:
+        copied = pickle.loads(pickle.dumps(collate))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise AssertionError(f"it cannot be pickled: {error}; a lambda or a local function cannot") from None
+    one, other = tensors(collate(subject.examples), "cpu"), tensors(copied(subject.examples), "cpu")
+    differ = [name for name in one if not torch.equal(one[name], other[name])]
+    expect(not differ, f"the copy collates otherwise: {', '.join(differ)}")
+
+
+@check(*PARTS)
+def compiled(subject: Subject) -> None:
+    """``torch.compile`` takes a part (with graph breaks, if need be) and it computes the same loss and gradients."""
+    import torch._dynamo
+
+    model = subject.build()
+    batch = subject.batch(model)
+    loss, expected = _gradients(model, batch)
+    torch._dynamo.reset()
+    try:
+        _compile(subject.entry.kind, model)
+        found, got = _gradients(model, batch)
+    except MmzooError:
+        raise
+    except Exception as error:
+        raise AssertionError(f"compiled it fails: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    finally:
+        torch._dynamo.reset()
+    _equal_gradients(found, got, loss, expected, "compiled")
+
+
+def _compile(kind: str, model: MultimodalModel) -> None:
+    """Compile what is the part's own, which is quicker than the whole: of a fusion the places where it works."""
+    compiled: dict[str, Any] = {"backend": "aot_eager"}
+    if kind == "task":
+        model.task.loss = torch.compile(model.task.loss, **compiled)  # type: ignore[method-assign]
+    elif kind == "fusion":
+        for place in model.fusion.places():
+            if place == "deep":
+                model.language_model.compile(**compiled)
+            else:
+                setattr(model.fusion, place, torch.compile(getattr(model.fusion, place), **compiled))
+    else:
+        getattr(model, kind).compile(**compiled)
+
+
+@check("fusion", "language_model")
+def recomputed(subject: Subject) -> None:
+    """With gradient checkpointing (``train.gradient_checkpointing``) the loss and the gradients are the same; a language model
+    whose blocks cannot be recomputed is refused."""
+    model = subject.build()
+    batch = subject.batch(model)
+    loss, expected = _gradients(model, batch)
+    try:
+        model.checkpoint_blocks()
+    except DoesNotFit:
+        return
+    found, got = _gradients(model, batch)
+    _equal_gradients(found, got, loss, expected, "with recomputed blocks")
+
+
+def _gradients(model: MultimodalModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    model.zero_grad()
+    torch.manual_seed(0)
+    loss = model.train()(**batch)["loss"]
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def _equal_gradients(found: Tensor, got: dict[str, Tensor], loss: Tensor, expected: dict[str, Tensor], how: str) -> None:
+    expect(close(found, loss), f"{how}, the loss is {found.item()} and not {loss.item()}")
+    differ = [n for n in expected if n not in got or not torch.allclose(got[n], expected[n], **TOLERANCE)]
+    expect(not differ, f"{how}, the gradients differ of {', '.join(differ[:5])}")

@@ -9,18 +9,17 @@ import tempfile
 import unittest
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
-from mmzoo import catalogue
 from mmzoo.errors import ContractBroken, MmzooError, UnknownName
 from mmzoo.plugins import GROUP, host
-from mmzoo.registry import Entry
 from mmzoo.testing.network import no_network
+from mmzoo.testing.subject import Plugin, Subject
 
 PAGE = "docs/plugin-contract.md"
 
@@ -28,44 +27,6 @@ PAGE = "docs/plugin-contract.md"
 class Inapplicable(unittest.SkipTest):
     """A check that an entry cannot be put to here, and why: it needs a package or a program that is not installed.
     pytest takes it for a skip."""
-
-
-class Subject:
-    """An entry that is checked, and what its checks share."""
-
-    def __init__(self, entry: Entry) -> None:
-        self.entry = entry
-
-    @property
-    def name(self) -> str:
-        return f"{self.entry.kind}-{self.entry.name}"
-
-    @property
-    def kind(self) -> str:
-        return self.entry.kind
-
-    @cached_property
-    def target(self) -> Any:
-        """What the entry's target names, which `target` checks."""
-        return self.entry.load()
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """A distribution that is checked as a whole."""
-
-    distribution: str
-    name: str = "plugin"
-    kind: str = "plugin"
-
-    @property
-    def points(self) -> list[importlib.metadata.EntryPoint]:
-        found = importlib.metadata.distribution(self.distribution).entry_points
-        return [point for point in found if point.group == GROUP]
-
-    @property
-    def entries(self) -> list[Entry]:
-        return [entry for entry in catalogue.entries() if entry.plugin == self.distribution]
 
 
 @dataclass(frozen=True)

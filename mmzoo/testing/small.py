@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mmzoo import catalogue
 from mmzoo.build import assemble, build, load, read_recipe
+from mmzoo.data import Dataset
 from mmzoo.errors import DoesNotFit
 from mmzoo.model import MultimodalModel
 from mmzoo.plugins import host
@@ -41,19 +41,24 @@ def tiny_parts(entry: Entry) -> Recipe:
     Raises:
         DoesNotFit: no in-tree partner fits it.
     """
-    reasons = []
-    for partners in _partners(entry):
-        parts = {**partners, entry.kind: entry.name}
-        try:
-            recipe = Recipe.of({kind: _tiny_part(kind, name) for kind, name in parts.items()})
-            assemble(recipe, meta=True)
-            return recipe
-        except DoesNotFit as error:
-            reasons.append(str(error))
+    reasons: list[str] = []
+    for recipe in fitting(entry, reasons):
+        return recipe
     raise DoesNotFit(f"{entry.label} fits no partner: {reasons[-1]}")
 
 
-def _partners(entry: Entry) -> Iterator[dict[str, str]]:
+def fitting(entry: Entry, reasons: list[str]) -> Iterator[Recipe]:
+    """Tiny recipes around one part, with all partners that it fits; why others do not is added to ``reasons``."""
+    for partners in _partners():
+        try:
+            recipe = with_partners(entry, partners)
+            assemble(recipe, meta=True)
+            yield recipe
+        except DoesNotFit as error:
+            reasons.append(str(error))
+
+
+def _partners() -> Iterator[dict[str, str]]:
     for encoder in (PARTNERS["encoder"], "none"):
         for language in (PARTNERS["language_model"], "bert", "t5"):
             for fusion in (PARTNERS["fusion"], "prefix-mlp"):
@@ -61,31 +66,32 @@ def _partners(entry: Entry) -> Iterator[dict[str, str]]:
                     yield {"encoder": encoder, "language_model": language, "fusion": fusion, "task": task}
 
 
-def _tiny_part(kind: str, name: str) -> dict[str, Any]:
-    entry = next(e for e in catalogue.entries(kind) if e.name == name)
-    return {"use": name, **entry.tiny}
+def with_partners(entry: Entry, partners: dict[str, str]) -> Recipe:
+    """A tiny recipe of the entry and ``partners``, by kind."""
+    parts = {**partners, entry.kind: entry.name}
+    return Recipe.of({kind: {"use": name, **host().get(kind, name).tiny} for kind, name in parts.items()})
 
 
-def round_trip(recipe: Recipe, folder: Path, *, steps: int = 2) -> MultimodalModel:
-    """Build a recipe, run it, train it for ``steps`` on `Sample`, save it, load it, and check that the loaded model
-    says the same to the last bit.
+def round_trip(recipe: Recipe, folder: Path, *, steps: int = 2, dataset: Dataset | None = None) -> MultimodalModel:
+    """Build a recipe, run it, train it for ``steps`` on ``dataset`` (`Sample` if None), save it, load it, and check that the
+    loaded model says the same to the last bit.
 
     Raises:
         AssertionError: saying which promise was broken.
     """
-    sample = Sample()
-    examples = sample.load("test")
+    sample = dataset or Sample()
+    examples = list(sample.load(sample.splits()[-1]))
     built = build(recipe, seed=0)
     first = built.predict_examples(examples)
-    assert len(first) == len(examples), "predict gives one prediction an example"
+    assert len(first) == len(examples), f"predict gives {len(first)} predictions for {len(examples)} examples"
     options = {"max_steps": steps, "batch_size": 4, "precision": "fp32", "log_every": 1}
     run = train(recipe, dataset=sample, output=folder, progress=False, train=options)
     assert run.steps == steps, f"trained {run.steps} steps of {steps}"
-    assert all(np.isfinite(entry["loss"]) for entry in run.history), "the loss is finite"
+    assert all(np.isfinite(entry["loss"]) for entry in run.history), "the loss is not finite"
     trained = run.model.predict_examples(examples)
     loaded = load(folder)
-    again = loaded.predict_examples(examples)
-    assert trained == again, "a loaded model predicts the same, to the last bit"
+    state = loaded.state_dict()
     for name, value in run.model.state_dict().items():
-        assert (loaded.state_dict()[name] == value).all(), f"{name} differs after loading"
+        assert (state[name] == value).all(), f"{name} differs after loading"
+    assert trained == loaded.predict_examples(examples), "a loaded model predicts otherwise than the one that was saved"
     return loaded

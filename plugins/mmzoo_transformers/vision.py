@@ -151,6 +151,9 @@ class HFVision(Encoder):
                 f"'{self.name}' is a {config.model_type} model, which takes no images; choose a vision model, e.g. "
                 "clip, siglip, vit, dinov2 or timm"
             )
+        if getattr(config, "use_mask_token", False):  # a weight of pretraining alone: trained here, it would get no gradient
+            config = copy.deepcopy(config)
+            config.use_mask_token = False
         if getattr(config, "num_channels", 3) != 3:
             raise DoesNotFit(f"'{self.name}' takes images of {config.num_channels} channels; only RGB is supported")
         with torch.device("meta"), explained(f"'{self.name}' cannot be built", BadRecipe if self.source is None else SourceError):

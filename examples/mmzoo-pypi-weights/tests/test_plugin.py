@@ -12,8 +12,6 @@ from PIL import Image
 import mmzoo
 from mmzoo import testing
 
-OURS = [entry for entry in mmzoo.entries() if entry.plugin == "mmzoo-pypi-weights"]
-
 
 @pytest.fixture(autouse=True)
 def offline():
@@ -21,14 +19,9 @@ def offline():
         yield
 
 
-def test_it_is_found_and_its_entries_are_in_order():
-    assert {entry.name for entry in OURS} == {"efficientnet-lite0", "minilm"}
-    assert [problem for entry in OURS for problem in entry.problems()] == []
-
-
-@pytest.mark.parametrize("entry", OURS, ids=lambda entry: entry.name)
-def test_conformance(entry, tmp_path):
-    testing.round_trip(testing.tiny_parts(entry), tmp_path / "model")
+@pytest.mark.parametrize("case", testing.cases("mmzoo-pypi-weights"), ids=str)
+def test_contract(case):
+    case.run()
 
 
 def encoder(**options):

@@ -1,0 +1,161 @@
+"""What an encoder, a fusion, a language model and a task each declare of themselves, held against what they do."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from torch import Tensor
+
+from mmzoo.build import assemble
+from mmzoo.data import tensors
+from mmzoo.interfaces import CAUSAL, SEQ2SEQ, Features, Prediction
+from mmzoo.plugins import host
+from mmzoo.resolve import resolve
+from mmzoo.sequence import of_text
+from mmzoo.testing.contract import check, expect
+from mmzoo.testing.subject import TEXTS, Subject, close, finite, shape
+from mmzoo.text import padded
+
+
+@check("encoder")
+@torch.no_grad()
+def features(subject: Subject) -> None:
+    """An encoder gives what its ``spec`` says: tokens [batch, spec.tokens, spec.dim] (any number if that is None), pooled
+    [batch, spec.pooled_dim] and a mask [batch, tokens] of zeros and ones or None, all finite; the spec is the same on the meta
+    device, its modality is the entry's and the class's, and an input's features do not depend on the batch."""
+    encoder = subject.model.encoder
+    spec, planned = encoder.spec, assemble(subject.recipe, meta=True).encoder.spec
+    expect(spec == planned, f"spec is {spec}, on the meta device {planned}")
+    if encoder.transform is not None:
+        said = (subject.entry.modality, type(encoder).modality, spec.modality)
+        expect(len(set(said)) == 1, f"the modality of entry, class and spec is {', '.join(map(repr, said))}")
+    batch = subject.batch(subject.model)
+    inputs = batch["inputs"]
+    lengths = [batch["input_lengths"]] if "input_lengths" in batch else []  # where they vary
+    found = encoder(inputs, *lengths)
+    expect(isinstance(found, Features), f"forward gives {type(found).__name__}, no Features")
+    count, (wide, pooled) = len(inputs), (spec.dim, spec.pooled_dim)
+    tokens = found.tokens.shape[1] if spec.tokens is None and found.tokens.ndim == 3 else spec.tokens
+    expect(list(found.tokens.shape) == [count, tokens, wide], f"tokens are {shape(found.tokens)}, not {[count, tokens, wide]}")
+    expect(list(found.pooled.shape) == [count, pooled], f"pooled is {shape(found.pooled)}, not {[count, pooled]}")
+    expect(finite(found.tokens) and finite(found.pooled), "features are not finite")
+    if found.mask is not None:
+        expect(found.mask.shape == found.tokens.shape[:2], f"mask is {shape(found.mask)}, not {[count, tokens]}")
+        expect(bool(((found.mask == 0) | (found.mask == 1)).all()), "mask holds other values than 0 and 1")
+    alone = encoder(inputs[:1], *(each[:1] for each in lengths))
+    real = alone.token_mask()[0].bool()
+    expect(close(alone.pooled, found.pooled[:1]), "pooled features of an input depend on the others of the batch")
+    expect(
+        close(alone.tokens[0][real], found.tokens[0][: len(real)][real]), "tokens of an input depend on the others of the batch"
+    )
+
+
+@check("language_model")
+@torch.no_grad()
+def states(subject: Subject) -> None:
+    """A language model gives what its ``spec`` says: embeddings, states [batch, positions, spec.dim], a vector a text
+    [batch, spec.dim], logits over spec.vocab_size; kind, generates and the number of blocks are those of the class. Padding on
+    the right changes nothing before it, and if it is causal no position sees a later one. The tokenizer has a padding token and
+    no more tokens than the vocabulary."""
+    model = subject.model.language_model
+    spec, cls = model.spec, type(model)
+    expect((spec.kind, spec.generates) == (cls.kind, cls.generates), f"spec is {spec}, the class {cls.kind}, {cls.generates}")
+    expect(len(model.blocks()) == spec.blocks, f"there are {len(model.blocks())} blocks, and spec.blocks is {spec.blocks}")
+    tokenizer = model.tokenizer
+    expect(tokenizer.pad_token_id is not None, "the tokenizer has no padding token")
+    expect(
+        len(tokenizer) <= spec.vocab_size, f"the tokenizer has {len(tokenizer)} tokens, and spec.vocab_size is {spec.vocab_size}"
+    )
+    rows = [row or [tokenizer.pad_token_id] for row in tokenizer([text or "a" for text in TEXTS])["input_ids"]]
+    ids, mask = padded(rows, tokenizer.pad_token_id)
+    embeddings = model.embed(ids)
+    wanted = [*ids.shape, spec.dim]
+    expect(list(embeddings.shape) == wanted, f"embed gives {shape(embeddings)}, not {wanted}")
+    hidden = model(embeddings, mask)
+    expect(list(hidden.shape) == wanted, f"forward gives {shape(hidden)}, not {wanted}")
+    expect(finite(hidden), "states are not finite")
+    pooled = model.pool(hidden, mask)
+    expect(list(pooled.shape) == [len(rows), spec.dim], f"pool gives {shape(pooled)}, not {[len(rows), spec.dim]}")
+    if spec.generates:
+        given = {"decoder_ids": ids} if spec.kind == SEQ2SEQ else {}
+        logits = model.logits(model(embeddings, mask, **given)[:, -1])
+        expect(list(logits.shape) == [len(rows), spec.vocab_size], f"logits gives {shape(logits)}, not [..., {spec.vocab_size}]")
+    noise = torch.where(mask[..., None].bool(), embeddings, torch.randn_like(embeddings))
+    real = mask.bool()
+    expect(close(model(noise, mask)[real], hidden[real]), "what stands in the padding changes the states of the text")
+    expect(close(model.pool(model(noise, mask), mask), pooled), "what stands in the padding changes the text's vector")
+    if spec.kind == CAUSAL:
+        last = mask.sum(1) - 1
+        changed = embeddings.clone()
+        changed[torch.arange(len(rows)), last] += 1
+        before = real & (torch.arange(ids.shape[1]) < last[:, None])
+        expect(close(model(changed, mask)[before], hidden[before]), "kind is causal, and a state depends on what comes after it")
+
+
+@check("fusion")
+@torch.no_grad()
+def positions(subject: Subject) -> None:
+    """A fusion keeps the shapes: ``early`` gives embeddings [batch, positions, dim] and their mask, with ``added_tokens`` more
+    positions than the text (any number if that is None) and all of the text where ``text`` says; ``late`` keeps those of the
+    states; ``deep`` leaves the names of the language model's weights as they are."""
+    model = subject.model
+    fusion, batch = model.fusion, subject.batch(model)
+    seen = model.batch_features(batch)
+    ids, mask = batch["ids"].clamp(min=0), batch["mask"]
+    embeddings = model.language_model.embed(ids)
+    fusion.see(seen)
+    found = fusion.early(seen, embeddings, mask)
+    added = found.embeddings.shape[1] - ids.shape[1]
+    wanted = [len(ids), ids.shape[1] + added, embeddings.shape[2]]
+    expect(list(found.embeddings.shape) == wanted, f"early gives embeddings {shape(found.embeddings)}, not {wanted}")
+    expect(list(found.mask.shape) == wanted[:2], f"early gives a mask {shape(found.mask)}, not {wanted[:2]}")
+    if fusion.added_tokens is not None:
+        expect(added == fusion.added_tokens, f"early adds {added} positions, and added_tokens is {fusion.added_tokens}")
+    held = of_text(found.mask[..., None], found.text)[..., 0]
+    expect(torch.equal(held, mask), "the positions that `text` names do not hold the text: the mask there is not the text's")
+    if fusion.is_late:
+        model.states(seen, ids, mask)  # what it does deep inside may be what it goes by after
+        hidden = torch.randn_like(embeddings)
+        late = fusion.late(seen, hidden)
+        expect(late.shape == hidden.shape, f"late gives {shape(late)} of states {shape(hidden)}")
+        row = fusion.late(seen, hidden[:, :1])
+        expect(close(row, late[:, :1]), "late is not position by position: a state alone gives another result than among others")
+    fusion.see(None)
+    if "deep" in fusion.places():
+        language = resolve("language_model", subject.recipe.language_model)
+        with torch.device("meta"):
+            alone = language.cls(language.options)
+        renamed = sorted(alone.state_dict().keys() ^ model.language_model.state_dict().keys())
+        expect(not renamed, f"deep changes the names of the language model's weights: {', '.join(renamed[:5])}")
+
+
+@check("task")
+def answers(subject: Subject) -> None:
+    """A task collates tensors of one row an example, with ``labels`` in training; its loss is a finite sum and the number of
+    labels, both scalars; it gives one `Prediction` an example, and ``references`` are those that its examples have. Its metrics
+    are registered, and what it learns from data is plain, valid, and learned once."""
+    model, task = subject.model, subject.model.task
+    learned = task.learn(subject.target.Options(**subject.tiny), subject.examples)
+    again = json.loads(json.dumps(learned))
+    expect(again == learned, f"what it learns is {learned}, from JSON {again}")
+    more = task.learn(subject.target.Options(**{**subject.tiny, **learned}), subject.examples)
+    expect(not more, f"given what it has learned, it learns more: {more}")
+    unknown = [name for name in task.metrics if not any(e.name == name for e in host().registry.entries("metric"))]
+    expect(not unknown, f"no plugin has the metrics {', '.join(unknown)}")
+    batch = subject.batch(model)
+    expect("labels" in batch, f"for training it collates {', '.join(batch)}, and no labels")
+    count = len(subject.examples)
+    asked = tensors(model.collator(training=False)(subject.examples), "cpu")
+    for name, value in {**batch, **asked}.items():
+        expect(name == "inputs" or len(value) == count, f"{name} is {shape(value)} for {count} examples")
+    seen = model.batch_features(batch)
+    total, number = task.loss(model, seen, batch)
+    for name, value in {"sum": total, "number": number}.items():
+        expect(isinstance(value, Tensor) and value.ndim == 0, f"the {name} that loss gives is {shape(value)}, no scalar")
+    expect(finite(total) and number > 0, f"loss gives {total.item()} over {number.item()} labels")
+    said = model.predict_examples(subject.examples)
+    expect(len(said) == count and all(isinstance(p, Prediction) for p in said), f"{count} examples give {said}")
+    for example in subject.examples:
+        right = task.references(example)
+        expect(list(right) == list(example.targets), f"the references of targets {example.targets} are {right}")

@@ -1,0 +1,199 @@
+"""Checks of what is no part of a model: data sets, metrics, recipes, formats and commands."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import typer
+from typer.testing import CliRunner
+
+from mmzoo.build import build, read_recipe
+from mmzoo.data import Dataset, Example, open_dataset
+from mmzoo.errors import DataError, DoesNotFit, MmzooError
+from mmzoo.inputs import open_image
+from mmzoo.formats import Clues, Format
+from mmzoo.metrics import measure
+from mmzoo.model import MultimodalModel
+from mmzoo.plugins import host
+from mmzoo.recipe import Part, Recipe
+from mmzoo.resolve import resolve
+from mmzoo.testing.contract import Inapplicable, check, expect
+from mmzoo.testing.samples import Sample
+from mmzoo.testing.small import PARTNERS, round_trip, tiny
+from mmzoo.testing.subject import Subject
+from mmzoo.train import train
+
+FEW = 3
+RIGHT = ("two dogs run after one ball", "some birds sit over there again")
+
+
+@check("dataset")
+def examples(subject: Subject) -> None:
+    """A data set has splits, each with examples that have a distinct id, an image (or another input of its modality) that opens,
+    and at least one target; a second reading gives the same, and examples can be pickled for data workers."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = opened(subject, Path(folder))
+        splits = data.splits()
+        expect(splits and all(isinstance(split, str) for split in splits), f"splits are {splits}")
+        for split in splits:
+            found = first(data, split)
+            expect(found, f"split '{split}' is empty")
+            expect(
+                len({example.id for example in found}) == len(found), f"ids of split '{split}' repeat: {[e.id for e in found]}"
+            )
+            for example in found:
+                _check_example(example, subject.target.modality)
+            again = first(data, split)
+            expect([_facts(e) for e in again] == [_facts(e) for e in found], f"split '{split}' read again gives other examples")
+            copied = pickle.loads(pickle.dumps(found))
+            expect([_facts(e) for e in copied] == [_facts(e) for e in found], "examples differ after pickling")
+
+
+def _check_example(example: Example, modality: str) -> None:
+    expect(isinstance(example, Example), f"{example!r} is no mmzoo.Example")
+    expect(example.id and isinstance(example.id, str), f"an example's id is {example.id!r}")
+    expect(example.targets and all(isinstance(t, str) for t in example.targets), f"{example.id}: targets are {example.targets!r}")
+    expect(isinstance(example.text, str), f"{example.id}: text is {example.text!r}")
+    found = example.inputs(modality)
+    expect(found and found[0] is not None, f"{example.id}: there is no {modality}")
+    for image in found if modality == "image" else ():
+        open_image(image)
+
+
+def _facts(example: Example) -> tuple[object, ...]:
+    return example.id, example.text, example.targets
+
+
+def first(data: Dataset, split: str) -> list[Example]:
+    found: Iterable[Example] = data.load(split)
+    return list(islice(found, FEW))
+
+
+def opened(subject: Subject, folder: Path) -> Dataset:
+    """The data set in its tiny form; one that reads a user's files is given some."""
+    needs = subject.needs_variant and not subject.entry.variant
+    use = f"{subject.entry.name}:{_own_files(folder)}" if needs else subject.entry.name
+    return open_dataset(Part(use=use, **subject.entry.tiny))
+
+
+def _own_files(folder: Path) -> Path:
+    """A user's folder: pictures in a table, and as files beside it."""
+    import datasets
+
+    table: dict[str, list[object]] = {"image": [], "text": [], "target": []}
+    for i, example in enumerate(Sample().load("train")):
+        example.image.save(folder / f"{i}.png")
+        for key, value in zip(table, ((folder / f"{i}.png").read_bytes(), example.text, example.targets[0]), strict=True):
+            table[key].append(value)
+    datasets.Dataset.from_dict(table).to_parquet(folder / "train.parquet")
+    return folder
+
+
+@check("dataset")
+def trains(subject: Subject) -> None:
+    """A small model trains two steps on it, if it is of images."""
+    if subject.target.modality != "image":
+        raise Inapplicable(f"the kit has no model of modality '{subject.target.modality}'")
+    with tempfile.TemporaryDirectory() as folder:
+        data = opened(subject, Path(folder))
+        options = {"max_steps": 2, "batch_size": 2, "precision": "fp32"}
+        recipe = tiny(Recipe(**PARTNERS))
+        run = train(recipe, dataset=data, output=Path(folder) / "model", split=data.splits()[0], progress=False, train=options)
+        expect(run.steps == 2, f"it trained {run.steps} steps of 2")
+
+
+@check("metric")
+def scores(subject: Subject) -> None:
+    """Predictions that are their references score ``perfect``, and others do not; the order of examples changes nothing; rows are
+    [examples, statistics] of finite numbers, and scores keep the leading shape of their totals."""
+    try:
+        metric = subject.target(subject.target.Options(**subject.tiny))
+    except DataError as error:
+        raise Inapplicable(str(error)) from None
+    right, others = list(RIGHT), list(reversed(RIGHT))
+    references = [[text] for text in RIGHT]
+    rows = metric.rows(right, references)
+    expect(np.ndim(rows) == 2 and len(rows) == len(right), f"rows of {len(right)} examples are {np.shape(rows)}")
+    expect(np.isfinite(rows).all(), "rows are not finite")
+    totals = np.stack([rows.sum(0)] * 3)
+    found = np.shape(metric.score(totals))
+    expect(found == (3,), f"scores of totals {totals.shape} are {found}, not (3,)")
+    values = {
+        name: measure(metric, said, given, [0, 1]).value
+        for name, said, given in (
+            ("right", right, references),
+            ("in another order", others, references[::-1]),
+            ("wrong", others, references),
+        )
+    }
+    perfect = metric.perfect
+    for name in ("right", "in another order"):
+        expect(abs(values[name] - perfect) < 1e-6, f"predictions that are {name} score {values[name]}, not {perfect}")
+    expect(abs(values["wrong"] - perfect) > 1e-6, f"predictions that are not their references score {values['wrong']} too")
+
+
+@check("recipe")
+def builds(subject: Subject) -> None:
+    """A recipe names all four parts, with options that they have, and they fit; in its tiny form it trains two steps, and saved
+    and loaded says the same, to the last bit."""
+    for kind, part in read_recipe(subject.entry.name).parts().items():
+        resolve(kind, part)  # tiny replaces the options
+    recipe = tiny(subject.entry.name)
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = round_trip(recipe, Path(folder) / "model")
+    uses = [[part.use for part in each.parts().values()] for each in (recipe, loaded.recipe)]
+    expect(uses[0] == uses[1], f"it was made of {uses[0]} and loaded as {uses[1]}")
+
+
+@check("format")
+def exchange(subject: Subject) -> None:
+    """A format reads, writes, or both; it recognises no empty source, and refuses with an error of mmzoo's a source that is not
+    its own. What it writes of a tiny model, if it has a place for its parts, it reads back to one that says the same."""
+    cls = subject.target
+    expect(cls.ways(), "it has neither read nor write")
+    expect(cls.recognises(Clues()) is False, "it recognises a source of which nothing is known")
+    chosen = cls(cls.Options(**subject.tiny))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if "import" in cls.ways():
+            (folder / "other").mkdir()
+            (folder / "other" / "notes.txt").write_text("nothing of it", encoding="utf-8")
+            try:
+                chosen.read(str(folder / "other"))
+            except MmzooError:
+                pass
+            else:
+                raise AssertionError("a folder that holds only notes.txt is read without a word")
+        if "export" in cls.ways():
+            _write_and_read(chosen, build(tiny(Recipe(**PARTNERS)), seed=0), folder / "written")
+
+
+def _write_and_read(chosen: Format, model: MultimodalModel, folder: Path) -> None:
+    folder.mkdir()
+    try:
+        chosen.write(model, folder)
+    except DoesNotFit as reason:
+        expect(str(reason).strip(), "it refuses a model without a word")
+        return
+    expect(any(folder.iterdir()), "it writes no file")
+    if "import" in chosen.ways():
+        sample = Sample().load("test")
+        found, wanted = chosen.read(str(folder)).predict_examples(sample), model.predict_examples(sample)
+        expect(found == wanted, f"read back it says {found[0]}, before {wanted[0]}")
+
+
+@check("command")
+def helps(subject: Subject) -> None:
+    """A command is a function that typer can make one of: ``--help`` prints and exits with 0."""
+    own = [entry.name for entry in host().registry.entries("command")]
+    expect(subject.entry.name in own, f"there is no command '{subject.entry.name}'")
+    app = typer.Typer(add_completion=False)
+    app.command(subject.entry.name, help=subject.entry.summary)(subject.target)
+    done = CliRunner().invoke(app, ["--help"])
+    expect(done.exit_code == 0, f"--help exits with {done.exit_code}: {done.exception!r}")
+    expect("Usage" in done.output, f"--help prints {done.output!r}")

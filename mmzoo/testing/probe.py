@@ -1,0 +1,109 @@
+"""What importing a plugin costs and does. `run` sends this file to a fresh Python as ``python -c``, so it imports the standard
+library alone; `main` is what happens there.
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HEAVY = ("torch", "torchvision", "transformers", "timm", "open_clip", "datasets", "tensorflow", "jax")
+NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
+WRITES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate")
+SECONDS = 120
+# Where libraries are told to keep what they keep.
+CACHES = (
+    "MMZOO_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
+    "TMPDIR", "TEMP", "TMP",
+)  # fmt: skip
+
+
+def run(modules: list[str], targets: list[str]) -> dict[str, Any]:
+    """Import ``modules``, then ``targets``, in a fresh process without a network, bytecode or a home.
+
+    Returns:
+        ``seconds`` by module, ``heavy`` (large libraries that ``modules`` imported), ``events`` (what was written or connected
+        to) and ``error``, None if all could be imported.
+    """
+    with tempfile.TemporaryDirectory(prefix="mmzoo-probe-") as folder:
+        for name in ("cache", "home"):
+            (Path(folder) / name).mkdir()
+        cache = str(Path(folder) / "cache")
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HOME": str(Path(folder) / "home"),
+            **dict.fromkeys(CACHES, cache),
+        }
+        asked = json.dumps({"modules": modules, "targets": targets, "cache": cache})
+        done = subprocess.run(
+            [sys.executable, "-c", Path(__file__).read_text(encoding="utf-8"), asked],
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=Path(folder) / "home",
+            timeout=SECONDS,
+        )
+    try:
+        return json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (done.stderr.strip() or done.stdout.strip() or "nothing was printed").splitlines()[-1]
+        raise AssertionError(f"the process that imports it ended with {done.returncode}: {last}") from None
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    importlib.import_module("mmzoo")
+    events = watch(asked["cache"])
+    seconds, error = {}, None
+    heavy: list[str] = []
+    try:
+        for name in asked["modules"]:
+            started = time.perf_counter()
+            importlib.import_module(name)
+            seconds[name] = time.perf_counter() - started
+        heavy = [name for name in HEAVY if name in sys.modules]
+        for name in asked["targets"]:
+            importlib.import_module(name)
+    except (Exception, SystemExit) as raised:  # a stranger's module may raise anything
+        error = f"{type(raised).__name__}: {raised}"
+    print()
+    print(json.dumps({"seconds": seconds, "heavy": heavy, "events": events[:20], "error": error}))
+    sys.stdout.flush()
+    os._exit(0)  # whatever the modules left running
+
+
+def watch(cache: str) -> list[str]:
+    """The list that every write outside ``cache`` and every use of the network is added to from now on; the latter fails."""
+    events: list[str] = []
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in NETWORK:
+            address = arguments[1] if event == "socket.connect" else arguments[0]
+            events.append(f"{event} {address!r}")
+            raise OSError("the network is blocked in this test")
+        if event in WRITES and isinstance(arguments[0], str | bytes | os.PathLike):
+            if event == "open" and not writing(arguments[1], arguments[2]):
+                return
+            path = os.path.abspath(os.fsdecode(arguments[0]))
+            if not path.startswith((cache, "/dev/", "/proc/")):
+                events.append(f"{event} {path}")
+
+    sys.addaudithook(hook)
+    return events
+
+
+def writing(mode: Any, flags: Any) -> bool:
+    if isinstance(mode, str):
+        return any(letter in mode for letter in "wax+")
+    return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+
+
+if __name__ == "__main__":
+    main()

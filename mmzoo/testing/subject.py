@@ -1,0 +1,127 @@
+"""What is checked: a distribution as a whole, or an entry, with the tiny model that the checks of a part share."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmzoo import catalogue
+from mmzoo.build import build
+from mmzoo.data import Dataset, Example, tensors
+from mmzoo.model import MultimodalModel
+from mmzoo.plugins import GROUP
+from mmzoo.recipe import Part, Recipe
+from mmzoo.registry import Entry
+from mmzoo.testing.samples import sample_of
+from mmzoo.testing.small import tiny_parts
+from mmzoo.train import learn
+
+TEXTS = ("what color is it?", "", "is it a red, a green or a blue square, or is it none of these three?")
+TOLERANCE: dict[str, Any] = {"atol": 1e-4, "rtol": 1e-3}  # float32 in another order of summation
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A distribution that is checked as a whole."""
+
+    distribution: str
+    name: str = "plugin"
+    kind: str = "plugin"
+
+    @property
+    def points(self) -> list[importlib.metadata.EntryPoint]:
+        found = importlib.metadata.distribution(self.distribution).entry_points
+        return [point for point in found if point.group == GROUP]
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [entry for entry in catalogue.entries() if entry.plugin == self.distribution]
+
+
+class Subject:
+    """An entry that is checked. What needs a model is for encoders, fusions, language models and tasks; the model is made with
+    the first partners that fit."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+
+    @property
+    def name(self) -> str:
+        return f"{self.entry.kind}-{self.entry.name}"
+
+    @property
+    def kind(self) -> str:
+        return self.entry.kind
+
+    @cached_property
+    def target(self) -> Any:
+        """What the entry's target names, which `target` checks."""
+        return self.entry.load()
+
+    @property
+    def tiny(self) -> dict[str, Any]:
+        """The entry's ``tiny`` as options of its class: without the keys that every part has, such as ``pretrained``, and with a
+        variant where one must be named."""
+        own = {key: value for key, value in self.entry.tiny.items() if key not in Part.model_fields}
+        return {"variant": self.entry.variant or "a-variant", **own} if self.needs_variant else own
+
+    @property
+    def needs_variant(self) -> bool:
+        fields = self.target.Options.model_fields
+        return "variant" in fields and fields["variant"].is_required() and "variant" not in self.entry.tiny
+
+    @cached_property
+    def bare(self) -> Recipe:
+        """The tiny recipe around it, as it is before training learns anything from the data."""
+        return tiny_parts(self.entry)
+
+    @property
+    def dataset(self) -> Dataset:
+        return sample_of(self.target.modality if self.entry.kind == "encoder" else "image")
+
+    @cached_property
+    def examples(self) -> list[Example]:
+        """Three, whose texts differ in length; one is empty."""
+        found = list(self.dataset.load("train"))
+        return [replace(example, text=text) for example, text in zip(found, TEXTS, strict=False)]
+
+    def learned(self, recipe: Recipe) -> Recipe:
+        """With the labels and the vocabulary that training would learn."""
+        return learn(recipe, [*self.dataset.load("train"), *self.examples])
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return self.learned(self.bare)
+
+    def build(self, recipe: Recipe | None = None, seed: int = 0) -> MultimodalModel:
+        return build(recipe or self.recipe, seed=seed)
+
+    @cached_property
+    def model(self) -> MultimodalModel:
+        """In evaluation mode; checks leave it as it is."""
+        return self.build()
+
+    def batch(self, model: MultimodalModel, examples: Sequence[Example] | None = None) -> dict[str, Tensor]:
+        """Collated for training."""
+        return tensors(model.collator(training=True)(examples or self.examples), model.device)
+
+    def part(self, model: MultimodalModel) -> Any:
+        return getattr(model, self.entry.kind)
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    return found.shape == expected.shape and torch.allclose(found.float(), expected.float(), **TOLERANCE)
+
+
+def shape(tensor: Any) -> str:
+    return str(list(tensor.shape)) if isinstance(tensor, Tensor) else f"{type(tensor).__name__}, no tensor"
+
+
+def finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())

@@ -1,0 +1,222 @@
+"""The conformance kit: for each check a plugin that breaks its contract, and what is said of it."""
+
+import json
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from test_cli import run
+
+import mmzoo
+from mmzoo import testing
+from mmzoo.errors import ContractBroken, UnknownName
+from mmzoo.plugins import host
+from mmzoo.testing import CHECKS, Case
+from mmzoo.testing.contract import Inapplicable
+from mmzoo.testing.subject import Plugin, Subject
+
+pytest_plugins = ["pytester"]
+
+PAGE = Path(__file__).parent.parent / "docs" / "plugin-contract.md"
+IMAGES = {"tiny": {"image_size": 16, "channels": [8, 16]}, "modality": "image"}
+
+# By check: the kind of a broken entry, its target in tests/broken.py, what it is besides, and what is said to have happened.
+BROKEN = {
+    "metadata": ("encoder", "OtherDim", {**IMAGES, "source": ""}, "source is empty"),
+    "target": ("encoder", "NoEncoder", IMAGES, "no subclass of mmzoo.interfaces.Encoder"),
+    "options": ("encoder", "TakesAnything", IMAGES, "options without a description: image_size, channels"),
+    "features": ("encoder", "OtherDim", IMAGES, "pooled is [3, 32], not [3, 33]"),
+    "states": (
+        "language_model",
+        "SeesAhead",
+        {"tiny": {"dim": 16}, "modality": "text"},
+        "a state depends on what comes after it",
+    ),
+    "positions": ("fusion", "AddsOneMore", {}, "early adds 2 positions, and added_tokens is 3"),
+    "answers": ("task", "LearnsTwice", {}, "given what it has learned, it learns more"),
+    "devices": ("encoder", "StaysBehind", IMAGES, "moved to the CPU it fails"),
+    "dtypes": ("encoder", "OneType", IMAGES, "as bfloat16 it fails"),
+    "batches": ("task", "CountsItsBatch", {}, "in a batch and alone it says"),
+    "seeded": ("encoder", "Unseeded", IMAGES, "two builds differ in encoder.noise"),
+    "gradients": ("encoder", "Idle", IMAGES, "no gradient reaches idle"),
+    "save-and-load": ("encoder", "Forgets", IMAGES, "predicts otherwise than the one that was saved"),
+    "partners": ("fusion", "NeedsTokens", {}, "none + broken-partners + gpt-mini + vqa: IndexError"),
+    "picklable": ("encoder", "Unpicklable", IMAGES, "it cannot be pickled"),
+    "compiled": ("encoder", "OtherwiseCompiled", IMAGES, "compiled, the loss is"),
+    "recomputed": (
+        "language_model",
+        "OtherwiseRecomputed",
+        {"tiny": {"dim": 16, "heads": 2, "layers": 1}, "modality": "text"},
+        "with recomputed blocks, the loss is",
+    ),
+    "examples": ("dataset", "Repeats", {"modality": "image"}, "ids of split 'train' repeat"),
+    "trains": ("dataset", "LacksTargets", {"modality": "image"}, "example without has no target text"),
+    "scores": ("metric", "Flatters", {}, "predictions that are not their references score 1.0 too"),
+    "builds": ("recipe", "RECIPE", {}, "encoder.shape"),
+    "exchange": ("format", "ReadsAnything", {}, "a folder that holds only notes.txt is read without a word"),
+    "helps": ("command", "command", {}, "name 'OnlyForTypeCheckers' is not defined"),
+}
+
+
+@pytest.fixture
+def fresh_host():
+    yield
+    host.cache_clear()
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_entry_fails_its_check(name, fresh_host):
+    kind, target, more, happened = BROKEN[name]
+    entry = mmzoo.Entry(kind, f"broken-{name}", f"broken:{target}", "broken", **{"license": "MIT", "source": "this test", **more})
+    host().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
+    case = Case(CHECKS[name], Subject(host().get(kind, entry.name)))
+    with pytest.raises(ContractBroken) as broken:
+        case.run()
+    said = str(broken.value)
+    assert happened in said
+    assert CHECKS[name].contract in said
+    assert f"docs/plugin-contract.md#{name}" in said
+    assert str(case) == f"{name}-{kind}-broken-{name}"
+
+
+def installed(folder, monkeypatch, code, **modules):
+    """A distribution ``mmzoo-broken`` whose plugin is ``code``, as pip would have put it into ``folder``."""
+    package = folder / "mmzoo_broken"
+    package.mkdir()
+    for name, text in {"__init__": "", "plugin": "import mmzoo\n" + textwrap.dedent(code), **modules}.items():
+        (package / f"{name}.py").write_text(text)
+    info = folder / "mmzoo_broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mmzoo-broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mmzoo]\nbroken = mmzoo_broken.plugin\n")
+    (folder / "timm.py").write_text("")  # it takes seconds
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "modules", {k: v for k, v in sys.modules.items() if not k.startswith("mmzoo_broken")})
+    host.cache_clear()
+    return Plugin("mmzoo-broken")
+
+
+ENTRY = """
+@mmzoo.hookimpl
+def mmzoo_metrics():
+    return [mmzoo.Entry("metric", "mine", "mmzoo_broken.metric:Mine", "a metric", license="MIT", source="this test")]
+"""
+COMMAND = """
+@mmzoo.hookimpl
+def mmzoo_commands():
+    return [mmzoo.Entry("command", "mine", "mmzoo_broken.command:mine", "a command", license="MIT", source="this test")]
+"""
+METRIC = "from mmzoo_metrics.classification import Accuracy as Mine\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "metric", "happened"),
+    [
+        ("loads", "@mmzoo.hookimpl\ndef mmzoo_metricks():\n    return []\n", METRIC, "unknown hook 'mmzoo_metricks'"),
+        ("loads", "", METRIC, "brings no entry and no hook"),
+        ("listing", "import timm" + ENTRY, METRIC, "the import brings in timm"),
+        ("listing", "import time\ntime.sleep(0.06)" + ENTRY, METRIC, "the import takes mmzoo_broken.plugin 6"),
+        ("side-effects", "open('log.txt', 'w').close()" + ENTRY, "", "the import does: open "),
+        ("side-effects", ENTRY, "import socket\nsocket.socket().connect(('10.0.0.1', 80))", "socket.connect ('10.0.0.1', 80)"),
+        ("side-effects", ENTRY, "import os\nos.mkdir(os.path.expanduser('~/.mine'))", "os.mkdir"),
+        ("side-effects", ENTRY, "import os\nos._exit(3)", "ended with 3"),
+        ("side-effects", ENTRY, "1 / 0", "the import fails: ZeroDivisionError"),
+    ],
+)
+def test_a_broken_plugin_fails_its_check(name, code, metric, happened, tmp_path, monkeypatch, fresh_host):
+    case = Case(CHECKS[name], installed(tmp_path, monkeypatch, code, metric=metric))
+    with pytest.raises(ContractBroken) as broken:
+        case.run()
+    said = str(broken.value)
+    assert happened in said
+    assert CHECKS[name].contract in said
+    assert f"docs/plugin-contract.md#{name}" in said
+
+
+def test_every_check_is_broken_here():
+    assert {*BROKEN, "loads", "listing", "side-effects"} == set(CHECKS)
+
+
+def test_what_the_cache_is_for_is_no_side_effect(tmp_path, monkeypatch, fresh_host):
+    cached = "from mmzoo.cache import cache_folder\ncache_folder().mkdir(exist_ok=True)\n(cache_folder() / 'a').write_text('b')"
+    Case(CHECKS["side-effects"], installed(tmp_path, monkeypatch, ENTRY, metric=cached)).run()
+
+
+def test_every_failure_is_listed_and_on_the_command_line_the_answer_is_no(tmp_path, monkeypatch, fresh_host):
+    installed(tmp_path, monkeypatch, COMMAND.replace("MIT", ""), command="def mine(value: 'Nowhere'): pass")
+    with pytest.raises(ContractBroken, match=r"mmzoo-broken: 2 of 6 checks failed") as broken:
+        testing.check_plugin("mmzoo-broken")
+    assert "1. metadata of command-mine" in str(broken.value)
+    assert "2. helps of command-mine" in str(broken.value)
+    table = run("plugin", "check", "mmzoo-broken", code=1).stdout
+    assert re.search(r"metadata +✗", table)
+    assert re.search(r"target +✓", table)
+    assert str(broken.value).partition("1. ")[2].splitlines()[1] in table
+    rows = json.loads(run("plugin", "check", "mmzoo-broken", "--json", code=1).stdout)
+    assert [row["check"] for row in rows if not row["passed"]] == ["metadata", "helps"]
+    assert {row["documentation"] for row in rows} == {f"docs/plugin-contract.md#{row['check']}" for row in rows}
+
+
+def test_a_plugin_that_keeps_the_contract(tmp_path, monkeypatch, fresh_host):
+    installed(tmp_path, monkeypatch, COMMAND, command="def mine():\n    print('mine')")
+    testing.check_plugin("mmzoo-broken")
+    assert "all 6 checks passed" in run("plugin", "check", "mmzoo_broken").stdout
+
+
+def test_what_a_check_needs_and_is_not_there_is_said(tmp_path, monkeypatch, fresh_host):
+    code = METRIC + (
+        "from mmzoo.errors import DataError\n"
+        "def refuse(self, options=None):\n    raise DataError('needs Java')\n"
+        "Mine.__init__ = refuse\n"
+    )
+    plugin = installed(tmp_path, monkeypatch, ENTRY, metric=code)
+    with pytest.raises(Inapplicable, match="needs Java"):
+        Case(CHECKS["scores"], Subject(plugin.entries[0])).run()
+    said = run("plugin", "check", "mmzoo-broken").stdout
+    assert "- scores-metric-mine: needs Java" in said
+
+
+@pytest.mark.parametrize(("name", "said"), [("mmzoo-nowhere", "no distribution 'mmzoo-nowhere'"), ("pytest", "it is no plugin")])
+def test_what_is_no_plugin(name, said):
+    with pytest.raises(UnknownName, match=said):
+        testing.check_plugin(name)
+    assert said in run("plugin", "check", name, code=2).stderr
+
+
+def test_the_page_has_every_check():
+    text = PAGE.read_text(encoding="utf-8")
+    flat = " ".join(text.split())
+    for check in CHECKS.values():
+        assert f"\n## {check.name}\n" in text
+        assert check.contract in flat
+
+
+@pytest.fixture
+def pytest_alone(pytester, monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # whether or not it is installed, it is loaded by name
+    return pytester
+
+
+def test_the_plugin_for_pytest_runs_a_check_an_item(pytest_alone):
+    pytest_alone.makepyfile("""
+        import pytest
+
+        @pytest.mark.mmzoo_plugin("mmzoo")
+        def test_contract(mmzoo_case, mmzoo_offline):
+            mmzoo_case.run()
+    """)
+    done = pytest_alone.runpytest_inprocess("-p", "mmzoo_pytest", "-v", "--strict-markers", "-k", "metadata-metric-f1")
+    done.stdout.fnmatch_lines(["*test_contract[[]metadata-metric-f1[]] PASSED*"])
+
+
+def test_without_a_marker_it_says_what_is_missing(pytest_alone):
+    pytest_alone.makepyfile("def test_contract(mmzoo_case):\n    pass")
+    done = pytest_alone.runpytest_inprocess("-p", "mmzoo_pytest")
+    assert "mmzoo_case needs @pytest.mark.mmzoo_plugin('mmzoo-foo')" in done.stdout.str() + done.stderr.str()
+
+
+def test_an_unrelated_test_pays_nothing_for_it(pytest_alone):
+    pytest_alone.makepyfile("import sys\ndef test_it():\n    assert not {'mmzoo', 'torch'} & set(sys.modules)")
+    pytest_alone.runpytest_subprocess("-p", "mmzoo_pytest").assert_outcomes(passed=1)
