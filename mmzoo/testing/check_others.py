@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from mmzoo.build import build, read_recipe
 from mmzoo.data import Dataset, Example, open_dataset
 from mmzoo.errors import DataError, DoesNotFit, MmzooError
-from mmzoo.inputs import open_image
 from mmzoo.formats import Clues, Format
+from mmzoo.inputs import open_image
 from mmzoo.metrics import measure
 from mmzoo.model import MultimodalModel
 from mmzoo.plugins import host
