@@ -135,6 +135,13 @@ def test_a_broken_plugin_fails_its_check(name, code, metric, happened, tmp_path,
     assert f"docs/plugin-contract.md#{name}" in said
 
 
+def test_an_import_that_hangs_is_stopped(tmp_path, monkeypatch, fresh_host):
+    monkeypatch.setattr("mmzoo.testing.probe.SECONDS", 2)
+    plugin = installed(tmp_path, monkeypatch, COMMAND, command="import time\ntime.sleep(60)")
+    with pytest.raises(ContractBroken, match="the import does not end within 2 s"):
+        Case(CHECKS["side-effects"], plugin).run()
+
+
 def test_every_check_is_broken_here():
     assert {*BROKEN, "loads", "listing", "side-effects"} == set(CHECKS)
 

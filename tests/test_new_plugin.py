@@ -55,9 +55,10 @@ def test_it_passes_its_own_tests(made, monkeypatch, pytester):
 def test_in_a_new_environment_install_and_pytest_pass_at_once(made, tmp_path):
     folder, _, _ = made
     environment = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     site = next((environment / "lib").glob("python*/site-packages"))
-    (site / "outside.pth").write_text("\n".join(path for path in sys.path if path))  # mmzoo and what it needs
+    outside = [*filter(None, sys.path), str(ROOT), str(ROOT / "plugins")]  # mmzoo and what it needs, pip among it
+    (site / "outside.pth").write_text("\n".join(outside))
     for arguments in (["pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", "."], ["pytest", "-q"]):
         command = [environment / "bin" / "python", "-m", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env={**os.environ, "PYTHONPATH": ""})

@@ -42,14 +42,13 @@ def run(modules: list[str], targets: list[str]) -> dict[str, Any]:
             **dict.fromkeys(CACHES, cache),
         }
         asked = json.dumps({"modules": modules, "targets": targets, "cache": cache})
-        done = subprocess.run(
-            [sys.executable, "-c", Path(__file__).read_text(encoding="utf-8"), asked],
-            capture_output=True,
-            text=True,
-            env=environment,
-            cwd=Path(folder) / "home",
-            timeout=SECONDS,
-        )
+        command = [sys.executable, "-c", Path(__file__).read_text(encoding="utf-8"), asked]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, env=environment, cwd=Path(folder) / "home", timeout=SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the import does not end within {SECONDS} s") from None
     try:
         return json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
