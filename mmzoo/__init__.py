@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mmzoo import errors
+from mmzoo.contract import API_VERSION
 from mmzoo.hookspecs import hookimpl
 from mmzoo.registry import Entry
 
@@ -55,6 +56,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "API_VERSION",
     "Dataset",
     "Entry",
     "Evaluation",

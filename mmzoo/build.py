@@ -5,23 +5,26 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmzoo import checkpoint, licence, policy, remotes, transfer
+from mmzoo import checkpoint, isolate, licence, policy, remotes, transfer
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, MmzooError, PluginBroken, UnknownName
+from mmzoo.hookspecs import PROJECT
 from mmzoo.inputs import NONE, plural
-from mmzoo.interfaces import MODALITIES, Encoder, Example, Fusion, LanguageModel, Part, Task
+from mmzoo.interfaces import MODALITIES, Encoder, Example, FeatureSpec, Fusion, LanguageModel, LanguageSpec, Part, Task
 from mmzoo.model import MultimodalModel, Provenance
 from mmzoo.plugins import host
 from mmzoo.recipe import PARTS, Recipe, merge, read_mapping
-from mmzoo.registry import split_use
+from mmzoo.registry import Entry, split_use
 from mmzoo.resolve import Resolved, resolve
 from mmzoo.summary import Summary
 from mmzoo.tensors import Stored
 
+MAX_STRANGERS = 50  # whose classes a suggestion looks at
 BASES: dict[str, type] = {"encoder": Encoder, "fusion": Fusion, "language_model": LanguageModel, "task": Task}
 
 
@@ -84,6 +87,7 @@ def load(model: str | Path, *, revision: str | None = None, device: str | torch.
     """
     folder = remotes.local(model, revision=revision)
     contents = checkpoint.read(folder)
+    host().check_needed(contents.plugins)
     origin, where = folder / checkpoint.MANIFEST, folder / checkpoint.WEIGHTS
     full = contents.full
     with _named(origin):
@@ -165,7 +169,8 @@ def assemble(
     if not meta:
         loaded = {kind: parts[kind] for kind, wanted in wants.items() if wanted and not random}
         for kind, part in loaded.items():
-            part.load_pretrained()
+            with _blamed(found[kind].entry, "could not load its weights"):
+                part.load_pretrained()
             if left := [name for name, p in part.named_parameters() if p.is_meta]:
                 raise PluginBroken(f"{found[kind].entry.label}: load_pretrained left {left[0]} without a value")
         if lock is not None and not random:
@@ -200,14 +205,27 @@ def _make(found: dict[str, Resolved], ready: Mapping[str, Part] | None = None) -
 
 
 def _instance(resolved: Resolved, *arguments: Any) -> Part:
+    entry = resolved.entry
+    with _blamed(entry, "could not be built"):
+        part = resolved.cls(*arguments)
+    spec = {"encoder": FeatureSpec, "language_model": LanguageSpec}.get(entry.kind)
+    if spec is not None and not isinstance(getattr(part, "spec", None), spec):
+        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': its spec is no mmzoo.interfaces.{spec.__name__}")
+    if entry.kind == "encoder" and not hasattr(part, "transform"):
+        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': it has no transform (None if it looks at nothing)")
+    return part
+
+
+@contextmanager
+def _blamed(entry: Entry, what: str) -> Iterator[None]:
+    """Whatever a plugin's code raises is an error that names the plugin."""
     try:
-        return resolved.cls(*arguments)
-    except MmzooError:
+        yield
+    except (MmzooError, KeyboardInterrupt):
         raise
-    except Exception as error:  # a plugin's constructor may raise anything
-        entry = resolved.entry
-        said = f"{type(error).__name__}: {error}".splitlines()[0]  # below it torch tells of its C++ frames
-        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}' could not be built: {said}") from error
+    except BaseException as error:
+        said = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]  # below it torch tells of its C++ frames
+        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}' {what}: {said}") from error
 
 
 def _wants_weights(recipe: Recipe, kind: str, part: Part) -> bool:
@@ -317,16 +335,31 @@ def _check_fit(found: dict[str, Resolved], parts: dict[str, Any], policies: dict
 
 
 def _instead(kind: str, fits: Any) -> str:
-    """Which entries of a kind would fit, in words."""
-    names = []
+    """Which entries of a kind would fit, in words. Of strangers' entries only some are imported for that, and not for long."""
+    names, strangers, untried = [], 0, 0
     for entry in host().registry.entries(kind):
+        load = entry.load
+        if entry.plugin != PROJECT:
+            strangers += 1
+            if strangers > MAX_STRANGERS:
+                untried += 1
+                continue
+            load = partial(_load_limited, entry)
         try:
-            if fits(entry.load()):
+            if fits(load()):
                 names.append(entry.name)
-        except (MmzooError, AttributeError):
+        except Exception:
             continue  # another plugin's broken entry is no suggestion
     words = kind.replace("_", " ")
-    return f"Each {words} that fits: {', '.join(names)}." if names else f"No registered {words} fits."
+    rest = f" ({untried} were not tried.)" if untried else ""
+    return (f"Each {words} that fits: {', '.join(names)}." if names else f"No registered {words} fits.") + rest
+
+
+def _load_limited(entry: Entry) -> Any:
+    outcome = isolate.limited(entry.load, isolate.timeout(), package=entry.target.partition(":")[0].partition(".")[0])
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.value
 
 
 # Weights of a checkpoint

@@ -41,7 +41,7 @@ def find(name: str) -> list[Entry]:
     if not found:
         near = difflib.get_close_matches(name, sorted({entry.name for entry in entries()}), n=3, cutoff=0.55)
         advice = "did you mean " + " or ".join(f"'{n}'" for n in near) + "?" if near else "`mmzoo list` shows all"
-        hint = host().failure_hint()
+        hint = host().hint(name)
         raise UnknownName(f"unknown name '{name}'; {advice}" + (f"\n{hint}" if hint else ""))
     return found
 

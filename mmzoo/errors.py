@@ -31,6 +31,14 @@ class ContractBroken(MmzooError):
     """A plugin that fails the conformance kit: for each check the contract, what happened, and where it is documented."""
 
 
+class SettingsError(MmzooError):
+    """An environment variable or the configuration file says something that cannot be used."""
+
+
+class PluginWarning(UserWarning):
+    """A plugin that is not in use, or whose hook failed: the rest works without it."""
+
+
 class BadRecipe(MmzooError):
     """An unknown option, a wrong type or an unreadable recipe; the message names the recipe's key."""
 

@@ -6,110 +6,316 @@ same entry-point name, and accepts misspelt hooks; so the loading loop is here a
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
+import contextlib
+import difflib
+import threading
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import pluggy
 
-from mmzoo import hookspecs
-from mmzoo.errors import PluginBroken
+from mmzoo import collect, contract, hookspecs, installed, isolate, settings
+from mmzoo.collect import ENTRY_HOOKS as ENTRY_HOOKS
+from mmzoo.errors import DuplicateName, MissingPlugin, MmzooError, PluginBroken, UnknownName
+from mmzoo.lifecycle import Shield, warn
 from mmzoo.registry import Entry, Registry
 
-GROUP = "mmzoo"
-ENTRY_HOOKS = {
-    "mmzoo_encoders": "encoder",
-    "mmzoo_fusions": "fusion",
-    "mmzoo_language_models": "language_model",
-    "mmzoo_tasks": "task",
-    "mmzoo_datasets": "dataset",
-    "mmzoo_metrics": "metric",
-    "mmzoo_recipes": "recipe",
-    "mmzoo_formats": "format",
-    "mmzoo_commands": "command",
-}
+IN_USE, FAILED, DISABLED, LEFT_OUT = "in use", "failed", "disabled", "left out"
+MAX_LINE = 300
+MAX_HINTS = 5
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A plugin that is not in use, and why."""
+    """A plugin that is not in use, why, and the command that mends it."""
 
     plugin: str
     version: str
     error: str
     trace: str
+    fix: str = ""
+
+    @property
+    def line(self) -> str:
+        """The error on one line."""
+        first = (self.error.splitlines() or [""])[0]
+        return first if len(first) <= MAX_LINE else first[:MAX_LINE] + "..."
+
+
+@dataclass
+class Plugin:
+    """One entry point: the distribution that it is of, what became of it, and what it brought.
+
+    ``name`` is what `mmzoo plugin disable` and ``MMZOO_PLUGINS`` call it: the distribution, of our own ``mmzoo:entry_point``."""
+
+    dist: str
+    entry_point: str
+    version: str
+    state: str = IN_USE
+    api: str = ""
+    entries: list[Entry] = field(default_factory=list)
+    failure: Failure | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return f"{self.dist}:{self.entry_point}" if self.own else self.dist
+
+    @property
+    def own(self) -> bool:
+        """Whether it came with mmzoo."""
+        return settings.normal(self.dist) == hookspecs.PROJECT
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.dist}:{self.entry_point}"
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What it is called, in full and by its distribution."""
+        dist = settings.normal(self.dist)
+        return frozenset({dist, f"{dist}:{self.entry_point}"})
+
+    @property
+    def why(self) -> str:
+        """Why it is not in use and what to do about it, as the end of a sentence that names it."""
+        if self.state == DISABLED:
+            return f"which is disabled: mmzoo plugin enable {self.name}"
+        if self.state == LEFT_OUT:
+            return f"which {settings.ONLY} leaves out: add {self.name} to it"
+        said = self.failure.line if self.failure else ""
+        return f"which is installed but failed to load: {said} (`mmzoo doctor` says more)"
 
 
 @dataclass
 class Host:
-    """The loaded plugins: the registry that they filled, pluggy's manager for lifecycle hooks, and the failures."""
+    """The plugins: the registry that they filled, pluggy's manager for lifecycle hooks, and what became of each."""
 
     registry: Registry = field(default_factory=Registry)
-    manager: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager(hookspecs.PROJECT))
-    failures: list[Failure] = field(default_factory=list)
+    manager: pluggy.PluginManager = field(default_factory=collect.manager)
+    plugins: list[Plugin] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.manager.add_hookspecs(hookspecs)
+        self._scratch = collect.manager()
+        self._skipped: dict[str, Any] = {}
+        self._seconds = isolate.timeout()
 
-    def load(self, points: Iterable[importlib.metadata.EntryPoint]) -> None:
-        """Load entry points in a fixed order; one that fails is remembered and leaves nothing behind."""
+    @property
+    def failures(self) -> list[Failure]:
+        return [plugin.failure for plugin in self.plugins if plugin.failure is not None]
+
+    def load(self, points: Iterable[Any], choice: settings.Choice = settings.Choice()) -> None:  # noqa: B008 - it is frozen
+        """Load entry points in a fixed order; one that fails is remembered and leaves nothing behind.
+
+        Raises:
+            UnknownName: ``choice.only`` names a plugin that is not installed.
+        """
+        found = [(point, _plugin(point)) for point in points]
         # This distribution first, so that a stranger's duplicate is the stranger's failure.
-        for point in sorted(points, key=lambda p: (_dist(p) != hookspecs.PROJECT, _dist(p), p.name, p.value)):
-            self.load_one(point)
+        found.sort(key=lambda pair: (not pair[1].own, pair[1].dist, pair[1].entry_point, pair[0].value))
+        chosen = _chosen([plugin for _, plugin in found], choice)
+        for point, plugin in found:
+            plugin.state = chosen(plugin)
+            if plugin.state == IN_USE:
+                self._load(point, plugin)
+            else:
+                self.plugins.append(plugin)
+                self._skipped[plugin.full_name] = point
 
-    def load_one(self, point: Any) -> None:
-        dist = point.dist.name if point.dist else "unknown"
-        version = point.dist.version if point.dist else ""
-        label = f"{dist}:{point.name}" if dist == hookspecs.PROJECT else dist
-        name = f"{dist}:{point.name}"
-        try:
-            module = point.load()
-            self.manager.register(module, name=name)
-            # A scratch manager sees this plugin alone: a misspelt hook is its failure and nobody else's.
-            alone = pluggy.PluginManager(hookspecs.PROJECT)
-            alone.add_hookspecs(hookspecs)
-            alone.register(module, name=name)
-            alone.check_pending()
-            self.registry.add_all(_entries(alone, name), plugin=dist, version=version)
-        except (Exception, SystemExit) as error:  # whatever a stranger's plugin raises
-            if self.manager.has_plugin(name):
-                self.manager.unregister(name=name)
-            text = f"{type(error).__name__}: {error}" if not isinstance(error, PluginBroken) else str(error)
-            self.failures.append(Failure(label, version, text, traceback.format_exc()))
+    def load_one(self, point: Any) -> Plugin:
+        """Load one entry point, whatever has been chosen."""
+        plugin = _plugin(point)
+        self._load(point, plugin)
+        return plugin
 
-    def failure_hint(self) -> str:
-        """One line for each plugin that failed, for the end of an error message."""
-        return "\n".join(f"note: plugin '{f.plugin}' failed to load: {f.error.splitlines()[0]}" for f in self.failures)
+    def unload(self, plugin: Plugin) -> None:
+        """Forget a plugin: its entries and its lifecycle hooks."""
+        self.registry.remove(plugin.entries)
+        if self.manager.has_plugin(plugin.full_name):
+            self.manager.unregister(name=plugin.full_name)
+        self.plugins.remove(plugin)
+
+    def _load(self, point: Any, plugin: Plugin) -> None:
+        self.plugins.append(plugin)
+        package = str(point.value).partition(":")[0].partition(".")[0]
+        outcome = isolate.limited(lambda: self._collect(point, plugin), self._seconds, package)
+        plugin.notes, error, trace = outcome.notes, outcome.error, outcome.trace
+        if error is None:
+            hooks, entries = outcome.value
+            try:
+                plugin.entries = self.registry.add_all(entries, plugin=plugin.dist, version=plugin.version)
+            except Exception as refused:
+                error, trace = refused, traceback.format_exc()
+            else:
+                if hooks:
+                    self.manager.register(Shield(plugin.name, hooks), name=plugin.full_name)
+        if error is not None:
+            self._scratch = collect.manager()  # who outstayed the limit still holds the other
+            plugin.state, plugin.failure = FAILED, _failure(plugin, error, trace)
+
+    def _collect(self, point: Any, plugin: Plugin) -> tuple[dict[str, Any], list[Entry]]:
+        """Import a plugin and ask for what it brings: its lifecycle hooks and its entries. Nothing of the host changes."""
+        scratch = self._scratch
+        if not plugin.own and (no := installed.of(point).refusal(installed.ours())):
+            raise _Refused(*no)
+        module = point.load()
+        plugin.api = contract.stated(module)
+        if no := contract.refusal(plugin.api, plugin.dist):
+            raise _Refused(*no)
+        return collect.bring(module, scratch, plugin.full_name)
 
     def get(self, kind: str, name: str) -> Entry:
-        return self.registry.get(kind, name, hint=self.failure_hint())
+        return self.registry.get(kind, name, hint=lambda: self.hint(name, kind))
+
+    def hint(self, name: str, kind: str | None = None) -> str:
+        """What stands below the message that a name is unknown: which plugins might have it, and why they are not in use."""
+        lines = [f"note: plugin '{f.plugin}' failed to load: {f.line}" for f in self.failures[:MAX_HINTS]]
+        if len(self.failures) > MAX_HINTS:
+            lines.append(f"note: {len(self.failures) - MAX_HINTS} other plugins failed to load (`mmzoo doctor`)")
+        left = []
+        for plugin in self.plugins:
+            if plugin.state not in (DISABLED, LEFT_OUT):
+                continue
+            if plugin.own:  # ours may be imported to look, which a stranger's that somebody disabled may not
+                with contextlib.suppress(Exception):
+                    for entry in self._collect(self._skipped[plugin.full_name], plugin)[1]:
+                        if entry.name == name and kind in (None, entry.kind):
+                            lines.append(f"{entry.label} comes with the plugin '{plugin.name}', {plugin.why}")
+            elif plugin.state == DISABLED:
+                lines.append(f"note: plugin '{plugin.name}' is not asked, {plugin.why}")
+            else:
+                left.append(plugin.name)
+        if left:
+            more = f" and {len(left) - MAX_HINTS} more" if len(left) > MAX_HINTS else ""
+            lines.append(f"note: {settings.ONLY} leaves out {', '.join(left[:MAX_HINTS])}{more}")
+        return "\n".join(lines)
+
+    def check_needed(self, needed: Mapping[str, str]) -> None:
+        """Check that the plugins that a checkpoint was saved with are in use; ``needed`` maps distributions to versions.
+
+        Raises:
+            MissingPlugin: one is installed, but failed, was disabled or was left out. PluginWarning, as a warning: it is older.
+        """
+        for dist, version in needed.items():
+            theirs = [plugin for plugin in self.plugins if settings.normal(plugin.dist) == settings.normal(dist)]
+            if used := [plugin for plugin in theirs if plugin.state == IN_USE]:
+                if _older(used[0].version, version):
+                    warn(
+                        f"the checkpoint was saved with {dist} {version}, and {used[0].version} is installed: "
+                        f"pip install --upgrade '{dist}>={version}'"
+                    )
+            elif theirs:
+                plugin = next((plugin for plugin in theirs if plugin.state == FAILED), theirs[0])
+                raise MissingPlugin(f"this checkpoint needs the plugin '{dist}' {version}, {plugin.why}")
 
 
-def _dist(point: Any) -> str:
-    return point.dist.name if point.dist else ""
+class _Refused(PluginBroken):
+    """A plugin for another version of mmzoo; ``fix`` is the command that mends it."""
+
+    def __init__(self, message: str, fix: str) -> None:
+        super().__init__(message)
+        self.fix = fix
 
 
-def _entries(manager: pluggy.PluginManager, name: str) -> list[Entry]:
-    found: list[Entry] = []
-    for hook, kind in ENTRY_HOOKS.items():
-        for entries in getattr(manager.hook, hook)():
-            for entry in entries:
-                if isinstance(entry, Entry) and entry.kind != kind:
-                    raise PluginBroken(f"hook {hook} of '{name}' returned an entry of kind {entry.kind!r}")
-                found.append(entry)
-    return found
+def _plugin(point: Any) -> Plugin:
+    about = installed.of(point)
+    return Plugin(about.name, point.name, about.version)
 
 
-@functools.cache
+def _chosen(plugins: list[Plugin], choice: settings.Choice) -> Callable[[Plugin], str]:
+    """The state of a plugin before it is loaded."""
+    only = choice.only
+    if only is None:
+        return lambda plugin: DISABLED if plugin.names & choice.disabled else IN_USE
+    names = {plugin.name for plugin in plugins}
+    if wrong := sorted(only - {name for plugin in plugins for name in plugin.names}):
+        near = difflib.get_close_matches(wrong[0], names, n=3, cutoff=0.55)
+        advice = f"did you mean {' or '.join(near)}?" if near else "`mmzoo plugin list` shows those that are installed."
+        raise UnknownName(f"{settings.ONLY}: there is no plugin '{wrong[0]}'; {advice}")
+    some = any(plugin.own and plugin.names & only for plugin in plugins)
+
+    def state(plugin: Plugin) -> str:
+        if plugin.names & only:
+            return IN_USE
+        if some or not plugin.own:
+            return LEFT_OUT
+        return DISABLED if plugin.names & choice.disabled else IN_USE
+
+    return state
+
+
+def _failure(plugin: Plugin, error: BaseException, trace: str) -> Failure:
+    text = str(error) if isinstance(error, MmzooError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, _Refused):
+        fix = error.fix
+    elif plugin.own:
+        fix = "pip install --force-reinstall mmzoo"
+    elif isinstance(error, DuplicateName):
+        fix = f"mmzoo plugin disable {plugin.name}"
+    else:
+        fix = f"pip install --upgrade {plugin.dist}"
+    return Failure(plugin.name, plugin.version, text, trace, fix)
+
+
+def _older(installed_version: str, recorded: str) -> bool:
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return Version(installed_version) < Version(recorded)
+    except InvalidVersion:
+        return False
+
+
+_current: Host | None = None
+_lock = threading.Lock()
+
+
 def host() -> Host:
-    """The process's plugins, loaded once."""
-    loaded = Host()
-    loaded.load(importlib.metadata.entry_points(group=GROUP))
-    return loaded
+    """The process's plugins, loaded once, when they are first asked for.
+
+    Raises:
+        UnknownName, SettingsError: what says which plugins to load cannot be followed.
+    """
+    global _current
+    if _current is None:
+        if isolate.inside():
+            raise PluginBroken("plugins are still being loaded; what there is can be asked when an entry is built, not in a hook")
+        with _lock:
+            if _current is None:
+                loaded = Host()
+                loaded.load(installed.points(), settings.choice())
+                _current = loaded
+                _tell(loaded.failures)
+    return _current
+
+
+@contextmanager
+def using(other: Host) -> Iterator[Host]:
+    """`host` gives ``other`` for the length of the block: for tests."""
+    global _current
+    before, _current = _current, other
+    try:
+        yield other
+    finally:
+        _current = before
+
+
+def _tell(failures: list[Failure]) -> None:
+    if len(failures) == 1:
+        warn(f"plugin '{failures[0].plugin}' is not in use: {failures[0].line} (`mmzoo doctor` says more)")
+    elif failures:
+        names = [failure.plugin for failure in failures]
+        more = f" and {len(names) - MAX_HINTS} more" if len(names) > MAX_HINTS else ""
+        warn(f"{len(names)} plugins are not in use: {', '.join(names[:MAX_HINTS])}{more} (`mmzoo doctor` says why)")
+
+
+def installed_plugins() -> list[Plugin]:
+    """What is installed, by name and version; nothing of it is imported, whatever is disabled or left out."""
+    return [_plugin(point) for point in installed.points()]
 
 
 def point(name: str, module: Any, *, dist: str, version: str = "0") -> Any:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import importlib
+import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mmzoo.errors import DuplicateName, PluginBroken, UnknownName
 
+# Commands of the command line itself, which no plugin's command may hide behind.
+RESERVED = frozenset(
+    {
+        *("list", "show", "check", "train", "evaluate", "generate", "predict", "import", "export"),
+        *("card", "verify", "push", "pull", "search", "pack", "unpack", "plugin", "doctor"),
+    }
+)
 KINDS = ("encoder", "fusion", "language_model", "task", "dataset", "metric", "recipe", "format", "command")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+MAX_NAME, MAX_TEXT, MAX_TINY = 100, 1000, 100_000
 
 
 @dataclass(frozen=True)
@@ -51,15 +61,31 @@ class Entry:
         """What is wrong with the entry's data, in words; empty if nothing is."""
         found = []
         if self.kind not in KINDS:
-            found.append(f"kind {self.kind!r} is none of {', '.join(KINDS)}")
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            found.append(f"name {self.name!r} must be lower case letters, digits, '.', '_' and '-'")
-        if not isinstance(self.target, str) or not _TARGET.fullmatch(self.target):
-            found.append(f"target {self.target!r} is not 'package.module:attribute'")
-        if not self.summary:
+            found.append(f"kind {_shown(self.kind)} is none of {', '.join(KINDS)}")
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or len(self.name) > MAX_NAME:
+            found.append(
+                f"name {_shown(self.name)} must be lower case letters, digits, '.', '_' and '-', {MAX_NAME} of them at most"
+            )
+        for key in ("target", "summary", "modality", "license", "source", "variant"):
+            value = getattr(self, key)
+            if key == "variant" and value is None:
+                continue
+            if not isinstance(value, str):
+                found.append(f"{key} {_shown(value)} is no text")
+            elif len(value) > MAX_TEXT or _CONTROL.search(value):
+                found.append(f"{key} {_shown(value)} must be one line of {MAX_TEXT} characters at most")
+        if isinstance(self.target, str) and not _TARGET.fullmatch(self.target):
+            found.append(f"target {_shown(self.target)} is not 'package.module:attribute'")
+        if self.summary == "":
             found.append("summary is empty")
         if not isinstance(self.tiny, Mapping):
             found.append("tiny is not a mapping of options")
+        elif self.tiny:
+            try:
+                if len(json.dumps(dict(self.tiny), allow_nan=False)) > MAX_TINY:
+                    found.append(f"tiny has more than {MAX_TINY} characters as JSON")
+            except (TypeError, ValueError, RecursionError) as error:
+                found.append(f"tiny is not JSON: {error}")
         return found
 
     def load(self) -> Any:
@@ -71,10 +97,12 @@ class Entry:
         module, _, attribute = self.target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except (Exception, SystemExit) as error:  # a stranger's module may raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a stranger's module may raise anything
             raise PluginBroken(
                 f"{self.label} could not be imported from {self.target}: {type(error).__name__}: {error}\n"
-                f"It belongs to {self.plugin or 'no plugin'}; reinstall or remove that plugin."
+                f"It belongs to {self.plugin or 'no plugin'}; reinstall or remove that plugin (`mmzoo doctor` says more)."
             ) from error
 
     @property
@@ -91,6 +119,18 @@ class Entry:
             "license": self.license,
             "source": self.source,
         }
+
+
+_FIELDS = fields(Entry)
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, however long it is or odd its repr."""
+    try:
+        text = repr(value)
+    except Exception as error:
+        text = f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
+    return text if len(text) <= MAX_NAME else text[:MAX_NAME] + "..."
 
 
 def split_use(use: str) -> tuple[str, str | None, str | None]:
@@ -112,8 +152,11 @@ class Registry:
     def __init__(self) -> None:
         self._entries: dict[tuple[str, str], Entry] = {}
 
-    def add_all(self, entries: Iterable[Entry], *, plugin: str, version: str) -> None:
+    def add_all(self, entries: Iterable[Entry], *, plugin: str, version: str) -> list[Entry]:
         """Add a plugin's entries: all of them, or none.
+
+        Returns:
+            Them, with the plugin and version that they are of.
 
         Raises:
             PluginBroken: an entry whose data is wrong.
@@ -123,14 +166,27 @@ class Registry:
         for entry in entries:
             if not isinstance(entry, Entry):
                 raise PluginBroken(f"plugin '{plugin}' returned {type(entry).__name__} where an mmzoo.Entry belongs")
+            # Its data alone: a subclass may have any methods.
+            data = {item.name: getattr(entry, item.name) for item in _FIELDS}
+            entry = Entry(**{**data, "plugin": plugin, "version": version})
             if problems := entry.problems():
-                raise PluginBroken(f"plugin '{plugin}', entry {entry.name!r}: {'; '.join(problems)}")
+                raise PluginBroken(f"plugin '{plugin}', entry {_shown(entry.name)}: {'; '.join(problems)}")
+            if entry.kind == "command" and entry.name in RESERVED:
+                raise DuplicateName(f"{entry.label} of '{plugin}' is called like a command of mmzoo's own; it needs another name")
             key = (entry.kind, entry.name)
             taken = fresh.get(key) or self._entries.get(key)
             if taken is not None:
-                raise DuplicateName(f"{entry.label} comes from both '{taken.plugin}' and '{plugin}'; uninstall one of them")
-            fresh[key] = replace(entry, plugin=plugin, version=version)
+                raise DuplicateName(
+                    f"{entry.label} comes from both '{taken.plugin}' and '{plugin}'; uninstall or disable one of them"
+                )
+            fresh[key] = entry
         self._entries.update(fresh)
+        return list(fresh.values())
+
+    def remove(self, entries: Iterable[Entry]) -> None:
+        """Forget entries that were added."""
+        for entry in entries:
+            del self._entries[entry.kind, entry.name]
 
     def entries(self, kind: str | None = None, pattern: str | None = None) -> list[Entry]:
         """Entries, sorted by kind and name; ``pattern`` is a shell wildcard such as ``clip*``."""
@@ -141,15 +197,16 @@ class Registry:
         ]
         return sorted(found, key=lambda entry: (KINDS.index(entry.kind), entry.name))
 
-    def get(self, kind: str, name: str, *, hint: str = "") -> Entry:
+    def get(self, kind: str, name: str, *, hint: Callable[[], str] | None = None) -> Entry:
         """The entry of that kind and name.
 
         Raises:
-            UnknownName: with the nearest names, and with ``hint`` (e.g. which plugins failed) below them.
+            UnknownName: with the nearest names, and with what ``hint`` says (e.g. which plugins failed) below them.
         """
         entry = self._entries.get((kind, name))
         if entry is None:
-            raise UnknownName(self.unknown(kind, name) + (f"\n{hint}" if hint else ""))
+            said = hint() if hint is not None else ""
+            raise UnknownName(self.unknown(kind, name) + (f"\n{said}" if said else ""))
         return entry
 
     def unknown(self, kind: str, name: str) -> str:

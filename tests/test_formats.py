@@ -543,15 +543,14 @@ def test_a_stranger_brings_a_format(tmp_path):
     module.mmzoo_formats = mmzoo.hookimpl(
         lambda: [mmzoo.Entry("format", "words", target=f"{__name__}:Words", summary="the summary in a text file")]
     )
-    host().load_one(point("p", module, dist="mmzoo-words"))
+    plugin = host().load_one(point("p", module, dist="mmzoo-words"))
     try:
         folder = mmzoo.export_model("words", ours(), tmp_path / "new" / "out")
         assert "projector" in (folder / "model.txt").read_text()
         with pytest.raises(BadRecipe, match="does not import; these do: clipcap, llava, nanovlm"):
             mmzoo.import_model("words", folder)
     finally:
-        host().manager.unregister(module)
-        host().registry._entries.pop(("format", "words"))
+        host().unload(plugin)
 
 
 class Words(Format):

@@ -21,7 +21,7 @@ from mmzoo.cli.arguments import (
     complete_any,
     complete_kind,
 )
-from mmzoo.cli.printing import fail, print_json, quiet, warn_of_failures
+from mmzoo.cli.printing import fail, print_json, quiet
 from mmzoo.cli.root import app
 from mmzoo.errors import DoesNotFit
 from mmzoo.registry import Entry
@@ -44,7 +44,6 @@ def list_(
         print_json([entry.row() for entry in found])
     elif found:
         _table(found)
-    warn_of_failures()
     if not found:
         print("nothing matches; `mmzoo list` shows everything", file=sys.stderr)
         raise typer.Exit(1)

@@ -1,13 +1,18 @@
-"""Look after plugins: ``plugin list``."""
+"""Look after plugins: ``plugin list``, ``disable`` and ``enable``."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any
+
 import typer
 
-from mmzoo import catalogue
+from mmzoo import settings
 from mmzoo.cli.arguments import Json
-from mmzoo.cli.printing import print_json, warn_of_failures
+from mmzoo.cli.printing import print_json, print_table
 from mmzoo.cli.root import app
+from mmzoo.errors import UnknownName
 
 plugin = typer.Typer(no_args_is_help=True, help="Look after plugins.")
 app.add_typer(plugin, name="plugin")
@@ -15,13 +20,69 @@ app.add_typer(plugin, name="plugin")
 
 @plugin.command("list")
 def list_(as_json: Json = False) -> None:
-    """List the distributions that bring entries, and how many."""
-    counts: dict[tuple[str, str], int] = {}
-    for entry in catalogue.entries():
-        counts[entry.plugin, entry.version] = counts.get((entry.plugin, entry.version), 0) + 1
+    """List the plugins that are installed: version, API version, state, and what each brings."""
+    from mmzoo.plugins import host
+    from mmzoo.trial import row
+
+    rows = [row(plugin) for plugin in host().plugins]
     if as_json:
-        print_json([{"plugin": name, "version": version, "entries": count} for (name, version), count in counts.items()])
+        print_json(rows)
     else:
-        for (name, version), count in sorted(counts.items()):
-            print(f"{name} {version}  {count} entries")
-    warn_of_failures()
+        print_table(("plugin", "version", "API", "state", "brings"), plugin_rows(rows))
+
+
+def plugin_rows(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The cells of a table of plugins, from what `mmzoo.trial.row` says of each."""
+    return [(row["plugin"], row["version"], row["api"], row["state"], _brings(row)) for row in rows]
+
+
+def _brings(row: Mapping[str, Any]) -> str:
+    if row["error"]:
+        return row["error"].splitlines()[0]
+    words = {"language_model": "language model"}
+    counted = [(len(names), words.get(kind, kind)) for kind, names in row["entries"].items()]
+    return ", ".join(f"{count} {word}{'s' * (count > 1)}" for count, word in counted)
+
+
+def _complete(names: Callable[[], list[str]]) -> Any:
+    return lambda incomplete: [name for name in names() if name.startswith(incomplete)]
+
+
+def _installed() -> list[str]:
+    """The names of what is installed, and nothing of it is imported: it may be broken."""
+    from mmzoo.plugins import installed_plugins
+
+    return sorted({plugin.name for plugin in installed_plugins()})
+
+
+@plugin.command()
+def disable(
+    name: Annotated[str, typer.Argument(help="As `mmzoo plugin list` names it.", autocompletion=_complete(_installed))],
+) -> None:
+    """Do not load a plugin any more, in no process of this user; nothing of it is uninstalled or imported."""
+    from mmzoo.plugins import installed_plugins
+
+    found = installed_plugins()
+    if settings.normal(name) == "mmzoo":
+        raise UnknownName("mmzoo's own plugins are disabled one at a time, such as mmzoo:timm (`mmzoo plugin list`)")
+    if not any(settings.normal(name) in plugin.names for plugin in found):
+        near = difflib.get_close_matches(name, {plugin.name for plugin in found}, n=3, cutoff=0.55)
+        advice = f"did you mean {' or '.join(near)}?" if near else "`mmzoo plugin list` shows those that are installed."
+        raise UnknownName(f"there is no plugin '{name}'; {advice}")
+    said = "is disabled" if settings.disable(name) else "was disabled already"
+    print(f"{settings.normal(name)} {said}; mmzoo plugin enable {settings.normal(name)} brings it back")
+
+
+@plugin.command()
+def enable(
+    name: Annotated[str, typer.Argument(help="A disabled plugin.", autocompletion=_complete(settings.disabled))],
+) -> None:
+    """Load a plugin again that was disabled."""
+    if settings.enable(name):
+        print(f"{settings.normal(name)} is enabled")
+        return
+    if settings.normal(name) not in {settings.normal(known) for known in _installed()}:
+        near = difflib.get_close_matches(name, [*settings.disabled(), *_installed()], n=3, cutoff=0.55)
+        advice = f"did you mean {' or '.join(near)}?" if near else "`mmzoo plugin list` shows those that are installed."
+        raise UnknownName(f"there is no plugin '{name}'; {advice}")
+    print(f"{settings.normal(name)} was not disabled")

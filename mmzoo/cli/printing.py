@@ -3,29 +3,84 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from typing import Any
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import Any, TextIO
 
-from mmzoo.plugins import host
+from mmzoo.errors import PluginWarning
+from mmzoo.registry import RESERVED
 
 
 def fail(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
 
 
-def warn_of_failures() -> None:
-    for failure in host().failures:
-        print(f"warning: plugin '{failure.plugin}' is not in use: {failure.error.splitlines()[0]}", file=sys.stderr)
+@contextmanager
+def speaking() -> Iterator[None]:
+    """Warnings of plugins are one line each, and are always said, but to a shell that asks for completions."""
+    usual = warnings.showwarning
+
+    def show(message: Any, category: Any, *where: Any, **more: Any) -> None:
+        if not issubclass(category, PluginWarning):
+            usual(message, category, *where, **more)
+        elif "_MMZOO_COMPLETE" not in os.environ:
+            print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PluginWarning)
+        warnings.showwarning = show
+        yield
+
+
+_json: list[TextIO] = []  # where JSON goes while everything else that is printed goes to stderr
+
+
+@contextmanager
+def json_alone() -> Iterator[None]:
+    """With ``--json``, stdout holds what `print_json` prints and nothing else, whatever plugins and libraries print. A
+    plugin's own command prints as it likes."""
+    if "--json" not in sys.argv or not RESERVED.intersection(sys.argv[1:2]):
+        yield
+        return
+    out = sys.stdout
+    try:
+        is_real = out.fileno() == 1
+    except (OSError, ValueError):
+        is_real = False
+    if is_real:  # what writes to the descriptor goes to stderr too
+        out.flush()
+        out = os.fdopen(os.dup(1), "w", encoding=out.encoding, errors=out.errors)
+        os.dup2(2, 1)
+    _json.append(out)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _json.pop()
+        if is_real:
+            os.dup2(out.fileno(), 1)
+            with suppress(OSError):  # print_json has flushed, and told if it could not
+                out.close()
 
 
 def print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    print(json.dumps(data, indent=2, ensure_ascii=False, default=str), file=_json[-1] if _json else None, flush=True)
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as they must be, under ``head`` if there is one."""
+    every = [head, *rows] if head else rows
+    widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+    for row in every:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def quiet() -> None:
     """Let the libraries underneath speak only of errors; what a user needs to know comes from here."""
     import logging
-    import warnings
 
     import transformers
 

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmzoo import catalogue
-from mmzoo.cli.printing import fail
+from mmzoo.cli.printing import fail, json_alone, speaking
 from mmzoo.errors import MmzooError, PluginBroken
 from mmzoo.registry import Entry
 
@@ -29,23 +29,29 @@ class _Group(TyperGroup):
             return own
         for entry in catalogue.entries("command"):
             if entry.name == name:
-                single = typer.Typer(add_completion=False)
-                single.command(name, help=entry.summary)(_command(entry))
-                return typer.main.get_command(single)
+                return _command(entry)
         return None
 
 
 def _command(entry: Entry) -> Any:
-    """What a plugin's command runs; of a broken one, its error, so that ``mmzoo --help`` lists the rest."""
+    """A plugin's command; of a broken one, a command that says so, so that ``mmzoo --help`` lists the rest."""
     try:
-        return entry.load()
+        return _typer_command(entry, entry.load())
     except PluginBroken as error:
         message = str(error)
+    except Exception as error:  # such as a signature that typer cannot read
+        message = f"{entry.label} of plugin '{entry.plugin}' is no function for typer: {type(error).__name__}: {error}"
 
-        def broken() -> None:
-            raise PluginBroken(message)
+    def broken() -> None:
+        raise PluginBroken(message)
 
-        return broken
+    return _typer_command(entry, broken)
+
+
+def _typer_command(entry: Entry, function: Any) -> Any:
+    single = typer.Typer(add_completion=False)
+    single.command(entry.name, help=entry.summary)(function)
+    return typer.main.get_command(single)
 
 
 app = typer.Typer(
@@ -64,6 +70,12 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    with speaking(), json_alone():
+        code = _run()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run() -> Any:
     try:
         code = app(standalone_mode=False)
     except MmzooError as error:
@@ -85,4 +97,4 @@ def main() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         fail(str(error))
         code = 2
-    sys.exit(code if isinstance(code, int) else 0)
+    return code
