@@ -1,6 +1,7 @@
 """What the tests share: small models, quick, and no network."""
 
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: a second thread costs more than it gives
@@ -38,9 +39,10 @@ def quick():
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
-    """No test reads or writes the user's cache."""
+    """No test reads or writes the user's cache or configuration."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MMZOO_CONFIG", str(tmp_path_factory.mktemp("config") / "config.json"))
         yield
 
 
@@ -48,3 +50,14 @@ def own_cache(tmp_path_factory):
 def drawings(tmp_path_factory):
     """A cache with OpenMoji's pictures, which take seconds to draw."""
     return tmp_path_factory.mktemp("drawings")
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """Modules that a test wrote are imported anew by the next, which may write others of the same names."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        where = getattr(sys.modules[name], "__file__", None)
+        if where is not None and "pytest-of-" in where:
+            del sys.modules[name]

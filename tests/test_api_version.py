@@ -1,0 +1,54 @@
+"""The versioned contract: what a plugin says that it was written for, what is added and what is deprecated."""
+
+import pytest
+from strangers import GOOD, hosted, install, with_plugin
+
+import mmzoo
+from mmzoo import contract
+
+
+def test_a_plugin_says_what_it_was_written_for(tmp_path, monkeypatch):
+    install(tmp_path, "mmzoo-a", "MMZOO_API = '1.0'\n" + GOOD.format(entry="a"))
+    install(tmp_path, "mmzoo-b", GOOD.format(entry="b"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with hosted() as host, monkeypatch.context() as later:
+        assert host.failures == []
+        assert {plugin.api for plugin in host.plugins} == {"1.0"}
+        later.setattr(contract, "API_VERSION", "1.7")
+        with hosted() as newer:
+            assert newer.failures == [], "what is added breaks nobody"
+        later.setattr(contract, "API_VERSION", "2.0")
+        with hosted() as other:
+            assert {failure.plugin for failure in other.failures} >= {"mmzoo-a", "mmzoo-b"}
+    assert mmzoo.API_VERSION == contract.API_VERSION
+
+
+def test_a_hook_that_was_written_before_an_argument_came_is_called_without_it(classifier):
+    seen = []
+
+    class Old:
+        @mmzoo.hookimpl
+        def mmzoo_model_built(self):
+            seen.append("built")
+
+        @mmzoo.hookimpl
+        def mmzoo_card_sections(self, run):
+            return [("Old", "still here")]
+
+    with with_plugin(Old()):
+        assert "still here" in mmzoo.build(classifier, seed=0).card()
+    assert seen == ["built"]
+
+
+def test_what_is_deprecated_names_what_comes_instead_and_when_it_goes():
+    def old():
+        contract.deprecated("mmzoo.old", use="mmzoo.new", since="1.3", removed="2.0")
+
+    with pytest.warns(DeprecationWarning, match="mmzoo.old") as told:
+        old()
+    assert told[0].filename == __file__
+    text = "mmzoo.old is deprecated since version 1.3 of mmzoo's plugin API and is gone in 2.0; use mmzoo.new"
+    assert str(told[0].message) == text
+    for removed in ("1.3", "1.4", "2.1"):
+        with pytest.raises(ValueError, match=r"2\.0 at the earliest"):
+            contract.deprecated("it", use="that", since="1.3", removed=removed)

@@ -1,0 +1,140 @@
+"""Which plugins load: MMZOO_PLUGINS, disabled ones, any of ours left out, and what a checkpoint says of those that it needs."""
+
+import json
+import sys
+
+import pytest
+from strangers import GOOD, hosted, install
+
+import mmzoo
+from mmzoo import plugins, settings
+from mmzoo.errors import MissingPlugin, PluginWarning, SettingsError, UnknownName
+from mmzoo.plugins import DISABLED, LEFT_OUT, Host
+from mmzoo.testing import tiny
+
+
+def test_mmzoo_plugins_names_the_strangers_that_load(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        install(tmp_path, f"mmzoo-{name}", GOOD.format(entry=f"entry-{name}"))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def loaded(text):
+        monkeypatch.setenv("MMZOO_PLUGINS", text)
+        with hosted(settings.choice()) as host:
+            return {plugin.name for plugin in host.plugins if plugin.state == "in use"}
+
+    own = {name for name in loaded("") if name.startswith("mmzoo:")}
+    assert len(own) > 8
+    assert loaded("") == own
+    assert loaded("mmzoo-a") == loaded(" mmzoo_A, ") == loaded("mmzoo-a:plugin") == {*own, "mmzoo-a"}
+    assert loaded("mmzoo:scratch,mmzoo:tasks,mmzoo-b") == {"mmzoo:scratch", "mmzoo:tasks", "mmzoo-b"}
+    assert loaded("mmzoo") == own
+    with pytest.raises(UnknownName, match=r"there is no plugin 'mmzoo-c'; did you mean .*mmzoo-"):
+        loaded("mmzoo-a,mmzoo-c")
+    with pytest.raises(UnknownName, match="did you mean mmzoo:scratch"):
+        loaded("scratch")
+
+
+def test_a_name_of_a_plugin_that_is_left_out_or_disabled_says_so(tmp_path, monkeypatch):
+    install(tmp_path, "mmzoo-a", GOOD.format(entry="entry-a"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with hosted(settings.Choice(disabled=frozenset({"mmzoo-a", "mmzoo:scratch"}))):
+        assert {p.name: p.state for p in plugins.host().plugins}["mmzoo-a"] == DISABLED
+        assert "mmzoo_a" not in sys.modules
+        with pytest.raises(UnknownName, match="plugin 'mmzoo-a' is not asked, which is disabled: mmzoo plugin enable mmzoo-a"):
+            mmzoo.build("cnn-product-lstm", encoder="entry-a")
+        with pytest.raises(
+            UnknownName,
+            match="encoder 'cnn' comes with the plugin 'mmzoo:scratch', which is disabled: mmzoo plugin enable mmzoo:scratch",
+        ):
+            mmzoo.build("cnn-product-lstm")
+    with hosted(settings.Choice(only=frozenset({"mmzoo:recipes"}))):
+        assert {p.name: p.state for p in plugins.host().plugins}["mmzoo-a"] == LEFT_OUT
+        with pytest.raises(UnknownName, match="MMZOO_PLUGINS leaves out mmzoo-a"):
+            mmzoo.build("cnn-product-lstm", encoder="entry-a")
+        with pytest.raises(UnknownName, match="'mmzoo:scratch', which MMZOO_PLUGINS leaves out: add mmzoo:scratch to it"):
+            mmzoo.build("cnn-product-lstm")
+
+
+def test_to_name_a_disabled_plugin_loads_it():
+    choice = settings.Choice(only=frozenset({"mmzoo:scratch"}), disabled=frozenset({"mmzoo:scratch"}))
+    with hosted(choice):
+        assert mmzoo.entries("encoder")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"disabled": "mmzoo-a"}', '{"disabled": [1]}', "\0"])
+def test_a_damaged_configuration_is_named(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("MMZOO_CONFIG", str(tmp_path / "config.json"))
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(SettingsError, match=r"config\.json"):
+        settings.choice()
+
+
+def test_where_the_configuration_lies(tmp_path, monkeypatch):
+    monkeypatch.delenv("MMZOO_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert settings.config_file() == tmp_path / "mmzoo" / "config.json"
+    assert settings.disable("mmzoo_A")
+    assert not settings.disable("mmzoo-a")
+    assert settings.disabled() == ["mmzoo-a"]
+    assert [path.name for path in (tmp_path / "mmzoo").iterdir()] == ["config.json"], "nothing is left of writing it"
+    monkeypatch.setenv("MMZOO_CONFIG", str(tmp_path / "mmzoo"))
+    assert settings.enable("mmzoo-a")
+    assert not settings.enable("mmzoo-a")
+    assert settings.choice() == settings.Choice()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MMZOO_CONFIG", str(tmp_path / "file" / "config.json"))
+    with pytest.raises(SettingsError, match="MMZOO_CONFIG names another file|cannot be read"):
+        settings.disable("mmzoo-a")
+
+
+@pytest.mark.parametrize("away", sorted(p.name for p in plugins.installed_plugins() if p.own))
+def test_every_plugin_of_ours_can_be_left_out(away, tmp_path):
+    """With any one gone the others list, and what needs nothing of it is checked; what does need it says where it is."""
+    with hosted(settings.Choice(disabled=frozenset({away}))) as host:
+        assert host.failures == []
+        gone = {plugin.name: plugin for plugin in host.plugins}[away]
+        assert (gone.state, gone.entries) == (DISABLED, [])
+        with plugins.using(whole := Host()):
+            whole.load(plugins.installed.points())
+        taken = next(plugin.entries for plugin in whole.plugins if plugin.name == away)
+        assert taken
+        ours = {(entry.kind, entry.name) for entry in whole.registry.entries() if entry.plugin == "mmzoo"}
+        assert {(e.kind, e.name) for e in mmzoo.entries() if e.plugin == "mmzoo"} == ours - {(e.kind, e.name) for e in taken}
+        with pytest.raises(UnknownName, match=f"'{away}', which is disabled: mmzoo plugin enable {away}"):
+            host.get(taken[0].kind, taken[0].name)
+        built = 0
+        for recipe in ({"encoder": "cnn", "language_model": "lstm"}, {"encoder": "vit", "language_model": "gpt-mini"}):
+            names = {**recipe, "fusion": "late-product", "task": "classify"}
+            if any((kind, name) in {(e.kind, e.name) for e in taken} for kind, name in names.items()):
+                continue
+            parts = {kind: {"use": name, **host.get(kind, name).tiny} for kind, name in names.items()}
+            mmzoo.check(**parts, pretrained=False)
+            built += 1
+        assert built or away in ("mmzoo:fusions", "mmzoo:tasks"), "every model needs these two"
+
+
+def test_a_checkpoint_says_what_is_the_matter_with_the_plugin_that_it_needs(tmp_path, monkeypatch):
+    install(tmp_path, "mmzoo-a", GOOD.format(entry="entry-a"), version="1.2")
+    monkeypatch.syspath_prepend(tmp_path)
+    with hosted() as host:
+        model = mmzoo.build(tiny("cnn-product-lstm"), encoder={"use": "entry-a"}, seed=0)
+        folder = model.save(tmp_path / "model")
+        assert json.loads((folder / "mmzoo.json").read_text())["plugins"]["mmzoo-a"] == "1.2"
+        assert mmzoo.load(folder)
+        host.check_needed({"mmzoo_a": "1.2"})
+        with pytest.warns(
+            PluginWarning, match=r"saved with mmzoo-a 1\.10, and 1\.2 is installed: pip install --upgrade 'mmzoo-a>=1\.10'"
+        ):
+            host.check_needed({"mmzoo-a": "1.10"})
+    with (
+        hosted(settings.Choice(disabled=frozenset({"mmzoo-a"}))),
+        pytest.raises(MissingPlugin, match="mmzoo plugin enable mmzoo-a"),
+    ):
+        mmzoo.load(folder)
+    with hosted(settings.Choice(only=frozenset())), pytest.raises(MissingPlugin, match="MMZOO_PLUGINS leaves out"):
+        mmzoo.load(folder)
+    (tmp_path / "mmzoo_a.py").write_text("raise ValueError('out of order')")
+    monkeypatch.delitem(sys.modules, "mmzoo_a")
+    with hosted(), pytest.raises(MissingPlugin, match=r"'mmzoo-a' 1\.2, which is installed but failed to load: .*out of order"):
+        mmzoo.load(folder)

@@ -1,0 +1,295 @@
+"""Plugins that are bad in every way that we could think of: each is one line, and the rest works."""
+
+import sys
+import threading
+import warnings
+
+import pytest
+from strangers import GOOD, hosted, install, with_plugin
+
+import mmzoo
+from mmzoo import plugins
+from mmzoo.errors import PluginBroken, PluginWarning, SettingsError, TrainingError
+from mmzoo.plugins import Host, point
+
+HOOK = "import mmzoo\n@mmzoo.hookimpl\ndef mmzoo_encoders():\n    "
+ENTRY = 'mmzoo.Entry("encoder", "odd", target="a.b:C", summary="odd"{})'
+TASK = "class _Evil(BaseException): pass\n"
+# name: the source of a plugin's module, and what its one line must say.
+BAD = {
+    "raises at import": ("raise ValueError('out of order')", "out of order"),
+    "needs what is not there": ("import left_pad", "left_pad"),
+    "no Python": ("def (:", "SyntaxError"),
+    "exits": ("import sys; sys.exit('bye')", "SystemExit"),
+    "interrupts": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    "raises no Exception": (TASK + "raise _Evil('hm')", "_Evil: hm"),
+    "recurses": ("def f(): f()\nf()", "RecursionError"),
+    "returns None": (HOOK + "return None", "returned NoneType where a list of mmzoo.Entry belongs"),
+    "returns text": (HOOK + "return 'odd'", "returned str"),
+    "returns a mapping": (HOOK + "return {}", "returned dict"),
+    "returns what is no entry": (HOOK + "return [('encoder', 'odd')]", "tuple where an mmzoo.Entry belongs"),
+    "generates and raises": (HOOK + f"yield {ENTRY.format('')}\n    raise ValueError('halfway')", "halfway"),
+    "never stops generating": (HOOK + f"while True: yield {ENTRY.format('')}", "more than 10000 entries"),
+    "no text": (HOOK + f"return [{ENTRY.format(', license=3')}]", "license 3 is no text"),
+    "a huge text": (HOOK + f"return [{ENTRY.format(', source=chr(120) * 10**6')}]", "one line of 1000 characters"),
+    "moves the cursor": (HOOK + f"return [{ENTRY.format(', modality=chr(27) + chr(91) + chr(50) + chr(74)')}]", "modality"),
+    "no options": (HOOK + f"return [{ENTRY.format(', tiny=[1]')}]", "tiny is not a mapping"),
+    "options that are no data": (HOOK + f"return [{ENTRY.format(', tiny=dict(a=object())')}]", "tiny is not JSON"),
+    "an unhashable name": (HOOK + "return [mmzoo.Entry('encoder', ['odd'], target='a.b:C', summary='odd')]", "name ['odd']"),
+    "misspells a hook": ("import mmzoo\n@mmzoo.hookimpl\ndef mmzoo_encodres(): return []", "did you mean 'mmzoo_encoders'"),
+    "forgets the mark": ("def mmzoo_encoders(): return []", "write @mmzoo.hookimpl above it"),
+    "has no hook": ("import mmzoo", "has no hook"),
+    "asks for an argument": ("import mmzoo\n@mmzoo.hookimpl\ndef mmzoo_encoders(colour): return []", "colour"),
+    "wraps a hook": ("import mmzoo\n@mmzoo.hookimpl(wrapper=True)\ndef mmzoo_encoders():\n    return (yield)", "is a wrapper"),
+    "takes a taken name": (HOOK + "return [mmzoo.Entry('encoder', 'cnn', target='a.b:C', summary='odd')]", "both 'mmzoo' and"),
+    "takes a command's name": (
+        "import mmzoo\n@mmzoo.hookimpl\ndef mmzoo_commands(): "
+        "return [mmzoo.Entry('command', 'list', target='a.b:C', summary='odd')]",
+        "called like a command of mmzoo's own",
+    ),
+    "asks what there is": (HOOK + "return [e for e in mmzoo.entries('encoder')]", "still being loaded"),
+    "is for another major version": (
+        "MMZOO_API = '2.0'",
+        "version 2.0 of mmzoo's plugin API, and this mmzoo has 1.0:",
+    ),
+    "is for a newer minor version": ("MMZOO_API = '1.999'", "pip install --upgrade mmzoo"),
+    "is for an older major version": ("MMZOO_API = '0.9'", "pip install --upgrade mmzoo-bad"),
+    "says no version": ("MMZOO_API = 1", 'must be "MAJOR.MINOR"'),
+}
+
+
+@pytest.mark.parametrize(("source", "said"), BAD.values(), ids=BAD)
+def test_a_bad_plugin_is_one_line_and_the_rest_lists_and_builds(tmp_path, monkeypatch, source, said):
+    install(tmp_path, "mmzoo-bad", source)
+    install(tmp_path, "mmzoo-good", GOOD.format(entry="stranger-cnn"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with hosted() as host:
+        (failure,) = host.failures
+        assert failure.plugin == "mmzoo-bad"
+        assert said in failure.error
+        assert "Traceback" in failure.trace
+        assert "mmzoo" in failure.fix
+        assert {entry.plugin for entry in mmzoo.entries()} == {"mmzoo", "mmzoo-good"}
+        assert not host.manager.has_plugin("mmzoo-bad:plugin")
+        assert mmzoo.check("cnn-product-lstm", encoder="stranger-cnn").parts[0].use == "stranger-cnn"
+
+
+def test_a_plugin_for_another_version_of_mmzoo_is_not_even_imported(tmp_path, monkeypatch):
+    install(tmp_path, "mmzoo-bad", "import nothing_of_the_sort", needs=("mmzoo[demo]>=9 ; python_version > '3'", "numpy"))
+    install(tmp_path, "mmzoo-good", GOOD.format(entry="a"), needs=("mmzoo>=0.0.1", "mmzoo>=9 ; extra == 'test'", "mmzoo-bad>=3"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with hosted() as host:
+        (failure,) = host.failures
+        assert "needs mmzoo>=9, and" in failure.error
+        assert failure.fix == "pip install --upgrade 'mmzoo-bad' 'mmzoo>=9'"
+
+
+@pytest.mark.parametrize("where", ["import", "hook"])
+@pytest.mark.parametrize("how", ["while True: pass", "import time; time.sleep(60)"], ids=["loops", "sleeps"])
+def test_a_plugin_that_hangs_has_a_limit(tmp_path, monkeypatch, where, how):
+    # A name of its own: who sleeps amid its import holds the lock of its module.
+    install(tmp_path, f"mmzoo-{where}-{how[:5].strip()}", how if where == "import" else HOOK + how)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MMZOO_PLUGIN_TIMEOUT", "0.3")
+    before = set(threading.enumerate())
+    with hosted() as host:
+        (failure,) = host.failures
+        assert "took longer than 0.3 s" in failure.error
+        assert how.split("; ")[-1] in failure.trace, "it says where"
+        assert mmzoo.entries("encoder")
+    if how.startswith("while"):  # it would take half of the processor from whatever comes next
+        for thread in set(threading.enumerate()) - before:
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def test_a_limit_that_is_no_number_is_an_error(monkeypatch):
+    for text in ("soon", "0", "-1", "nan", "inf"):
+        monkeypatch.setenv("MMZOO_PLUGIN_TIMEOUT", text)
+        with pytest.raises(SettingsError, match="MMZOO_PLUGIN_TIMEOUT"):
+            Host()
+
+
+def test_what_a_plugin_prints_and_warns_of_stays_out_of_the_way(tmp_path, monkeypatch, capsys):
+    install(tmp_path, "mmzoo-loud", "print('hello')\nimport warnings; warnings.warn('careful')\n" + GOOD.format(entry="loud"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with hosted() as host:
+            assert host.failures == []
+            assert host.get("encoder", "loud")
+            assert [plugin.notes for plugin in host.plugins if plugin.dist == "mmzoo-loud"] == [["UserWarning: careful"]]
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "hello\n"
+
+
+def test_entries_are_kept_as_data_alone():
+    class Sly(mmzoo.Entry):
+        def row(self):
+            raise RuntimeError
+
+        def problems(self):
+            return []
+
+    def load(name):
+        sly = Sly("encoder", name, target="a.b:C", summary="sly")
+        module = type("module", (), {"mmzoo_encoders": staticmethod(mmzoo.hookimpl(lambda: [sly]))})
+        host = Host()
+        host.load_one(point("p", module, dist="mmzoo-sly"))
+        return host
+
+    assert load("sly").registry.entries()[0].row()["name"] == "sly"
+    assert "Sly Fox" in load("Sly Fox").failures[0].error
+
+
+def test_a_malformed_list_of_entry_points_is_its_own_failure(tmp_path, monkeypatch):
+    install(tmp_path, "mmzoo-bad", "")
+    (tmp_path / "mmzoo_bad-1.0.dist-info" / "entry_points.txt").write_text("[mmzoo]\nnothing here\n")
+    install(tmp_path, "mmzoo-worse", "")
+    (tmp_path / "mmzoo_worse-1.0.dist-info" / "entry_points.txt").write_text("[mmzoo]\nplugin = no module!\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with hosted() as host:
+        assert [failure.plugin for failure in host.failures] == ["mmzoo-bad", "mmzoo-worse"]
+        assert mmzoo.entries("encoder")
+
+
+def test_two_distributions_in_two_places_are_one(tmp_path, monkeypatch):
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        install(tmp_path / place, "mmzoo-good", GOOD.format(entry=f"from-{place}"))
+        monkeypatch.syspath_prepend(tmp_path / place)
+    with hosted() as host:
+        assert [entry.name for entry in mmzoo.entries("encoder") if entry.plugin == "mmzoo-good"] == ["from-b"]
+        assert host.failures == []
+
+
+# In python, and what is built
+
+
+def test_python_is_warned_once(tmp_path, monkeypatch):
+    install(tmp_path, "mmzoo-bad", "raise ValueError('out of order')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "_current", None)
+    with warnings.catch_warnings(record=True) as told:
+        mmzoo.entries()
+        mmzoo.entries()
+    assert [str(warning.message) for warning in told] == [
+        "plugin 'mmzoo-bad' is not in use: ValueError: out of order (`mmzoo doctor` says more)"
+    ]
+
+
+def test_several_are_one_line_too(tmp_path, monkeypatch):
+    for i in range(7):
+        install(tmp_path, f"mmzoo-bad{i}", "raise ValueError")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "_current", None)
+    with pytest.warns(PluginWarning, match=r"7 plugins are not in use: mmzoo-bad0, .* and 2 more") as told:
+        mmzoo.entries()
+    assert len(told) == 1
+
+
+PART = """
+from mmzoo.interfaces import Encoder, Fusion, Options
+class {name}(Encoder):
+    Options = Options
+    transform = None
+    def __init__(self, options):
+        super().__init__()
+        {body}
+    def forward(self, inputs): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("raise ValueError('no such file')", "could not be imported from mmzoo_bad_parts:Part: ValueError: no such file"),
+        ("import sys; sys.exit(3)", "could not be imported"),
+        ("Part = 7", "has no pydantic Options"),
+        (PART.format(name="Part", body="raise RuntimeError('no eyes')"), "could not be built: RuntimeError: no eyes"),
+        (PART.format(name="Part", body="raise SystemExit(1)"), "could not be built: SystemExit: 1"),
+        (PART.format(name="Part", body="pass"), "its spec is no mmzoo.interfaces.FeatureSpec"),
+    ],
+    ids=["import", "exit", "no class", "raises", "exits when made", "no spec"],
+)
+def test_what_breaks_when_it_is_built_names_its_plugin(tmp_path, monkeypatch, target, said):
+    source = GOOD.format(entry="blind").replace("mmzoo_scratch.cnn:CNN", "mmzoo_bad_parts:Part")
+    install(tmp_path, "mmzoo-bad", source, mmzoo_bad_parts=target)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mmzoo_bad_parts", raising=False)
+    with hosted() as host:
+        assert host.failures == []
+        with pytest.raises(PluginBroken, match="mmzoo-bad") as broken:
+            mmzoo.check("cnn-product-lstm", encoder="blind")
+        assert said in str(broken.value)
+        assert mmzoo.check("cnn-product-lstm")
+        # A refusal that looks for what would fit asks every entry, and is not stopped by this one.
+        with pytest.raises(mmzoo.errors.DoesNotFit, match=r"Each fusion that fits: .*"):
+            mmzoo.check("cnn-product-lstm", fusion="none")
+    monkeypatch.delitem(sys.modules, "mmzoo_bad_parts", raising=False)
+
+
+def broken_hooks(error):
+    class Plugin:
+        @mmzoo.hookimpl
+        def mmzoo_model_built(self, model):
+            raise error
+
+        @mmzoo.hookimpl
+        def mmzoo_train_callbacks(self, recipe):
+            raise error
+
+        @mmzoo.hookimpl
+        def mmzoo_card_sections(self, model, run):
+            raise error
+
+    return Plugin()
+
+
+def test_a_lifecycle_hook_that_raises_is_told_once_and_passed_over(classifier, sample, tmp_path, quick):
+    with with_plugin(broken_hooks(ValueError("no"))), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        mmzoo.build(classifier, seed=0)
+        run = mmzoo.train(classifier, dataset=sample, output=tmp_path / "m", progress=False, train=quick)
+        assert mmzoo.load(tmp_path / "m").card()
+    assert run.finished
+    said = [str(warning.message) for warning in told if issubclass(warning.category, PluginWarning)]
+    assert len(said) == 3
+    for hook in ("mmzoo_model_built", "mmzoo_train_callbacks", "mmzoo_card_sections"):
+        assert any(f"plugin 'mmzoo-bad': its {hook} failed and is passed over: ValueError: no (" in line for line in said)
+
+
+def test_a_lifecycle_hook_that_returns_nonsense_is_passed_over(classifier):
+    class Plugin:
+        mmzoo_card_sections = staticmethod(mmzoo.hookimpl(lambda model, run: ["title"]))
+        mmzoo_train_callbacks = staticmethod(mmzoo.hookimpl(lambda recipe: [print]))
+        mmzoo_model_built = staticmethod(mmzoo.hookimpl(lambda model: "thanks"))
+
+    with with_plugin(Plugin()):
+        model = mmzoo.build(classifier, seed=0)
+        with pytest.warns(PluginWarning, match="must return pairs of a title"):
+            assert "title" not in model.card()
+        with pytest.warns(PluginWarning, match=r"must return transformers\.TrainerCallback objects, not builtin"):
+            assert plugins.host().manager.hook.mmzoo_train_callbacks(recipe=model.recipe) == []
+
+
+def test_a_callback_that_raises_does_not_end_the_training_unless_it_means_to(classifier, sample, tmp_path, quick):
+    from transformers import TrainerCallback
+
+    class Bad(TrainerCallback):
+        def __init__(self, error):
+            self.error = error
+
+        def on_step_end(self, *_, **__):
+            raise self.error
+
+    def plugin(error):
+        hook = staticmethod(mmzoo.hookimpl(lambda recipe: [Bad(error)]))
+        return type("Plugin", (), {"mmzoo_train_callbacks": hook})()
+
+    options = {"dataset": sample, "progress": False, "train": quick}
+    with with_plugin(plugin(ValueError("no"))), pytest.warns(PluginWarning, match=r"its Bad\.on_step_end failed"):
+        assert mmzoo.train(classifier, output=tmp_path / "a", **options).finished
+    with with_plugin(plugin(TrainingError("enough"))), pytest.raises(TrainingError, match="enough"):
+        mmzoo.train(classifier, output=tmp_path / "b", **options)
