@@ -6,9 +6,10 @@ import contextlib
 import os
 import sys
 import threading
+import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -53,35 +54,64 @@ def inside() -> bool:
 
 
 def limited(function: Callable[[], Any], seconds: float, package: str = "") -> Outcome:
-    """Call ``function`` in a thread of its own and wait for it so long, and no longer.
+    """`each` of one call."""
+    return each([(function, package)], seconds)[0]
+
+
+def each(calls: Sequence[tuple[Callable[[], Any], str]], seconds: float) -> list[Outcome]:
+    """Make calls one after another in another thread, and wait for each so long, and no longer.
 
     A thread is the limit that every platform has, whichever thread asks. What it cannot end is code that never gives the
     interpreter back (and ``os._exit``). A loop that outstays its time is told to stop, unless it is amid an import of something
-    else than ``package``: half an import of a library would break everybody's.
+    else than the package that stands beside the call: half an import of a library would break everybody's.
     """
-    outcome, done = Outcome(), threading.Event()
-
-    def run() -> None:
-        _here.limited = True
-        try:
-            outcome.value = function()
-        except BaseException as error:
-            outcome.error, outcome.trace = error, traceback.format_exc()
-        done.set()
-
-    thread = threading.Thread(target=run, name="mmzoo-plugin", daemon=True)
+    outcomes: list[Outcome] = []
     with warnings.catch_warnings(record=True) as seen, contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("always")
+        while len(outcomes) < len(calls):
+            _Worker(calls, outcomes, seen).run(seconds)
+    return outcomes
+
+
+class _Worker:
+    """Makes the calls that have no outcome yet, until all have one or one takes too long."""
+
+    def __init__(self, calls: Sequence[tuple[Callable[[], Any], str]], outcomes: list[Outcome], seen: Sequence[Any]) -> None:
+        self.calls, self.outcomes, self.seen = calls, outcomes, seen
+        self.lock, self.done, self.late = threading.Lock(), threading.Event(), False
+        self.since = time.monotonic()
+
+    def run(self, seconds: float) -> None:
+        thread = threading.Thread(target=self._work, name="mmzoo-plugin", daemon=True)
         thread.start()
-        finished = done.wait(seconds)
-    notes = [f"{warning.category.__name__}: {warning.message}" for warning in seen[:MAX_NOTES]]
-    if finished:
-        outcome.notes = notes
-        return outcome
-    frame = sys._current_frames().get(thread.ident or 0)
-    trace = "".join(["It was here (most recent call last):\n", *traceback.format_stack(frame)]) if frame else ""
-    _stop(thread, frame, package)
-    return Outcome(error=PluginBroken(f"took longer than {seconds:g} s ({TIMEOUT} sets the limit)"), trace=trace, notes=notes)
+        while not self.done.wait(max(0.0, self.since + seconds - time.monotonic())):
+            with self.lock:
+                if self.done.is_set() or time.monotonic() < self.since + seconds:
+                    continue  # it is at the next call already
+                self.late = True
+                frame = sys._current_frames().get(thread.ident or 0)
+                where = ["It was here (most recent call last):\n", *traceback.format_stack(frame)] if frame else []
+                package = self.calls[len(self.outcomes)][1]
+                error = PluginBroken(f"took longer than {seconds:g} s ({TIMEOUT} sets the limit)")
+                self.outcomes.append(Outcome(error=error, trace="".join(where)))
+            _stop(thread, frame, package)
+            return
+
+    def _work(self) -> None:
+        _here.limited = True
+        for function, _ in self.calls[len(self.outcomes) :]:
+            outcome, warned = Outcome(), len(self.seen)
+            try:
+                outcome.value = function()
+            except BaseException as error:
+                outcome.error, outcome.trace = error, traceback.format_exc()
+            with self.lock:
+                if self.late:
+                    return
+                outcome.notes = [f"{w.category.__name__}: {w.message}" for w in self.seen[warned : warned + MAX_NOTES]]
+                self.outcomes.append(outcome)
+                self.since = time.monotonic()
+        self.done.set()
 
 
 def _stop(thread: threading.Thread, frame: FrameType | None, package: str) -> None:

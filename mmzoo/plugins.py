@@ -10,9 +10,10 @@ import contextlib
 import difflib
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,7 +101,7 @@ class Host:
     plugins: list[Plugin] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._scratch = collect.manager()
+        self._scratch: pluggy.PluginManager | None = None
         self._skipped: dict[str, Any] = {}
         self._seconds = isolate.timeout()
 
@@ -118,18 +119,21 @@ class Host:
         # This distribution first, so that a stranger's duplicate is the stranger's failure.
         found.sort(key=lambda pair: (not pair[1].own, pair[1].dist, pair[1].entry_point, pair[0].value))
         chosen = _chosen([plugin for _, plugin in found], choice)
+        wanted = []
         for point, plugin in found:
             plugin.state = chosen(plugin)
+            self.plugins.append(plugin)
             if plugin.state == IN_USE:
-                self._load(point, plugin)
+                wanted.append((point, plugin))
             else:
-                self.plugins.append(plugin)
                 self._skipped[plugin.full_name] = point
+        self._load(wanted)
 
     def load_one(self, point: Any) -> Plugin:
         """Load one entry point, whatever has been chosen."""
         plugin = _plugin(point)
-        self._load(point, plugin)
+        self.plugins.append(plugin)
+        self._load([(point, plugin)])
         return plugin
 
     def unload(self, plugin: Plugin) -> None:
@@ -139,34 +143,35 @@ class Host:
             self.manager.unregister(name=plugin.full_name)
         self.plugins.remove(plugin)
 
-    def _load(self, point: Any, plugin: Plugin) -> None:
-        self.plugins.append(plugin)
-        package = str(point.value).partition(":")[0].partition(".")[0]
-        outcome = isolate.limited(lambda: self._collect(point, plugin), self._seconds, package)
-        plugin.notes, error, trace = outcome.notes, outcome.error, outcome.trace
-        if error is None:
-            hooks, entries = outcome.value
-            try:
-                plugin.entries = self.registry.add_all(entries, plugin=plugin.dist, version=plugin.version)
-            except Exception as refused:
-                error, trace = refused, traceback.format_exc()
-            else:
-                if hooks:
-                    self.manager.register(Shield(plugin.name, hooks), name=plugin.full_name)
-        if error is not None:
-            self._scratch = collect.manager()  # who outstayed the limit still holds the other
-            plugin.state, plugin.failure = FAILED, _failure(plugin, error, trace)
+    def _load(self, wanted: Sequence[tuple[Any, Plugin]]) -> None:
+        calls = [(partial(self._collect, *pair), str(pair[0].value).partition(":")[0].partition(".")[0]) for pair in wanted]
+        for (_, plugin), outcome in zip(wanted, isolate.each(calls, self._seconds), strict=True):
+            plugin.notes, error, trace = outcome.notes, outcome.error, outcome.trace
+            if error is None:
+                hooks, entries = outcome.value
+                try:
+                    plugin.entries = self.registry.add_all(entries, plugin=plugin.dist, version=plugin.version)
+                except Exception as refused:
+                    error, trace = refused, traceback.format_exc()
+                else:
+                    if hooks:
+                        self.manager.register(Shield(plugin.name, hooks), name=plugin.full_name)
+            if error is not None:
+                plugin.state, plugin.failure = FAILED, _failure(plugin, error, trace)
 
     def _collect(self, point: Any, plugin: Plugin) -> tuple[dict[str, Any], list[Entry]]:
         """Import a plugin and ask for what it brings: its lifecycle hooks and its entries. Nothing of the host changes."""
-        scratch = self._scratch
+        # Whoever fails or outstays the limit keeps the scratch manager.
+        scratch, self._scratch = self._scratch or collect.manager(), None
         if not plugin.own and (no := installed.of(point).refusal(installed.ours())):
-            raise _Refused(*no)
+            raise Refused(*no)
         module = point.load()
         plugin.api = contract.stated(module)
         if no := contract.refusal(plugin.api, plugin.dist):
-            raise _Refused(*no)
-        return collect.bring(module, scratch, plugin.full_name)
+            raise Refused(*no)
+        found = collect.bring(module, scratch, plugin.full_name)
+        self._scratch = scratch
+        return found
 
     def get(self, kind: str, name: str) -> Entry:
         return self.registry.get(kind, name, hint=lambda: self.hint(name, kind))
@@ -213,7 +218,7 @@ class Host:
                 raise MissingPlugin(f"this checkpoint needs the plugin '{dist}' {version}, {plugin.why}")
 
 
-class _Refused(PluginBroken):
+class Refused(PluginBroken):
     """A plugin for another version of mmzoo; ``fix`` is the command that mends it."""
 
     def __init__(self, message: str, fix: str) -> None:
@@ -250,7 +255,7 @@ def _chosen(plugins: list[Plugin], choice: settings.Choice) -> Callable[[Plugin]
 
 def _failure(plugin: Plugin, error: BaseException, trace: str) -> Failure:
     text = str(error) if isinstance(error, MmzooError) else f"{type(error).__name__}: {error}"
-    if isinstance(error, _Refused):
+    if isinstance(error, Refused):
         fix = error.fix
     elif plugin.own:
         fix = "pip install --force-reinstall mmzoo"

@@ -66,13 +66,13 @@ class Entry:
             found.append(
                 f"name {_shown(self.name)} must be lower case letters, digits, '.', '_' and '-', {MAX_NAME} of them at most"
             )
-        for key in ("target", "summary", "modality", "license", "source", "variant"):
-            value = getattr(self, key)
-            if key == "variant" and value is None:
-                continue
+        texts = {key: getattr(self, key) for key in ("target", "summary", "modality", "license", "source", "variant")}
+        if self.variant is None:
+            del texts["variant"]
+        for key, value in texts.items():
             if not isinstance(value, str):
                 found.append(f"{key} {_shown(value)} is no text")
-            elif len(value) > MAX_TEXT or _CONTROL.search(value):
+            elif len(value) > MAX_TEXT or (not value.isprintable() and _CONTROL.search(value)):
                 found.append(f"{key} {_shown(value)} must be one line of {MAX_TEXT} characters at most")
         if isinstance(self.target, str) and not _TARGET.fullmatch(self.target):
             found.append(f"target {_shown(self.target)} is not 'package.module:attribute'")

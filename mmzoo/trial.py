@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmzoo import errors, installed, settings
-from mmzoo.plugins import DISABLED, FAILED, Failure, Host, Plugin
+from mmzoo.plugins import DISABLED, Host, Plugin, Refused
 from mmzoo.registry import Entry
 
 MAX_DEADLY = 20  # plugins that end the process, before we stop looking for more
@@ -145,15 +145,12 @@ class _Telling(Host):
     write: Any
     deadly: dict[str, str]
 
-    def _load(self, point: Any, plugin: Plugin) -> None:
+    def _collect(self, point: Any, plugin: Plugin) -> Any:
         if plugin.name in self.deadly:
             error = f"ends the whole process when it is loaded ({self.deadly[plugin.name]}), and every command with it"
-            plugin.state = FAILED
-            plugin.failure = Failure(plugin.name, plugin.version, error, "", f"mmzoo plugin disable {plugin.name}")
-            self.plugins.append(plugin)
-            return
+            raise Refused(error, f"mmzoo plugin disable {plugin.name}")
         self.write(loading=plugin.name)
-        super()._load(point, plugin)
+        return super()._collect(point, plugin)
 
 
 def try_plugins() -> None:

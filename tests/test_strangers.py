@@ -63,6 +63,7 @@ def test_a_bad_plugin_is_one_line_and_the_rest_lists_and_builds(tmp_path, monkey
     install(tmp_path, "mmzoo-bad", source)
     install(tmp_path, "mmzoo-good", GOOD.format(entry="stranger-cnn"))
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "_current", None)
     with hosted() as host:
         (failure,) = host.failures
         assert failure.plugin == "mmzoo-bad"

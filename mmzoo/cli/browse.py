@@ -21,10 +21,12 @@ from mmzoo.cli.arguments import (
     complete_any,
     complete_kind,
 )
-from mmzoo.cli.printing import fail, print_json, quiet
+from mmzoo.cli.printing import fail, print_json, print_table, quiet
 from mmzoo.cli.root import app
 from mmzoo.errors import DoesNotFit
 from mmzoo.registry import Entry
+
+MAX_WRAPPED = 500  # rows of a table
 
 
 @app.command("list")
@@ -50,24 +52,27 @@ def list_(
 
 
 def _table(found: list[Entry]) -> None:
+    head = ("kind", "name", "summary", "plugin", "licence", "source")
+    cells = [
+        (entry.kind.replace("_", " "), entry.name, entry.summary, entry.plugin, entry.license, entry.source) for entry in found
+    ]
+    # Outside a terminal nothing is cut or wrapped: a pipe has no width. Thousands of rows would take rich half a minute.
+    if not sys.stdout.isatty() or len(found) > MAX_WRAPPED:
+        print_table(head, cells)
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    # Outside a terminal nothing is cut: a pipe has no width.
-    console = Console() if sys.stdout.isatty() else Console(width=400)
-    wide = console.width >= 180
+    console = Console()
+    shown = len(head) if console.width >= 180 else len(head) - 1
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("kind", "name"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("summary", ratio=1 if sys.stdout.isatty() else None)
-    for column in ("plugin", "licence", *(["source"] if wide else [])):
-        table.add_column(column, no_wrap=True)
-    for entry in found:
-        cells = [entry.kind.replace("_", " "), entry.name, entry.summary, entry.plugin, entry.license]
-        table.add_row(*(Text(cell) for cell in [*cells, *([entry.source] if wide else [])]))  # Text: brackets are no markup
+    for column in head[:shown]:
+        table.add_column(column, no_wrap=column != "summary", ratio=1 if column == "summary" else None)
+    for row in cells:
+        table.add_row(*map(Text, row[:shown]))  # Text: brackets are no markup
     console.print(table)
-    if not wide:
+    if shown < len(head):
         console.print("[dim]mmzoo show NAME has the source and the options of an entry[/dim]")
 
 

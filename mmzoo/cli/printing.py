@@ -74,8 +74,8 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns as wide as they must be, under ``head`` if there is one."""
     every = [head, *rows] if head else rows
     widths = [max(map(len, column)) for column in zip(*every, strict=True)]
-    for row in every:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in every)
+    print("\n".join(lines))
 
 
 def quiet() -> None:
