@@ -11,11 +11,20 @@ what an entry points to is imported when the entry is built.
     # mmzoo_foo/plugin.py
     import mmzoo
 
+    MMZOO_API = "1.0"  # the version of the API that it was written for; 1.0 if it says none
+
     @mmzoo.hookimpl
     def mmzoo_encoders():
         return [mmzoo.Entry("encoder", "foo", target="mmzoo_foo.encoder:Foo", summary="...", tiny={"width": 8})]
 
-What a plugin's hooks return is taken whole or not at all: one bad entry and none of that plugin is registered.
+What a plugin's hooks return is taken whole or not at all: one bad entry and none of that plugin is registered. A plugin has 10
+seconds (``MMZOO_PLUGIN_TIMEOUT``) to be imported and to return its entries, in a thread; it may not ask what other plugins bring.
+Whatever goes wrong there is one line for the user, and everything else works; `mmzoo doctor` has the trace.
+
+A hook takes its arguments by name and may leave out those that it does not use, so that arguments which are added break nobody.
+Hooks of entries return a list; lifecycle hooks (`mmzoo_model_built`, `mmzoo_train_callbacks`, `mmzoo_card_sections`) are called in
+the thread that builds or trains, without a limit, and one that raises or returns something else is told once and passed over.
+Hook wrappers are refused: a plugin adds its own and changes nobody else's.
 """
 
 from __future__ import annotations
@@ -77,12 +86,13 @@ def mmzoo_formats() -> Sequence[Entry]:  # type: ignore[empty-body]
 
 @hookspec
 def mmzoo_model_built(model: Any) -> None:
-    """Called with every `MultimodalModel` that was built or loaded, before it is handed to the user."""
+    """Called with every `MultimodalModel` that was built or loaded, before it is handed to the user. What it returns is ignored."""
 
 
 @hookspec
 def mmzoo_train_callbacks(recipe: Any) -> Sequence[Any]:  # type: ignore[empty-body]
-    """`transformers.TrainerCallback` objects to add to the training of ``recipe`` (a `mmzoo.Recipe`)."""
+    """`transformers.TrainerCallback` objects to add to the training of ``recipe`` (a `mmzoo.Recipe`). An event of one that raises
+    is told once and passed over; `mmzoo.errors.TrainingError` ends the training."""
 
 
 @hookspec
@@ -92,4 +102,5 @@ def mmzoo_card_sections(model: Any, run: dict[str, Any]) -> Sequence[tuple[str, 
 
 @hookspec
 def mmzoo_commands() -> Sequence[Entry]:  # type: ignore[empty-body]
-    """Commands of the command line: entries of kind ``command`` whose ``target`` is a function for `typer`."""
+    """Commands of the command line: entries of kind ``command`` whose ``target`` is a function for `typer`. A name that is one of
+    mmzoo's own commands is refused, with the whole plugin."""

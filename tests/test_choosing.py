@@ -1,7 +1,10 @@
 """Which plugins load: MMZOO_PLUGINS, disabled ones, any of ours left out, and what a checkpoint says of those that it needs."""
 
 import json
+import re
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 from strangers import GOOD, hosted, install
@@ -138,3 +141,11 @@ def test_a_checkpoint_says_what_is_the_matter_with_the_plugin_that_it_needs(tmp_
     monkeypatch.delitem(sys.modules, "mmzoo_a")
     with hosted(), pytest.raises(MissingPlugin, match=r"'mmzoo-a' 1\.2, which is installed but failed to load: .*out of order"):
         mmzoo.load(folder)
+
+
+def test_the_directory_lists_what_is_in_the_repository():
+    root = Path(__file__).parent.parent
+    listed = re.findall(r"^\| `(mmzoo[\w:-]+)` \|", (root / "docs" / "plugins.md").read_text(encoding="utf-8"), re.MULTILINE)
+    ours = [plugin.name for plugin in plugins.installed_plugins() if plugin.own]
+    examples = [tomllib.loads(path.read_text())["project"]["name"] for path in sorted(root.glob("examples/*/pyproject.toml"))]
+    assert sorted(listed) == sorted({*ours, *examples})

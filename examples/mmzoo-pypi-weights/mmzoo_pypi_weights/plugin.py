@@ -2,6 +2,8 @@
 
 import mmzoo
 
+MMZOO_API = "1.0"
+
 
 @mmzoo.hookimpl
 def mmzoo_encoders():
