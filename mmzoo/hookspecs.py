@@ -22,8 +22,8 @@ seconds (``MMZOO_PLUGIN_TIMEOUT``) to be imported and to return its entries, in 
 Whatever goes wrong there is one line for the user, and everything else works; `mmzoo doctor` has the trace.
 
 A hook takes its arguments by name and may leave out those that it does not use, so that arguments which are added break nobody.
-Hooks of entries return a list; lifecycle hooks (`mmzoo_model_built`, `mmzoo_train_callbacks`, `mmzoo_card_sections`) are called in
-the thread that builds or trains, without a limit, and one that raises or returns something else is told once and passed over.
+Hooks of entries return a list. Lifecycle hooks (`mmzoo_model_built`, `mmzoo_train_callbacks`, `mmzoo_card_sections`) are called
+in the thread that builds or trains, without a limit; one that raises or returns something else is told once and passed over.
 Hook wrappers are refused: a plugin adds its own and changes nobody else's.
 """
 
@@ -86,7 +86,7 @@ def mmzoo_formats() -> Sequence[Entry]:  # type: ignore[empty-body]
 
 @hookspec
 def mmzoo_model_built(model: Any) -> None:
-    """Called with every `MultimodalModel` that was built or loaded, before it is handed to the user. What it returns is ignored."""
+    """Called with every `MultimodalModel` that was built or loaded, before the user has it. What it returns is ignored."""
 
 
 @hookspec

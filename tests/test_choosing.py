@@ -117,6 +117,14 @@ def test_every_plugin_of_ours_can_be_left_out(away, tmp_path):
         assert built or away in ("mmzoo:fusions", "mmzoo:tasks"), "every model needs these two"
 
 
+def test_a_model_needs_no_plugin_but_those_of_its_parts(sample):
+    with hosted(settings.Choice(only=frozenset({"mmzoo:scratch", "mmzoo:fusions", "mmzoo:tasks"}))) as host:
+        parts = {"encoder": "cnn", "fusion": "late-product", "language_model": "lstm", "task": "classify"}
+        options = {kind: {"use": name, **host.get(kind, name).tiny} for kind, name in parts.items()}
+        example = sample.load("test")[0]
+        assert mmzoo.build(**options, seed=0).predict(image=example.image, text=example.text).label
+
+
 def test_a_checkpoint_says_what_is_the_matter_with_the_plugin_that_it_needs(tmp_path, monkeypatch):
     install(tmp_path, "mmzoo-a", GOOD.format(entry="entry-a"), version="1.2")
     monkeypatch.syspath_prepend(tmp_path)
