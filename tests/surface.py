@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 import mmzoo
-from mmzoo import data, errors, formats, hookspecs, interfaces, metrics, recipe, sequence, settings, testing, weights
+from mmzoo import data, errors, formats, hookspecs, inputs, interfaces, metrics, recipe, sequence, settings, testing, weights
 from mmzoo.isolate import TIMEOUT
 from mmzoo.registry import KINDS
 
@@ -20,6 +20,7 @@ FILE = Path(__file__).parent / "public_surface.txt"
 MODULES = {
     hookspecs: None,
     interfaces: None,
+    inputs: ("Reader",),
     data: ("Dataset",),
     metrics: ("Metric",),
     formats: ("Format",),
