@@ -22,6 +22,10 @@ MAX_NOTES = 20
 _here = threading.local()
 
 
+class TookTooLong(PluginBroken):
+    """The time limit is over."""
+
+
 @dataclass
 class Outcome:
     """What came of a call: its ``value``, or what it raised and where. ``notes`` are the warnings that it gave."""
@@ -92,7 +96,7 @@ class _Worker:
                 frame = sys._current_frames().get(thread.ident or 0)
                 where = ["It was here (most recent call last):\n", *traceback.format_stack(frame)] if frame else []
                 package = self.calls[len(self.outcomes)][1]
-                error = PluginBroken(f"took longer than {seconds:g} s ({TIMEOUT} sets the limit)")
+                error = TookTooLong(f"took longer than {seconds:g} s")
                 self.outcomes.append(Outcome(error=error, trace="".join(where)))
             _stop(thread, frame, package)
             return

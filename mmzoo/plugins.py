@@ -255,6 +255,8 @@ def _chosen(plugins: list[Plugin], choice: settings.Choice) -> Callable[[Plugin]
 
 def _failure(plugin: Plugin, error: BaseException, trace: str) -> Failure:
     text = str(error) if isinstance(error, MmzooError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, isolate.TookTooLong):
+        text += f" to load ({isolate.TIMEOUT} sets the limit)"
     if isinstance(error, Refused):
         fix = error.fix
     elif plugin.own:
