@@ -300,6 +300,12 @@ def host() -> Host:
     return _current
 
 
+def forget() -> None:
+    """Load plugins anew when they are next asked for: for tests that install some."""
+    global _current
+    _current = None
+
+
 @contextmanager
 def using(other: Host) -> Iterator[Host]:
     """`host` gives ``other`` for the length of the block: for tests."""

@@ -1,6 +1,9 @@
 """The versioned contract: what a plugin says that it was written for, what is added and what is deprecated."""
 
+import inspect
+
 import pytest
+import surface
 from strangers import GOOD, hosted, install, with_plugin
 
 import mmzoo
@@ -52,3 +55,16 @@ def test_what_is_deprecated_names_what_comes_instead_and_when_it_goes():
     for removed in ("1.3", "1.4", "2.1"):
         with pytest.raises(ValueError, match=r"2\.0 at the earliest"):
             contract.deprecated("it", use="that", since="1.3", removed=removed)
+
+
+def test_what_others_rely_on_is_what_it_was():
+    """Look at the difference by eye: a line that goes or changes breaks plugins, and wants a deprecation first."""
+    assert surface.surface() == surface.FILE.read_text(encoding="utf-8"), "python tests/surface.py rewrites it"
+
+
+def test_hooks_have_no_argument_that_a_plugin_must_take():
+    """Arguments go by name, and a hook may leave them out, so that a new one breaks no plugin."""
+    for name, hook in inspect.getmembers(mmzoo.hookspecs, inspect.isfunction):
+        if name.startswith("mmzoo_"):
+            kinds = {parameter.kind for parameter in inspect.signature(hook).parameters.values()}
+            assert kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD}, name

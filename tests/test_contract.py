@@ -12,7 +12,7 @@ from test_cli import run
 import mmzoo
 from mmzoo import testing
 from mmzoo.errors import ContractBroken, UnknownName
-from mmzoo.plugins import host
+from mmzoo.plugins import forget, host
 from mmzoo.testing import CHECKS, Case
 from mmzoo.testing.contract import Inapplicable
 from mmzoo.testing.subject import Plugin, Subject
@@ -63,7 +63,7 @@ BROKEN = {
 @pytest.fixture
 def fresh_host():
     yield
-    host.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -94,7 +94,7 @@ def installed(folder, monkeypatch, code, **modules):
     (folder / "timm.py").write_text("")  # it takes seconds
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(sys, "modules", {k: v for k, v in sys.modules.items() if not k.startswith("mmzoo_broken")})
-    host.cache_clear()
+    forget()
     return Plugin("mmzoo-broken")
 
 
@@ -115,7 +115,8 @@ METRIC = "from mmzoo_metrics.classification import Accuracy as Mine\n"
     ("name", "code", "metric", "happened"),
     [
         ("loads", "@mmzoo.hookimpl\ndef mmzoo_metricks():\n    return []\n", METRIC, "unknown hook 'mmzoo_metricks'"),
-        ("loads", "", METRIC, "brings no entry and no hook"),
+        ("loads", "", METRIC, "has no hook"),
+        ("loads", "@mmzoo.hookimpl\ndef mmzoo_metrics():\n    return []\n", METRIC, "brings no entry and no hook"),
         ("listing", "import timm" + ENTRY, METRIC, "the import brings in timm"),
         ("listing", "import time\ntime.sleep(0.06)" + ENTRY, METRIC, "the import takes mmzoo_broken.plugin 6"),
         ("side-effects", "open('log.txt', 'w').close()" + ENTRY, "", "the import does: open "),

@@ -11,7 +11,7 @@ import pytest
 from test_cli import run
 
 from mmzoo.errors import BadPlugin
-from mmzoo.plugins import host
+from mmzoo.plugins import forget
 from mmzoo.registry import KINDS
 from mmzoo.scaffold import package_of
 
@@ -41,11 +41,11 @@ def test_it_passes_its_own_tests(made, monkeypatch, pytester):
     folder, site, _ = made
     monkeypatch.syspath_prepend(site)
     monkeypatch.chdir(folder)
-    host.cache_clear()
+    forget()
     try:
         done = pytester.runpytest_inprocess(folder, "-q", "-k", "not compiled and not side-effects and not partners")
     finally:
-        host.cache_clear()
+        forget()
     outcomes = done.parseoutcomes()
     assert outcomes.pop("passed") > 60
     assert outcomes.keys() <= {"deselected"}

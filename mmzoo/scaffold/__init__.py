@@ -21,6 +21,7 @@ from typing import Any
 import jinja2
 
 from mmzoo import catalogue
+from mmzoo.contract import API_VERSION
 from mmzoo.errors import BadPlugin, UnknownName
 from mmzoo.plugins import ENTRY_HOOKS
 from mmzoo.registry import KINDS
@@ -165,6 +166,7 @@ def _files(name: str, package: str, entries: Sequence[Planned]) -> dict[str, str
         "package": package,
         "entries": entries,
         "summary": f"A plugin for mmzoo: {', '.join(entry.words for entry in entries)}",
+        "api": API_VERSION,
         "mmzoo": ".".join(importlib.metadata.version("mmzoo").split(".")[:2]),
         "parts": {kind: own.get(kind, partner) for kind, partner in _PARTNERS.items()},
     }

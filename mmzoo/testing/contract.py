@@ -17,7 +17,8 @@ from unittest.mock import patch
 import torch
 
 from mmzoo.errors import ContractBroken, MmzooError, UnknownName
-from mmzoo.plugins import GROUP, host
+from mmzoo.installed import GROUP
+from mmzoo.plugins import host
 from mmzoo.testing.network import no_network
 from mmzoo.testing.subject import Plugin, Subject
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from mmzoo import catalogue
 from mmzoo.build import build
 from mmzoo.data import Dataset, Example, tensors
+from mmzoo.installed import GROUP
 from mmzoo.model import MultimodalModel
-from mmzoo.plugins import GROUP
 from mmzoo.recipe import Part, Recipe
 from mmzoo.registry import Entry
 from mmzoo.testing.samples import sample_of
