@@ -25,7 +25,7 @@ from mmzoo_audio.clips import RATE
 COUNTS = ("one", "two", "three", "four")
 LENGTHS = {"short": (0.06, 0.09), "long": (0.18, 0.25)}  # seconds
 PITCHES = {"low": (200, 300), "middle": (500, 700), "high": (1200, 1700)}  # Hz
-TIMBRES = ("pure", "bright", "hissing")  # a sine, a sawtooth, noise of half an octave
+TIMBRES = ("pure", "bright", "hissing")  # a sine, a sawtooth, noise of an octave
 GAPS = (0.06, 0.12)
 FADE = 0.005
 
@@ -107,7 +107,7 @@ def beeps(combination: Combination, random: np.random.Generator) -> np.ndarray:
 def wave(timbre: str, frequency: float, times: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A sound [samples] of that frequency, or around it, in [-1, 1]."""
     if timbre == "hissing":
-        band = signal.butter(2, [frequency * 2**-0.25, frequency * 2**0.25], "bandpass", fs=RATE, output="sos")
+        band = signal.butter(2, [frequency * 2**-0.5, frequency * 2**0.5], "bandpass", fs=RATE, output="sos")
         noise = signal.sosfilt(band, random.standard_normal(len(times) + RATE // 50))[-len(times) :]
         return noise / np.abs(noise).max()
     angle = 2 * np.pi * frequency * times + random.uniform(0, 2 * np.pi)

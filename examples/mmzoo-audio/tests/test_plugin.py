@@ -86,12 +86,12 @@ def test_it_is_found_and_its_entries_are_in_order():
     assert [problem for entry in OURS for problem in entry.problems()] == []
 
 
-@pytest.mark.parametrize("entry", [entry for entry in OURS if entry.kind == "encoder"], ids=lambda entry: entry.name)
-def test_conformance(entry, tmp_path):
-    testing.round_trip(testing.tiny_parts(entry), tmp_path / "model")
+@pytest.mark.parametrize("case", testing.cases("mmzoo-audio"), ids=str)
+def test_contract(case):
+    case.run()
 
 
-def test_the_recipe_conforms(tmp_path):
+def test_the_recipe_trains_saves_and_loads(tmp_path):
     testing.round_trip(testing.tiny("audio-prefix-gpt"), tmp_path / "model")
 
 
