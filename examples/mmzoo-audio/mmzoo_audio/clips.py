@@ -1,0 +1,137 @@
+"""What a clip is, and how one is opened: files through libsndfile (https://github.com/bastibe/python-soundfile, BSD-3-Clause),
+any rate to an encoder's own by a polyphase filter (`scipy.signal.resample_poly`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import gcd
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from scipy.signal import resample_poly
+from torch import Tensor
+
+from mmzoo.errors import BadInput
+from mmzoo.inputs import Reader, file_of, name_of
+
+RATE = 16_000
+SILENCE = 1.0  # seconds
+
+
+class BadAudio(BadInput):
+    """A clip that is missing, truncated, empty or none at all."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One channel of sound: ``samples`` [samples], float32, most often in [-1, 1], ``rate`` of them a second."""
+
+    samples: np.ndarray
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.rate
+
+    def at(self, rate: int) -> np.ndarray:
+        """The samples [seconds * rate] at another rate."""
+        if rate == self.rate:
+            return self.samples
+        common = gcd(rate, self.rate)
+        return resample_poly(self.samples, rate // common, self.rate // common).astype(np.float32)
+
+
+class ClipReader(Reader):
+    """A clip from a path, a ``file://`` URL or bytes of a WAV, FLAC, OGG or MP3 file, or from a mapping
+    ``{"array": samples, "sampling_rate": 16000}``, as `datasets` decodes audio.
+
+    Arrays are [samples], [channels, samples] or [samples, channels] of at most 8 channels, whose mean is taken; floats, or
+    integers, which are scaled by what their type can hold.
+    """
+
+    error = BadAudio
+
+    def read(self, source: Any) -> Clip:
+        """
+        Raises:
+            BadAudio: the clip is missing, truncated, empty or none at all.
+        """
+        name = name_of(source)
+        try:
+            clip = _open(source)
+        except FileNotFoundError:
+            raise BadAudio(f"audio {name} does not exist") from None
+        except Exception as error:  # a damaged file makes libsndfile raise more than its own errors
+            raise BadAudio(f"audio {name} cannot be read: {' '.join(str(error).split())[:300]}") from None
+        if not len(clip.samples):
+            raise BadAudio(f"audio {name} holds no sample")
+        if not np.isfinite(clip.samples).all():
+            raise BadAudio(f"audio {name} holds samples that are no numbers")
+        return clip
+
+    def blank(self, transform: Callable[[Any], Tensor]) -> Tensor:
+        """A second of silence."""
+        return transform(Clip(np.zeros(int(SILENCE * RATE), np.float32), RATE))
+
+    def probes(self) -> list[Clip]:
+        random = np.random.default_rng(0)
+        sizes = ((8_000, 16_000), (16_000, 16_000), (30_000, 44_100))
+        return [Clip(random.uniform(-0.5, 0.5, count).astype(np.float32), rate) for count, rate in sizes]
+
+
+def _open(source: Any) -> Clip:
+    file = None if isinstance(source, Mapping) and "array" in source else file_of(source)
+    if file is not None:
+        if hasattr(file, "stat"):
+            file.stat()  # libsndfile does not say that a file is not there
+        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+        return Clip(samples.mean(1), int(rate))
+    if isinstance(source, Clip):
+        return source
+    if not isinstance(source, Mapping) or "array" not in source or "sampling_rate" not in source:
+        raise TypeError("a clip is a path, a file:// URL, bytes, or {'array': samples, 'sampling_rate': samples a second}")
+    rate = source["sampling_rate"]
+    if isinstance(rate, bool) or int(rate) != rate or not 1_000 <= rate <= 1_000_000:
+        raise ValueError(f"a sampling rate is a whole number from 1,000 to 1,000,000, not {rate!r}")
+    return Clip(_mono(source["array"]), int(rate))
+
+
+def _mono(array: Any) -> np.ndarray:
+    array = array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
+    if array.dtype.kind in "iu":
+        half = 2.0 ** (8 * array.dtype.itemsize - 1)
+        array = (array - half if array.dtype.kind == "u" else array) / half
+    elif array.dtype.kind != "f":
+        raise ValueError(f"an array of type {array.dtype} holds no samples")
+    if array.ndim == 2 and min(array.shape) <= 8:
+        array = array.mean(int(array.shape[0] > array.shape[1]))
+    if array.ndim != 1:
+        raise ValueError(f"an array of shape {array.shape} is not [samples] or [channels, samples]")
+    return np.ascontiguousarray(array, np.float32)
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """A clip to its samples [samples] at ``rate``."""
+
+    rate: int
+    shortest: int
+    longest: float
+
+    def __call__(self, clip: Clip) -> Tensor:
+        """
+        Raises:
+            BadAudio: the clip lasts longer than the encoder takes, or not as long as its window.
+        """
+        if clip.seconds > self.longest:
+            raise BadAudio(
+                f"the clip lasts {clip.seconds:.1f} s and the encoder takes {self.longest:g} s at most: cut it, or raise "
+                "encoder.max_seconds where that is an option"
+            )
+        samples = clip.at(self.rate)
+        if len(samples) < self.shortest:
+            raise BadAudio(f"the clip has {len(samples)} samples at {self.rate} a second; the encoder needs {self.shortest}")
+        return torch.tensor(samples)

@@ -1,0 +1,348 @@
+"""The plugin through mmzoo's own door: found, built, trained, saved, loaded; and its numbers beside those of transformers."""
+
+import json
+from collections import Counter
+from itertools import combinations
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import transformers
+from mmzoo_audio.clips import BadAudio, Clip, ClipReader
+from mmzoo_audio.mel import LogMel
+from mmzoo_audio.tones import COMBINATIONS, HELD_OUT, SEEN, SPLITS, Tones
+
+import mmzoo
+from mmzoo import testing
+from mmzoo.data import fingerprint
+
+OURS = [entry for entry in mmzoo.entries() if entry.plugin == "mmzoo-audio"]
+WAV2VEC2 = {
+    "model_type": "wav2vec2",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_dim": [8] * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
+WHISPER = {
+    "model_type": "whisper",
+    "d_model": 16,
+    **{f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")},
+    **{f"{side}_ffn_dim": 32 for side in ("encoder", "decoder")},
+    "vocab_size": 64,
+    "pad_token_id": 0,
+    "max_source_positions": 100,
+}
+KINDS = {
+    "whisper": WHISPER,
+    "wav2vec2": WAV2VEC2,
+    "wav2vec2-layer-norm": {**WAV2VEC2, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},
+    "hubert": {**WAV2VEC2, "model_type": "hubert"},
+    "wavlm": {**WAV2VEC2, "model_type": "wavlm"},
+}
+
+
+@pytest.fixture(autouse=True)
+def offline():
+    with testing.no_network():
+        yield
+
+
+def clip(seconds, rate=16_000, seed=0):
+    random = np.random.default_rng(seed)
+    times = np.arange(int(seconds * rate)) / rate
+    sound = 0.4 * np.sin(2 * np.pi * (300 + 500 * times) * times) + 0.02 * random.standard_normal(len(times))
+    return {"array": sound.astype(np.float32), "sampling_rate": rate}
+
+
+CLIPS = [clip(seconds, seed=i) for i, seconds in enumerate((0.5, 1.3, 0.5, 0.21))]
+
+
+def model_of(encoder, fusion="projector", **more):
+    return mmzoo.build(encoder=encoder, fusion=fusion, language_model="gpt-mini", task="caption", seed=0, **more)
+
+
+def features(model, clips):
+    batch = model.collator(training=False)([mmzoo.Example(str(i), audio=each) for i, each in enumerate(clips)])
+    with torch.no_grad():
+        return model.batch_features(batch)
+
+
+# What it is
+
+
+def test_it_is_found_and_its_entries_are_in_order():
+    found = {(entry.kind, entry.name) for entry in OURS}
+    assert found == {
+        ("encoder", "mel-transformer"),
+        ("encoder", "hf-audio"),
+        ("dataset", "tones"),
+        ("recipe", "audio-prefix-gpt"),
+    }
+    assert [problem for entry in OURS for problem in entry.problems()] == []
+
+
+@pytest.mark.parametrize("case", testing.cases("mmzoo-audio"), ids=str)
+def test_contract(case):
+    case.run()
+
+
+def test_the_recipe_trains_saves_and_loads(tmp_path):
+    testing.round_trip(testing.tiny("audio-prefix-gpt"), tmp_path / "model")
+
+
+# Opening
+
+
+def test_a_clip_is_the_same_from_everywhere(tmp_path):
+    given = clip(0.3)
+    values = np.round(given["array"] * 32767).astype(np.int16)
+    reader = ClipReader()
+    for suffix in ("wav", "flac"):
+        soundfile.write(tmp_path / f"a.{suffix}", values, 16_000)
+        path = tmp_path / f"a.{suffix}"
+        sources = [str(path), path, path.as_uri(), path.read_bytes(), {"path": str(path)}, {"bytes": path.read_bytes()}]
+        for source in [*sources, {"array": values, "sampling_rate": 16_000}]:
+            found = reader.read(source)
+            assert found.rate == 16_000
+            np.testing.assert_allclose(found.samples, values / 32768, atol=1e-7)
+    stereo = np.stack([given["array"], -given["array"]])
+    for array in (stereo, stereo.T):
+        assert not reader.read({"array": array, "sampling_rate": 16_000}).samples.any()
+    bytes_ = (np.arange(256).astype(np.uint8), np.arange(-128, 128).astype(np.int8))
+    for array in bytes_:
+        np.testing.assert_allclose(reader.read({"array": array, "sampling_rate": 8000}).samples, np.arange(-128, 128) / 128)
+    assert reader.read({"array": torch.zeros(10), "sampling_rate": 8000}).samples.shape == (10,)
+
+
+def test_rates_are_converted():
+    rate = 44_100
+    low = Clip(np.sin(2 * np.pi * 1000 * np.arange(rate) / rate).astype(np.float32), rate)
+    expected = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)
+    assert np.abs(low.at(16_000) - expected)[200:-200].max() < 5e-3
+    high = Clip(np.sin(2 * np.pi * 12_000 * np.arange(rate) / rate).astype(np.float32), rate)
+    assert np.abs(high.at(16_000))[200:-200].max() < 0.02, "what is above half the rate would sound as something else"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere.wav", "does not exist"),
+        (b"no sound", "cannot be read"),
+        ("https://example.org/a.wav", "file://"),
+        (7, "a clip is a path"),
+        (np.zeros(10), "'sampling_rate'"),
+        ({"array": np.zeros(10)}, "'sampling_rate'"),
+        ({"array": np.zeros(0), "sampling_rate": 16_000}, "no sample"),
+        ({"array": np.full(10, np.nan), "sampling_rate": 16_000}, "no numbers"),
+        ({"array": np.zeros((10, 10)), "sampling_rate": 16_000}, "shape"),
+        ({"array": np.zeros(10), "sampling_rate": 0.5}, "1,000 to"),
+        ({"array": ["a"], "sampling_rate": 16_000}, "holds no samples"),
+    ],
+)
+def test_bad_clips_are_named(source, message):
+    with pytest.raises(BadAudio, match=message):
+        ClipReader().read(source)
+    with pytest.raises(BadAudio, match=f"example #0: audio .*{message}"):
+        model_of("mel-transformer").predict(audio=source)
+
+
+def test_a_truncated_file_is_named(tmp_path):
+    soundfile.write(tmp_path / "a.flac", clip(1.0)["array"], 16_000)
+    whole = (tmp_path / "a.flac").read_bytes()
+    with pytest.raises(BadAudio, match="cannot be read"):
+        ClipReader().read(whole[:20])
+
+
+def test_a_clip_of_the_wrong_length_is_refused():
+    with pytest.raises(BadAudio, match=r"lasts 0\.5 s and the encoder takes 0\.4 s at most"):
+        model_of({"use": "mel-transformer", "max_seconds": 0.4}).predict(audio=CLIPS[0])
+    with pytest.raises(BadAudio, match=r"takes 2 s at most"):
+        model_of({"use": "hf-audio", "config": WHISPER}, pretrained=False).predict(audio=clip(2.5))
+    with pytest.raises(BadAudio, match="has 160 samples .* needs 400"):
+        model_of({"use": "hf-audio", "config": WAV2VEC2}, pretrained=False).predict(audio=clip(0.01))
+
+
+# Features
+
+
+@pytest.mark.parametrize("seconds", [0.4, 1.0, 30.0])
+def test_log_mel_is_whispers(seconds):
+    samples = clip(seconds)["array"]
+    extractor = transformers.WhisperFeatureExtractor()
+    expected = extractor(samples, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    whole = torch.nn.functional.pad(torch.from_numpy(samples), (0, 480_000 - len(samples)))[None]
+    torch.testing.assert_close(LogMel(80)(whole, pad="reflect"), expected, atol=1e-4, rtol=0)
+
+
+def test_no_frame_depends_on_padding():
+    mel = LogMel(64)
+    short, long = (torch.from_numpy(each["array"]) for each in CLIPS[:2])
+    batch = torch.stack([torch.nn.functional.pad(short, (0, len(long) - len(short))), long])
+    lengths = torch.tensor([len(short), len(long)])
+    together = mel(batch, lengths)
+    alone = mel(short[None], lengths[:1])
+    assert alone.shape[2] == 50
+    torch.testing.assert_close(together[:1, :, :50], alone, atol=1e-5, rtol=0)
+    assert not together[0, :, 50:].any()
+
+
+def test_whisper_is_that_of_transformers(tmp_path):
+    whole = transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**WHISPER)).eval()
+    whole.save_pretrained(tmp_path)
+    model = model_of(f"hf-audio:{tmp_path}")
+    extractor = transformers.WhisperFeatureExtractor(chunk_length=2)
+    found = features(model, CLIPS)
+    for i, each in enumerate(CLIPS):
+        mel = extractor(each["array"], sampling_rate=16_000, return_tensors="pt")["input_features"]
+        with torch.no_grad():
+            expected = whole.get_encoder()(mel).last_hidden_state
+        count = int(found.mask[i].sum())
+        assert count == -(-len(each["array"]) // 320)
+        torch.testing.assert_close(found.tokens[i, :count], expected[0, :count], atol=1e-5, rtol=0)
+        torch.testing.assert_close(found.pooled[i], expected[0, :count].mean(0), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "whisper"])
+def test_wav2vec2_is_that_of_transformers(kind, tmp_path):
+    config = transformers.AutoConfig.for_model(**KINDS[kind])
+    original = transformers.AutoModel.from_config(config).eval()
+    original.save_pretrained(tmp_path)
+    extractor = transformers.Wav2Vec2FeatureExtractor()
+    extractor.save_pretrained(tmp_path)
+    model = model_of(f"hf-audio:{tmp_path}")
+    found = features(model, CLIPS)
+    for i, each in enumerate(CLIPS):
+        values = extractor(each["array"], sampling_rate=16_000, return_tensors="pt")["input_values"]
+        with torch.no_grad():
+            expected = original(values).last_hidden_state[0]
+        count = int(found.mask[i].sum())
+        assert count == len(expected)
+        torch.testing.assert_close(found.tokens[i, :count], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found.pooled[i], expected.mean(0), atol=1e-5, rtol=0)
+
+
+ENCODERS = {"mel-transformer": {"use": "mel-transformer"}, **{k: {"use": "hf-audio", "config": c} for k, c in KINDS.items()}}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_padding_and_company_change_nothing(name):
+    model = model_of(ENCODERS[name], pretrained=False)
+    together = features(model, CLIPS)
+    for i, each in enumerate(CLIPS):
+        alone = features(model, [each])
+        count = alone.tokens.shape[1]
+        assert int(together.mask[i].sum()) == count
+        torch.testing.assert_close(together.tokens[i, :count], alone.tokens[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together.pooled[i], alone.pooled[0], atol=1e-5, rtol=1e-4)
+    assert (together.pooled[0] - together.pooled[1]).abs().max() > 1e-4, "the same for every clip: nothing is tested"
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_half_precision_hears_the_same(name):
+    model = model_of(ENCODERS[name], pretrained=False)
+    whole = features(model, CLIPS)
+    half = features(model.to(torch.bfloat16), CLIPS)
+    assert half.tokens.dtype == torch.bfloat16
+    assert torch.nn.functional.cosine_similarity(half.pooled.float(), whole.pooled).min() > 0.99
+
+
+def test_a_checkpoint_holds_what_was_trained_and_is_locked_to_the_rest(tmp_path):
+    transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**WHISPER)).save_pretrained(tmp_path / "w")
+    model = model_of(f"hf-audio:{tmp_path / 'w'}", fusion="prefix-mlp")
+    folder = model.save(tmp_path / "model")
+    lock = json.loads((folder / "mmzoo.json").read_text())["lock"]["encoder"]
+    assert {"config.json", "model.safetensors"} <= set(lock["files"])
+    assert mmzoo.load(folder).generate(audio=CLIPS[0], max_new_tokens=3) == model.generate(audio=CLIPS[0], max_new_tokens=3)
+
+
+@pytest.mark.parametrize("policy", ["last:1", "lora:2", "full"])
+@pytest.mark.parametrize("name", ["mel-transformer", "whisper", "wav2vec2"])
+def test_part_of_it_can_be_trained(name, policy):
+    model = model_of({**ENCODERS[name], "train": policy}, pretrained=False)
+    trained = [n for n, p in model.encoder.named_parameters() if p.requires_grad]
+    assert trained
+    batch = model.collator(training=True)([mmzoo.Example("a", targets=("a beep",), audio=each) for each in CLIPS])
+    model.train()
+    model(**{key: value for key, value in batch.items() if torch.is_tensor(value)})["loss"].backward()
+    touched = [n for n, p in model.encoder.named_parameters() if p.grad is not None]
+    assert set(touched) <= set(trained)
+    assert touched
+
+
+def test_what_is_no_audio_encoder_is_refused():
+    with pytest.raises(mmzoo.errors.DoesNotFit, match="is a gpt2 model; hf-audio takes whisper"):
+        mmzoo.check(
+            encoder={"use": "hf-audio", "config": {"model_type": "gpt2"}},
+            fusion="projector",
+            language_model="gpt-mini",
+            task="vqa",
+        )
+    with pytest.raises(mmzoo.errors.BadRecipe, match="is not allowed in a recipe"):
+        model_of({"use": "hf-audio", "config": {**WHISPER, "attn_implementation": "me/kernel"}}, pretrained=False)
+    with pytest.raises(mmzoo.errors.BadRecipe, match="needs a variant"):
+        model_of({"use": "hf-audio", "variant": ""})
+    with pytest.raises(mmzoo.errors.DoesNotFit, match="5 heads do not divide"):
+        model_of({"use": "mel-transformer", "heads": 5})
+
+
+# Tones
+
+
+def test_tones_are_what_they_say_and_always_the_same():
+    data = Tones(Tones.Options(train_clips=60, test_clips=20))
+    first, again, other = (Tones(Tones.Options(train_clips=60, seed=seed)).load("train") for seed in (0, 0, 1))
+    assert fingerprint(first) == fingerprint(again) != fingerprint(other)
+    assert first[7].targets == other[7].targets
+    assert len({bytes(example.audio["array"]) for example in first}) == 60
+    assert [example.id for example in first[:2]] == ["train/0", "train/1"]
+    for example in [*first, *data.load("test")]:
+        count = ("one", "two", "three", "four").index(example.targets[0].split()[0]) + 1
+        assert beeps_in(example.audio["array"]) == count, example.targets
+
+
+def beeps_in(array):
+    """Stretches that are loud, by the energy of 10 ms."""
+    frames = np.abs(array[: len(array) // 160 * 160].reshape(-1, 160).astype(float)).mean(1)
+    loud = np.convolve(frames, np.ones(4) / 4, "same") > 0.25 * np.sort(frames)[-3:].mean()
+    return int((loud[1:] & ~loud[:-1]).sum() + loud[0])
+
+
+def test_held_out_combinations_are_new_and_their_pairs_are_not():
+    assert len(SEEN) + len(HELD_OUT) == len(COMBINATIONS) == 72
+    assert len(HELD_OUT) == 14
+    assert not set(SPLITS["train"]) & set(SPLITS["test"])
+    for columns in combinations(range(4), 2):
+        everywhere, seen = ({tuple(c[i] for i in columns) for c in group} for group in (COMBINATIONS, SEEN))
+        assert everywhere == seen
+    assert all(min(Counter(c[i] for c in HELD_OUT).values()) > 1 for i in range(4))
+
+
+def test_a_short_training_learns(tmp_path):
+    small = {"use": "mel-transformer", "dim": 32, "layers": 1, "mels": 32}
+    options = {"max_steps": 40, "batch_size": 16, "learning_rate": 3e-3, "log_every": 1, "warmup": 0, "precision": "fp32"}
+    run = mmzoo.train(
+        "audio-prefix-gpt",
+        dataset=mmzoo.recipe.Part(use="tones", train_clips=96),
+        output=tmp_path / "model",
+        progress=False,
+        encoder=small,
+        train=options,
+    )
+    losses = [step["loss"] for step in run.history]
+    assert np.mean(losses[-5:]) < 0.5 * losses[0]
+    found = mmzoo.evaluate(tmp_path / "model", dataset=mmzoo.recipe.Part(use="tones", test_clips=28), progress=False)
+    assert set(found.controls) == {"shuffled", "blanked"}
+    assert "audio shuffled" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_data_of_another_modality_is_refused(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"image": "1.png", "caption": "a cat"}\n')
+    with pytest.raises(mmzoo.errors.DoesNotFit, match=r"holds images, and encoder 'mel-transformer' takes audio(.|\n)*tones"):
+        mmzoo.train("audio-prefix-gpt", dataset=str(tmp_path), output=tmp_path / "m", progress=False)
+    with pytest.raises(mmzoo.errors.DoesNotFit, match=r"'tones' holds audio, and encoder 'cnn' takes images"):
+        mmzoo.train("cnn-prefix-gpt", dataset="tones", output=tmp_path / "m", progress=False)
