@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mmzoo.hub import push
     from mmzoo.interfaces import Example
     from mmzoo.model import MultimodalModel
+    from mmzoo.pack import pack
     from mmzoo.recipe import Recipe
     from mmzoo.remotes import pull, search
     from mmzoo.train import Run, train
@@ -39,6 +40,7 @@ _LAZY = {
     "load": "mmzoo.build",
     "entries": "mmzoo.catalogue",
     "push": "mmzoo.hub",
+    "pack": "mmzoo.pack",
     "pull": "mmzoo.remotes",
     "search": "mmzoo.remotes",
     "Recipe": "mmzoo.recipe",
@@ -74,6 +76,7 @@ __all__ = [
     "hookimpl",
     "import_model",
     "load",
+    "pack",
     "pull",
     "push",
     "search",

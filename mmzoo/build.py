@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mmzoo import checkpoint, isolate, licence, policy, remotes, transfer
+from mmzoo import checkpoint, isolate, licence, policy, remotes, shelf, transfer, unpack
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, MmzooError, PluginBroken, UnknownName
 from mmzoo.hookspecs import PROJECT
 from mmzoo.inputs import NONE, plural
@@ -76,7 +76,7 @@ def load(model: str | Path, *, revision: str | None = None, device: str | torch.
     """Load a checkpoint that `MultimodalModel.save` wrote. It gives the same outputs, to the last bit.
 
     Args:
-        model: a folder, ``"me/repository"`` on the Hub, or ``"file:///a/folder/me/repository"``.
+        model: a folder, a pack (``"name.mmzoo"``), ``"me/repository"`` on the Hub, or ``"file:///a/folder/me/repository"``.
         revision: a branch, tag or commit of a repository; ``"me/repository@REVISION"`` says the same.
         device: where it shall lie; None for the CPU.
 
@@ -88,6 +88,13 @@ def load(model: str | Path, *, revision: str | None = None, device: str | torch.
     folder = remotes.local(model, revision=revision)
     contents = checkpoint.read(folder)
     host().check_needed(contents.plugins)
+    with shelf.standing(unpack.backbones(folder)):
+        built = _load(contents)
+    return built if device is None else built.to(device)
+
+
+def _load(contents: checkpoint.Contents) -> MultimodalModel:
+    folder = contents.folder
     origin, where = folder / checkpoint.MANIFEST, folder / checkpoint.WEIGHTS
     full = contents.full
     with _named(origin):
@@ -96,10 +103,11 @@ def load(model: str | Path, *, revision: str | None = None, device: str | torch.
     dtype = _check_stored(checkpoint.stored(folder), plan, where, full=full)
     built = assemble(recipe, lock=contents.lock, random=full, folder=folder)
     built.load_state_dict(checkpoint.read_weights(folder, dict(plan.named_parameters())), strict=False)
+    _ = built.language_model.tokenizer  # while its files are at hand
     if dtype is not None:
         built.to(dtype)
     built.provenance.run, built.provenance.full = contents.run, full
-    return built if device is None else built.to(device)
+    return built
 
 
 def read_recipe(recipe: str | Path | Recipe | None = None, /, *, pretrained: bool | None = None, **changes: Any) -> Recipe:

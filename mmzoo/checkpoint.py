@@ -44,18 +44,20 @@ T = TypeVar("T", bound=BaseModel)
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """No other keys, and no other types."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class FileFacts(_Strict):
+class FileFacts(Strict):
     """What a file was when it was saved."""
 
     size: Annotated[int, Field(ge=0)]
     sha256: Sha256
 
 
-class Lock(_Strict):
+class Lock(Strict):
     """Where a backbone came from, and the sha256 of each of its files."""
 
     source: Annotated[str, Field(max_length=100)]
@@ -64,7 +66,7 @@ class Lock(_Strict):
     files: dict[str, Sha256]
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """The contents of mmzoo.json."""
 
     format: int
@@ -161,7 +163,7 @@ def read(folder: str | Path) -> Contents:
     """
     folder = Path(folder).expanduser()
     manifest = verify(folder)
-    _check_plugins(manifest.plugins)
+    check_plugins(manifest.plugins)
     lock: dict[str, dict[str, Any]] = {kind: entry.model_dump() for kind, entry in manifest.lock.items()}
     run = screening.read_json(folder / RUN, MAX_JSON, numbers=True)
     return Contents(folder, manifest.recipe, manifest.plugins, lock, run, manifest.full)
@@ -180,7 +182,7 @@ def verify(folder: Path) -> Manifest:
         screening.check_config(folder / name)
     screening.check_card(folder / CARD)
     stored(folder)
-    _validated(Record, screening.read_json(folder / RUN, MAX_JSON, numbers=True), folder / RUN)
+    validated(Record, screening.read_json(folder / RUN, MAX_JSON, numbers=True), folder / RUN)
     return manifest
 
 
@@ -205,7 +207,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{folder / MANIFEST}: format {str(version)[:80]!r} is unknown")
     if manifest.get("digest") != _digest(manifest):
         raise CheckpointError(f"{folder / MANIFEST}: was altered after it was saved (its digest does not match)")
-    valid = _validated(Manifest, manifest, folder / MANIFEST)
+    valid = validated(Manifest, manifest, folder / MANIFEST)
     if unlisted := {WEIGHTS, RUN} - set(valid.files):
         raise CheckpointError(f"{folder / MANIFEST}: does not list {sorted(unlisted)[0]}")
     screening.check_names(valid.files, str(folder / MANIFEST))
@@ -262,7 +264,8 @@ def hash_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_plugins(plugins: Mapping[str, str]) -> None:
+def check_plugins(plugins: Mapping[str, str]) -> None:
+    """Raises MissingPlugin, with the pip command, if one is not installed."""
     for name, version in plugins.items():
         try:
             importlib.metadata.version(name)
@@ -304,7 +307,12 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _validated(schema: type[T], data: Any, path: Path) -> T:
+def validated(schema: type[T], data: Any, path: Path) -> T:
+    """Data as what it must be.
+
+    Raises:
+        CheckpointError: naming the file and the key.
+    """
     try:
         return schema.model_validate(data)
     except ValidationError as error:

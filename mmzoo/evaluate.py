@@ -130,7 +130,7 @@ def evaluate(
         DataError: the split is missing or empty, or a target is outside the label set. BadInput: an image or clip.
         DoesNotFit: the data is of another modality than the encoder.
     """
-    folder = None if isinstance(model, MultimodalModel) or remotes.is_repository(model) else Path(model)
+    folder = None if isinstance(model, MultimodalModel) or not remotes.is_folder(model) else Path(model)
     if record and folder is None:
         raise DataError("record=True needs a checkpoint folder, not a model in memory or in a repository")
     if not isinstance(model, MultimodalModel):

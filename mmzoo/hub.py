@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from mmzoo import card, checkpoint
+from mmzoo import card, checkpoint, unpack
 from mmzoo.build import load
 from mmzoo.errors import CheckpointError, HubError
 from mmzoo.model import MultimodalModel
@@ -29,7 +29,7 @@ def push(
     A token is taken from where `huggingface_hub` finds it (``hf auth login``, ``HF_TOKEN``), and from nowhere else.
 
     Args:
-        model: a model, or a checkpoint folder, which is verified first.
+        model: a model, a checkpoint folder, which is verified first, or a pack.
         repo: ``"me/name"``, made if it is not there; or ``"file:///a/folder/me/name"``.
         private: make it readable to you alone; refused for a repository that is public.
         revision: the branch, made if it is not there; None for ``main``.
@@ -67,7 +67,7 @@ def push(
 def _folder(model: MultimodalModel | str | Path, made: Path, *, full: bool) -> Path:
     if isinstance(model, MultimodalModel):
         return model.save(made, full=full)
-    folder = Path(model).expanduser()
+    folder = unpack.unpacked(model) if unpack.is_pack(model) else Path(model).expanduser()
     if full and not checkpoint.verify(folder).full:
         return load(folder).save(made, full=True)
     checkpoint.verify(folder)

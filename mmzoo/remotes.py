@@ -3,6 +3,7 @@
 me/clip-prefix-gpt2              a repository on the Hub
 me/clip-prefix-gpt2@v1           the same at a branch, tag or commit
 file:///zoo/me/clip-prefix-gpt2  the same in a plain folder
+clip-prefix-gpt2.mmzoo           a pack, one file that needs no place
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
+from mmzoo import checkpoint, unpack
 from mmzoo.errors import HubError
 from mmzoo.sharing import Found, Remote
 
@@ -20,11 +22,16 @@ _REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 
 
 def is_repository(model: str | Path) -> bool:
-    """Whether this names a repository and no folder that is there."""
-    if isinstance(model, Path):
+    """Whether this names a repository, and no folder or pack."""
+    if isinstance(model, Path) or unpack.is_pack(model):
         return False
     name = _split(model)[0]
     return name.startswith("file:") or (_REPOSITORY.fullmatch(name) is not None and not Path(model).exists())
+
+
+def is_folder(model: str | Path) -> bool:
+    """Whether this names a folder, and no repository or pack."""
+    return not (is_repository(model) or unpack.is_pack(model))
 
 
 def pull(repo: str, *, revision: str | None = None, to: str | Path | None = None) -> Path:
@@ -70,15 +77,22 @@ def search(query: str | None = None, *, at: str | None = None, limit: int = 50, 
 
 
 def local(model: str | Path, *, revision: str | None = None) -> Path:
-    """The folder of a model that is one, or that is pulled.
+    """The folder of a model that is one, or that is pulled or unpacked.
 
     Raises:
-        HubError: a revision of a folder; else as `pull`.
+        HubError: a revision of a folder or pack; else as `pull`. CheckpointError: as `mmzoo.unpack.unpacked`.
+        MissingPlugin: a plugin that a pack needs.
     """
     if is_repository(model):
         return pull(str(model), revision=revision)
+    is_pack = unpack.is_pack(model)
     if revision is not None:
-        raise HubError(f"{model}: is a folder, which has no revision '{revision}'; a repository is written owner/name")
+        what = "a pack" if is_pack else "a folder"
+        raise HubError(f"{model}: is {what}, which has no revision '{revision}'; a repository is written owner/name")
+    if is_pack:
+        folder = unpack.unpacked(model)
+        unpack.check_plugins(model, checkpoint.read_manifest(folder))
+        return folder
     return Path(model).expanduser()
 
 

@@ -32,6 +32,12 @@ TOKENIZER = _words(
 KNOWN = frozenset({MANIFEST, WEIGHTS, RUN, CARD, CONFIG}) | TOKENIZER
 TEMPLATE = re.compile(r"additional_chat_templates/[\w-]+\.jinja")
 
+# What a pack holds beside a checkpoint: what it lists, files of backbones, wheels of plugins.
+PACK = "pack.json"
+BACKBONES, WHEELS = "backbones", "wheels"
+_BACKBONE_FILE = re.compile(rf"{BACKBONES}/\d{{1,3}}/[A-Za-z0-9][\w.-]{{0,200}}\.(safetensors|json|txt|model|jinja)", re.A)
+_WHEEL = re.compile(rf"{WHEELS}/[A-Za-z0-9][\w.+!-]{{0,200}}\.whl", re.A)
+
 PICKLES = _words(".bin .pt .pth .pkl .pickle .ckpt .joblib .dill .h5 .hdf5 .keras .msgpack .mar")
 CODE = _words(".py .pyc .pyd .pyx .so .dll .dylib .exe .sh .bat .cmd .ps1 .js .whl .egg .jar .class .lnk .desktop")
 # Names that transformers and others import from a folder; a folder of one's own may hold other scripts.
@@ -48,6 +54,11 @@ _CALLS_CODE = ("auto_map", "trust_remote_code", "custom_pipelines")
 def known(name: str) -> bool:
     """Whether a checkpoint may list a file of this name."""
     return name in KNOWN or TEMPLATE.fullmatch(name) is not None
+
+
+def packed(name: str) -> bool:
+    """Whether a pack may hold a file of this name."""
+    return name == PACK or known(name) or any(pattern.fullmatch(name) for pattern in (_BACKBONE_FILE, _WHEEL))
 
 
 def check_names(names: Iterable[str], where: str) -> None:

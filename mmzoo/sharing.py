@@ -99,7 +99,9 @@ def _settle(made: Path, to: Path) -> None:
         return
     # Over an older checkpoint: the manifest goes last, so that a half-done replacement is refused, not half believed.
     names = [path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()]
-    old = {path.name for path in to.iterdir() if path.is_file() and screening.known(path.name)}
+    old = {path.name for path in to.iterdir() if path.is_file() and (screening.known(path.name) or path.name == screening.PACK)}
+    if screening.PACK not in names:  # what was unpacked there is no longer of this checkpoint
+        shutil.rmtree(to / screening.BACKBONES, ignore_errors=True)
     for name in sorted(names, key=lambda name: (name == checkpoint.MANIFEST, name)):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(made / name, to / name)

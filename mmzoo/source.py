@@ -7,8 +7,6 @@ a repository is never run, and a folder is never written to.
 from __future__ import annotations
 
 import errno
-import functools
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -28,7 +26,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
+from mmzoo import shelf
 from mmzoo.errors import MmzooError, SourceError
+from mmzoo.shelf import sha256
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -72,6 +72,12 @@ class Source:
         self.commit: str | None = None
         self.files: dict[str, Path] = {}
         self._unreachable = ""
+        self._packed = shelf.find(name, revision)
+        self._record = shelf.record(name, revision)
+        if self._packed is not None:
+            self.commit = self._packed.commit
+            self.folder = None if self.commit else self._packed.folder
+            return
         path = Path(name).expanduser()
         self.folder = path if path.is_dir() else None
         if self.folder is None and (name.startswith((".", "/", "~")) or path.exists()):
@@ -87,13 +93,16 @@ class Source:
         Raises:
             Unreachable: the Hub does not answer. SourceError: anything else that is wrong with the repository.
         """
-        if self.folder is not None:
+        if self._packed is not None:
+            found = self._packed.files.get(name)
+        elif self.folder is not None:
             path = self.folder / name
             found = path if path.is_file() else None
         else:
             found = self._download(name)
         if found is not None:
-            self.files[name] = found
+            self.files[name] = self._record.files[name] = found
+            self._record.commit = self.commit
         return found
 
     def find(self, name: str) -> Path | None:
@@ -204,6 +213,7 @@ class Source:
             log.info("'%s': main has no safetensors; taking the conversion %s by %s", self.name, reference, CONVERTER)
             self.revision, self.commit = reference, None
             self.files.clear()
+            self._record.files.clear()
             self.need(CONFIG)
             paths = self._weights()
         if not paths:
@@ -280,18 +290,6 @@ class Source:
             "commit": self.commit,
             "files": {name: sha256(path) for name, path in sorted(self.files.items())},
         }
-
-
-@functools.lru_cache(maxsize=64)
-def _sha256(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """A file's SHA-256, computed once as long as it is unchanged."""
-    stat = path.stat()
-    return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
 
 def line(error: BaseException) -> str:

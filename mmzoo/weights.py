@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mmzoo import shelf
 from mmzoo.errors import CheckpointError, MmzooError, SourceError
 
 LISTED = 10
@@ -53,9 +54,15 @@ def fetch(label: str, repository: str, names: Sequence[str], revision: str | Non
         SourceError: it has none of them, or the Hub does not give it.
     """
     page = f"{constants.ENDPOINT}/{repository}"
+    packed, record = shelf.find(repository, revision), shelf.record(repository, revision)
     for name in names:
         try:
-            path = Path(hf_hub_download(repository, name, revision=revision))
+            if packed is not None:
+                if name not in packed.files:
+                    continue
+                path = packed.files[name]
+            else:
+                path = Path(hf_hub_download(repository, name, revision=revision))
         except RemoteEntryNotFoundError:
             continue
         except GatedRepoError:
@@ -71,7 +78,9 @@ def fetch(label: str, repository: str, names: Sequence[str], revision: str | Non
             else:
                 why += f"Check the connection to {constants.ENDPOINT}, or set pretrained: false"
         else:
-            return Weights(path, repository, path.parent.name)
+            commit = path.parent.name if packed is None else packed.commit or ""
+            record.commit, record.files[name] = commit, path
+            return Weights(path, repository, commit)
         raise SourceError(f"{label}: the repository '{repository}' of its weights {why}")
     raise SourceError(f"{label}: '{repository}' has no {' or '.join(names)}, and pickled weights are never loaded")
 

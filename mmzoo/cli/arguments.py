@@ -60,7 +60,10 @@ Inputs = Annotated[
 ]
 ModelFolder = Annotated[
     str,
-    typer.Argument(help="A checkpoint folder, or a repository: me/name[@REVISION] or file:///folder/me/name.", metavar="MODEL"),
+    typer.Argument(
+        help="A checkpoint folder, a pack (.mmzoo), or a repository: me/name[@REVISION] or file:///folder/me/name.",
+        metavar="MODEL",
+    ),
 ]
 Repository = Annotated[str, typer.Argument(help="me/name, or file:///folder/me/name.", metavar="REPOSITORY")]
 

@@ -34,7 +34,7 @@ def card(model: ModelFolder) -> None:
 
 @app.command()
 def push(
-    model: Annotated[str, typer.Argument(help="A checkpoint folder.", metavar="MODEL")],
+    model: Annotated[str, typer.Argument(help="A checkpoint folder or a pack.", metavar="MODEL")],
     repo: Repository,
     private: Annotated[bool, typer.Option("--private", help="Readable to you alone.")] = False,
     revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="The branch, made if it is not there.")] = None,

@@ -1,0 +1,117 @@
+"""Writing packs: `mmzoo.unpack` has what one holds."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+from mmzoo import archive, checkpoint, remotes, screening, shelf
+from mmzoo.build import load
+from mmzoo.checkpoint import CARD, MANIFEST, FileFacts, Manifest
+from mmzoo.errors import CheckpointError
+from mmzoo.model import MultimodalModel
+from mmzoo.recipe import PARTS
+from mmzoo.screening import BACKBONES, PACK, WHEELS
+from mmzoo.unpack import FORMAT, SUFFIX, Index, PackedBackbone, wheels_of
+
+
+def pack(model: MultimodalModel | str | Path, path: str | Path, *, wheels: str | Path | None = None) -> Path:
+    """Write one file that holds a model and everything that it is loaded with: `mmzoo.load` needs no network and no cache for it.
+
+    The model is loaded once, and what that fetches of backbones, at the locked commits and hashes, is packed beside it.
+
+    Args:
+        model: a model, or what `mmzoo.load` takes.
+        path: ``"name.mmzoo"``; an older pack there is replaced at the end, and stays as it is if anything fails.
+        wheels: a folder of wheels, of which those of the plugins (and packages with weights) that the checkpoint needs are added.
+
+    Returns:
+        The path.
+
+    Raises:
+        CheckpointError: the model is no whole checkpoint, a wheel is missing, a plugin's files cannot be packed, or the disk is
+            full. SourceError: a backbone cannot be fetched. HubError: the repository cannot be.
+    """
+    path = Path(path).expanduser()
+    if path.suffix != SUFFIX or path.is_dir():
+        raise CheckpointError(f"{path}: a pack is a file whose name ends in {SUFFIX}")
+    made = Path(tempfile.mkdtemp(prefix="mmzoo-pack-"))
+    try:
+        folder = model.save(made) if isinstance(model, MultimodalModel) else remotes.local(model)
+        manifest = checkpoint.verify(folder)
+        chosen = {} if wheels is None else _wheels(manifest, Path(wheels).expanduser())
+        with shelf.recording() as fetched:
+            loaded = load(folder)
+        found = [backbone for backbone in fetched.values() if backbone.files]
+        _check_whole(loaded, found)
+        members: dict[str, Path] = {name: folder / name for name in [MANIFEST, CARD, *sorted(manifest.files)]}
+        for i, backbone in enumerate(found):
+            members |= {f"{BACKBONES}/{i}/{name}": file for name, file in sorted(backbone.files.items())}
+        members = {name: file for name, file in members.items() if name != CARD or file.is_file()}
+        if strange := [name for name in members if not screening.packed(name)]:
+            raise CheckpointError(f"{path}: {strange[0].rpartition('/')[2]} of a backbone is of a kind that a pack cannot hold")
+        _write(path, {**members, **chosen}, found)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}; what was there is unchanged") from None
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return path
+
+
+def _write(path: Path, members: dict[str, Path], backbones: list[shelf.Backbone]) -> None:
+    facts = {name: FileFacts(size=file.stat().st_size, sha256=shelf.sha256(file)) for name, file in members.items()}
+    listed = [PackedBackbone(id=b.id, revision=b.revision, commit=b.commit, files=sorted(b.files)) for b in backbones]
+    index = Index(format=FORMAT, mmzoo=importlib.metadata.version("mmzoo"), files=facts, backbones=listed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=checkpoint.STAGING, delete=False) as file:
+        staged = Path(file.name)
+        try:
+            archive.write(file, {PACK: json.dumps(index.model_dump(), indent=2).encode(), **members})  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+            staged.chmod(0o666 & ~checkpoint.umask())
+            staged.replace(path)
+        finally:
+            staged.unlink(missing_ok=True)
+
+
+def _check_whole(model: MultimodalModel, found: list[shelf.Backbone]) -> None:
+    """A part with weights whose files were not seen fetches them by means of its own, and would fail where there is no network.
+
+    Raises:
+        CheckpointError: naming it.
+    """
+    seen = {backbone.id for backbone in found}
+    for kind in PARTS:
+        facts = getattr(model, kind).lock()
+        if facts and facts.get("source") != "package" and facts.get("id") not in seen:
+            entry = model.provenance.entries[kind]
+            raise CheckpointError(
+                f"{entry.label} of plugin '{entry.plugin}' does not say which files it fetches, so they cannot be packed; "
+                "pack what model.save(folder, full=True) wrote, or ask its author to fetch with mmzoo.source or mmzoo.weights"
+            )
+
+
+def _wheels(manifest: Manifest, folder: Path) -> dict[str, Path]:
+    """The wheels of what a checkpoint needs: its plugins, and the packages that its weights are in."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: there is no such folder of wheels")
+    wanted = {**manifest.plugins, **{b.id: b.commit for b in manifest.lock.values() if b.source == "package" and b.commit}}
+    found: dict[str, Path] = {}
+    for distribution, version in wanted.items():
+        files = [folder / name for name in wheels_of(sorted(file.name for file in folder.glob("*.whl")), distribution, version)]
+        if not files and distribution != "mmzoo":  # which whoever loads the pack has
+            raise CheckpointError(
+                f"{folder}: has no wheel of {distribution} {version}. Add it with one of\n"
+                f"  pip download --no-deps '{distribution}=={version}' -d {folder}\n"
+                f"  pip wheel --no-deps PATH_OF_ITS_SOURCE -w {folder}"
+            )
+        if broken := [file for file in files if not zipfile.is_zipfile(file)]:
+            raise CheckpointError(f"{broken[0]}: is truncated or no wheel; fetch it again")
+        found |= {f"{WHEELS}/{file.name}": file for file in files}
+    return found
