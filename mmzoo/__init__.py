@@ -12,7 +12,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mmzoo import errors
+from mmzoo import errors, integration
 from mmzoo.contract import API_VERSION
 from mmzoo.hookspecs import hookimpl
 from mmzoo.registry import Entry
@@ -107,3 +107,4 @@ class _Door(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Door
+integration.watch()

@@ -27,7 +27,7 @@ def config_of(data: dict[str, Any]) -> PreTrainedConfig:
     """
     _check_config(data)
     kind = str(data.get("model_type"))
-    if kind not in transformers.CONFIG_MAPPING:
+    if kind not in transformers.CONFIG_MAPPING or kind == "mmzoo":
         raise BadRecipe(f"config.model_type: transformers {transformers.__version__} has no '{kind}'")
     # Quiet, since it warns of its own default ids where the vocabulary is small.
     with explained(f"config: {kind} does not take it", BadRecipe), quiet():

@@ -93,20 +93,43 @@ def load(model: str | Path, *, revision: str | None = None, device: str | torch.
     return built if device is None else built.to(device)
 
 
-def _load(contents: checkpoint.Contents) -> MultimodalModel:
+def outline(model: str | Path, *, revision: str | None = None) -> MultimodalModel:
+    """A checkpoint's model on the meta device, with its tokenizer and transform: verified as `load` does, and no weights read.
+
+    Raises:
+        As `load`.
+    """
+    folder = remotes.local(model, revision=revision)
+    contents = checkpoint.read(folder)
+    with shelf.standing(unpack.backbones(folder)), shelf.recording() as fetched:
+        plan = _plan(contents)[0]
+        _ = plan.language_model.tokenizer
+    now = {(b.id, name): shelf.sha256(path) for b in fetched.values() for name, path in b.files.items()}
+    for kind, facts in contents.lock.items():
+        for name, digest in facts["files"].items():
+            if now.get((facts["id"], name), digest) != digest:
+                raise _not_locked(kind, facts, name, "is not the file that this checkpoint was trained with")
+    return plan
+
+
+def _plan(contents: checkpoint.Contents) -> tuple[MultimodalModel, torch.dtype | None]:
+    """The model on the meta device, and the type that it was saved in."""
     folder = contents.folder
-    origin, where = folder / checkpoint.MANIFEST, folder / checkpoint.WEIGHTS
-    full = contents.full
-    with _named(origin):
-        recipe = transfer.settled(Recipe.of(contents.recipe, origin="recipe"))
-        plan = assemble(recipe.pinned(contents.lock), meta=True)
-    dtype = _check_stored(checkpoint.stored(folder), plan, where, full=full)
-    built = assemble(recipe, lock=contents.lock, random=full, folder=folder)
-    built.load_state_dict(checkpoint.read_weights(folder, dict(plan.named_parameters())), strict=False)
+    with _named(folder / checkpoint.MANIFEST):
+        recipe = transfer.settled(Recipe.of(contents.recipe, origin="recipe")).pinned(contents.lock)
+        plan = assemble(recipe, meta=True, folder=folder)
+    return plan, _check_stored(checkpoint.stored(folder), plan, folder / checkpoint.WEIGHTS, full=contents.full)
+
+
+def _load(contents: checkpoint.Contents) -> MultimodalModel:
+    plan, dtype = _plan(contents)
+    recipe = transfer.settled(Recipe.of(contents.recipe, origin="recipe"))
+    built = assemble(recipe, lock=contents.lock, random=contents.full, folder=contents.folder)
+    built.load_state_dict(checkpoint.read_weights(contents.folder, dict(plan.named_parameters())), strict=False)
     _ = built.language_model.tokenizer  # while its files are at hand
     if dtype is not None:
         built.to(dtype)
-    built.provenance.run, built.provenance.full = contents.run, full
+    built.provenance.run, built.provenance.full = contents.run, contents.full
     return built
 
 
@@ -469,8 +492,10 @@ def _check_lock(lock: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Part
             raise CheckpointError(f"{kind.replace('_', ' ')} {facts.get('id')}: {unlocked[0]} is not in the checkpoint's lock")
         for name, digest in facts.get("files", {}).items():
             if now.get(name) != digest:
-                raise CheckpointError(
-                    f"{kind.replace('_', ' ')} {facts.get('id')}: {name} "
-                    + ("is not there" if name not in now else "is not the file that this checkpoint was trained with")
-                    + f" (locked sha256 {digest[:12]}...)"
-                )
+                why = "is not there" if name not in now else "is not the file that this checkpoint was trained with"
+                raise _not_locked(kind, facts, name, why)
+
+
+def _not_locked(kind: str, facts: Mapping[str, Any], name: str, why: str) -> CheckpointError:
+    locked = facts["files"][name]
+    return CheckpointError(f"{kind.replace('_', ' ')} {facts.get('id')}: {name} {why} (locked sha256 {locked[:12]}...)")

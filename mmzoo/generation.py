@@ -23,6 +23,8 @@ from mmzoo.text import fit_length, padded, prompt_ids
 if TYPE_CHECKING:
     from mmzoo.model import MultimodalModel
 
+NEW_TOKENS = 32  # at most, where nobody says otherwise
+
 
 @dataclass
 class Request:
@@ -48,14 +50,7 @@ def request(
         DoesNotFit: the language model does not generate, or the task writes nothing. BadRecipe: a wrong option.
         DataError: what belongs together does not.
     """
-    if not model.language_model.spec.generates:
-        name = model.recipe.language_model.use
-        raise DoesNotFit(f"language model '{name}' does not generate text; use model.predict, or build with a causal one")
-    if not model.task.needs_generation:  # nothing ever taught it to: what it wrote would be noise
-        name = model.recipe.task.use
-        raise DoesNotFit(
-            f"a model for the task '{name}' does not generate text; use model.predict, or build with a task that writes"
-        )
+    check_writes(model)
     for name, value in {"max_new_tokens": max_new_tokens, "num_beams": options.get("num_beams", 1)}.items():
         if not isinstance(value, int) or value < 1:
             raise BadRecipe(f"generate: {name}: must be a whole number from 1 (got {value!r})")
@@ -69,6 +64,21 @@ def request(
         example = model.example(i, source, "" if words is None or framed else words)
         examples.append(_framed(model, example, words) if framed else example)
     return Request(examples, framed, stops, {"max_new_tokens": max_new_tokens, **options}), many
+
+
+def check_writes(model: MultimodalModel) -> None:
+    """
+    Raises:
+        DoesNotFit: the language model does not generate, or the task writes nothing.
+    """
+    if not model.language_model.spec.generates:
+        name = model.recipe.language_model.use
+        raise DoesNotFit(f"language model '{name}' does not generate text; use model.predict, or build with a causal one")
+    if not model.task.needs_generation:  # nothing ever taught it to: what it wrote would be noise
+        name = model.recipe.task.use
+        raise DoesNotFit(
+            f"a model for the task '{name}' does not generate text; use model.predict, or build with a task that writes"
+        )
 
 
 def _is_conversation(words: Any) -> bool:
@@ -97,12 +107,21 @@ def write(model: MultimodalModel, asked: Request, batch_size: int) -> list[str]:
 
 def _inputs(model: MultimodalModel, asked: Request, group: list[Example]) -> tuple[Features, Tensor, Tensor]:
     """Features, and prompts [batch, text] with their mask, on the model's device."""
+    moved = tensors(collated(model, asked, group), model.device)
+    return model.batch_features(moved), moved["ids"], moved["mask"]
+
+
+def collated(model: MultimodalModel, asked: Request, group: list[Example]) -> dict[str, Any]:
+    """The batch of some of the examples: as `Collator` makes it, with prompts ``ids`` [batch, text] and their ``mask``.
+
+    Raises:
+        BadInput: one cannot be read. DataError: a prompt exceeds the context.
+    """
     text = model.text_context()
     batch = Collator(_Prompts(asked), text, model.intake(), training=False)(group)  # type: ignore[arg-type]
     for name, message in raise_bad(batch):
         raise model.encoder.reader.error(f"example {name}: {message}")
-    moved = tensors(batch, model.device)
-    return model.batch_features(moved), moved["ids"], moved["mask"]
+    return batch
 
 
 @dataclass

@@ -186,6 +186,10 @@ class Source:
         path = self.need(CONFIG)
         data = self.json(CONFIG)
         kind = data.get("model_type")
+        if kind == "mmzoo":
+            raise SourceError(
+                f"'{self.name}' is a model of mmzoo and no part of one; mmzoo.load loads it, and `weights:` starts from it"
+            )
         if kind not in transformers.CONFIG_MAPPING:
             if "auto_map" in data:
                 why = "needs code from its repository, and mmzoo never runs such code"

@@ -1,0 +1,144 @@
+"""A model of this package as one of transformers, for its pipelines and its own ``generate``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+
+from mmzoo.build import load
+from mmzoo.errors import BadRecipe, DataError
+from mmzoo.generation import NEW_TOKENS, check_writes
+from mmzoo.integration.config import MmzooConfig
+from mmzoo.interfaces import CAUSAL, IMAGE, Features
+from mmzoo.model import MultimodalModel
+from mmzoo.text import fit_length, pad, padded
+
+ANSWER = -201  # an id that no token has: in a processor's prompts it is where the answer begins
+# What the auto classes hand on and what says nothing of a model here; anything else would be ignored without a word.
+_IDLE = frozenset(
+    {"_from_auto", "_from_pipeline", "trust_remote_code", "adapter_kwargs", "code_revision", "config", "use_safetensors"}
+)
+
+
+class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
+    """``model`` is the `MultimodalModel` itself, with `predict` and everything else; this is its `generate` in other words."""
+
+    config_class = MmzooConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ["image", "text"]  # noqa: RUF012 - so the library has it
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True  # that is the language model's own matter
+
+    def __init__(self, config: MmzooConfig, model: MultimodalModel) -> None:
+        super().__init__(config)
+        self.model = model
+        self.generation_config = GenerationConfig(max_new_tokens=NEW_TOKENS)
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], *arguments: Any, **options: Any) -> MmzooForImageTextToText:  # type: ignore[override]
+        """As `mmzoo.load`, with every check of it.
+
+        Args:
+            name: a checkpoint folder, or a repository's ``"owner/name"``.
+            options: ``revision``, ``dtype`` and ``local_files_only`` of the library; ``"auto"`` is the type that was saved.
+
+        Raises:
+            BadRecipe: another option, which would change what is loaded. CheckpointError, HubError: as `mmzoo.load`.
+        """
+        dtype = options.pop("dtype", None) or options.pop("torch_dtype", None)
+        model = load(*located(name, options))
+        if dtype is not None and dtype != "auto":
+            model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        config = options.get("config")
+        if not isinstance(config, MmzooConfig):
+            config = MmzooConfig()
+            config.name_or_path = str(name)
+        return cls(config, model).eval()
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> None:  # type: ignore[override]
+        """As `MultimodalModel.save`."""
+        self.model.save(Path(save_directory))
+
+    def get_input_embeddings(self) -> Any:
+        return self.model.language_model.embed
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """What `MmzooProcessor` made to token ids: the prompts, then what `MultimodalModel.generate` writes.
+
+        Args:
+            input_ids: [batch, text], padded on either side. attention_mask: [batch, text].
+            pixel_values: [images, ...], those of the first prompt first.
+            generation_config, options: of the library; greedy, and `NEW_TOKENS` at most, unless they say otherwise.
+
+        Returns:
+            [batch * returned, text + out].
+
+        Raises:
+            DoesNotFit: the model writes nothing. DataError: images and prompts do not agree, or exceed the context.
+            BadRecipe: an option.
+        """
+        model, text = self.model, self.model.text_context()
+        check_writes(model)
+        if input_ids is None:
+            raise DataError("generate needs input_ids, as AutoProcessor makes them")
+        config = GenerationConfig() if generation_config is None else generation_config
+        chosen = {**self.generation_config.to_diff_dict(), **config.to_diff_dict(), **options}
+        chosen = {key: value for key, value in chosen.items() if key not in ("transformers_version", "return_dict_in_generate")}
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        rows = [
+            [i for i, real in zip(*row, strict=True) if real and i != ANSWER]
+            for row in zip(input_ids.tolist(), mask.tolist(), strict=True)
+        ]
+        causal = text.kind == CAUSAL
+        new = chosen.get("max_new_tokens")
+        fit_length(rows, text, [f"#{i}" for i in range(len(rows))], new if causal and isinstance(new, int) else 0)
+        with model._evaluating():
+            features = self._features(rows, pixel_values)
+            ids, real = padded(rows, text.tokenizer.pad_token_id, left=causal)
+            out = model.generate_ids(features, ids.to(model.device), real.to(model.device), **chosen)
+        return torch.cat([input_ids.to(out.device).repeat_interleave(len(out) // len(input_ids), 0), out], 1)
+
+    def _features(self, rows: list[list[int]], pixels: Tensor | None) -> Features:
+        model = self.model
+        if model.encoder.transform is None:
+            return model.encode(torch.zeros(1, 0, device=model.device), torch.zeros(len(rows), dtype=torch.long))
+        counts = [max(1, row.count(IMAGE)) for row in rows]
+        if pixels is None or len(pixels) != sum(counts):
+            given = 0 if pixels is None else len(pixels)
+            raise DataError(f"{len(rows)} prompts ask for {sum(counts)} images and pixel_values hold {given}")
+        ends = torch.tensor(counts).cumsum(0).tolist()
+        index = pad([list(range(end - count, end)) for count, end in zip(counts, ends, strict=True)], -1)
+        inputs = pixels.to(model.device, next(model.encoder.parameters()).dtype)
+        return model.encode(inputs, (index if index.shape[1] > 1 else index[:, 0]).to(model.device))
+
+
+def located(name: str | os.PathLike[str], options: dict[str, Any]) -> tuple[str]:
+    """What `mmzoo.load` takes for a name and options of the library.
+
+    Raises:
+        BadRecipe: an option that would change what is loaded.
+    """
+    if options.get("token") not in (None, True) or options.get("local_files_only"):
+        what = "token" if not options.get("local_files_only") else "local_files_only"
+        instead = {"token": "log in with `hf auth login`, or set HF_TOKEN", "local_files_only": "set HF_HUB_OFFLINE=1"}[what]
+        raise BadRecipe(f"{what}: a model of mmzoo is not loaded with it; {instead}")
+    strange = [
+        k for k, v in options.items() if k not in _IDLE | {"token", "revision", "local_files_only"} and v not in (None, False)
+    ]
+    if strange:
+        raise BadRecipe(f"{strange[0]}: a model of mmzoo is not loaded with it; leave it out, or use mmzoo.load")
+    revision = options.get("revision")
+    return (str(name) if revision is None or Path(name).is_dir() else f"{name}@{revision}",)
