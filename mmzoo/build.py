@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from mmzoo import checkpoint, isolate, licence, policy, remotes, shelf, transfer, unpack
-from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, MmzooError, PluginBroken, UnknownName
-from mmzoo.hookspecs import PROJECT
+from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, MmzooError, PluginBroken, SourceError, UnknownName
 from mmzoo.inputs import NONE, plural
 from mmzoo.interfaces import MODALITIES, Encoder, Example, FeatureSpec, Fusion, LanguageModel, LanguageSpec, Part, Task
 from mmzoo.model import MultimodalModel, Provenance
@@ -88,7 +87,7 @@ def load(model: str | Path, *, revision: str | None = None, device: str | torch.
     folder = remotes.local(model, revision=revision)
     contents = checkpoint.read(folder)
     host().check_needed(contents.plugins)
-    with shelf.standing(unpack.backbones(folder)):
+    with shelf.standing(unpack.backbones(folder)), _locked(contents):
         built = _load(contents)
     return built if device is None else built.to(device)
 
@@ -101,7 +100,7 @@ def outline(model: str | Path, *, revision: str | None = None) -> MultimodalMode
     """
     folder = remotes.local(model, revision=revision)
     contents = checkpoint.read(folder)
-    with shelf.standing(unpack.backbones(folder)), shelf.recording() as fetched:
+    with shelf.standing(unpack.backbones(folder)), shelf.recording() as fetched, _locked(contents):
         plan = _plan(contents)[0]
         _ = plan.language_model.tokenizer
     now = {(b.id, name): shelf.sha256(path) for b in fetched.values() for name, path in b.files.items()}
@@ -479,6 +478,23 @@ def _take_weights(model: MultimodalModel, source: str | Path) -> None:
 
 
 # Locks
+
+
+@contextmanager
+def _locked(contents: checkpoint.Contents) -> Iterator[None]:
+    """A backbone that cannot be fetched any more is said to be locked, and what can be done."""
+    try:
+        yield
+    except SourceError as error:
+        for kind, facts in contents.lock.items():
+            if facts["source"] == "hub" and f"'{facts['id']}'" in str(error):
+                raise SourceError(
+                    f"{error}\n{contents.folder / checkpoint.MANIFEST}: its {kind.replace('_', ' ')} is locked to '{facts['id']}'"
+                    f" at commit {facts['commit']}. If that is gone for good, a machine that has it in its cache still loads "
+                    "it: there, `mmzoo pack MODEL out.mmzoo` puts all of it into one file, and `mmzoo push MODEL REPOSITORY "
+                    "--full` shares every weight"
+                ) from None
+        raise
 
 
 def _check_lock(lock: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Part]) -> None:

@@ -235,19 +235,26 @@ class FolderRepository:
     def _step(self, kind: str, name: str, number: int, commit: str) -> None:
         """Move a branch to ``commit`` as step ``number``, if nobody took that one."""
         folder = self.folder / "refs" / kind / quote(name, safe="")
-        folder.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
+        made: Path | None = None
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            made = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
             made.chmod(0o777 & ~checkpoint.umask())
             (made / "commit").write_text(commit + "\n", encoding="utf-8")
             os.rename(made, folder / f"{number:06d}")
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES):
-                raise
-            why = f"tag '{name}' is there already" if kind == "tags" else f"someone else pushed to '{name}' meanwhile"
-            raise HubError(f"{self.name}: {why}; look at their commit, then push again") from None
+            # What is said where the step is taken differs by system; where it is free, something else is wrong.
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES) and (folder / f"{number:06d}").exists():
+                why = f"tag '{name}' is there already" if kind == "tags" else f"someone else pushed to '{name}' meanwhile"
+                raise HubError(f"{self.name}: {why}; look at their commit, then push again") from None
+            left = f"branch '{name}' is where it was" if kind == "heads" else f"commit {commit[:12]} is there without the tag"
+            raise HubError(
+                f"{self.name}: refs/{kind}/{quote(name, safe='')}: cannot be written: {error.strerror or error}; {left}. "
+                "It needs room and write permission"
+            ) from None
         finally:
-            shutil.rmtree(made, ignore_errors=True)
+            if made is not None:
+                shutil.rmtree(made, ignore_errors=True)
 
 
 def search(folder: Path, query: str | None, tags: list[str], limit: int) -> list[Found]:

@@ -19,8 +19,10 @@ from huggingface_hub import (
     CommitOperationDelete,
     HfApi,
     ModelCard,
+    ModelInfo,
     RepoFile,
     constants,
+    get_session,
     get_token,
     hf_hub_download,
     try_to_load_from_cache,
@@ -44,6 +46,7 @@ from mmzoo.sharing import MAIN, Files, Found, Pushed, staging
 LIBRARY = "mmzoo"
 MAX_MANIFEST = checkpoint.MAX_JSON
 TRIES, WAIT = 4, 1.0
+TIMEOUT = 60.0  # seconds without a byte; the client itself waits for ever in an upload
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _SECRET = re.compile(r"hf_[A-Za-z0-9_]{6,}|(?i:bearer)\s+\S+")
 
@@ -83,7 +86,7 @@ class HubRepository:
         """The commit, and the names in it; None in place of them if only the cache can be asked."""
         try:
             with self._talking(f"revision '{revision}'" if revision else "it", revision):
-                info = self.api.model_info(self.name, revision=revision)
+                info = self._info(revision)
         except HubError as error:
             cached = try_to_load_from_cache(self.name, MANIFEST, revision=revision or MAIN)
             if not (isinstance(error.__cause__, Exception) and _transient(error.__cause__) and isinstance(cached, str)):
@@ -163,7 +166,7 @@ class HubRepository:
         names, branch = list(files), revision or MAIN
         new = self._prepare(files, private=private, branch=branch, create=not create_pr)
         with self._talking("it", branch):
-            head = self.api.model_info(self.name, revision=branch).sha
+            head = self._info(branch).sha
             there = self._listing(head)
         screening.check_names(there, self.url)
         sent = [name for name in names if there.get(name) != _oid(files[name], there.get(name))]
@@ -187,7 +190,7 @@ class HubRepository:
         info = None
         with self._talking("it", branch):
             try:
-                info = self.api.model_info(self.name)
+                info = self._info(None)
             except RepositoryNotFoundError as error:
                 if not create or isinstance(error, GatedRepoError):
                     raise
@@ -226,6 +229,9 @@ class HubRepository:
         except Exception as error:
             print(f"warning: {self.url}: the hub could not check the card ({_clean(str(error))})", file=sys.stderr)
 
+    def _info(self, revision: str | None) -> ModelInfo:
+        return self.api.model_info(self.name, revision=revision, timeout=_patience())
+
     def _listing(self, commit: str | None) -> dict[str, str]:
         """Each file's name to what the Hub calls its content."""
         found = {}
@@ -254,7 +260,7 @@ class HubRepository:
                     raise
                 if not create_pr and (landed := self._landed(files, sent, gone, branch, head)):
                     return landed, f"{self.url}/commit/{landed}"  # only the answer was lost
-                if attempt == TRIES or (create_pr and _status(cause) is None):
+                if attempt == TRIES or _timed_out(cause) or (create_pr and _status(cause) is None):
                     raise
                 time.sleep(WAIT * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
@@ -266,7 +272,7 @@ class HubRepository:
             HubError: someone else moved the branch meanwhile.
         """
         try:
-            now = self.api.model_info(self.name, revision=branch).sha
+            now = self._info(branch).sha
             if now == head:
                 return None
             there = self._listing(now)
@@ -289,13 +295,17 @@ class HubRepository:
 
     @contextmanager
     def _talking(self, what: str, revision: str | None = None, *, old: str | None = None) -> Iterator[None]:
-        """Whatever the client raises becomes a `HubError`, without any token in it."""
+        """Whatever the client raises becomes a `HubError`, without any token in it; it waits no longer than `TIMEOUT`."""
+        session = get_session()
+        before, session.timeout = session.timeout, _patience()
         try:
             yield
         except MmzooError:
             raise
         except Exception as error:
             raise self._error(error, what, revision, old) from _plain(error)
+        finally:
+            session.timeout = before
 
     def _error(self, error: Exception, what: str, revision: str | None, old: str | None) -> MmzooError:
         error = _plain(error)
@@ -322,6 +332,10 @@ class HubRepository:
             return HubError(f"{label}: {_REASONS.get(status) or _reason(status, error)}".format(branch=revision or MAIN) + kept)
         if _of_disk(error):
             return CheckpointError(f"{label}: cannot be written: {error}; free some space, or set HF_HOME to another disk")
+        if _timed_out(error):
+            return HubError(
+                f"{label}: {constants.ENDPOINT} does not answer in time.{kept} Check the connection, or try again later"
+            )
         said = _clean(f"{type(error).__name__}: {error}")
         return HubError(f"{label}: the connection to {constants.ENDPOINT} failed ({said}).{kept} Check it and try again")
 
@@ -329,6 +343,7 @@ class HubRepository:
 _REASONS = {
     403: "this token may not do that (403); use one with write permission (`hf auth login`), or --create-pr",
     404: "is not there (404)",
+    405: "takes no changes (405), as a read-only mirror does; set HF_ENDPOINT to the hub itself",
     409: "conflicts with what is there (409); another operation on it is going on, so try again in a moment",
     412: "someone else pushed to '{branch}' meanwhile (412); look at their commit, then push again",
     413: "is too large for the hub (413)",
@@ -371,6 +386,14 @@ def _of_disk(error: BaseException) -> bool:
     """Whether the fault is in a file here: no space left, a quota, no permission."""
     here = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
     return isinstance(error, OSError) and _status(error) is None and error.errno in here
+
+
+def _patience() -> float:
+    return max(TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
+
+
+def _timed_out(error: BaseException) -> bool:
+    return "TimeoutException" in {cls.__name__ for cls in type(error).__mro__}
 
 
 def _transient(error: BaseException) -> bool:

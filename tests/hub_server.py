@@ -32,7 +32,7 @@ class Fault:
     """What goes wrong the next ``times`` that ``method`` asks for a path that ``path`` is found in.
 
     ``status`` is an answer; ``cut`` closes the connection: "before" anything was done, in the "middle" of reading or sending a
-    body, or "after" it was done; ``slow`` waits so many seconds.
+    body, or "after" it was done; ``slow`` waits so many seconds, ``hang`` until the hub is `released`.
     """
 
     method: str
@@ -40,6 +40,7 @@ class Fault:
     status: int = 0
     cut: str = ""
     slow: float = 0.0
+    hang: bool = False
     times: int = 1
 
 
@@ -62,7 +63,9 @@ class WritableHub(Hub):
         self.objects.mkdir(parents=True)
         self.faults: list[Fault] = []
         self.before_commit: Any = None  # called once, before the next commit is made
+        self.moved: dict[str, str] = {}  # repositories that were renamed: asking for one is answered with 307
         self.open = threading.RLock()
+        self.released = threading.Event()
         self.bodies: list[bytes] = []
         self.validated: list[str] = []
 
@@ -154,6 +157,10 @@ class _Writing(_Handler):
     def _with_faults(self, answer: Any) -> None:
         self.fault = self.hub.fault(self.command, self.path) or Fault("", "")
         time.sleep(self.fault.slow)
+        if self.fault.hang:
+            self.hub.released.wait(120)
+            self.close_connection = True
+            return
         self.body = b""
         if self.fault.cut == "before":
             self._hang_up()
@@ -164,8 +171,11 @@ class _Writing(_Handler):
             return
         if self.command in ("POST", "PUT"):
             self.body = self._body()
+        moved = next((old for old in self.hub.moved if re.search(rf"^/(api/models/)?{re.escape(old)}(/|$|\?)", self.path)), None)
         if self.fault.status:
             self._refuse(self.fault.status, "", f"fault {self.fault.status}")
+        elif moved is not None:
+            self._send(307, b"", {"Location": self.path.replace(moved, self.hub.moved[moved], 1)})
         else:
             answer()
 
@@ -451,11 +461,23 @@ def _card_data(folder: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
+class _Mirror(_Writing):
+    """Answers GET and HEAD alone."""
+
+    def do_POST(self) -> None:
+        self._body()  # or it would be taken for the next request
+        _Handler.do_POST(self)
+
+    do_PUT = do_POST
+
+
 @contextmanager
-def serve_writable(folder: Path | None = None) -> Iterator[WritableHub]:
-    """A Hub whose repositories are in ``folder``, and without any at first."""
+def serve_writable(folder: Path | None = None, *, mirror: WritableHub | None = None) -> Iterator[WritableHub]:
+    """A Hub whose repositories are in ``folder``, and without any at first; or a read-only ``mirror`` of one."""
     hub = WritableHub(folder or Path(tempfile.mkdtemp()))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Writing,), {"hub": hub}))
+    if mirror is not None:
+        hub.repositories, hub.moved = mirror.repositories, mirror.moved
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Mirror if mirror else _Writing,), {"hub": hub}))
     server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

@@ -1,15 +1,19 @@
 """A pack from a stranger: whatever it holds, loading it gives this package's error, before a file of it is extracted."""
 
+import contextlib
 import io
 import json
+import shutil
 import struct
 import zipfile
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import mmzoo
 from mmzoo import archive, checkpoint, unpack
-from mmzoo.errors import CheckpointError
+from mmzoo.errors import CheckpointError, MmzooError
 from mmzoo.testing import no_network, tiny
 
 GIGABYTES = 8 << 30
@@ -340,6 +344,26 @@ def test_the_files_of_packed_backbones_are_read_as_a_stranger_s(tmp_path):
     (folder / name).symlink_to(tmp_path / "outside")
     with pytest.raises(CheckpointError, match="is a link or missing"):
         mmzoo.load(folder)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    edits=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=8), st.integers(0, 8)), min_size=1, max_size=3),
+    near_end=st.booleans(),
+)
+def test_only_our_own_errors_come_out(good, tmp_path, edits, near_end):
+    """Bytes are replaced, put in and left out, anywhere or among the directory."""
+    data = bytearray(good)
+    for place, new, old in edits:
+        at = int(place * 600) + len(data) - 600 if near_end else int(place * len(data))
+        data[at : at + old] = new
+    path = tmp_path / "x.mmzoo"
+    path.write_bytes(data)
+    with contextlib.suppress(MmzooError):
+        unpack.unpack(path, tmp_path / "to")
+        assert files(bytes(data)).items() >= files(good).items(), "what was unpacked is what was packed"
+        shutil.rmtree(tmp_path / "to")
+    assert not (tmp_path / "to").exists()
 
 
 def test_what_was_not_changed_loads(good, tmp_path):

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 import mmzoo
-from mmzoo import hub, remotes
+from mmzoo import hub, remote_hub, remotes
 from mmzoo.errors import MmzooError
 
 time.sleep = lambda seconds: None
@@ -38,6 +39,7 @@ for line in sys.stdin:
     if asked["token"]:
         os.environ["HF_TOKEN"] = asked["token"]
     constants.HF_HUB_CACHE = asked["cache"]
+    remote_hub.TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT = asked["timeout"]
     try:
         done = getattr(mmzoo, asked["call"])(*asked["arguments"], **asked["options"])
         plain = str if isinstance(done, Path) else lambda value: value.to_dict()
@@ -90,10 +92,11 @@ class Client:
             text=True,
         )
 
-    def ask(self, call, *arguments, token=TOKEN, cache=None, **options):
+    def ask(self, call, *arguments, token=TOKEN, cache=None, timeout=60.0, **options):
         cache = cache or self.folder / f"cache{next(self.count)}"
         arguments = [str(a) if isinstance(a, Path) else a for a in arguments]
         asked = {"call": call, "arguments": arguments, "options": options, "token": token, "cache": str(cache)}
+        asked["timeout"] = timeout
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
         while line := self.process.stdout.readline():
@@ -293,6 +296,29 @@ def test_a_commit_whose_answer_was_lost_is_not_made_twice(hub, client, saved, pu
     done = client.well("push", saved[1], name)
     assert len(hub.repositories[name].commits) == before + 1
     assert hub.head(name) == done["commit"]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step[1].strip("/"))
+def test_a_slow_hub_is_waited_for(hub, client, saved, pushed, step):
+    name, commit = pushed
+    hub.fail(*step, slow=0.5)
+    assert client.well("push", saved[1], name)["commit"] == hub.head(name) != commit
+
+
+@pytest.mark.parametrize("step", [("GET", "/api/models/"), *STEPS], ids=lambda step: step[1].strip("/"))
+def test_a_hub_that_does_not_answer_is_not_waited_for_for_ever(hub, client, saved, pushed, step):
+    name, commit = pushed
+    shutil.rmtree(hub.objects)
+    hub.objects.mkdir()
+    hub.fail(*step, hang=True, times=999)
+    try:
+        assert re.search(r"does not answer in time", client.refused("push", saved[1], name, timeout=0.5))
+    finally:
+        hub.released.set()
+        hub.released = threading.Event()
+    assert hub.head(name) == commit
+    hub.faults.clear()
+    assert client.well("push", saved[1], name)["commit"] == hub.head(name)
 
 
 def test_two_pushes_at_once(hub, client, saved, pushed):
@@ -582,6 +608,29 @@ def test_a_push_to_a_folder_that_fails_leaves_the_old_commit(models, zoo, tmp_pa
     monkeypatch.undo()
     assert said(mmzoo.load(zoo)) == said(models[0])
     assert not list((tmp_path / "zoo").rglob(".new-*"))
+
+
+@pytest.mark.parametrize("kind", ["heads", "tags"])
+@pytest.mark.parametrize("call", ["mkdtemp", "rename"])
+def test_a_step_that_cannot_be_written(models, zoo, monkeypatch, kind, call):
+    """It is not taken for a push of someone else's."""
+    from mmzoo import remote_folder
+
+    mmzoo.push(models[0], zoo)
+    room = remote_folder.tempfile if call == "mkdtemp" else remote_folder.os
+    real = getattr(room, call)
+
+    def refuse(*arguments, **options):
+        if f"refs/{kind}" in str(options.get("dir", arguments[-1:])):
+            raise PermissionError(13, "Permission denied")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(room, call, refuse)
+    where = "refs/heads/main" if kind == "heads" else "refs/tags/v1"
+    with pytest.raises(mmzoo.errors.HubError, match=rf"{where}: cannot be written: Permission denied; .*write permission"):
+        mmzoo.push(models[1], zoo, tag="v1")
+    monkeypatch.undo()
+    assert said(mmzoo.load(zoo)) == said(models[kind == "tags"])
 
 
 @pytest.mark.parametrize("kind", ["objects", "commits"])
