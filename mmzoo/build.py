@@ -100,6 +100,7 @@ def outline(model: str | Path, *, revision: str | None = None) -> MultimodalMode
     """
     folder = remotes.local(model, revision=revision)
     contents = checkpoint.read(folder)
+    host().check_needed(contents.plugins)
     with shelf.standing(unpack.backbones(folder)), shelf.recording() as fetched, _locked(contents):
         plan = _plan(contents)[0]
         _ = plan.language_model.tokenizer

@@ -218,7 +218,8 @@ class HubRepository:
             HubError: with the hub's words.
         """
         try:
-            ModelCard(path.read_text(encoding="utf-8")).validate()
+            with _patient():
+                ModelCard(path.read_text(encoding="utf-8")).validate()
         except (ValueError, YAMLError) as error:
             raise HubError(
                 f"{self.url}: the hub does not take the card: {_clean(str(error))}. Correct the metadata of {CARD}; nothing was "
@@ -296,16 +297,13 @@ class HubRepository:
     @contextmanager
     def _talking(self, what: str, revision: str | None = None, *, old: str | None = None) -> Iterator[None]:
         """Whatever the client raises becomes a `HubError`, without any token in it; it waits no longer than `TIMEOUT`."""
-        session = get_session()
-        before, session.timeout = session.timeout, _patience()
         try:
-            yield
+            with _patient():
+                yield
         except MmzooError:
             raise
         except Exception as error:
             raise self._error(error, what, revision, old) from _plain(error)
-        finally:
-            session.timeout = before
 
     def _error(self, error: Exception, what: str, revision: str | None, old: str | None) -> MmzooError:
         error = _plain(error)
@@ -390,6 +388,17 @@ def _of_disk(error: BaseException) -> bool:
 
 def _patience() -> float:
     return max(TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """The client waits for each answer of the block as long as this package does."""
+    session = get_session()
+    before, session.timeout = session.timeout, _patience()
+    try:
+        yield
+    finally:
+        session.timeout = before
 
 
 def _timed_out(error: BaseException) -> bool:

@@ -112,6 +112,13 @@ def test_a_model_that_writes_nothing(tmp_path):
         pipeline(str(folder))(images=PICTURES[0], text="x")
 
 
+def test_a_model_that_takes_no_images(models, monkeypatch):
+    pipe = pipeline(models["prefix"][1])
+    monkeypatch.setattr(type(pipe.model.model.encoder), "modality", "audio")
+    with pytest.raises(DoesNotFit, match="takes audio and no images"):
+        pipe(images=PICTURES[0], text="x")
+
+
 def test_what_is_refused(models, tmp_path):
     _, folder = models["prefix"]
     for option in ({"token": "hf_x"}, {"local_files_only": True}, {"device_map": "auto"}, {"quantization_config": {"a": 1}}):

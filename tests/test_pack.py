@@ -256,6 +256,7 @@ def needy(tmp_path, monkeypatch):
     folder = mmzoo.build(tiny("cnn-product-lstm"), seed=1).save(tmp_path / "needy")
     manifest = json.loads((folder / "mmzoo.json").read_text())
     manifest["plugins"]["Mmzoo.Foo"] = "1.2"
+    manifest["lock"]["encoder"] = {"source": "package", "id": "some-weights", "commit": "3.0", "files": {}}
     manifest["digest"] = checkpoint._digest(manifest)
     (folder / "mmzoo.json").write_text(json.dumps(manifest))
     real = checkpoint.importlib.metadata.version
@@ -269,6 +270,9 @@ def test_wheels_of_the_plugins(needy, tmp_path, monkeypatch, capsys):
     with pytest.raises(CheckpointError, match=r"has no wheel of Mmzoo\.Foo 1\.2.*\n.*pip download.*\n.*pip wheel"):
         mmzoo.pack(needy, tmp_path / "out.mmzoo", wheels=tmp_path / "wheels")
     wanted = wheel(tmp_path / "wheels")
+    with pytest.raises(CheckpointError, match=r"has no wheel of some-weights 3\.0"):
+        mmzoo.pack(needy, tmp_path / "out.mmzoo", wheels=tmp_path / "wheels")
+    weights = wheel(tmp_path / "wheels", "some_weights", "3.0")
     own = wheel(tmp_path / "wheels", "mmzoo", version("mmzoo"))
     path = mmzoo.pack(needy, tmp_path / "out.mmzoo", wheels=tmp_path / "wheels")
     mmzoo.load(path)
@@ -280,8 +284,12 @@ def test_wheels_of_the_plugins(needy, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main()
     out = capsys.readouterr()
-    assert json.loads(out.out)["extracted"] == [str(tmp_path / "out" / name) for name in sorted((own.name, wanted.name))], out.err
-    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == {p.name: p.read_bytes() for p in (own, wanted)}
+    assert json.loads(out.out)["extracted"] == [
+        str(tmp_path / "out" / name) for name in sorted(w.name for w in (own, wanted, weights))
+    ], out.err
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == {
+        p.name: p.read_bytes() for p in (own, wanted, weights)
+    }
 
 
 def test_a_pack_without_the_wheel_says_so(needy, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
 from mmzoo.build import load
-from mmzoo.errors import BadRecipe, DataError
+from mmzoo.errors import BadRecipe, DataError, DoesNotFit
 from mmzoo.generation import NEW_TOKENS, check_writes
 from mmzoo.integration.config import MmzooConfig
 from mmzoo.interfaces import CAUSAL, IMAGE, Features
@@ -87,11 +87,12 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
             [batch * returned, text + out].
 
         Raises:
-            DoesNotFit: the model writes nothing. DataError: images and prompts do not agree, or exceed the context.
-            BadRecipe: an option.
+            DoesNotFit: the model writes nothing, or takes no images. DataError: images and prompts do not agree, or exceed the
+                context. BadRecipe: an option.
         """
         model, text = self.model, self.model.text_context()
         check_writes(model)
+        check_sees(model)
         if input_ids is None:
             raise DataError("generate needs input_ids, as AutoProcessor makes them")
         config = GenerationConfig() if generation_config is None else generation_config
@@ -123,6 +124,17 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
         index = pad([list(range(end - count, end)) for count, end in zip(counts, ends, strict=True)], -1)
         inputs = pixels.to(model.device, next(model.encoder.parameters()).dtype)
         return model.encode(inputs, (index if index.shape[1] > 1 else index[:, 0]).to(model.device))
+
+
+def check_sees(model: MultimodalModel) -> None:
+    """
+    Raises:
+        DoesNotFit: it takes something other than images, for which the library has other words.
+    """
+    if model.modality != "image":
+        raise DoesNotFit(
+            f"this model takes {model.modality} and no images; use model.generate({model.modality}=...) of mmzoo.load"
+        )
 
 
 def located(name: str | os.PathLike[str], options: dict[str, Any]) -> tuple[str]:

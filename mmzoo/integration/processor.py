@@ -15,7 +15,7 @@ from transformers.image_utils import load_image
 from mmzoo import generation
 from mmzoo.build import outline
 from mmzoo.errors import BadRecipe, DataError
-from mmzoo.integration.model import ANSWER, located
+from mmzoo.integration.model import ANSWER, check_sees, located
 from mmzoo.interfaces import CAUSAL, PLACEHOLDER
 from mmzoo.text import padded
 
@@ -52,11 +52,12 @@ class MmzooProcessor(ProcessorMixin):
         ``pixel_values`` [images, ...].
 
         Raises:
-            DoesNotFit, DataError, BadImage, BadRecipe: as there.
+            DoesNotFit, DataError, BadInput, BadRecipe: as there.
         """
         if strange := [key for key in options if key not in ("padding", "return_tensors")]:
             raise BadRecipe(f"{strange[0]}: this processor has no such option")
         model = self.model
+        check_sees(model)
         asked, _ = generation.request(model, images, text, max_new_tokens=1, stop=(), chat=False)
         batch = generation.collated(model, asked, asked.examples)
         rows = [[*ids[mask.bool()].tolist(), ANSWER] for ids, mask in zip(batch["ids"], batch["mask"], strict=True)]
