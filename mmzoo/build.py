@@ -13,6 +13,7 @@ import torch
 
 from mmzoo import checkpoint, isolate, licence, policy, remotes, shelf, transfer, unpack
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, MmzooError, PluginBroken, SourceError, UnknownName
+from mmzoo.hookspecs import PROJECT
 from mmzoo.inputs import NONE, plural
 from mmzoo.interfaces import MODALITIES, Encoder, Example, FeatureSpec, Fusion, LanguageModel, LanguageSpec, Part, Task
 from mmzoo.model import MultimodalModel, Provenance
