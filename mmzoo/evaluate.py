@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from mmzoo import checkpoint, datarecord, remotes
-from mmzoo.build import check_data, load
+from mmzoo.build import load
 from mmzoo.data import Dataset, Example, batches, fingerprint, load_split, open_dataset
 from mmzoo.energy import Meter, hardware
 from mmzoo.environment import environment
 from mmzoo.errors import CheckpointError, DataError
+from mmzoo.fit import check_data
 from mmzoo.inputs import input_key, plural
 from mmzoo.interfaces import Prediction
 from mmzoo.metrics import Metric, Score, measure

@@ -22,11 +22,12 @@ from safetensors import SafetensorError
 from transformers import TrainerState
 
 from mmzoo import checkpoint, datarecord, transfer
-from mmzoo.build import assemble, check_data, read_recipe
+from mmzoo.build import assemble, read_recipe
 from mmzoo.data import Dataset, Example, fingerprint, load_split, open_dataset
 from mmzoo.energy import Meter, hardware
 from mmzoo.environment import environment
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, MmzooError, TrainingError
+from mmzoo.fit import check_data
 from mmzoo.interfaces import Task
 from mmzoo.model import MultimodalModel
 from mmzoo.recipe import Part, Recipe

@@ -208,7 +208,7 @@ def _torch() -> dict[str, Any]:
 
 
 def _check(kind: str, made: Any) -> None:
-    from mmzoo.build import BASES
+    from mmzoo.fit import BASES
 
     base = BASES.get(kind)
     if base is not None and not (isinstance(made, type) and issubclass(made, base)):

@@ -1,0 +1,144 @@
+"""The fit check: what is refused from classes, and from parts on the meta device, each time with what would fit."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from mmzoo import isolate, policy
+from mmzoo.errors import DoesNotFit, PluginBroken
+from mmzoo.hookspecs import PROJECT
+from mmzoo.inputs import NONE, plural
+from mmzoo.interfaces import MODALITIES, Encoder, Example, Fusion, LanguageModel, Part, Task
+from mmzoo.plugins import host
+from mmzoo.recipe import PARTS, Recipe
+from mmzoo.registry import Entry
+from mmzoo.resolve import Resolved, resolve
+
+MAX_STRANGERS = 50  # whose classes a suggestion looks at
+BASES: dict[str, type] = {"encoder": Encoder, "fusion": Fusion, "language_model": LanguageModel, "task": Task}
+
+
+def check_classes(found: dict[str, Resolved]) -> None:
+    """What can be refused from the classes alone, before any configuration is fetched."""
+    for kind, resolved in found.items():
+        if not (isinstance(resolved.cls, type) and issubclass(resolved.cls, BASES[kind])):
+            raise PluginBroken(
+                f"{resolved.entry.label} of plugin '{resolved.entry.plugin}': {resolved.entry.target} is no "
+                f"mmzoo.interfaces.{BASES[kind].__name__}"
+            )
+    encoder, fusion, language, task = (found[kind] for kind in PARTS)
+    modality = encoder.cls.modality
+    if modality not in (*MODALITIES, NONE):
+        raise PluginBroken(f"{encoder.entry.label}: its modality {modality!r} is none of {', '.join((*MODALITIES, NONE))}")
+    if modality not in ("image", NONE) and encoder.cls.reader is Encoder.reader:
+        raise PluginBroken(f"{encoder.entry.label} takes {plural(modality)} and opens images; give it a mmzoo.inputs.Reader")
+    kind = language.cls.kind
+    for part in (fusion, task):
+        kinds = part.cls.kinds
+        if kind not in kinds:
+            raise DoesNotFit(
+                f"{part.entry.label} needs a {' or '.join(sorted(kinds))} language model; '{language.entry.name}' is {kind}.\n"
+                + _instead("language_model", lambda cls, kinds=kinds: cls.kind in kinds and _serves(fusion.cls, cls))
+                + "\n"
+                + _instead(part.entry.kind, lambda cls: kind in cls.kinds)
+            )
+    if task.cls.needs_generation and not language.cls.generates:
+        raise DoesNotFit(
+            f"{task.entry.label} generates text, and language model '{language.entry.name}' does not.\n"
+            + _instead("language_model", lambda cls: cls.generates and _serves(fusion.cls, cls))
+            + "\n"
+            + _instead("task", lambda cls: not cls.needs_generation)
+        )
+    if fusion.cls.needs_decoder and not task.cls.needs_generation:
+        raise DoesNotFit(
+            f"{fusion.entry.label} gives the image to the decoder alone, and {task.entry.label} reads the encoder.\n"
+            + _instead("task", lambda cls: cls.needs_generation)
+            + "\n"
+            + _instead("fusion", lambda cls: not cls.needs_decoder and kind in cls.kinds)
+        )
+
+
+def check_data(recipe: Recipe, example: Example | None, where: str) -> None:
+    """Check that the encoder takes what an example of the data set ``where`` has, before anything is fetched.
+
+    Raises:
+        DoesNotFit: naming what would fit.
+    """
+    encoder = resolve("encoder", recipe.encoder)
+    wanted, given = getattr(encoder.cls, "modality", NONE), [] if example is None else example.modalities
+    if wanted == NONE or not given or wanted in given:
+        return
+    raise DoesNotFit(
+        f"data set '{where}' holds {' and '.join(map(plural, given))}, and {encoder.entry.label} takes {plural(wanted)}.\n"
+        + _instead("encoder", lambda cls: cls.modality in given)
+        + "\n"
+        + _instead("dataset", lambda cls: cls.modality == wanted)
+        + f" In files of your own, {plural(wanted)} stand in a column '{wanted}', or the one that {wanted}_column names."
+    )
+
+
+def _serves(fusion: type[Fusion], language: type[LanguageModel]) -> bool:
+    """Whether a fusion serves a language model, as far as classes tell: which blocks it has, only its instance knows."""
+    return language.kind in fusion.kinds and (not fusion.needs_blocks or language.blocks is not Part.blocks)
+
+
+def check_parts(found: dict[str, Resolved], parts: dict[str, Any], policies: dict[str, str]) -> None:
+    """What can be refused from the parts on the meta device, before any weight is fetched."""
+    encoder, fusion, language = parts["encoder"], parts["fusion"], parts["language_model"]
+    name, spec = found["fusion"].entry.label, language.spec
+    if encoder.transform is not None and not fusion.places():
+        raise DoesNotFit(
+            f"{name} leaves the features of encoder '{found['encoder'].entry.name}' out.\n"
+            + _instead("fusion", lambda cls: cls.places() and spec.kind in cls.kinds)
+            + "\nFor text alone, encoder 'none' goes with it."
+        )
+    if fusion.tiles > 1 and encoder.modality != "image":
+        raise DoesNotFit(f"fusion.tiles: {name} cuts images into pieces, and encoder '{found['encoder'].entry.name}' takes none")
+    if fusion.needs_tokens and encoder.spec.tokens == 0:
+        raise DoesNotFit(
+            f"{name} reads token features, and encoder '{found['encoder'].entry.name}' gives pooled ones only.\n"
+            + _instead("fusion", lambda cls: not cls.needs_tokens and spec.kind in cls.kinds)
+        )
+    if fusion.needs_blocks and not spec.blocks:
+        raise DoesNotFit(
+            f"{name} attaches to the blocks of a language model, and '{found['language_model'].entry.name}' has none of its dim "
+            "that can be found.\n" + _instead("fusion", lambda cls: not cls.needs_blocks and spec.kind in cls.kinds)
+        )
+    added, needed = fusion.added_tokens, parts["task"].positions
+    if added is not None and spec.max_length is not None and added + needed > spec.max_length:
+        raise DoesNotFit(
+            f"{name} adds {added} tokens and {found['task'].entry.label} needs {needed} at least; the context of "
+            f"'{found['language_model'].entry.name}' is {spec.max_length}. Choose fewer tokens, a prefix or resampler fusion, "
+            "a smaller task.max_new_tokens, or a longer context"
+        )
+    for kind, part in parts.items():
+        policy.check(part, policies[kind], found[kind].entry.label, kind)
+
+
+def _instead(kind: str, fits: Any) -> str:
+    """Which entries of a kind would fit, in words. Of strangers' entries only some are imported for that, and not for long."""
+    names, strangers, untried = [], 0, 0
+    for entry in host().registry.entries(kind):
+        load = entry.load
+        if entry.plugin != PROJECT:
+            strangers += 1
+            if strangers > MAX_STRANGERS:
+                untried += 1
+                continue
+            load = partial(_load_limited, entry)
+        try:
+            if fits(load()):
+                names.append(entry.name)
+        except Exception:
+            continue  # another plugin's broken entry is no suggestion
+    words = kind.replace("_", " ")
+    rest = f" ({untried} were not tried.)" if untried else ""
+    return (f"Each {words} that fits: {', '.join(names)}." if names else f"No registered {words} fits.") + rest
+
+
+def _load_limited(entry: Entry) -> Any:
+    outcome = isolate.limited(entry.load, isolate.timeout(), package=entry.target.partition(":")[0].partition(".")[0])
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.value
