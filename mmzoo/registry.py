@@ -17,7 +17,7 @@ from mmzoo.errors import DuplicateName, PluginBroken, UnknownName
 RESERVED = frozenset(
     {
         *("list", "show", "check", "train", "evaluate", "generate", "predict", "import", "export"),
-        *("card", "verify", "push", "pull", "search", "pack", "unpack", "plugin", "doctor"),
+        *("card", "verify", "push", "pull", "search", "pack", "load", "plugin", "doctor"),
     }
 )
 KINDS = ("encoder", "fusion", "language_model", "task", "dataset", "metric", "recipe", "format", "command")

@@ -176,8 +176,7 @@ def test_a_plugin_that_keeps_the_contract(tmp_path, monkeypatch, fresh_host):
 def test_what_a_check_needs_and_is_not_there_is_said(tmp_path, monkeypatch, fresh_host):
     code = METRIC + (
         "from mmzoo.errors import DataError\n"
-        "def refuse(self, options=None):\n    raise DataError('needs Java')\n"
-        "Mine.__init__ = refuse\n"
+        "class Mine(Mine):\n    def __init__(self, options=None):\n        raise DataError('needs Java')\n"
     )
     plugin = installed(tmp_path, monkeypatch, ENTRY, metric=code)
     with pytest.raises(Inapplicable, match="needs Java"):
