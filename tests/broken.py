@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from torch import nn
 
 import mmzoo
@@ -29,6 +29,13 @@ class TakesAnything(CNN):
     class Options(BaseModel):
         image_size: int = 16
         channels: list[int] = [8, 16]
+
+
+class Hides(CNN):
+    """A recipe's ``train`` is a policy."""
+
+    class Options(CNN.Options):
+        train: int = Field(3, description="never given")
 
 
 class OtherDim(CNN):

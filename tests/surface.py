@@ -11,7 +11,22 @@ from pathlib import Path
 from pydantic import BaseModel
 
 import mmzoo
-from mmzoo import data, errors, formats, hookspecs, inputs, interfaces, metrics, recipe, sequence, settings, testing, weights
+from mmzoo import (
+    backbones,
+    data,
+    errors,
+    formats,
+    hookspecs,
+    inputs,
+    interfaces,
+    metrics,
+    recipe,
+    sequence,
+    settings,
+    source,
+    testing,
+    weights,
+)
 from mmzoo.isolate import TIMEOUT
 from mmzoo.registry import KINDS
 
@@ -20,13 +35,15 @@ FILE = Path(__file__).parent / "public_surface.txt"
 MODULES = {
     hookspecs: None,
     interfaces: None,
-    inputs: ("Reader",),
+    inputs: ("Reader", "file_of", "name_of"),
     data: ("Dataset",),
     metrics: ("Metric",),
     formats: ("Format",),
     recipe: ("Recipe", "Part", "TrainOptions"),
     sequence: ("insert",),
     weights: None,
+    source: ("Source", "explained"),
+    backbones: ("class_for", "config_of", "construct", "load"),
     testing: testing.__all__,
     errors: None,
 }
@@ -40,7 +57,8 @@ def surface() -> str:
             lines += described(f"mmzoo.{name}", value)
     for module, chosen in MODULES.items():
         for name in sorted(chosen or [name for name, value in vars(module).items() if defined(module, name, value)]):
-            value, own = getattr(module, name), name in mmzoo.__all__
+            value = getattr(module, name)
+            own = name in mmzoo.__all__ and getattr(mmzoo, name) is value
             lines += [f"{module.__name__}.{name} is mmzoo.{name}"] if own else described(f"{module.__name__}.{name}", value)
     return "\n".join(lines) + "\n"
 

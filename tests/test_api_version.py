@@ -1,6 +1,9 @@
 """The versioned contract: what a plugin says that it was written for, what is added and what is deprecated."""
 
+import ast
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 import surface
@@ -60,6 +63,22 @@ def test_what_is_deprecated_names_what_comes_instead_and_when_it_goes():
 def test_what_others_rely_on_is_what_it_was():
     """Look at the difference by eye: a line that goes or changes breaks plugins, and wants a deprecation first."""
     assert surface.surface() == surface.FILE.read_text(encoding="utf-8"), "python tests/surface.py rewrites it"
+
+
+def test_the_examples_use_nothing_else():
+    """As a stranger's plugin must, since the rest may change in any version."""
+    lines = surface.FILE.read_text(encoding="utf-8").splitlines()
+    public = {re.split(r"[ (:]", re.sub("^(class|def) ", "", line))[0] for line in lines if not line.startswith(" ")}
+    public |= {name.rpartition(".")[0] for name in public}  # the modules
+    used = set()
+    examples = Path(__file__).parent.parent / "examples"
+    for path in (*examples.glob("*/mmzoo_*/*.py"), *examples.glob("*/tests/*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mmzoo":
+                used |= {f"{node.module}.{alias.name}" for alias in node.names}
+    assert "mmzoo.interfaces.Encoder" in used
+    constants = {f"mmzoo.interfaces.{name}" for name in ("CAUSAL", "BIDIRECTIONAL", "SEQ2SEQ")}
+    assert sorted(used - public - constants) == []
 
 
 def test_hooks_have_no_argument_that_a_plugin_must_take():

@@ -66,6 +66,13 @@ def fresh_host():
     forget()
 
 
+def test_an_option_that_would_never_be_reached_is_named(fresh_host):
+    entry = mmzoo.Entry("encoder", "hides", "broken:Hides", "broken", license="MIT", source="this test", **IMAGES)
+    host().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
+    with pytest.raises(ContractBroken, match="a recipe's part keeps to itself: train"):
+        Case(CHECKS["options"], Subject(host().get("encoder", "hides"))).run()
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_entry_fails_its_check(name, fresh_host):
     kind, target, more, happened = BROKEN[name]

@@ -13,6 +13,7 @@ from mmzoo.formats import Format
 from mmzoo.inputs import NONE
 from mmzoo.interfaces import Encoder, Fusion, LanguageModel, Task
 from mmzoo.metrics import Metric
+from mmzoo.recipe import Part
 from mmzoo.registry import KINDS
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.subject import Subject
@@ -63,12 +64,15 @@ def target(subject: Subject) -> None:
 
 @check(*CLASSES)
 def options(subject: Subject) -> None:
-    """A class keeps a pydantic ``Options`` beside it that refuses unknown keys and describes every field; the entry's ``tiny``
-    are valid options, and options come back equal from JSON."""
+    """A class keeps a pydantic ``Options`` beside it that refuses unknown keys and describes every field; none is called like a
+    key that every part of a recipe has, which would never reach it. The entry's ``tiny`` are valid options, and options come back
+    equal from JSON."""
     schema: Any = getattr(subject.target, "Options", None)
     expect(isinstance(schema, type) and issubclass(schema, BaseModel), f"Options is {schema!r}, no pydantic model")
     bare = [name for name, info in schema.model_fields.items() if not info.description]
     expect(not bare, f"options without a description: {', '.join(bare)}")
+    hidden = sorted(set(schema.model_fields) & set(Part.model_fields))
+    expect(not hidden, f"options that a recipe's part keeps to itself: {', '.join(hidden)}")
     given = subject.tiny
     try:
         chosen = schema.model_validate(given)

@@ -2,6 +2,8 @@
 
 import mmzoo
 
+MMZOO_API = "1.0"
+
 WHISPER = {"model_type": "whisper", "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
 
 

@@ -20,7 +20,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from mmzoo.backbones import class_for, config_of, construct, load
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
 from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
-from mmzoo.source import PROCESSORS, Source, explained
+from mmzoo.source import Source, explained
 from mmzoo_audio.clips import RATE, Clip, ClipReader, Waveform
 from mmzoo_audio.mel import HOP, LogMel, frames, mean, within
 
@@ -133,7 +133,7 @@ class HFAudio(Encoder):
         return tokens, within(torch.tensor([len(row) for row in each], device=tokens.device), tokens.shape[1])
 
     def _waveform(self, name: str) -> Normalised:
-        path = self.source and next((path for file in PROCESSORS if (path := self.source.find(file))), None)
+        path = self.source and self.source.find("preprocessor_config.json")
         extractor = Wav2Vec2FeatureExtractor()
         if path is not None:
             with explained(f"'{name}': {path.name} cannot be used"):

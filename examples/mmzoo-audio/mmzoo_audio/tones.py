@@ -18,8 +18,8 @@ import numpy as np
 from pydantic import Field
 from scipy import signal
 
-from mmzoo.data import Dataset, Example
-from mmzoo.interfaces import Options
+from mmzoo.data import Dataset
+from mmzoo.interfaces import Example, Options
 from mmzoo_audio.clips import RATE
 
 COUNTS = ("one", "two", "three", "four")
