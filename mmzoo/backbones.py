@@ -5,7 +5,6 @@ or run is refused."""
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -15,6 +14,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, initialization
 
+from mmzoo import screening
 from mmzoo.errors import BadRecipe, SourceError
 from mmzoo.source import Source, explained
 
@@ -45,14 +45,9 @@ REACHING = frozenset(
         "experts_implementation",
         "_experts_implementation",
         "quantization_config",
-        "backbone",
-        "use_pretrained_backbone",
-        "use_timm_backbone",
+        *screening.FETCHED,
     }
 )
-REPEATED = re.compile(r"layer|depth|block|expert|stage")
-SIZES = re.compile(r"size|dim|len|width|capacity")
-MAX_REPEATED = 1024  # modules take time and memory also where their weights take none, on the meta device
 
 
 def _check_config(data: dict[str, Any]) -> None:
@@ -61,15 +56,13 @@ def _check_config(data: dict[str, Any]) -> None:
     Raises:
         BadRecipe: it names what would be fetched or run, or more layers than any model has.
     """
-    waiting: list[dict[str, Any]] = [data]
-    while waiting:
-        for key, value in waiting.pop().items():
-            if key in REACHING and value:
-                raise BadRecipe(f"config.{key}: is not allowed in a recipe, since the library would fetch or run what it names")
-            if isinstance(value, dict):
-                waiting.append(value)
-            elif isinstance(value, int) and value > MAX_REPEATED and REPEATED.search(key) and not SIZES.search(key):
-                raise BadRecipe(f"config.{key}: {value} is more than {MAX_REPEATED}")
+    try:
+        screening.check_sizes(data)
+    except ValueError as error:
+        raise BadRecipe(f"config.{error}") from None
+    for key, value in screening.walk(data):
+        if key in REACHING and value:
+            raise BadRecipe(f"config.{key}: is not allowed in a recipe, since the library would fetch or run what it names")
 
 
 def class_for(config: PreTrainedConfig, mapping: Any) -> type[PreTrainedModel] | None:

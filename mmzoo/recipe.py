@@ -18,7 +18,7 @@ from mmzoo.errors import BadRecipe
 PARTS = ("encoder", "fusion", "language_model", "task")
 MAX_RECIPE_BYTES = 8 << 20
 
-_POLICY = re.compile(r"frozen|full|last:[1-9]\d*|lora:[1-9]\d*")
+_POLICY = re.compile(r"frozen|full|last:[1-9]\d{0,5}|lora:[1-9]\d{0,5}")
 
 
 class Part(BaseModel):

@@ -5,8 +5,10 @@ Nothing here is ever executed by this package; but a folder is passed on, and wh
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -48,6 +50,14 @@ _SCRIPTS = re.compile(
     r"<\s*/?\s*(script|iframe|object|embed|base|form)\b|<[a-z][^<>]*\son[a-z]+\s*=|\b(javascript|vbscript)\s*:", re.I
 )
 _HEAD = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.S | re.M)
+# What makes transformers look elsewhere for a part of the model: `architecture` is timm_wrapper's, for which timm looks on the
+# Hub or in a folder.
+FETCHED = frozenset({"architecture", "backbone", "use_pretrained_backbone", "use_timm_backbone"})
+_KERNELS = re.compile(r"_?(attn|experts)_implementation")
+_REPEATED = re.compile(r"layer|depth|block|expert|stage")
+_SIZES = re.compile(r"size|dim|len|width|capacity|channel")
+MAX_LABELS = 1 << 20  # each gets a name
+MAX_REPEATED = 1024  # modules take time and memory also where their weights take none, on the meta device
 _CALLS_CODE = ("auto_map", "trust_remote_code", "custom_pipelines")
 
 
@@ -117,6 +127,44 @@ def check_config(path: Path) -> None:
             waiting.extend(value)
 
 
+def walk(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Each key of a configuration and of what stands in it, with its value; an item of a list stands under the list's key.
+    Names of labels are left out."""
+    waiting: list[tuple[str, Any]] = list(data.items())
+    while waiting:
+        key, value = waiting.pop()
+        yield str(key), value
+        if isinstance(value, Mapping) and key not in ("id2label", "label2id"):
+            waiting.extend(value.items())
+        elif isinstance(value, list | tuple):
+            waiting.extend((key, item) for item in value)
+
+
+def check_sizes(config: Mapping[str, Any]) -> None:
+    """Refuse a model's configuration that asks for more layers or labels than any model has: they would be made on the meta
+    device, before their weights are compared with anything.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    for key, value in walk(config):
+        repeats = _REPEATED.search(key) is not None and _SIZES.search(key) is None
+        limit = MAX_LABELS if key == "num_labels" else MAX_REPEATED if repeats else math.inf
+        if (count := len(value) if isinstance(value, list | tuple) else value) and isinstance(count, int | float) and count > limit:
+            raise ValueError(f"{key}: {count} is more than {limit}")
+
+
+def check_reach(config: Mapping[str, Any]) -> None:
+    """Refuse a fetched configuration that makes the library fetch more: a model of another repository, or a kernel, which is code.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    for key, value in walk(config):
+        if (key in FETCHED and value) or (_KERNELS.fullmatch(key) and isinstance(value, str) and "/" in value):
+            raise ValueError(f"{key}: the library would fetch or run what it names ({str(value)[:80]!r})")
+
+
 def check_card(path: Path) -> None:
     """The card is prose: it is never run here, and holds nothing that would run where it is shown.
 
@@ -166,8 +214,11 @@ def read_json(path: Path, limit: int, *, numbers: bool = False) -> dict[str, Any
         CheckpointError: it is missing, too large, or no JSON object.
     """
     try:
-        if (size := path.stat().st_size) > limit:
-            raise CheckpointError(f"{path}: is {size} bytes; {limit} are allowed")
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):  # a pipe would never end
+            raise CheckpointError(f"{path}: is no regular file")
+        if state.st_size > limit:
+            raise CheckpointError(f"{path}: is {state.st_size} bytes; {limit} are allowed")
         data = plain.parse(path.read_text(encoding="utf-8"), numbers=numbers)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: is missing; the checkpoint is incomplete") from None

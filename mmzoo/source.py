@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
-from mmzoo import shelf
+from mmzoo import screening, shelf
 from mmzoo.errors import MmzooError, SourceError
 from mmzoo.shelf import sha256
 
@@ -202,6 +202,11 @@ class Source:
             raise SourceError(f"'{self.name}' {why}")
         if data.get("quantization_config"):
             raise SourceError(f"'{self.name}' holds quantised weights; choose the repository with the full ones")
+        try:
+            screening.check_sizes(data)
+            screening.check_reach(data)
+        except ValueError as error:
+            raise SourceError(f"'{self.name}': {CONFIG}: {error}; choose another repository or folder") from None
         with explained(f"'{self.name}': {CONFIG} cannot be used"):
             return AutoConfig.from_pretrained(str(path.parent), trust_remote_code=False)
 

@@ -814,3 +814,26 @@ def test_a_part_of_the_model_that_a_source_holds(tmp_path):
         assert torch.equal(found.state_dict()[name], value), name
     with pytest.raises(SourceError, match="lacks"):
         backbones.load(type(encoder), config, source.Source(str(tmp_path)), within="nowhere.")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_layer": 10**9},
+        {"num_labels": 10**9},
+        {"attn_implementation": "me/kernel"},
+        {"text_config": {"_attn_implementation": "me/kernel"}},
+        {"vision_config": {"model_type": "timm_wrapper", "architecture": "hf-hub:me/model"}},
+    ],
+    ids=str,
+)
+def test_a_configuration_that_reaches_out_or_has_no_end(tmp_path, change):
+    (tmp_path / "config.json").write_text(json.dumps({**GPT2, **change}))
+    with pytest.raises(SourceError, match="config.json: (n_layer|num_labels|_?attn_implementation|architecture): "):
+        HFCausal(LanguageOptions(variant=str(tmp_path)))
+
+
+def test_a_configuration_may_name_labels_as_it_likes(tmp_path):
+    labels = {"a block of flats": 5000, "layer cake": 5001}
+    (tmp_path / "config.json").write_text(json.dumps({**GPT2, "label2id": labels, "attn_implementation": "eager"}))
+    assert HFCausal(LanguageOptions(variant=str(tmp_path))).spec.vocab_size == GPT2["vocab_size"]
