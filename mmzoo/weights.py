@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -138,15 +137,16 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except MmzooError:
         raise
-    except pickle.UnpicklingError as error:
-        said = " ".join(str(error).split())
-        if "weights_only" in said.lower() or "weights only" in said.lower():
-            raise CheckpointError(f"{path}: holds more than tensors, and such a pickle can run code; it was not read") from None
-        raise CheckpointError(f"{path}: is damaged, or was not written by torch.save: {said[:200]}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged archive fails in many ways
-        raise CheckpointError(
-            f"{path}: is damaged, or was not written by torch.save: {' '.join(str(error).split())[:200]}"
-        ) from None
+        said = " ".join(str(error).split())
+        if "weights_only" in said.lower() or "weights only" in said.lower():  # also of the .tar files of the first versions
+            raise CheckpointError(
+                f"{path}: holds more than tensors, and such a pickle can run code; it was not read. Where it is to be trusted, "
+                "save its state_dict alone, best as safetensors"
+            ) from None
+        raise CheckpointError(f"{path}: is damaged, or was not written by torch.save: {said[:200]}") from None
     if not isinstance(data, Mapping):
         raise CheckpointError(f"{path}: holds a {type(data).__name__} and not a mapping of tensors")
     if wrong := [key for key, value in data.items() if not (isinstance(key, str) and isinstance(value, Tensor))]:
