@@ -75,6 +75,9 @@ class FolderRepository:
             files = self._read(commit).files
             sources = {name: self.folder / "objects" / facts.sha256 for name, facts in files.items()}
         screening.check_names(files, self.name)
+        # Nothing else is written here: .git/config, say, would run commands where somebody uses git in the folder.
+        if strange := [name for name in files if not screening.known(name)]:
+            raise CheckpointError(f"{self.name}: holds {strange[0]!r}, which is no file of a checkpoint; nothing was fetched")
         if MANIFEST not in files:
             raise HubError(f"{self.name}: commit {commit} has no {MANIFEST}, so it is no model of mmzoo")
         target = to or self._cached() / commit
@@ -136,12 +139,16 @@ class FolderRepository:
         steps = self._steps(kind, name)
         if not steps:
             return None
+        path = steps[-1] / "commit"
         try:
-            commit = (steps[-1] / "commit").read_text(encoding="utf-8").strip()
+            if path.exists() and not path.is_file():  # a pipe would never end
+                raise HubError(f"{path}: is no regular file")
+            with path.open(encoding="utf-8") as file:
+                commit = file.read(100).strip()
         except (OSError, UnicodeDecodeError) as error:
             raise HubError(f"{steps[-1]}: cannot be read: {error}") from None
         if not _COMMIT.fullmatch(commit):
-            raise HubError(f"{steps[-1] / 'commit'}: does not name a commit")
+            raise HubError(f"{path}: does not name a commit")
         return commit
 
     def _read(self, commit: str) -> Commit:

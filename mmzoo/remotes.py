@@ -8,6 +8,7 @@ clip-prefix-gpt2.mmzoo           a pack, one file that needs no place
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -18,6 +19,7 @@ from mmzoo.errors import HubError
 from mmzoo.sharing import Found, Remote
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+MAX_NAME = 255  # bytes, of one step of a path
 _REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 
 
@@ -106,8 +108,8 @@ def open_remote(repo: str, revision: str | None = None) -> tuple[Remote, str | N
     if own and revision and own != revision:
         raise HubError(f"{repo}: names one revision, and '{revision}' is another")
     revision = revision or own
-    if revision is not None and not _REVISION.fullmatch(revision):
-        raise HubError(f"'{revision}' is no revision: name a branch, a tag or a commit")
+    if revision is not None and not (len(revision) < MAX_NAME and _REVISION.fullmatch(revision)):
+        raise HubError(f"'{revision[:80]}' is no revision: name a branch, a tag or a commit")
     if name.startswith("file:"):
         from mmzoo.remote_folder import FolderRepository
 
@@ -128,4 +130,7 @@ def _path(url: str) -> Path:
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/") or ".." in unquote(parts.path).split("/"):
         raise HubError(f"{url}: write file:///folder/owner/name, with three slashes and without '..'")
-    return Path(url2pathname(parts.path))
+    path = Path(url2pathname(parts.path))
+    if "\0" in str(path) or any(len(os.fsencode(part)) > MAX_NAME for part in path.parts):
+        raise HubError(f"{url[:80]}...: no file system takes such a name")
+    return path

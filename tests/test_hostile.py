@@ -2,6 +2,7 @@
 before a tensor is read, code is run or memory is taken."""
 
 import json
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -235,6 +236,19 @@ KINDS = {
         recipe(language_model={"use": "hf-causal", "config": {"model_type": "gpt2", "n_embd": 12 << 40}}),
         "mmzoo.json",
     ),
+    "a stage without end in a configuration": (
+        recipe(encoder={"use": "hf-vision", "config": {"model_type": "swin", "depths": [10**9, 2, 2, 2]}}),
+        r"mmzoo\.json: config\.depths",
+    ),
+    "labels without end in a configuration": (
+        recipe(language_model={"use": "hf-causal", "config": {"model_type": "gpt2", "num_labels": 10**9}}),
+        r"mmzoo\.json: config\.num_labels",
+    ),
+    "a configuration that timm looks elsewhere for": (
+        recipe(encoder={"use": "hf-vision", "config": {"model_type": "timm_wrapper", "architecture": "hf-hub:me/evil"}}),
+        r"mmzoo\.json: config\.architecture",
+    ),
+    "blocks in more digits than Python reads": (recipe(language_model={"train": "last:" + "9" * 5000}), "language_model.train"),
     "a configuration with code": (
         recipe(language_model={"use": "hf-causal", "config": {"model_type": "gpt2", "auto_map": {"AutoModel": "me/x--y.Z"}}}),
         r"mmzoo\.json: config\.auto_map",
@@ -366,15 +380,19 @@ def test_tensors_that_would_overwrite_a_backbone(tmp_path):
         mmzoo.load(folder)
 
 
+STRANGE = [".git/config", "README.MD", "mmzoo.json ", "README.md\n", "CON", "a/b.json", "\u202emd.json"]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda files: files.update({"../../evil": {"size": 1, "sha256": "0" * 64}}), "leaves the folder"),
         (lambda files: files.update({"pytorch_model.bin": {"size": 1, "sha256": "0" * 64}}), "pickle"),
+        *((lambda files, name=name: files.update({name: files[CARD]}), "no file of a checkpoint") for name in STRANGE),
         (lambda files: files.pop(MANIFEST), "no mmzoo.json"),
         (lambda files: files[WEIGHTS].update(sha256="../../../etc/passwd"), "sha256"),
     ],
-    ids=["a way out", "a pickle", "no manifest", "an object's name with a way out"],
+    ids=["a way out", "a pickle", *map(ascii, STRANGE), "no manifest", "an object's name with a way out"],
 )
 def test_a_forged_commit_in_a_shared_folder(good, tmp_path, change, said):
     from mmzoo.remote_folder import Commit
@@ -390,6 +408,25 @@ def test_a_forged_commit_in_a_shared_folder(good, tmp_path, change, said):
     with pytest.raises((HubError, CheckpointError), match=said):
         mmzoo.pull(url, to=tmp_path / "to")
     assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("what", ["commits/*.json", "refs/heads/main/000001/commit"])
+def test_a_pipe_in_a_shared_folder(good, tmp_path, what):
+    url = f"file://{tmp_path}/me/m"
+    mmzoo.push(str(good), url)
+    (path,) = (tmp_path / "me/m").glob(what)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(MmzooError, match="no regular file"):
+        mmzoo.pull(url)
+
+
+@pytest.mark.parametrize("url, revision", [("file:///" + "a" * 5000, None), ("file:///a%00b", None), ("file:///zoo/m", "a" * 5000)])
+def test_names_that_no_file_system_takes(url, revision):
+    with pytest.raises(HubError) as caught:
+        mmzoo.pull(url, revision=revision)
+    assert len(str(caught.value)) < 300
 
 
 def test_an_object_that_is_a_link_in_a_shared_folder(good, tmp_path):
