@@ -150,12 +150,13 @@ def check_sizes(config: Mapping[str, Any]) -> None:
     for key, value in walk(config):
         repeats = _REPEATED.search(key) is not None and _SIZES.search(key) is None
         limit = MAX_LABELS if key == "num_labels" else MAX_REPEATED if repeats else math.inf
-        if (count := len(value) if isinstance(value, list | tuple) else value) and isinstance(count, int | float) and count > limit:
+        count = len(value) if isinstance(value, list | tuple) else value
+        if isinstance(count, int | float) and count > limit:
             raise ValueError(f"{key}: {count} is more than {limit}")
 
 
 def check_reach(config: Mapping[str, Any]) -> None:
-    """Refuse a fetched configuration that makes the library fetch more: a model of another repository, or a kernel, which is code.
+    """Refuse a fetched configuration that makes the library fetch more: another repository's model, or a kernel, which is code.
 
     Raises:
         ValueError: naming the key.
