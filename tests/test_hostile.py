@@ -423,7 +423,7 @@ def test_a_pipe_in_a_shared_folder(good, tmp_path, what):
 
 
 @pytest.mark.parametrize(
-    "url, revision", [("file:///" + "a" * 5000, None), ("file:///a%00b", None), ("file:///zoo/m", "a" * 5000)]
+    ("url", "revision"), [("file:///" + "a" * 5000, None), ("file:///a%00b", None), ("file:///zoo/m", "a" * 5000)]
 )
 def test_names_that_no_file_system_takes(url, revision):
     with pytest.raises(HubError) as caught:
