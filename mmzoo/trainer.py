@@ -320,7 +320,9 @@ class _Progress(TrainerCallback):
         self.bar.move(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.bar is not None:
+        if state.global_step >= state.max_steps:  # what is said of a run at its end is the loss of its end
+            control.should_log = True
+        elif self.bar is not None:  # the last step is shown once, with its loss
             self.bar.move(state.global_step)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
