@@ -67,6 +67,8 @@ def test_list_in_words_and_in_json():
         "clip-prefix-gpt2",
         "clipcap",
     }
+    assert {row["kind"] for row in json.loads(run("list", "lstm", "--json").stdout)} == {"language_model"}
+    assert len(json.loads(run("list", "datasets", "--json").stdout)) > 1  # a kind, though a data set is called so too
     assert run("list", "nothing*", code=1).stdout == ""
 
 
