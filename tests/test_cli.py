@@ -101,6 +101,18 @@ def test_predict_generate_evaluate_and_card(saved):
     assert "| accuracy |" in run("card", saved / "reader").stdout
 
 
+def test_what_is_said_after_training_can_be_done(saved, tmp_path):
+    data = ["--dataset", str(saved / "test.jsonl"), "--data", "text_column=question", "--data", "target_column=answer"]
+    options = [f"--set=train.{option}" for option in ("epochs=2", "batch_size=8", "precision=fp32")]
+    command = ["train", "cnn-product-lstm", *data, "--split", "test", "--output", tmp_path / "m", *options]
+    done = run(*command)
+    assert f"measure it:  mmzoo evaluate {tmp_path / 'm'} {' '.join(data)}\n" in done.stdout
+    assert "note: " not in done.stderr
+    again = run(*command, "--overwrite", "--set=train.batch_size=100")
+    assert "a batch of 100 holds all 8 examples" in again.stderr
+    assert "--set train.batch_size=1," in again.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
