@@ -32,13 +32,12 @@ from mmzoo.precompute import precompute
 from mmzoo.progress import Bar, bar
 from mmzoo.recipe import PARTS, TrainOptions
 
-CHECKPOINTS = "checkpoints"
 NAMED = 20  # examples that a message names
 
 
 def last_checkpoint(output: Path) -> str | None:
     """The newest checkpoint that is complete: a process that was killed may leave half of one."""
-    found = [path for path in (output / CHECKPOINTS).glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    found = [path for path in (output / checkpoint.CHECKPOINTS).glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
     for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         with suppress(OSError, ValueError):
             json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))  # the last file to be written
@@ -60,7 +59,7 @@ def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_ba
     if workers is None:
         workers = min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
     settings: dict[str, Any] = dict(
-        output_dir=str(output / CHECKPOINTS),
+        output_dir=str(output / checkpoint.CHECKPOINTS),
         per_device_train_batch_size=options.batch_size,
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,

@@ -111,6 +111,9 @@ def test_what_is_said_after_training_can_be_done(saved, tmp_path):
     again = run(*command, "--overwrite", "--set=train.batch_size=100")
     assert "a batch of 100 holds all 8 examples" in again.stderr
     assert "--set train.batch_size=1," in again.stderr
+    assert "holds a finished model" in run(*command, "--resume", code=2).stderr
+    (tmp_path / "half" / "checkpoints").mkdir(parents=True)
+    assert "not finished" in run("predict", tmp_path / "half", saved / "0.png", code=2).stderr
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_an_output_that_is_taken(sample, classifier, tmp_path, quick):
     train(classifier, sample, tmp_path / "m", train=quick)
     with pytest.raises(TrainingError, match="--overwrite"):
         train(classifier, sample, tmp_path / "m", train=quick)
-    with pytest.raises(TrainingError, match="no checkpoint to resume"):
+    with pytest.raises(TrainingError, match="holds a finished model"):
         train(classifier, sample, tmp_path / "m", train=quick, resume=True)
     train(classifier, sample, tmp_path / "m", train=quick, overwrite=True)
 
