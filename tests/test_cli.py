@@ -120,6 +120,8 @@ def test_what_is_said_after_training_can_be_done(saved, tmp_path):
     ("arguments", "said"),
     [
         (["build"], "No such command"),
+        (["check"], "name a recipe (`mmzoo list recipe`), or each of encoder,"),
+        (["check", "--encoder", "cnn"], "fusion and language_model and task are missing"),
         (["list", "encodder"], "unknown kind"),
         (["show", "clpi"], "did you mean"),
         (["check", "clip-prefix-gpt3"], "did you mean 'clip-prefix-gpt2'"),
