@@ -40,6 +40,10 @@ def test_the_program_is_that_function():
     assert done.stderr == run("check", "nothing", code=2).stderr
 
 
+def test_version():
+    assert run("--version").stdout == f"mmzoo {mmzoo.__version__}\n"
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
