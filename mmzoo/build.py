@@ -143,7 +143,13 @@ def read_recipe(recipe: str | Path | Recipe | None = None, /, *, pretrained: boo
             changes[key] = value.model_dump(exclude_none=True)
         elif key in PARTS and not isinstance(value, str | Mapping):
             raise BadRecipe(f"{key}: must be a name or a mapping, not {type(value).__name__}")
-    return Recipe.of(merge(base, changes), origin)
+    merged = merge(base, changes)
+    if recipe is None and (missing := [part for part in PARTS if part not in merged]):
+        raise BadRecipe(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: name a recipe (`mmzoo list recipe`), "
+            f"or each of {', '.join(PARTS)}"
+        )
+    return Recipe.of(merged, origin)
 
 
 def _read_base(recipe: str | Path | Recipe | None) -> tuple[dict[str, Any], str]:

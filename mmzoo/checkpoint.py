@@ -36,6 +36,7 @@ from mmzoo.tensors import Stored, read_header
 
 FORMAT = 1
 MAX_JSON = 64 << 20
+CHECKPOINTS = "checkpoints"  # of a training that is not finished
 STAGING = ".mmzoo-saving"
 UNHASHED = frozenset({MANIFEST, CARD})  # the card is prose that people edit
 
@@ -196,6 +197,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{folder}: there is no such folder")
     screening.check_folder(folder)
     if not is_checkpoint(folder):
+        if (folder / CHECKPOINTS).is_dir():
+            raise CheckpointError(
+                f"{folder}: its training is not finished; the same mmzoo train command with --resume goes on with it"
+            )
         raise CheckpointError(f"{folder}: no {MANIFEST}; this is not a checkpoint folder, or it is incomplete")
     manifest = screening.read_json(folder / MANIFEST, MAX_JSON)
     version = manifest.get("format")

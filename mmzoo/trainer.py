@@ -32,13 +32,12 @@ from mmzoo.precompute import precompute
 from mmzoo.progress import Bar, bar
 from mmzoo.recipe import PARTS, TrainOptions
 
-CHECKPOINTS = "checkpoints"
 NAMED = 20  # examples that a message names
 
 
 def last_checkpoint(output: Path) -> str | None:
     """The newest checkpoint that is complete: a process that was killed may leave half of one."""
-    found = [path for path in (output / CHECKPOINTS).glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    found = [path for path in (output / checkpoint.CHECKPOINTS).glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
     for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         with suppress(OSError, ValueError):
             json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))  # the last file to be written
@@ -60,7 +59,7 @@ def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_ba
     if workers is None:
         workers = min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
     settings: dict[str, Any] = dict(
-        output_dir=str(output / CHECKPOINTS),
+        output_dir=str(output / checkpoint.CHECKPOINTS),
         per_device_train_batch_size=options.batch_size,
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,
@@ -320,7 +319,9 @@ class _Progress(TrainerCallback):
         self.bar.move(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.bar is not None:
+        if state.global_step >= state.max_steps:  # what is said of a run at its end is the loss of its end
+            control.should_log = True
+        elif self.bar is not None:  # the last step is shown once, with its loss
             self.bar.move(state.global_step)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:

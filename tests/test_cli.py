@@ -40,6 +40,10 @@ def test_the_program_is_that_function():
     assert done.stderr == run("check", "nothing", code=2).stderr
 
 
+def test_version():
+    assert run("--version").stdout == f"mmzoo {mmzoo.__version__}\n"
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
@@ -67,6 +71,8 @@ def test_list_in_words_and_in_json():
         "clip-prefix-gpt2",
         "clipcap",
     }
+    assert {row["kind"] for row in json.loads(run("list", "lstm", "--json").stdout)} == {"language_model"}
+    assert len(json.loads(run("list", "datasets", "--json").stdout)) > 1  # a kind, though a data set is called so too
     assert run("list", "nothing*", code=1).stdout == ""
 
 
@@ -99,10 +105,27 @@ def test_predict_generate_evaluate_and_card(saved):
     assert "| accuracy |" in run("card", saved / "reader").stdout
 
 
+def test_what_is_said_after_training_can_be_done(saved, tmp_path):
+    data = ["--dataset", str(saved / "test.jsonl"), "--data", "text_column=question", "--data", "target_column=answer"]
+    options = [f"--set=train.{option}" for option in ("epochs=2", "batch_size=8", "precision=fp32")]
+    command = ["train", "cnn-product-lstm", *data, "--split", "test", "--output", tmp_path / "m", *options]
+    done = run(*command)
+    assert f"measure it:  mmzoo evaluate {tmp_path / 'm'} {' '.join(data)}\n" in done.stdout
+    assert "note: " not in done.stderr
+    again = run(*command, "--overwrite", "--set=train.batch_size=100")
+    assert "a batch of 100 holds all 8 examples" in again.stderr
+    assert "--set train.batch_size=1," in again.stderr
+    assert "holds a finished model" in run(*command, "--resume", code=2).stderr
+    (tmp_path / "half" / "checkpoints").mkdir(parents=True)
+    assert "not finished" in run("predict", tmp_path / "half", saved / "0.png", code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["build"], "No such command"),
+        (["check"], "name a recipe (`mmzoo list recipe`), or each of encoder,"),
+        (["check", "--encoder", "cnn"], "fusion and language_model and task are missing"),
         (["list", "encodder"], "unknown kind"),
         (["show", "clpi"], "did you mean"),
         (["check", "clip-prefix-gpt3"], "did you mean 'clip-prefix-gpt2'"),

@@ -70,7 +70,7 @@ def test_a_wrong_key_is_named(changes, said):
 
 
 def test_a_missing_part_is_named():
-    with pytest.raises(BadRecipe, match="task: is missing"):
+    with pytest.raises(BadRecipe, match="^task is missing"):
         mmzoo.build(encoder="cnn", fusion="prefix-mlp", language_model="gpt-mini")
 
 

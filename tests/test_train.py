@@ -100,7 +100,7 @@ def test_an_output_that_is_taken(sample, classifier, tmp_path, quick):
     train(classifier, sample, tmp_path / "m", train=quick)
     with pytest.raises(TrainingError, match="--overwrite"):
         train(classifier, sample, tmp_path / "m", train=quick)
-    with pytest.raises(TrainingError, match="no checkpoint to resume"):
+    with pytest.raises(TrainingError, match="holds a finished model"):
         train(classifier, sample, tmp_path / "m", train=quick, resume=True)
     train(classifier, sample, tmp_path / "m", train=quick, overwrite=True)
 
@@ -117,6 +117,12 @@ def test_gradient_checkpointing_gives_equal_losses(sample, tmp_path, quick):
     plain = train(recipe, sample, tmp_path / "a", train=quick)
     again = train(recipe, sample, tmp_path / "b", train={**quick, "gradient_checkpointing": True})
     assert losses(plain) == pytest.approx(losses(again), abs=1e-6)
+
+
+def test_the_curve_ends_with_the_last_step(sample, classifier, tmp_path, capsys):
+    run = mmzoo.train(classifier, dataset=sample, output=tmp_path / "m", train={"max_steps": 3, "batch_size": 4})
+    assert [entry["step"] for entry in run.history] == [1, 3]
+    assert f"training: 3/3 loss {run.history[-1]['loss']:.4f}" in capsys.readouterr().err.splitlines()
 
 
 def test_nothing_to_train(sample, writer, tmp_path, quick):

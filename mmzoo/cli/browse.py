@@ -23,7 +23,7 @@ from mmzoo.cli.arguments import (
 )
 from mmzoo.cli.printing import fail, print_json, print_table, quiet
 from mmzoo.cli.root import app
-from mmzoo.errors import DoesNotFit
+from mmzoo.errors import DoesNotFit, UnknownName
 from mmzoo.registry import Entry
 
 MAX_WRAPPED = 500  # rows of a table
@@ -33,13 +33,13 @@ MAX_WRAPPED = 500  # rows of a table
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(help="A kind, such as encoder, or a wildcard.", autocompletion=complete_kind, metavar="[KIND]"),
+        typer.Argument(help="A kind, such as encoder, a name, or a wildcard.", autocompletion=complete_kind, metavar="[KIND]"),
     ] = None,
     pattern: Annotated[str | None, typer.Argument(help="A wildcard over names, such as 'clip*'.", metavar="[PATTERN]")] = None,
     as_json: Json = False,
 ) -> None:
     """List what can be chosen: kind, name, summary, plugin, licence, source."""
-    if kind is not None and pattern is None and any(c in kind for c in "*?["):
+    if kind is not None and pattern is None and _is_pattern(kind):
         kind, pattern = None, kind
     found = catalogue.entries(kind, pattern)
     if as_json:
@@ -49,6 +49,17 @@ def list_(
     if not found:
         print("nothing matches; `mmzoo list` shows everything", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _is_pattern(word: str) -> bool:
+    """A wildcard, or no kind but a name that some entry has: `mmzoo list lstm`."""
+    if any(c in word for c in "*?["):
+        return True
+    try:
+        catalogue.kind_of(word)
+    except UnknownName:
+        return any(entry.name == word for entry in catalogue.entries())
+    return False
 
 
 def _table(found: list[Entry]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from mmzoo import catalogue
+from mmzoo import __version__, catalogue
 from mmzoo.cli.printing import fail, json_alone, speaking
 from mmzoo.errors import MmzooError, PluginBroken
 from mmzoo.registry import Entry
@@ -63,6 +63,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"mmzoo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Any encoder, any fusion, any language model."""
 
 
 def main() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +27,9 @@ from mmzoo.cli.arguments import (
     device_of,
 )
 from mmzoo.cli.printing import print_json, quiet
+
+if TYPE_CHECKING:
+    from mmzoo.train import Run
 from mmzoo.cli.root import app
 
 
@@ -79,7 +83,26 @@ def train(
     else:
         loss = f", loss {run.history[-1]['loss']:.4f}" if run.history else ""
         print(f"trained {run.steps} steps in {run.seconds:.0f} s{loss}; the model is in {run.output}")
-        print(f"measure it:  mmzoo evaluate {run.output} --dataset {dataset}")
+        print("measure it: ", shlex.join(["mmzoo", "evaluate", str(run.output), "--dataset", dataset, *_data_again(data)]))
+        _say_if_one_step_an_epoch(run)
+
+
+def _data_again(data: list[str] | None) -> list[str]:
+    """The options of the data set, as they were given."""
+    return [word for pair in data or [] for word in ("--data", pair)]
+
+
+def _say_if_one_step_an_epoch(run: Run) -> None:
+    """A recipe's batch size is meant for its own data; with few examples, so few steps learn little."""
+    options = run.model.recipe.train
+    examples = run.model.provenance.run["training"]["examples"]
+    if examples and run.steps > 1 and options.max_steps is None and examples < options.batch_size:
+        smaller = max(1, examples // 8)
+        print(
+            f"note: a batch of {options.batch_size} holds all {examples} examples, so an epoch was one step; "
+            f"for more: --set train.batch_size={smaller}, or more of train.epochs",
+            file=sys.stderr,
+        )
 
 
 @app.command()

@@ -10,7 +10,7 @@ def mmzoo_commands():
             "command",
             "demo",
             target="mmzoo_demo.demo:demo",
-            summary="train, measure, reload and use a model on easy-VQA, in about two minutes",
+            summary="Train, measure, reload and use a model on easy-VQA, in about two minutes",
             modality="image",
             license="Apache-2.0",
             source="easy-VQA, Zhou 2019, https://github.com/vzhou842/easy-VQA",
