@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mmzoo import checkpoint, fit, licence, policy, remotes, shelf, stored, transfer, unpack
-from mmzoo.errors import BadRecipe, DoesNotFit, MmzooError, PluginBroken
+from mmzoo.errors import BadRecipe, DoesNotFit, MmzooError, PluginBroken, told
 from mmzoo.interfaces import FeatureSpec, LanguageSpec, Part
 from mmzoo.model import MultimodalModel, Provenance
 from mmzoo.plugins import host
@@ -249,7 +249,7 @@ def _blamed(entry: Entry, what: str) -> Iterator[None]:
     except (MmzooError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        said = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]  # below it torch tells of its C++ frames
+        said = told(error).splitlines()[0]  # below it torch tells of its C++ frames
         raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}' {what}: {said}") from error
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mmzoo.errors import DuplicateName, PluginBroken, UnknownName
+from mmzoo.errors import DuplicateName, PluginBroken, UnknownName, told
 
 # Commands of the command line itself, which no plugin's command may hide behind.
 RESERVED = frozenset(
@@ -101,7 +101,7 @@ class Entry:
             raise
         except BaseException as error:  # a stranger's module may raise anything
             raise PluginBroken(
-                f"{self.label} could not be imported from {self.target}: {type(error).__name__}: {error}\n"
+                f"{self.label} could not be imported from {self.target}: {told(error)}\n"
                 f"It belongs to {self.plugin or 'no plugin'}; reinstall or remove that plugin (`mmzoo doctor` says more)."
             ) from error
 

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from mmzoo import catalogue
 from mmzoo.cli.printing import fail, json_alone, speaking
-from mmzoo.errors import MmzooError, PluginBroken
+from mmzoo.errors import MmzooError, PluginBroken, told
 from mmzoo.registry import Entry
 
 # By its version, typer uses click or a copy of its own, with exceptions of its own.
@@ -40,7 +40,7 @@ def _command(entry: Entry) -> Any:
     except PluginBroken as error:
         message = str(error)
     except Exception as error:  # such as a signature that typer cannot read
-        message = f"{entry.label} of plugin '{entry.plugin}' is no function for typer: {type(error).__name__}: {error}"
+        message = f"{entry.label} of plugin '{entry.plugin}' is no function for typer: {told(error)}"
 
     def broken() -> None:
         raise PluginBroken(message)
