@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmzoo import plain
-from mmzoo.errors import CheckpointError
+from mmzoo.errors import CheckpointError, harmless
 
 
 def _words(text: str) -> frozenset[str]:
@@ -204,8 +204,8 @@ def card_metadata(path: Path) -> dict[str, Any]:
 
 
 def inert(text: str) -> str:
-    """Markdown in which nothing runs that `check_card` would refuse: a recipe's words may be a stranger's."""
-    return _SCRIPTS.sub(lambda found: found[0].replace("<", "&lt;").replace(":", "&#58;"), text)
+    """Markdown in which nothing runs that `check_card` would refuse, and which no terminal obeys: a recipe's words may be a stranger's."""
+    return _SCRIPTS.sub(lambda found: found[0].replace("<", "&lt;").replace(":", "&#58;"), harmless(text))
 
 
 def read_json(path: Path, limit: int, *, numbers: bool = False) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
 
-from mmzoo.errors import PluginWarning
+from mmzoo.errors import PluginWarning, harmless
 from mmzoo.registry import RESERVED
 
 
 def fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(harmless(f"error: {message}"), file=sys.stderr)
 
 
 @contextmanager
