@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mmzoo import checkpoint, fit, licence, policy, remotes, shelf, stored, transfer, unpack
-from mmzoo.errors import BadRecipe, DoesNotFit, MmzooError, PluginBroken, told
+from mmzoo.errors import BadRecipe, DoesNotFit, MmzooError, PluginBroken
 from mmzoo.interfaces import FeatureSpec, LanguageSpec, Part
 from mmzoo.model import MultimodalModel, Provenance
 from mmzoo.plugins import host
@@ -19,6 +19,7 @@ from mmzoo.recipe import PARTS, Recipe, merge, read_mapping
 from mmzoo.registry import Entry, split_use
 from mmzoo.resolve import Resolved, resolve
 from mmzoo.summary import Summary
+from mmzoo.wording import told
 
 
 def build(

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mmzoo import hookspecs
-from mmzoo.errors import PluginBroken, PluginWarning, TrainingError, told
+from mmzoo.errors import PluginBroken, PluginWarning, TrainingError
+from mmzoo.wording import told
 
 logger = logging.getLogger(__name__)
 

@@ -21,9 +21,10 @@ import pluggy
 
 from mmzoo import collect, contract, hookspecs, installed, isolate, settings
 from mmzoo.collect import ENTRY_HOOKS as ENTRY_HOOKS
-from mmzoo.errors import DuplicateName, MissingPlugin, MmzooError, PluginBroken, UnknownName, harmless, told
+from mmzoo.errors import DuplicateName, MissingPlugin, MmzooError, PluginBroken, UnknownName
 from mmzoo.lifecycle import Shield, warn
 from mmzoo.registry import Entry, Registry
+from mmzoo.wording import harmless, told
 
 IN_USE, FAILED, DISABLED, LEFT_OUT = "in use", "failed", "disabled", "left out"
 MAX_LINE = 300

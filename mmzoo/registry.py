@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mmzoo.errors import DuplicateName, PluginBroken, UnknownName, told
+from mmzoo.errors import DuplicateName, PluginBroken, UnknownName
+from mmzoo.wording import told
 
 # Commands of the command line itself, which no plugin's command may hide behind.
 RESERVED = frozenset(

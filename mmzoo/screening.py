@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmzoo import plain
-from mmzoo.errors import CheckpointError, harmless
+from mmzoo.errors import CheckpointError
+from mmzoo.wording import harmless
 
 
 def _words(text: str) -> frozenset[str]:
@@ -204,7 +205,7 @@ def card_metadata(path: Path) -> dict[str, Any]:
 
 
 def inert(text: str) -> str:
-    """Markdown in which nothing runs that `check_card` would refuse, and which no terminal obeys: a recipe's words may be a stranger's."""
+    """Markdown in which nothing runs that `check_card` would refuse, and which no terminal obeys: words may be a stranger's."""
     return _SCRIPTS.sub(lambda found: found[0].replace("<", "&lt;").replace(":", "&#58;"), harmless(text))
 
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
 
-from mmzoo.errors import PluginWarning, harmless
+from mmzoo.errors import PluginWarning
 from mmzoo.registry import RESERVED
+from mmzoo.wording import harmless
 
 
 def fail(message: str) -> None:

@@ -11,8 +11,9 @@ from typer.core import TyperGroup
 
 from mmzoo import catalogue
 from mmzoo.cli.printing import fail, json_alone, speaking
-from mmzoo.errors import MmzooError, PluginBroken, told
+from mmzoo.errors import MmzooError, PluginBroken
 from mmzoo.registry import Entry
+from mmzoo.wording import told
 
 # By its version, typer uses click or a copy of its own, with exceptions of its own.
 _UsageError: Any = typer.BadParameter.__base__

@@ -21,7 +21,7 @@ from mmzoo.cli.arguments import (
 )
 from mmzoo.cli.printing import print_json, quiet
 from mmzoo.cli.root import app
-from mmzoo.errors import harmless
+from mmzoo.wording import harmless
 
 
 @app.command()
