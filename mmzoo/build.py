@@ -19,6 +19,7 @@ from mmzoo.recipe import PARTS, Recipe, merge, read_mapping
 from mmzoo.registry import Entry, split_use
 from mmzoo.resolve import Resolved, resolve
 from mmzoo.summary import Summary
+from mmzoo.wording import told
 
 
 def build(
@@ -255,7 +256,7 @@ def _blamed(entry: Entry, what: str) -> Iterator[None]:
     except (MmzooError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        said = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]  # below it torch tells of its C++ frames
+        said = told(error).splitlines()[0]  # below it torch tells of its C++ frames
         raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}' {what}: {said}") from error
 
 

@@ -49,7 +49,8 @@ def again(said: Mapping[str, Any]) -> Part:
     use, options = str(said["dataset"]), _recorded(said)
     name, variant, _ = split_use(use)
     place = str(options.get("variant") or variant or "" if name in _registered() else use)
-    if said.get("local") or (place and (_ID.fullmatch(split_use(place)[0]) is None or _exists(place))):
+    other = name not in _registered() and ":" in use  # no id on the Hub has one
+    if said.get("local") or other or (place and (_ID.fullmatch(split_use(place)[0]) is None or _exists(place))):
         raise DataError(
             f"data set '{use}' is a file, folder or object of the model's author; with a copy of it, name it: --dataset PATH"
         )

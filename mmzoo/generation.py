@@ -54,7 +54,7 @@ def request(
     for name, value in {"max_new_tokens": max_new_tokens, "num_beams": options.get("num_beams", 1)}.items():
         if not isinstance(value, int) or value < 1:
             raise BadRecipe(f"generate: {name}: must be a whole number from 1 (got {value!r})")
-    stops = [stop] if isinstance(stop, str) else list(stop)
+    stops = list(stop) if isinstance(stop, Sequence) and not isinstance(stop, str) else [stop]
     if not all(isinstance(text, str) and text for text in stops):
         raise BadRecipe(f"generate: stop: must be a text or several, none empty (got {stop!r})")
     pairs, many = paired(given, prompt, modality=model.modality, sees=model.encoder.transform is not None)

@@ -57,10 +57,20 @@ def about(dist: Any) -> About:
         return About("unknown")
     if not hasattr(dist, "read_text"):
         return About(dist.name, dist.version)
-    text = (dist.read_text("METADATA") or dist.read_text("PKG-INFO") or "").replace("\r\n", "\n").partition("\n\n")[0]
+    text = (_text(dist, "METADATA") or _text(dist, "PKG-INFO")).replace("\r\n", "\n").partition("\n\n")[0]
     found = {key: value.strip() for key, value in re.findall(r"^(Name|Version):(.*)$", text, re.MULTILINE)}
     needs = tuple(need.strip() for need in _NEED.findall(text) if re.search(r"[<>=~!]", need))
-    return About(found.get("Name", "unknown"), found.get("Version", ""), needs)
+    folder = getattr(dist, "_path", None)  # it is named as the distribution, where its metadata cannot be read
+    name = found.get("Name") or (folder.name.partition("-")[0] if folder is not None else "unknown")
+    return About(name, found.get("Version", ""), needs)
+
+
+def _text(dist: Any, name: str) -> str:
+    """A file of a distribution's metadata; empty where there is none, or none that can be read."""
+    try:
+        return dist.read_text(name) or ""
+    except (OSError, UnicodeError):
+        return ""
 
 
 def of(point: Any) -> About:
@@ -73,11 +83,8 @@ def points() -> Iterator[Any]:
     when it is loaded."""
     seen: set[str] = set()
     for dist in importlib.metadata.distributions():
-        try:
-            text = dist.read_text("entry_points.txt")
-        except (OSError, UnicodeError):
-            continue
-        if not text or not _SECTION.search(text):
+        text = _text(dist, "entry_points.txt")
+        if not _SECTION.search(text):
             continue
         said = about(dist)
         if said.name != "unknown" and normal(said.name) in seen:  # a copy further down sys.path is not what gets imported

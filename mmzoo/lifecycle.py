@@ -14,6 +14,7 @@ from typing import Any
 
 from mmzoo import hookspecs
 from mmzoo.errors import PluginBroken, PluginWarning, TrainingError
+from mmzoo.wording import told
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Shield:
         self.told.add(name)
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = "" if isinstance(error, PluginBroken) else f" ({frame.filename}:{frame.lineno})"
-        said = str(error) if isinstance(error, PluginBroken) else f"{type(error).__name__}: {error}"
+        said = str(error) if isinstance(error, PluginBroken) else told(error)
         warn(f"plugin '{self.plugin}': its {name} failed and is passed over: {(said.splitlines() or [''])[0]}{where}")
 
 

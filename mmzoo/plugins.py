@@ -24,6 +24,7 @@ from mmzoo.collect import ENTRY_HOOKS as ENTRY_HOOKS
 from mmzoo.errors import DuplicateName, MissingPlugin, MmzooError, PluginBroken, UnknownName
 from mmzoo.lifecycle import Shield, warn
 from mmzoo.registry import Entry, Registry
+from mmzoo.wording import harmless, told
 
 IN_USE, FAILED, DISABLED, LEFT_OUT = "in use", "failed", "disabled", "left out"
 MAX_LINE = 300
@@ -151,7 +152,7 @@ class Host:
                 hooks, entries = outcome.value
                 try:
                     plugin.entries = self.registry.add_all(entries, plugin=plugin.dist, version=plugin.version)
-                except Exception as refused:
+                except BaseException as refused:  # an entry may be of a class of the plugin's
                     error, trace = refused, traceback.format_exc()
                 else:
                     if hooks:
@@ -254,7 +255,7 @@ def _chosen(plugins: list[Plugin], choice: settings.Choice) -> Callable[[Plugin]
 
 
 def _failure(plugin: Plugin, error: BaseException, trace: str) -> Failure:
-    text = str(error) if isinstance(error, MmzooError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, MmzooError) else told(error)
     if isinstance(error, isolate.TookTooLong):
         text += f" to load ({isolate.TIMEOUT} sets the limit)"
     if isinstance(error, Refused):
@@ -265,7 +266,7 @@ def _failure(plugin: Plugin, error: BaseException, trace: str) -> Failure:
         fix = f"mmzoo plugin disable {plugin.name}"
     else:
         fix = f"pip install --upgrade {plugin.dist}"
-    return Failure(plugin.name, plugin.version, text, trace, fix)
+    return Failure(plugin.name, plugin.version, harmless(text), harmless(trace), fix)
 
 
 def _older(installed_version: str, recorded: str) -> bool:

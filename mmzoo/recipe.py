@@ -95,7 +95,7 @@ class TrainOptions(BaseModel):
 
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of parts that name none")
     batch_size: int = Field(32, ge=1, le=1 << 20, description="examples a step and process")
-    epochs: float = Field(1.0, gt=0, description="passes over the training split")
+    epochs: float = Field(1.0, gt=0, le=1e9, description="passes over the training split")
     max_steps: int | None = Field(None, ge=1, le=1 << 40, description="stop after so many steps; overrides `epochs`")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay; not on biases and norms")
     warmup: float = Field(0.03, ge=0, description="linear warm-up: a share of all steps below 1, else steps")

@@ -23,6 +23,7 @@ class Step(_Open):
     loss: float
 
 
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Options = Annotated[dict[Name, Any], Field(max_length=1000)]
 
 
@@ -46,18 +47,18 @@ class Training(Data):
 
     license: Name | None = None
     split: Name
-    examples: int | None = None
+    examples: Count | None = None
     fingerprint: Name | None = None
     blank_images: bool = False
-    seed: int
-    steps: int
+    seed: Count
+    steps: Count
     seconds: float
-    processes: int
+    processes: Count
     device: Name
     precision: Name
     hardware: Name = ""
     energy: Energy | None = None
-    skipped: int = 0
+    skipped: Count = 0
     history: list[Step] = []
     versions: dict[Name, Name]
 
@@ -83,13 +84,13 @@ class Evaluated(Data):
     """How it was measured once: on the first ``limit`` examples if that is not None, with ``options`` to the prediction."""
 
     split: Name
-    examples: int
-    limit: int | None = None
+    examples: Count
+    limit: Count | None = None
     options: Options = {}
     fingerprint: Name
     scores: dict[Name, Measured]
     controls: dict[Name, dict[Name, Measured]] = {}
-    seed: int = 0
+    seed: Count = 0
     seconds: float = 0.0
     device: Name = ""
     hardware: Name = ""

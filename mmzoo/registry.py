@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mmzoo.errors import DuplicateName, PluginBroken, UnknownName
+from mmzoo.wording import told
 
 # Commands of the command line itself, which no plugin's command may hide behind.
 RESERVED = frozenset(
@@ -101,7 +102,7 @@ class Entry:
             raise
         except BaseException as error:  # a stranger's module may raise anything
             raise PluginBroken(
-                f"{self.label} could not be imported from {self.target}: {type(error).__name__}: {error}\n"
+                f"{self.label} could not be imported from {self.target}: {told(error)}\n"
                 f"It belongs to {self.plugin or 'no plugin'}; reinstall or remove that plugin (`mmzoo doctor` says more)."
             ) from error
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from mmzoo import plain
 from mmzoo.errors import CheckpointError
+from mmzoo.wording import harmless
 
 
 def _words(text: str) -> frozenset[str]:
@@ -204,8 +205,8 @@ def card_metadata(path: Path) -> dict[str, Any]:
 
 
 def inert(text: str) -> str:
-    """Markdown in which nothing runs that `check_card` would refuse: a recipe's words may be a stranger's."""
-    return _SCRIPTS.sub(lambda found: found[0].replace("<", "&lt;").replace(":", "&#58;"), text)
+    """Markdown in which nothing runs that `check_card` would refuse, and which no terminal obeys: words may be a stranger's."""
+    return _SCRIPTS.sub(lambda found: found[0].replace("<", "&lt;").replace(":", "&#58;"), harmless(text))
 
 
 def read_json(path: Path, limit: int, *, numbers: bool = False) -> dict[str, Any]:

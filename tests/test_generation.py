@@ -135,7 +135,7 @@ def test_stop_strings_end_each_row_where_it_has_them(language_model):
     cut = model.generate([RED, GREEN], prompts, max_new_tokens=20, stop=stop)
     assert cut == [text[: text.find(stop)].strip() if stop in text else text for text in full]
     assert "".join(model.stream(RED, prompts[0], max_new_tokens=20, stop=[stop])) == cut[0]
-    for wrong in ("", [""], [3]):
+    for wrong in ("", [""], [3], 5):
         with pytest.raises(BadRecipe, match="stop"):
             model.generate(RED, "x", stop=wrong)
 

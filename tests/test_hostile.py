@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import mmzoo
 from mmzoo import checkpoint
+from mmzoo.cli import main as cli_main
 from mmzoo.errors import CheckpointError, HubError, MmzooError
 from mmzoo.testing import no_network, tiny
 
@@ -248,6 +249,11 @@ KINDS = {
         recipe(encoder={"use": "hf-vision", "config": {"model_type": "timm_wrapper", "architecture": "hf-hub:me/evil"}}),
         r"mmzoo\.json: config\.architecture",
     ),
+    "epochs without end": (recipe(train={"epochs": 1e308}), "train.epochs"),
+    "more examples than a machine counts": (
+        run_json(evaluations=[{"dataset": "x", "split": "test", "examples": 10**30, "fingerprint": "", "scores": {}}]),
+        "run.json: evaluations.0.examples",
+    ),
     "blocks in more digits than Python reads": (recipe(language_model={"train": "last:" + "9" * 5000}), "language_model.train"),
     "a configuration with code": (
         recipe(language_model={"use": "hf-causal", "config": {"model_type": "gpt2", "auto_map": {"AutoModel": "me/x--y.Z"}}}),
@@ -448,3 +454,13 @@ def test_a_script_in_a_recipe_does_not_run_where_its_card_is_shown(good, tmp_pat
     assert "&lt;script" in card
     assert "<script" not in card
     assert "<img" not in card
+
+
+def test_a_terminal_obeys_neither_a_card_nor_an_error(good, folder, capsys, monkeypatch):
+    seal(folder, lambda found: found["recipe"].update(name="\x1b[2Jred"))
+    assert "?[2Jred" in mmzoo.load(folder).card()
+    recipe(encoder={"use": "\x1b[2Jevil"})(folder)
+    monkeypatch.setattr("sys.argv", ["mmzoo", "card", str(folder)])
+    with pytest.raises(SystemExit):
+        cli_main()
+    assert "unknown encoder '?[2Jevil'" in capsys.readouterr().err

@@ -23,6 +23,16 @@ BAD = {
     "exits": ("import sys; sys.exit('bye')", "SystemExit"),
     "interrupts": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
     "raises no Exception": (TASK + "raise _Evil('hm')", "_Evil: hm"),
+    "raises what cannot say what it is": (
+        TASK + "class _Mute(Exception):\n    def __str__(self): raise ValueError\nraise _Mute",
+        "_Mute: (its __str__ raises ValueError)",
+    ),
+    "clears the screen": ("raise ValueError(chr(27) + '[2Jgone')", "ValueError: ?[2Jgone"),
+    "has an entry that exits": (
+        "import mmzoo\nclass _Odd(mmzoo.Entry):\n    def __getattribute__(self, name): raise SystemExit('entry')\n"
+        "@mmzoo.hookimpl\ndef mmzoo_encoders(): return [_Odd.__new__(_Odd)]",
+        "SystemExit: entry",
+    ),
     "recurses": ("def f(): f()\nf()", "RecursionError"),
     "returns None": (HOOK + "return None", "returned NoneType where a list of mmzoo.Entry belongs"),
     "returns text": (HOOK + "return 'odd'", "returned str"),
@@ -153,6 +163,19 @@ def test_a_malformed_list_of_entry_points_is_its_own_failure(tmp_path, monkeypat
     with hosted() as host:
         assert [failure.plugin for failure in host.failures] == ["mmzoo-bad", "mmzoo-worse"]
         assert mmzoo.entries("encoder")
+
+
+@pytest.mark.parametrize("file", ["METADATA", "entry_points.txt"])
+def test_metadata_that_is_no_text_takes_nothing_down(tmp_path, monkeypatch, file):
+    install(tmp_path, "mmzoo-good", GOOD.format(entry="stranger-cnn"))
+    install(tmp_path, "mmzoo-odd", "import mmzoo\n@mmzoo.hookimpl\ndef mmzoo_metrics(): return []")
+    (path,) = tmp_path.glob(f"mmzoo_odd*/{file}")
+    path.write_bytes(b"\xff\xfe\0")
+    monkeypatch.syspath_prepend(tmp_path)
+    with hosted() as host:
+        names = {plugin.dist for plugin in host.plugins if plugin.state == plugins.IN_USE}
+        assert {"mmzoo", "mmzoo-good"} <= names
+        assert ("mmzoo_odd" in names) == (file == "METADATA")
 
 
 def test_two_distributions_in_two_places_are_one(tmp_path, monkeypatch):

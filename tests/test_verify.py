@@ -8,7 +8,7 @@ import pytest
 from test_cli import run
 
 import mmzoo
-from mmzoo import checkpoint
+from mmzoo import checkpoint, datarecord
 from mmzoo.errors import DataError, HubError
 from mmzoo.recipe import Part
 from mmzoo.testing import Sample, tiny
@@ -209,3 +209,9 @@ def test_the_command(measured, model, tmp_path):
     assert "no such folder" in run("verify", tmp_path / "nothing", code=2).stderr
     assert "no revision" in run("verify", model, "--revision", "v1", code=2).stderr
     assert "name it with --dataset" in run("verify", model, "--data", "limit=2", code=2).stderr
+
+
+@pytest.mark.parametrize("name", ["folder:/etc", "file:///etc/passwd", "C:/Users", "s3://a/b"])
+def test_a_record_names_no_data_set_by_a_scheme_or_a_drive(name):
+    with pytest.raises(DataError, match="file, folder or object of the model's author"):
+        datarecord.again({"dataset": name})

@@ -12,10 +12,11 @@ from typing import Any, TextIO
 
 from mmzoo.errors import PluginWarning
 from mmzoo.registry import RESERVED
+from mmzoo.wording import harmless
 
 
 def fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(harmless(f"error: {message}"), file=sys.stderr)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from mmzoo import __version__, catalogue
 from mmzoo.cli.printing import fail, json_alone, speaking
 from mmzoo.errors import MmzooError, PluginBroken
 from mmzoo.registry import Entry
+from mmzoo.wording import told
 
 # By its version, typer uses click or a copy of its own, with exceptions of its own.
 _UsageError: Any = typer.BadParameter.__base__
@@ -40,7 +41,7 @@ def _command(entry: Entry) -> Any:
     except PluginBroken as error:
         message = str(error)
     except Exception as error:  # such as a signature that typer cannot read
-        message = f"{entry.label} of plugin '{entry.plugin}' is no function for typer: {type(error).__name__}: {error}"
+        message = f"{entry.label} of plugin '{entry.plugin}' is no function for typer: {told(error)}"
 
     def broken() -> None:
         raise PluginBroken(message)

@@ -21,6 +21,7 @@ from mmzoo.cli.arguments import (
 )
 from mmzoo.cli.printing import print_json, quiet
 from mmzoo.cli.root import app
+from mmzoo.wording import harmless
 
 
 @app.command()
@@ -93,7 +94,8 @@ def search(
     if as_json:
         print_json([model.to_dict() for model in found])
     for model in found if not as_json else []:
-        print(f"{model.repo}  {' '.join(tag.removeprefix('mmzoo-') for tag in model.tags if ':' in tag)}")
+        tags = " ".join(tag.removeprefix("mmzoo-") for tag in model.tags if ":" in tag)
+        print(harmless(f"{model.repo}  {tags}"))
     if not found:
         print("nothing is shared under that", file=sys.stderr)
         raise typer.Exit(1)
