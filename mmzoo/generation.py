@@ -101,7 +101,7 @@ def write(model: MultimodalModel, asked: Request, batch_size: int) -> list[str]:
     tokenizer = model.language_model.tokenizer
     for group in batches(asked.examples, batch_size):
         out = model.generate_ids(*_inputs(model, asked, group), **_options(asked, tokenizer))
-        found += [cut(line, asked.stop).strip() for line in tokenizer.batch_decode(out, skip_special_tokens=True)]
+        found += [cut(line.strip(), asked.stop).strip() for line in tokenizer.batch_decode(out, skip_special_tokens=True)]
     return found
 
 
@@ -139,7 +139,8 @@ class _Prompts:
 
 
 def _options(asked: Request, tokenizer: Any) -> dict[str, Any]:
-    return {**asked.options, **({"stop_strings": asked.stop, "tokenizer": tokenizer} if asked.stop else {})}
+    criteria = [*(asked.options.get("stopping_criteria") or ()), *([_Said(tokenizer, asked.stop)] if asked.stop else ())]
+    return {**asked.options, **({"stopping_criteria": criteria} if criteria else {})}
 
 
 def cut(text: str, stop: Sequence[str]) -> str:
@@ -162,9 +163,9 @@ def stream(model: MultimodalModel, asked: Request) -> Iterator[str]:
     def run() -> None:
         try:
             with torch.no_grad():
-                criteria = [_Left(left)]
                 options = _options(asked, tokenizer)
-                model.generate_ids(*inputs, streamer=streamer, stopping_criteria=criteria, **options)
+                options["stopping_criteria"] = [*options.get("stopping_criteria", ()), _Left(left)]
+                model.generate_ids(*inputs, streamer=streamer, **options)
         except BaseException as error:  # raised where it is read
             failed.append(error)
             streamer.end()
@@ -194,6 +195,18 @@ class _Texts(BaseStreamer):
 
     def end(self) -> None:
         self.queue.put(None)
+
+
+class _Said(StoppingCriteria):
+    """A row's text has one of the strings in it. The library's own ``stop_strings`` compares tokens, and takes each word that
+    begins one to have a space before it, the first too."""
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
+        self.tokenizer, self.stop = tokenizer, stop
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        texts = [text.strip() for text in self.tokenizer.batch_decode(input_ids, skip_special_tokens=True)]
+        return torch.tensor([cut(text, self.stop) != text for text in texts], device=input_ids.device)
 
 
 class _Left(StoppingCriteria):

@@ -15,6 +15,7 @@ from mmzoo.interfaces import IMAGE, Example
 from mmzoo.sequence import of_text
 from mmzoo.testing import PARTNERS, tiny
 from mmzoo.train import train
+from mmzoo.vocabulary import learn
 
 RED, GREEN, BLUE = (Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "blue"))
 FUSIONS = ["projector", "prefix-mlp", "concat", "cross-attention", "late-concat"]
@@ -138,6 +139,23 @@ def test_stop_strings_end_each_row_where_it_has_them(language_model):
     for wrong in ("", [""], [3], 5):
         with pytest.raises(BadRecipe, match="stop"):
             model.generate(RED, "x", stop=wrong)
+
+
+def test_a_stop_string_that_begins_with_a_space_is_not_found_before_the_first_word():
+    words = {"use": "gpt-mini", "vocabulary": learn(["red green blue what is this"], 100)}
+    recipe = tiny(mmzoo.Recipe(**{**PARTNERS, "language_model": "gpt-mini", "task": {"use": "vqa", "template": "{text}"}}))
+    model = mmzoo.build(recipe, language_model=words, seed=3)
+    asked = {"max_new_tokens": 60, "do_sample": True, "temperature": 3.0}
+
+    def said(write, **options):
+        torch.manual_seed(0)
+        return "".join(write(RED, "what is", **asked, **options))
+
+    full = said(model.generate)
+    stop = " " + full[0]
+    assert full.find(stop) > len(full.split()[0]), "another word begins so, and not the second"
+    assert said(model.generate, stop=stop) == full[: full.find(stop)]
+    assert said(model.stream, stop=stop) == full[: full.find(stop)]
 
 
 def test_a_conversation_goes_through_the_tokenizers_template():
