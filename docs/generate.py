@@ -5,6 +5,7 @@ python docs/generate.py [--check]
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import sys
@@ -67,6 +68,37 @@ def hooks() -> str:
         if name.startswith("mmzoo_"):
             lines.append(f"## `{name}{inspect.signature(function)}`\n\n{inspect.getdoc(function)}\n")
     return "\n".join(lines)
+
+
+INTERFACES = """\
+# Interfaces
+
+What the parts of a model promise each other, from `mmzoo/interfaces.py` without the bodies; then the bases of data sets, metrics
+and formats. A plugin's class derives from one of them and overrides what it needs; its entry goes through the [hook](hooks.md) of
+its kind.
+"""
+
+
+def interfaces() -> str:
+    lines = [INTERFACES]
+    for file, wanted in BASES.items():
+        for node in ast.parse((ROOT / "mmzoo" / file).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and (not wanted or node.name in wanted):
+                node.body = [kept for child in node.body if (kept := _without_body(child))]
+                module = f"mmzoo.{file.removesuffix('.py')}"
+                lines.append(f"## `{module}.{node.name}`\n\n```python\n{ast.unparse(node)}\n```\n")
+    return "\n".join(lines)
+
+
+def _without_body(node: ast.stmt) -> ast.stmt | None:
+    """A public method with its docstring alone, anything else as it is; None for what is private."""
+    if not isinstance(node, ast.FunctionDef):
+        return node
+    if node.name.startswith("_") and node.name != "__init__":
+        return None
+    documented = ast.get_docstring(node) is not None
+    node.body = node.body[:1] if documented else [ast.Expr(ast.Constant(...))]
+    return node
 
 
 def command_line() -> str:
@@ -174,7 +206,9 @@ def blind(record: dict) -> tuple[str, str]:
     return "Trained blind", text + "\n".join(rows)
 
 
-REFERENCE = {"entries": entries, "hooks": hooks, "cli": command_line, "recipe": recipe}
+# The bases of what a plugin brings; of interfaces.py every class.
+BASES = {"interfaces.py": (), "data.py": ("Dataset",), "metrics.py": ("Metric",), "formats.py": ("Format",)}
+REFERENCE = {"entries": entries, "hooks": hooks, "interfaces": interfaces, "cli": command_line, "recipe": recipe}
 
 if __name__ == "__main__":
     sys.exit(main())

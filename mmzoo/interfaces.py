@@ -196,7 +196,8 @@ class Part(nn.Module):
         Called when the folder is loaded, before the weights."""
 
     def blocks(self) -> Sequence[nn.Module]:
-        """Its repeated blocks, from input to output, for ``last:N`` and ``lora:r``; empty if it has none."""
+        """Its repeated blocks, from input to output, for ``last:N`` and ``lora:r``; empty if it has none. Keep them under
+        another name: a module that is assigned to ``self.blocks`` is not found."""
         return ()
 
     def lock(self) -> dict[str, Any]:
@@ -369,7 +370,14 @@ class Fusion(Part):
         `seen`; None means that there is nothing to attend to, and they change nothing."""
 
     def late(self, features: Features, hidden: Tensor) -> Tensor:
-        """Hidden states [batch, positions, dim] to fused ones of the same shape, position by position."""
+        """Hidden states [batch, positions, dim] to fused ones of the same shape, position by position: a state's result
+        depends on itself and on its row of ``features``, and on no other position.
+
+        So one method serves all who call it: a task of one vector a text (``positions`` is 1), one that learns to write (every
+        position, padding too, whose result nobody reads), and writing, where just before the vocabulary comes the newest position
+        alone. ``features`` have a row for each of ``hidden``, repeated for beam search. Tokens where ``features.mask`` is 0 are
+        none and must change nothing.
+        """
         return hidden
 
     @property
