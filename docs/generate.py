@@ -73,9 +73,9 @@ def hooks() -> str:
 INTERFACES = """\
 # Interfaces
 
-What the parts of a model promise each other, from `mmzoo/interfaces.py` without the bodies; then the bases of data sets, metrics
-and formats. A plugin's class derives from one of them and overrides what it needs; its entry goes through the [hook](hooks.md) of
-its kind.
+What the parts of a model promise each other, from `mmzoo/interfaces.py` without the bodies; then the bases of data sets, readers
+of inputs, metrics and formats. A plugin's class derives from one of them and overrides what it needs; its entry goes through the
+[hook](hooks.md) of its kind.
 """
 
 
@@ -207,7 +207,13 @@ def blind(record: dict) -> tuple[str, str]:
 
 
 # The bases of what a plugin brings; of interfaces.py every class.
-BASES = {"interfaces.py": (), "data.py": ("Dataset",), "metrics.py": ("Metric",), "formats.py": ("Format",)}
+BASES = {
+    "interfaces.py": (),
+    "data.py": ("Dataset",),
+    "inputs.py": ("Reader",),
+    "metrics.py": ("Metric",),
+    "formats.py": ("Format",),
+}
 REFERENCE = {"entries": entries, "hooks": hooks, "interfaces": interfaces, "cli": command_line, "recipe": recipe}
 
 if __name__ == "__main__":
