@@ -19,6 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 import mmzoo
 from mmzoo.build import read_recipe
+from mmzoo.checkpoint import CHECKPOINTS
 from mmzoo.data import open_dataset
 from mmzoo.environment import environment
 from mmzoo.errors import CheckpointError, TrainingError
@@ -26,7 +27,6 @@ from mmzoo.inputs import input_key
 from mmzoo.metrics import Metric, measure
 from mmzoo.recipe import Part
 from mmzoo.resolve import resolve
-from mmzoo.train import CHECKPOINTS
 from mmzoo_demo import report
 from mmzoo_demo.ask import answers, in_fresh_process
 
