@@ -1,11 +1,19 @@
 """What the tests share: small models, quick, and no network."""
 
+import json
 import os
 import sys
+import tempfile
+from importlib.metadata import entry_points
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: a second thread costs more than it gives
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Other plugins that are installed load in no test, nor while tests are collected; those that a test installs do.
+os.environ["MMZOO_CONFIG"] = str(Path(tempfile.mkdtemp(prefix="mmzoo-tests-")) / "config.json")
+installed = {point.dist.name for point in entry_points(group="mmzoo") if point.dist} - {"mmzoo"}
+Path(os.environ["MMZOO_CONFIG"]).write_text(json.dumps({"disabled": sorted(installed)}))
 
 import pytest
 
@@ -39,10 +47,9 @@ def quick():
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
-    """No test reads or writes the user's cache or configuration."""
+    """No test reads or writes the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("MMZOO_CONFIG", str(tmp_path_factory.mktemp("config") / "config.json"))
         yield
 
 

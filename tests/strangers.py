@@ -31,7 +31,7 @@ def install(folder: Path, dist: str, source: str, *, version: str = "1.0", needs
 def hosted(choice: settings.Choice | None = None):
     """A host with what is on the path now, in the place of the process's own."""
     host = plugins.Host()
-    host.load(installed.points(), choice or settings.Choice())
+    host.load(installed.points(), choice or settings.choice())
     with plugins.using(host):
         yield host
 

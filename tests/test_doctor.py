@@ -113,7 +113,7 @@ def test_names_of_plugins_are_checked_and_completed(tmp_path, monkeypatch, confi
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
         return done.stdout.split()
 
-    assert completed("plugin disable mmzoo-") == ["mmzoo-good"]
+    assert "mmzoo-good" in completed("plugin disable mmzoo-")
     assert completed("plugin enable ") == ["mmzoo:timm"]
 
 

@@ -30,7 +30,7 @@ def _generate(model, inputs_embeds=None, attention_mask=None, **options):
     def lay_prompt(_, args, kwargs):
         ids = kwargs.pop("input_ids")
         assert ids.shape[1] == width + len(steps), "each step reads the whole sequence"
-        assert not any(kwargs.get(name) is not None for name in ("past_key_values", "cache_params", "state"))
+        assert not any(kwargs.get(name) is not None for name in ("past_key_values", "cache", "cache_params", "state"))
         steps.append(ids)
         prompt = inputs_embeds.repeat_interleave(ids.shape[0] // rows, 0)
         new = model.get_input_embeddings()(ids[:, width:])

