@@ -15,9 +15,9 @@ os.environ["MMZOO_CONFIG"] = str(Path(tempfile.mkdtemp(prefix="mmzoo-tests-")) /
 installed = {point.dist.name for point in entry_points(group="mmzoo") if point.dist} - {"mmzoo"}
 Path(os.environ["MMZOO_CONFIG"]).write_text(json.dumps({"disabled": sorted(installed)}))
 
-import pytest
+import pytest  # noqa: E402
 
-from mmzoo.testing import Sample, tiny
+from mmzoo.testing import Sample, tiny  # noqa: E402
 
 
 @pytest.fixture

@@ -113,9 +113,9 @@ class _Writer(PreTrainedModel, GenerationMixin):
         _, (hidden, cell) = self.lstm(embeddings, state)
         return _Written(self.output(hidden[-1].unsqueeze(1)), (hidden, cell) if use_cache else None)
 
-    def _update_model_kwargs_for_generation(self, outputs: _Written, model_kwargs: dict[str, Any], **options: Any) -> dict[str, Any]:
+    def _update_model_kwargs_for_generation(self, outputs: _Written, model_kwargs: dict[str, Any], **more: Any) -> dict[str, Any]:
         # The library reorders a ``state`` for beam search, but hands it back only before 5.24.
-        updated = super()._update_model_kwargs_for_generation(outputs, model_kwargs, **options)
+        updated = super()._update_model_kwargs_for_generation(outputs, model_kwargs, **more)
         return updated if outputs.state is None else {**updated, "state": outputs.state}
 
     def _reorder_cache(self, state: tuple[Tensor, Tensor], beams: Tensor) -> tuple[Tensor, Tensor]:
