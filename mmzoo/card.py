@@ -65,7 +65,7 @@ def render(
         sampled=next((e for e in evaluations if e.samples), None),
         recipe_yaml=yaml.safe_dump(_short(recipe.to_dict()), sort_keys=False, allow_unicode=True, width=110),
         generates=generates,
-        given=f'{modality}="{SAMPLES[modality]}", ',
+        given=f'{modality}="{SAMPLES[modality]}", ' if modality in SAMPLES else f"{modality}=..., ",
         modality=modality,
         inputs=plural(modality),
         sections=sections or [],

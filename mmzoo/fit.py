@@ -8,8 +8,8 @@ from typing import Any
 from mmzoo import isolate, policy
 from mmzoo.errors import DoesNotFit, PluginBroken
 from mmzoo.hookspecs import PROJECT
-from mmzoo.inputs import NONE, plural
-from mmzoo.interfaces import MODALITIES, Encoder, Example, Fusion, LanguageModel, Part, Task
+from mmzoo.inputs import NONE, TAKEN, is_modality, plural
+from mmzoo.interfaces import Encoder, Example, Fusion, LanguageModel, Part, Task
 from mmzoo.plugins import host
 from mmzoo.recipe import PARTS, Recipe
 from mmzoo.registry import Entry
@@ -29,8 +29,11 @@ def check_classes(found: dict[str, Resolved]) -> None:
             )
     encoder, fusion, language, task = (found[kind] for kind in PARTS)
     modality = encoder.cls.modality
-    if modality not in (*MODALITIES, NONE):
-        raise PluginBroken(f"{encoder.entry.label}: its modality {modality!r} is none of {', '.join((*MODALITIES, NONE))}")
+    if not is_modality(modality):
+        raise PluginBroken(
+            f"{encoder.entry.label}: its modality is {modality!r}; it is a name in small letters, digits and underscores "
+            f"that is none of {', '.join(sorted(TAKEN))}"
+        )
     if modality not in ("image", NONE) and encoder.cls.reader is Encoder.reader:
         raise PluginBroken(f"{encoder.entry.label} takes {plural(modality)} and opens images; give it a mmzoo.inputs.Reader")
     kind = language.cls.kind

@@ -1,7 +1,7 @@
 """What goes into an encoder: how an input is opened, blanked, batched, and told from others.
 
 A modality is a name and a `Reader`, and an encoder says both (`mmzoo.interfaces.Encoder`). The reader of images is here; that of
-another modality comes with the plugin that has its encoders. `mmzoo.interfaces.Example` has a field for each name.
+another modality comes with the plugin that has its encoders. `mmzoo.interfaces.Example` holds an input of each.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from mmzoo.errors import BadImage, BadInput
 
 NONE = "none"  # the modality of an encoder that looks at nothing
 BLANK_CANVAS = (64, 64)
+# Other modalities are keywords beside these.
+TAKEN = {"id", "text", "targets", "others", "prompt", "batch_size", "blank", "max_new_tokens", "stop", "chat", "options"}
 PROBES = ((64, 48), (48, 80), (224, 224), (300, 200))  # sizes of pictures that stand for a transform
 
 
@@ -93,9 +96,14 @@ def name_of(source: Any) -> str:
     return repr(str(source))[:200] if isinstance(source, str | Path) else f"a {type(source).__name__}"
 
 
+def is_modality(name: Any) -> bool:
+    """Whether a modality can have the name."""
+    return isinstance(name, str) and re.fullmatch("[a-z][a-z0-9_]*", name) is not None and name not in TAKEN
+
+
 def plural(modality: str) -> str:
     """The inputs of a modality in the words of a message: images, audio."""
-    return f"{modality}s" if modality == "image" else modality
+    return f"{modality}s" if modality in ("image", "video") else modality
 
 
 @dataclass

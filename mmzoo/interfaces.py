@@ -8,7 +8,7 @@ So ``__init__`` may read configurations but never weights; weights come in `Part
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,21 +17,21 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from mmzoo.inputs import ImageReader, Reader
+from mmzoo.inputs import NONE, ImageReader, Reader
 
 if TYPE_CHECKING:
     from mmzoo.model import MultimodalModel
 
 CAUSAL, BIDIRECTIONAL, SEQ2SEQ = "causal", "bidirectional", "seq2seq"
 IGNORE = -100
-MODALITIES = ("image", "audio")  # each is a field of `Example` and a keyword of `predict` and `generate`
+FIELDS = ("image", "audio")  # modalities that are fields of `Example` and parameters of `predict` and `generate`
 PLACEHOLDER = "<image>"  # where in a text an image stands
 IMAGE = -200  # the id of a placeholder of any modality; no token has it (as in LLaVA's original code)
 
 
 def placeholder(modality: str) -> str:
     """What marks in a text where an input of the modality stands: ``<image>``, ``<audio>``."""
-    return f"<{modality}>" if modality in MODALITIES else PLACEHOLDER
+    return PLACEHOLDER if modality == NONE else f"<{modality}>"
 
 
 class Options(BaseModel):
@@ -45,7 +45,8 @@ class Example:
     """One example: its input, ``image`` or ``audio`` (anything that the encoder's `mmzoo.inputs.Reader` opens, such as
     `mmzoo.inputs.open_image`, or a list of such), ``text`` (a question or prompt) and ``targets``, the answers, captions or
     labels that count as right; training uses the first. ``id`` names it in messages. An example may hold inputs of several
-    modalities: a model sees those of its encoder's.
+    modalities: a model sees those of its encoder's. ``others`` has the inputs of a modality that a plugin brings, by its name:
+    ``Example("1", others={"series": array}, targets=("rising",))``.
 
     ``<image>`` or ``<audio>`` in the text says where each input stands; a single one needs none."""
 
@@ -54,24 +55,29 @@ class Example:
     text: str = ""
     targets: tuple[str, ...] = ()
     audio: Any = None
+    others: Mapping[str, Any] = field(default_factory=dict)
 
     def inputs(self, modality: str) -> list[Any]:
         """Its inputs of a modality, one or more; [None] if it has none. Of the modality ``"none"``, the first that it has."""
-        given = getattr(self, self._own(modality))
+        own = self._own(modality)
+        given = getattr(self, own) if own in FIELDS else self.others.get(own)
         return list(given) if isinstance(given, list | tuple) else [given]
 
     def with_inputs(self, modality: str, inputs: Sequence[Any]) -> Example:
         """The same with other inputs."""
-        changed: dict[str, Any] = {self._own(modality): inputs[0] if len(inputs) == 1 else list(inputs)}
-        return replace(self, **changed)
+        own, changed = self._own(modality), inputs[0] if len(inputs) == 1 else list(inputs)
+        if own in FIELDS:
+            return replace(self, **{own: changed})
+        return replace(self, others={**self.others, own: changed})
 
     def _own(self, modality: str) -> str:
-        return modality if modality in MODALITIES else next(iter(self.modalities), "image")
+        return modality if modality != NONE else next(iter(self.modalities), "image")
 
     @property
     def modalities(self) -> list[str]:
         """Those that it has inputs of."""
-        return [modality for modality in MODALITIES if getattr(self, modality) is not None]
+        own = [modality for modality in FIELDS if getattr(self, modality) is not None]
+        return own + [modality for modality, given in self.others.items() if given is not None]
 
     @property
     def images(self) -> list[Any]:
@@ -214,7 +220,8 @@ class Encoder(Part, ABC):
     at nothing, so that no input is opened or needed and ``inputs`` is [1, 0].
 
     Class attributes:
-        modality: what it takes: one of `MODALITIES`, or ``"none"`` if it looks at nothing.
+        modality: what it takes: ``"image"``, ``"audio"``, ``"none"`` if it looks at nothing, or any other name in small letters,
+            which is then a keyword of ``predict`` and ``generate`` and a key of `Example.others`.
         reader: how an input of that modality is opened, a `mmzoo.inputs.Reader`; that of images if it says nothing.
         varies: whether the tensors that ``transform`` gives differ in the length of their first axis, as those of clips do. They
             are then batched with zeros at the end of the shorter ones, and `forward` is given their ``lengths``.

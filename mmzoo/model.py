@@ -17,6 +17,7 @@ from mmzoo.errors import BadRecipe, DataError, DoesNotFit
 from mmzoo.inputs import NONE, Intake, plural
 from mmzoo.interfaces import (
     CAUSAL,
+    FIELDS,
     IMAGE,
     Encoder,
     Features,
@@ -231,7 +232,7 @@ class MultimodalModel(nn.Module):
 
     @property
     def modality(self) -> str:
-        """What it takes beside text, ``"image"`` or ``"audio"``; where it looks at nothing, images."""
+        """What it takes beside text, such as ``"image"``; where it looks at nothing, images."""
         return "image" if self.encoder.modality == NONE else self.encoder.modality
 
     def given(self, **inputs: Any) -> Any:
@@ -248,6 +249,11 @@ class MultimodalModel(nn.Module):
             raise DataError(f"this model takes {plural(own)}: give {own}=..., not {wrong[0]}=...")
         return inputs.get(own)
 
+    def _own(self, options: dict[str, Any]) -> dict[str, Any]:
+        """An input of a modality that a plugin brings, taken out of the options that it came with."""
+        own = self.encoder.modality
+        return {own: options.pop(own)} if own not in FIELDS and own in options else {}
+
     def example(self, number: int, source: Any, text: str) -> Example:
         """An example of an input of the encoder's modality, or several in a list."""
         inputs = source if isinstance(source, list | tuple) else [source]
@@ -260,13 +266,13 @@ class MultimodalModel(nn.Module):
             image: a path, ``file://`` URL, PIL image, array, or a list of them; None only if the model looks at nothing.
             text: the question or prompt, or a list; one text serves every input and one input every text.
             audio: in the place of ``image`` for an encoder of audio: a path, ``file://`` URL, bytes, what else its reader takes,
-                or a list of them.
+                or a list of them. An encoder of another modality has a keyword of that name.
 
         Raises:
             BadInput: one that cannot be read, BadImage for an image. DataError: lists of different lengths, or an input of
                 another modality than the encoder's.
         """
-        given, sees = self.given(image=image, audio=audio), self.encoder.transform is not None
+        given, sees = self.given(image=image, audio=audio, **self._own(options)), self.encoder.transform is not None
         pairs, many = paired(given, text, modality=self.modality, sees=sees)
         examples = [self.example(i, source, _plain(words)) for i, (source, words) in enumerate(pairs)]
         found = self.predict_examples(examples, batch_size=batch_size, **options)
@@ -324,7 +330,7 @@ class MultimodalModel(nn.Module):
                 without chat template.
             DataError: placeholders and inputs differ in number, or a prompt exceeds the context. BadInput: as `predict`.
         """
-        given = self.given(image=image, audio=audio)
+        given = self.given(image=image, audio=audio, **self._own(options))
         asked, many = generation.request(self, given, prompt, max_new_tokens=max_new_tokens, stop=stop, chat=chat, **options)
         with self._evaluating():
             found = generation.write(self, asked, batch_size)
@@ -346,7 +352,7 @@ class MultimodalModel(nn.Module):
         Raises:
             BadRecipe: beams or several answers, which are not known before the end; else as `generate`.
         """
-        given = self.given(image=image, audio=audio)
+        given = self.given(image=image, audio=audio, **self._own(options))
         asked, many = generation.request(self, given, prompt, max_new_tokens=max_new_tokens, stop=stop, chat=chat, **options)
         if many or options.get("num_beams", 1) > 1 or options.get("num_return_sequences", 1) > 1:
             raise BadRecipe(f"stream: one {self.modality} and one prompt, without beams; use generate for more")

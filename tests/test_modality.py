@@ -76,8 +76,18 @@ class Deaf(Ear):
     reader = Encoder.reader
 
 
-class Smell(Ear):
+class Nose(Ear):
+    """Of a modality that no field of an example is called like."""
+
     modality = "smell"
+
+    def __init__(self, options):
+        super().__init__(options)
+        self.spec = FeatureSpec(dim=DIM, pooled_dim=DIM, tokens=None, modality="smell")
+
+
+class Read(Ear):
+    modality = "text"
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +96,7 @@ def ear(monkeypatch):
     registry.add_all(host().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
     found = [
         mmzoo.Entry("encoder", name, target=f"test_modality:{cls}", summary="hears", license="MIT", source="here")
-        for name, cls in {"ear": "Ear", "deaf": "Deaf", "smell": "Smell"}.items()
+        for name, cls in {"ear": "Ear", "deaf": "Deaf", "nose": "Nose", "read": "Read"}.items()
     ]
     registry.add_all(found, plugin="mmzoo", version=mmzoo.__version__)
     monkeypatch.setattr(host(), "registry", registry)
@@ -174,8 +184,8 @@ def test_the_wrong_modality_is_named():
 def test_an_encoder_that_contradicts_itself_is_refused():
     with pytest.raises(PluginBroken, match=r"takes audio and opens images; give it a mmzoo\.inputs\.Reader"):
         mmzoo.check(recipe(encoder="deaf"))
-    with pytest.raises(PluginBroken, match="'smell' is none of image, audio, none"):
-        mmzoo.check(recipe(encoder="smell"))
+    with pytest.raises(PluginBroken, match="its modality is 'text'; it is a name in small letters"):
+        mmzoo.check(recipe(encoder="read"))
     with pytest.raises(DoesNotFit, match=r"fusion\.tiles: .* cuts images into pieces, and encoder 'ear' takes none"):
         mmzoo.check(recipe(), fusion={"tiles": 2})
 
@@ -192,6 +202,33 @@ class Of(mmzoo.Dataset):
 
     def load(self, split):
         return self.examples
+
+
+def test_a_modality_that_nobody_thought_of_goes_all_the_way(tmp_path, quick):
+    examples = [
+        Example(str(i), text="what", targets=("red", "green")[i % 2 :], others={"smell": clip(pitch=100 * i)})
+        for i in range(1, 9)
+    ]
+    chosen = recipe(encoder="nose")
+    run = mmzoo.train(
+        chosen, dataset=Of(examples), output=tmp_path / "model", progress=False, train={**chosen.train.model_dump(), **quick}
+    )
+    loaded = mmzoo.load(run.output)
+    one = examples[0].others["smell"]
+    assert loaded.predict(smell=one, text="what") == run.model.predict(smell=one, text="what")
+    assert len(loaded.generate(smell=[one, one], prompt="what", max_new_tokens=2)) == 2
+    assert loaded.generate(smell=[one, clip(0.4)], prompt="<smell> or <smell>", max_new_tokens=2) is not None
+    assert "".join(loaded.stream(smell=one, prompt="what", max_new_tokens=2)) == loaded.generate(
+        smell=one, prompt="what", max_new_tokens=2
+    )
+    found = mmzoo.evaluate(loaded, dataset=Of(examples), split="test", progress=False, record=False)
+    assert set(found.controls) == {"shuffled", "blanked"}
+    assert "smell" in str(found)
+    assert "model.generate(smell=...," in loaded.card()
+    with pytest.raises(DataError, match=r"takes smell: give smell=\.\.\., not image="):
+        loaded.predict(image="a.png", text="what")
+    with pytest.raises(DoesNotFit, match="holds smell, and encoder 'cnn' takes images"):
+        mmzoo.train(recipe(encoder="cnn"), dataset=Of(examples), output=tmp_path / "other", progress=False)
 
 
 def test_data_of_another_modality_is_refused_before_training(tmp_path, quick):
