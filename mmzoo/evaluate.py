@@ -53,6 +53,7 @@ class Evaluation:
     energy: dict[str, Any] | None = None
     samples: list[dict[str, Any]] = field(default_factory=list, repr=False)
     predictions: list[Prediction] = field(default_factory=list, repr=False)
+    smaller_is_better: bool = False  # of the first score
     unrecorded: str = ""  # why the result is not in the checkpoint, if it should be
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,7 +94,10 @@ class Evaluation:
         if SHUFFLED not in self.controls:
             return False
         name = next(iter(self.scores))
-        return self.scores[name].low <= self.controls[SHUFFLED][name].high
+        better, worse = self.scores[name], self.controls[SHUFFLED][name]
+        if self.smaller_is_better:
+            better, worse = worse, better
+        return better.low <= worse.high
 
 
 def evaluate(
@@ -163,8 +167,8 @@ def evaluate(
                 said += model.predict_examples(group, batch_size=batch_size, blank=blank, **options)
                 shown.advance(len(group), condition)
             predictions[condition] = said
-            labels = [prediction.label or "" for prediction in said]
-            results[condition] = {n: measure(m, labels, references, groups, seed=seed) for n, m in chosen.items()}
+            texts = [prediction.text for prediction in said]
+            results[condition] = {n: measure(m, texts, references, groups, seed=seed) for n, m in chosen.items()}
     data = datarecord.described(dataset)
     del data["license"]  # it is the model's where it was trained on them, and not where it is measured
     evaluation = Evaluation(
@@ -183,6 +187,7 @@ def evaluate(
         energy=meter.energy,
         samples=_samples(examples, references, predictions[""], min(samples, SAMPLES)),
         predictions=predictions[""],
+        smaller_is_better=next(iter(chosen.values())).smaller_is_better,
     )
     _record(model, evaluation)
     if folder is not None and record is not False:

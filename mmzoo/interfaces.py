@@ -426,12 +426,17 @@ class Fusion(Part):
 @dataclass
 class Prediction:
     """What a task says of one example: ``label`` (a class, or the text), ``score`` in [0, 1], ``value`` for
-    regression, and ``scores`` by label where there are labels."""
+    regression, and ``scores`` by label where there are labels. Metrics are given its `text`."""
 
     label: str | None = None
     score: float | None = None
     value: float | None = None
     scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The label, else the value in digits that give it back (`float`), else nothing."""
+        return self.label if self.label is not None else "" if self.value is None else repr(float(self.value))
 
 
 class Task(Part, ABC):

@@ -25,17 +25,20 @@ class Metric(ABC):
 
     Class attributes:
         perfect: the score where every prediction is its reference.
+        smaller_is_better: of an error, such as a mean absolute one, whose ``perfect`` is 0.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
     perfect: ClassVar[float] = 1.0
+    smaller_is_better: ClassVar[bool] = False
 
     def __init__(self, options: Any = None) -> None:
         self.options = options
 
     @abstractmethod
     def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """One row of statistics for each example, [examples, statistics], float64."""
+        """One row of statistics for each example, [examples, statistics], float64. Predictions are each `Prediction.text`, a
+        value in digits where the task gives values; references are the task's ``references``."""
 
     @abstractmethod
     def score(self, totals: np.ndarray) -> np.ndarray:

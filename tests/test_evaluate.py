@@ -2,17 +2,24 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import mmzoo
+from mmzoo.data import Example
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, UnknownName
-from mmzoo.testing import Sample
+from mmzoo.interfaces import Prediction, Task
+from mmzoo.metrics import Metric
+from mmzoo.plugins import host
+from mmzoo.registry import Registry
+from mmzoo.testing import Sample, tiny
+from mmzoo.text import padded, prompt_ids
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    from mmzoo.testing import tiny
-
     folder = tmp_path_factory.mktemp("trained") / "m"
     options = {"max_steps": 40, "batch_size": 8, "learning_rate": 1e-2}
     mmzoo.train(tiny("cnn-product-lstm"), dataset=Sample(), output=folder, progress=False, train=options)
@@ -34,8 +41,6 @@ def test_a_model_that_sees_scores_above_its_controls(trained):
 
 
 def test_a_model_that_is_blind_is_seen_at_once(tmp_path):
-    from mmzoo.testing import tiny
-
     options = {"max_steps": 20, "batch_size": 8, "learning_rate": 1e-2, "blank_images": True}
     run = mmzoo.train(tiny("cnn-product-lstm"), dataset=Sample(), output=tmp_path / "m", progress=False, train=options)
     assert measure(run.model).ignores_images
@@ -100,3 +105,73 @@ def test_scores_are_given_even_where_they_cannot_be_recorded(trained, monkeypatc
 def test_a_model_in_memory_has_nowhere_to_record_to(trained):
     with pytest.raises(DataError, match="checkpoint folder"):
         measure(mmzoo.load(trained), record=True)
+
+
+class Brightness(Task):
+    """A number for a picture, as a plugin's task may give it."""
+
+    metrics = ("absolute-error",)
+
+    def __init__(self, options, language_model):
+        super().__init__(options, language_model)
+        self.head = torch.nn.Linear(language_model.dim, 1)
+
+    def references(self, example):
+        return [str(float(example.targets[0]))]
+
+    def collate(self, examples, text, *, training):
+        ids, mask = padded(prompt_ids(text, [e.text for e in examples]), text.tokenizer.pad_token_id)
+        labels = {"labels": torch.tensor([float(e.targets[0]) for e in examples])} if training else {}
+        return {"ids": ids, "mask": mask, **labels}
+
+    def loss(self, model, features, batch):
+        said = self.head(model.pooled(features, batch["ids"], batch["mask"])).squeeze(1)
+        return (said - batch["labels"]).square().sum(), torch.tensor(len(said))
+
+    def predict(self, model, features, batch, **options):
+        said = self.head(model.pooled(features, batch["ids"], batch["mask"])).squeeze(1)
+        return [Prediction(value=value) for value in said.tolist()]
+
+
+class AbsoluteError(Metric):
+    perfect = 0.0
+    smaller_is_better = True
+
+    def rows(self, predictions, references):
+        return np.array([[abs(float(p) - float(r[0])), 1] for p, r in zip(predictions, references, strict=True)])
+
+    def score(self, totals):
+        return totals[..., 0] / totals[..., 1]
+
+
+class Greys(mmzoo.Dataset):
+    def __init__(self):
+        super().__init__(None)
+
+    def splits(self):
+        return ["train", "test"]
+
+    def load(self, split):
+        return [Example(str(i), Image.new("RGB", (32, 32), (15 * i,) * 3), "how bright", (str(i / 4),)) for i in range(16)]
+
+
+def test_a_task_of_numbers_is_measured_and_a_small_error_is_a_good_one(tmp_path, monkeypatch):
+    registry = Registry()
+    registry.add_all(host().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
+    about = {"summary": "numbers", "license": "MIT", "source": "here"}
+    found = [
+        mmzoo.Entry("task", "brightness", target="test_evaluate:Brightness", **about),
+        mmzoo.Entry("metric", "absolute-error", target="test_evaluate:AbsoluteError", **about),
+    ]
+    registry.add_all(found, plugin="mmzoo", version=mmzoo.__version__)
+    monkeypatch.setattr(host(), "registry", registry)
+    options = {"max_steps": 60, "batch_size": 16, "learning_rate": 1e-2}
+    recipe = tiny("cnn-product-lstm", task="brightness", fusion="late-concat")
+    run = mmzoo.train(recipe, dataset=Greys(), output=tmp_path / "m", progress=False, train=options)
+    measured = measure(run.output, Greys())
+    assert measured.scores["absolute-error"].value < 0.5 < measured.controls["shuffled"]["absolute-error"].value
+    assert not measured.ignores_images
+    assert measured.predictions[0].text == repr(measured.predictions[0].value)
+    options["blank_images"] = True
+    blind = mmzoo.train(recipe, dataset=Greys(), output=tmp_path / "blind", progress=False, train=options)
+    assert measure(blind.model, Greys()).ignores_images
