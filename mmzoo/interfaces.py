@@ -252,11 +252,16 @@ class LanguageModel(Part, ABC):
     """Text to hidden states, and where it can, hidden states to text.
 
     An instance has ``spec`` (a `LanguageSpec`) and ``tokenizer`` (a `transformers` fast tokenizer with a padding token).
+
+    Attributes:
+        keeps_rows: set by the model where a deep fusion is attached, which goes by rows: its blocks are then given one row an
+            example. Else a batch may be laid out in any way, such as all texts in one row.
     """
 
     kind: ClassVar[str] = CAUSAL
     generates: ClassVar[bool] = False
     spec: LanguageSpec
+    keeps_rows: bool = False
 
     @property
     @abstractmethod
@@ -374,7 +379,23 @@ class Fusion(Part):
 
     def deep(self, language_model: LanguageModel) -> None:
         """Attach to the blocks of ``language_model``, once, when the model is built. At run time the hooks call
-        `seen`; None means that there is nothing to attend to, and they change nothing."""
+        `seen`; None means that there is nothing to attend to, and they change nothing. What is trained belongs to the fusion, so
+        that the language model's weights keep their names::
+
+            def deep(self, language_model):
+                for layer, block in zip(self.layers, language_model.blocks(), strict=True):
+                    block.register_forward_pre_hook(partial(self._attend, layer), with_kwargs=True)
+
+            def _attend(self, layer, block, args, kwargs):
+                states = args[0] if args else kwargs["hidden_states"]  # [rows, positions, dim]
+                features = self.seen(states.shape[0])
+                if features is None:
+                    return None
+                states = states + layer(states, features.tokens, self.visible(*states.shape[:2]))
+                return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
+
+        With the cache a hook meets new positions alone, [rows, 1, dim]; under gradient checkpointing it may run twice.
+        """
 
     def late(self, features: Features, hidden: Tensor) -> Tensor:
         """Hidden states [batch, positions, dim] to fused ones of the same shape, position by position: a state's result
@@ -397,10 +418,17 @@ class Fusion(Part):
         return [name for name in ("early", "deep", "late") if getattr(cls, name) is not getattr(Fusion, name)]
 
     def seen(self, rows: int) -> Features | None:
-        """The features in use, repeated to ``rows`` rows as beam search and sampling repeat their inputs."""
+        """The features in use, repeated to ``rows`` rows as beam search and sampling repeat their inputs.
+
+        Raises:
+            ValueError: ``rows`` is no multiple of the examples.
+        """
         if self.features is None:
             return None
-        return self.features.repeat(rows // self.features.pooled.shape[0])
+        times, left = divmod(rows, len(self.features.pooled))
+        if left or not times:
+            raise ValueError(f"states of {rows} rows do not go with the features of {len(self.features.pooled)} examples")
+        return self.features.repeat(times)
 
     def visible(self, rows: int, positions: int, *, decoder: bool = False) -> Tensor | None:
         """Which visual tokens each position may attend to, [rows, positions, tokens]: those of the latest image before it;

@@ -82,6 +82,7 @@ class MultimodalModel(nn.Module):
         self._generating = False
         self._checkpoint_blocks = False
         fusion.deep(language_model)
+        language_model.keeps_rows = "deep" in fusion.places()
         head = language_model.output_layer()
         if fusion.is_late and head is not None:
             head.register_forward_pre_hook(self._fuse_outputs)

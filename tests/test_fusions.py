@@ -12,6 +12,8 @@ from mmzoo import catalogue
 from mmzoo.data import Example, tensors
 from mmzoo.errors import DoesNotFit
 from mmzoo.interfaces import IMAGE, Fusion
+from mmzoo.plugins import host
+from mmzoo.registry import Registry
 from mmzoo.sequence import of_text
 from mmzoo.testing import Sample, tiny
 from mmzoo.text import prompt_ids
@@ -309,3 +311,45 @@ def test_co_attention_needs_a_block_to_start_at():
     with pytest.raises(DoesNotFit, match="fusion.first: 2: the language model has 2 blocks"):
         mmzoo.check(tiny(mmzoo.Recipe(encoder="cnn", fusion="co-attention", language_model="bert", task="classify")),
                     fusion={"first": 2}, task={"labels": ["a", "b"]})  # fmt: skip
+
+
+class After(Fusion):
+    """A deep fusion as a stranger may write it: it changes what comes out of each block."""
+
+    needs_blocks = True
+
+    def __init__(self, options, encoder, language_model):
+        super().__init__(options, encoder, language_model)
+        self.layers = nn.ModuleList(nn.Linear(encoder.pooled_dim, language_model.dim) for _ in range(language_model.blocks))
+
+    def deep(self, language_model):
+        for layer, block in zip(self.layers, language_model.blocks(), strict=True):
+            block.register_forward_hook(lambda _block, _args, out, layer=layer: self.changed(layer, out))
+
+    def changed(self, layer, out):
+        states = out if isinstance(out, torch.Tensor) else out[0]
+        features = self.seen(states.shape[0])
+        if features is None:
+            return None
+        states = states + layer(features.pooled).unsqueeze(1)
+        return states if isinstance(out, torch.Tensor) else (states, *out[1:])
+
+
+def test_a_deep_fusion_of_a_stranger_is_given_rows_however_it_attaches(monkeypatch):
+    registry = Registry()
+    registry.add_all(host().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
+    entry = mmzoo.Entry("fusion", "after", target="test_fusions:After", summary="deep", license="MIT", source="here")
+    registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
+    monkeypatch.setattr(host(), "registry", registry)
+    model = mmzoo.build(tiny(mmzoo.Recipe(encoder="cnn", fusion="after", language_model="gpt-mini", task="vqa")), seed=0).train()
+    batch = tensors(model.collator(training=True)(EXAMPLES[1:]), model.device)
+    together = model(**batch)["loss"]
+    together.backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.fusion.parameters())
+    alone = [tensors(model.collator(training=True)([example]), model.device) for example in EXAMPLES[1:]]
+    tokens = torch.tensor([(one["labels"] != -100).sum() for one in alone])
+    losses = torch.stack([model(**one)["loss"] for one in alone])
+    torch.testing.assert_close(together, (losses * tokens).sum() / tokens.sum())
+    model(**batch)
+    with pytest.raises(ValueError, match="states of 3 rows do not go with the features of 2 examples"):
+        model.fusion.seen(3)

@@ -294,8 +294,7 @@ class HFCausal(_HFLanguageModel):
         self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
     ) -> Tensor:
         self._fast[0] = self.model_trains and torch.is_grad_enabled()
-        # Deep fusion goes by rows.
-        if self._fast[0] and unpadded.serves(self.model) and not any(block._forward_pre_hooks for block in self.blocks()):
+        if self._fast[0] and unpadded.serves(self.model) and not self.keeps_rows:
             states = unpadded.states(self.model, embeddings, mask)
             if states is not None:
                 return states
