@@ -342,11 +342,12 @@ def test_a_deep_fusion_of_a_stranger_is_given_rows_however_it_attaches(monkeypat
     registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
     monkeypatch.setattr(host(), "registry", registry)
     model = mmzoo.build(tiny(mmzoo.Recipe(encoder="cnn", fusion="after", language_model="gpt-mini", task="vqa")), seed=0).train()
-    batch = tensors(model.collator(training=True)(EXAMPLES[1:]), model.device)
+    unequal = [EXAMPLES[2], Example("long", PICTURES[0], "is it red or green or blue? " * 3, ("red",))]
+    batch = tensors(model.collator(training=True)(unequal), model.device)
     together = model(**batch)["loss"]
     together.backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.fusion.parameters())
-    alone = [tensors(model.collator(training=True)([example]), model.device) for example in EXAMPLES[1:]]
+    alone = [tensors(model.collator(training=True)([example]), model.device) for example in unequal]
     tokens = torch.tensor([(one["labels"] != -100).sum() for one in alone])
     losses = torch.stack([model(**one)["loss"] for one in alone])
     torch.testing.assert_close(together, (losses * tokens).sum() / tokens.sum())
