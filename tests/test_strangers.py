@@ -1,5 +1,6 @@
 """Plugins that are bad in every way that we could think of: each is one line, and the rest works."""
 
+import os
 import sys
 import threading
 import warnings
@@ -133,6 +134,51 @@ def test_what_a_plugin_prints_and_warns_of_stays_out_of_the_way(tmp_path, monkey
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == "hello\n"
+
+
+CHANGES = {
+    "the standard streams": "import io, sys; sys.stdout = sys.stderr = io.StringIO()",
+    "what can be imported": "import sys; sys.path.clear(); sys.meta_path.clear()",
+    "the list of what can be imported": "import sys; sys.path = []",
+    "what is imported": "import sys; sys.modules['json'] = None; del sys.modules['mmzoo.collect']; sys.modules['colorsys'] = None",
+    "the working directory": "import os; os.chdir('/')",
+    "the environment": "import os; os.environ['MMZOO_ODD'] = '1'; os.environ['PATH'] = ''; del os.environ['MMZOO_CACHE']",
+    "the limit of recursion": "import sys; sys.setrecursionlimit(120)",
+    "warnings": "import warnings; warnings.simplefilter('error')",
+}
+
+
+@pytest.mark.parametrize("source", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("ends", ["", "raise ValueError('odd')", "import time; time.sleep(60)"], ids=["well", "badly", "late"])
+def test_what_a_plugin_changes_of_the_process_is_put_back(tmp_path, monkeypatch, source, ends, request):
+    def process():
+        streams = sys.stdin, sys.stdout, sys.stderr
+        imports = list(sys.path), list(sys.meta_path), sys.modules["json"], sys.modules["mmzoo.collect"]
+        return streams, imports, os.getcwd(), dict(os.environ), sys.getrecursionlimit(), list(warnings.filters)
+
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    name = f"mmzoo-bad-{abs(hash(request.node.name))}"  # of its own: who sleeps amid its import holds the lock of its module
+    install(tmp_path, name, f"{source}\n{HOOK}return []\n{ends}")
+    warner = "import warnings; warnings.warn('careful')\nimport colorsys\n" + GOOD.format(entry="stranger-cnn")
+    install(tmp_path, "mmzoo-good", warner)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mmzoo_good", raising=False)
+    if "sleep" in ends:
+        monkeypatch.setenv("MMZOO_PLUGIN_TIMEOUT", "0.3")
+    before = process()
+    with hosted() as host:
+        assert [failure.plugin for failure in host.failures] == ([name] if ends else [])
+        assert mmzoo.entries("encoder", "stranger-cnn")
+    assert process() == before
+
+
+def test_a_path_that_a_plugin_adds_stays_behind_the_others(tmp_path, monkeypatch):
+    install(tmp_path, "mmzoo-good", "import sys; sys.path.insert(0, '/its/own')\n" + GOOD.format(entry="stranger-cnn"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mmzoo_good", raising=False)
+    before = list(sys.path)
+    with hosted():
+        assert sys.path == [*before, "/its/own"]
 
 
 def test_entries_are_kept_as_data_alone():
