@@ -1,5 +1,5 @@
-"""Running what a stranger wrote: with a time limit, with whatever it raises caught, its prints kept out of our output, and what it
-changes of the process put back."""
+"""Running what a stranger wrote: with a time limit, with whatever it raises caught, its prints kept out of our output, and what
+it changes of the process put back."""
 
 from __future__ import annotations
 

@@ -66,6 +66,17 @@ BAD = {
     "is for a newer minor version": ("MMZOO_API = '1.999'", "pip install --upgrade mmzoo"),
     "is for an older major version": ("MMZOO_API = '0.9'", "pip install --upgrade mmzoo-bad"),
     "says no version": ("MMZOO_API = 1", 'must be "MAJOR.MINOR"'),
+    "says far too much": ("MMZOO_API = '9' * 10**6", 'must be "MAJOR.MINOR"'),
+    "says what nobody can read": ("class _Odd:\n    def __repr__(self): raise ValueError\nMMZOO_API = _Odd()", "is <_Odd whose"),
+    "waits": ("import mmzoo\n@mmzoo.hookimpl\nasync def mmzoo_encoders(): return []", "hook mmzoo_encoders is async"),
+    "has a list for a hook": ("mmzoo_encoders = []", "mmzoo_encoders is []; a hook is a function"),
+    "has a class for a hook": ("import mmzoo\n@mmzoo.hookimpl\nclass mmzoo_encoders: pass", "; a hook is a function"),
+    "says why on a later line": ("raise ValueError('\\n\\nout of order')", "ValueError: out of order"),
+    "names no module": (HOOK + "return [mmzoo.Entry('encoder', 'odd', target='a..b:C', summary='odd')]", "target 'a..b:C'"),
+    "falls without end": (
+        "import sys; sys.setrecursionlimit(10**9)\ndef f(n=0):\n    if n > 200_000: raise ValueError('deep')\n    f(n+1)\nf()",
+        "ValueError: deep",
+    ),
 }
 
 
@@ -78,8 +89,9 @@ def test_a_bad_plugin_is_one_line_and_the_rest_lists_and_builds(tmp_path, monkey
     with hosted() as host:
         (failure,) = host.failures
         assert failure.plugin == "mmzoo-bad"
-        assert said in failure.error
+        assert said in failure.line
         assert "Traceback" in failure.trace
+        assert len(failure.trace) < 10**6
         assert "mmzoo" in failure.fix
         assert {entry.plugin for entry in mmzoo.entries()} == {"mmzoo", "mmzoo-good"}
         assert not host.manager.has_plugin("mmzoo-bad:plugin")
@@ -140,7 +152,7 @@ CHANGES = {
     "the standard streams": "import io, sys; sys.stdout = sys.stderr = io.StringIO()",
     "what can be imported": "import sys; sys.path.clear(); sys.meta_path.clear()",
     "the list of what can be imported": "import sys; sys.path = []",
-    "what is imported": "import sys; sys.modules['json'] = None; del sys.modules['mmzoo.collect']; sys.modules['colorsys'] = None",
+    "what is imported": "from sys import modules as m; m['json'] = m['colorsys'] = None; del m['mmzoo.collect']",
     "the working directory": "import os; os.chdir('/')",
     "the environment": "import os; os.environ['MMZOO_ODD'] = '1'; os.environ['PATH'] = ''; del os.environ['MMZOO_CACHE']",
     "the limit of recursion": "import sys; sys.setrecursionlimit(120)",
