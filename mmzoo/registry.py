@@ -168,6 +168,8 @@ class Registry:
             key = (entry.kind, entry.name)
             taken = fresh.get(key) or self._entries.get(key)
             if taken is not None:
+                if taken.plugin == plugin:
+                    raise DuplicateName(f"{entry.label} comes from '{plugin}' twice; one of them needs another name")
                 raise DuplicateName(
                     f"{entry.label} comes from both '{taken.plugin}' and '{plugin}'; uninstall or disable one of them"
                 )

@@ -57,7 +57,11 @@ def row(plugin: Plugin) -> dict[str, Any]:
         "state": plugin.state,
         "entries": entries,
         "error": plugin.failure.error if plugin.failure else "",
-        "fix": plugin.failure.fix if plugin.failure else f"mmzoo plugin enable {plugin.name}" if plugin.state == DISABLED else "",
+        "fix": plugin.failure.fix
+        if plugin.failure
+        else f"mmzoo plugin enable {plugin.disabled}"
+        if plugin.state == DISABLED
+        else "",
     }
 
 

@@ -9,8 +9,8 @@ import pytest
 from strangers import GOOD, hosted, install, with_plugin
 
 import mmzoo
-from mmzoo import plugins
-from mmzoo.errors import PluginBroken, PluginWarning, SettingsError, TrainingError
+from mmzoo import plugins, settings
+from mmzoo.errors import PluginBroken, PluginWarning, SettingsError, TrainingError, UnknownName
 from mmzoo.plugins import Host, point
 
 HOOK = "import mmzoo\n@mmzoo.hookimpl\ndef mmzoo_encoders():\n    "
@@ -244,6 +244,39 @@ def test_two_distributions_in_two_places_are_one(tmp_path, monkeypatch):
     with hosted() as host:
         assert [entry.name for entry in mmzoo.entries("encoder") if entry.plugin == "mmzoo-good"] == ["from-b"]
         assert host.failures == []
+
+
+def test_each_of_several_entry_points_has_a_name_of_its_own(tmp_path, monkeypatch):
+    install(tmp_path, "mmzoo-two", GOOD.format(entry="stranger-cnn"), mmzoo_odd="raise ValueError('odd')")
+    (tmp_path / "mmzoo_two-1.0.dist-info" / "entry_points.txt").write_text("[mmzoo]\nbad = mmzoo_odd\ngood = mmzoo_two\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with hosted() as host:
+        assert [failure.plugin for failure in host.failures] == ["mmzoo-two:bad"]
+        assert [plugin.name for plugin in host.plugins if not plugin.own] == ["mmzoo-two:bad", "mmzoo-two:good"]
+        assert mmzoo.entries("encoder", "stranger-cnn")
+    with hosted(settings.Choice(disabled=frozenset({"mmzoo-two:bad"}))) as host:
+        assert host.failures == []
+        assert mmzoo.entries("encoder", "stranger-cnn")
+    with (
+        hosted(settings.Choice(disabled=frozenset({"mmzoo-two"}))),
+        pytest.raises(UnknownName, match="'mmzoo-two:good' is not asked, which is disabled: mmzoo plugin enable mmzoo-two$"),
+    ):
+        mmzoo.check("cnn-product-lstm", encoder="stranger-cnn")
+    (tmp_path / "mmzoo_two-1.0.dist-info" / "entry_points.txt").write_text("[mmzoo]\na = mmzoo_two\nb = mmzoo_two\n")
+    with hosted() as host:
+        assert "encoder 'stranger-cnn' comes from 'mmzoo-two' twice" in host.failures[0].error
+
+
+def test_a_distributions_name_does_nothing_in_a_terminal_or_a_shell(tmp_path, monkeypatch):
+    install(tmp_path, "mmzoo-bad", "raise ValueError('odd')")
+    about = "Metadata-Version: 2.4\nName: \x1b[2Jbad; rm -rf ~\nVersion: \x1b[31m1\n\n"
+    (tmp_path / "mmzoo_bad-1.0.dist-info" / "METADATA").write_text(about)
+    monkeypatch.syspath_prepend(tmp_path)
+    with hosted() as host:
+        (failure,) = host.failures
+        assert failure.plugin == "_2Jbad_rm_-rf_"
+        assert failure.version == "?[31m1"
+        assert failure.fix == "pip install --upgrade _2Jbad_rm_-rf_"
 
 
 # In python, and what is built
