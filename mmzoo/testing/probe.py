@@ -70,7 +70,7 @@ def main() -> None:
         heavy = [name for name in HEAVY if name in sys.modules]
         for name in asked["targets"]:
             importlib.import_module(name)
-    except (Exception, SystemExit) as raised:  # a stranger's module may raise anything
+    except BaseException as raised:  # a stranger's module may raise anything
         error = f"{type(raised).__name__}: {raised}"
     print()
     print(json.dumps({"seconds": seconds, "heavy": heavy, "events": events[:20], "error": error}))
