@@ -63,6 +63,29 @@ def test_a_command_that_typer_cannot_read_leaves_the_help_whole(tmp_path, monkey
         assert "command 'odd' of plugin 'mmzoo-odd'" in run("odd", code=2).stderr
 
 
+def test_a_command_that_breaks_names_its_plugin_and_only_when_it_is_called(tmp_path, monkeypatch):
+    source = "import mmzoo\n@mmzoo.hookimpl\ndef mmzoo_commands():\n    return [{}]"
+    entry = "mmzoo.Entry('command', '{0}', target='mmzoo_odd_{0}:{0}', summary='an odd one')"
+    modules = {
+        "raises": "def raises(times: int = 1): raise ValueError('out of order')",
+        "waits": "async def waits(): ...",
+        "ends": "import os; os._exit(7)",
+        "missing": "",
+    }
+    source = source.format(", ".join(entry.format(name) for name in modules))
+    install(tmp_path, "mmzoo-odd", source, **{f"mmzoo_odd_{name}": text for name, text in modules.items()})
+    monkeypatch.syspath_prepend(tmp_path)
+    with hosted():
+        assert run("--help").stdout.count("an odd one") == 4
+        assert "--times" in run("raises", "--help").stdout
+        assert "mmzoo_odd_waits:waits is async" in run("waits", code=2).stderr
+        assert "could not be imported" in run("missing", "--help", "--more", "x", code=2).stderr
+    done = program(tmp_path, "raises", "--times", "2")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Traceback"), "its author needs it"
+    assert done.stderr.endswith("error: command 'raises' of plugin 'mmzoo-odd' failed: ValueError: out of order\n")
+
+
 @pytest.fixture
 def configured(tmp_path, monkeypatch):
     monkeypatch.setenv("MMZOO_CONFIG", str(tmp_path / "config.json"))

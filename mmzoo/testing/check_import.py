@@ -25,7 +25,7 @@ def loads(plugin: Plugin) -> None:
 @check()
 def listing(plugin: Plugin) -> None:
     """Listing is quick: in a fresh process, the module that an entry point names is imported in under 50 ms (the best of several
-    tries) and imports no torch or other large library; nor do the modules of its commands, which ``mmzoo --help`` imports."""
+    tries) and imports no torch or other large library; nor do the modules of its commands, whose ``--help`` is to be as quick."""
     commands = sorted({_module(entry.target) for entry in plugin.entries if entry.kind == "command"})
     best: dict[str, float] = {}
     for _ in range(TRIES):
