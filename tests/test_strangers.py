@@ -1,5 +1,6 @@
 """Plugins that are bad in every way that we could think of: each is one line, and the rest works."""
 
+import itertools
 import os
 import sys
 import threading
@@ -387,6 +388,39 @@ def test_a_lifecycle_hook_that_returns_nonsense_is_passed_over(classifier):
             assert "title" not in model.card()
         with pytest.warns(PluginWarning, match=r"must return transformers\.TrainerCallback objects, not builtin"):
             assert plugins.host().manager.hook.mmzoo_train_callbacks(recipe=model.recipe) == []
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        (7, "it must return a list, not int"),
+        ([("a", "\ud800")], "UnicodeEncodeError"),
+        ([("a\n# b", "c")], "a title must be one line"),
+        ([("a", "b" * 5_000_000)], "sections have 5000001 bytes"),
+        (itertools.repeat(("a", "b")), "more than 1000"),
+    ],
+    ids=["a number", "no text", "two lines", "huge", "endless"],
+)
+def test_a_card_can_be_written_and_read_whatever_a_plugin_adds_to_it(classifier, tmp_path, sections, said):
+    class Plugin:
+        mmzoo_card_sections = staticmethod(mmzoo.hookimpl(lambda model, run: sections))
+
+    model = mmzoo.build(classifier, seed=0)
+    with with_plugin(Plugin()), pytest.warns(PluginWarning, match=said):
+        model.save(tmp_path / "m")
+    assert mmzoo.load(tmp_path / "m")
+
+
+def test_a_callback_that_returns_nonsense_is_passed_over(classifier, sample, tmp_path, quick):
+    from transformers import TrainerCallback
+
+    class Odd(TrainerCallback):
+        def on_train_begin(self, *_, **__):
+            return "go"
+
+    plugin = type("Plugin", (), {"mmzoo_train_callbacks": staticmethod(mmzoo.hookimpl(lambda recipe: [Odd()]))})()
+    with with_plugin(plugin), pytest.warns(PluginWarning, match=r"its Odd\.on_train_begin failed .*TrainerControl, not str"):
+        assert mmzoo.train(classifier, output=tmp_path / "a", dataset=sample, progress=False, train=quick).finished
 
 
 def test_a_callback_that_raises_does_not_end_the_training_unless_it_means_to(classifier, sample, tmp_path, quick):
