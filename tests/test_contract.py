@@ -171,6 +171,12 @@ METRIC = "from mmzoo_metrics.classification import Accuracy as Mine\n"
         ("side-effects", ENTRY, "import socket\nsocket.socket().connect(('10.0.0.1', 80))", "socket.connect ('10.0.0.1', 80)"),
         ("side-effects", ENTRY, "import os\nos.mkdir(os.path.expanduser('~/.mine'))", "os.mkdir"),
         ("side-effects", ENTRY, "import os\nos._exit(3)", "ended with 3"),
+        (
+            "side-effects",
+            "import os, random, sys; os.chdir('/'); os.environ['ODD'] = '1'; random.seed(0); sys.stdout = sys.stderr" + ENTRY,
+            METRIC,
+            "changes the environment, the working directory, the standard streams, the state of random",
+        ),
         ("side-effects", ENTRY, "1 / 0", "the import fails: ZeroDivisionError"),
     ],
 )
