@@ -13,14 +13,16 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from mmzoo import errors, installed, settings
+from mmzoo import errors, installed, isolate, settings
 from mmzoo.plugins import DISABLED, Host, Plugin, Refused
 from mmzoo.registry import Entry
 
 MAX_DEADLY = 20  # plugins that end the process, before we stop looking for more
 SECONDS = 300.0
+PATIENCE = 6  # what an entry points to may import a large library: so many times longer than a plugin has
 LIBRARIES = ("torch", "transformers")
 
 
@@ -189,11 +191,12 @@ def try_libraries() -> None:
         write(torch=_torch())
     for kind, name, target in targets:
         write(trying=f"{kind}/{name}")
-        try:
-            _check(kind, Entry(kind, name, target, "-").load())
-        except BaseException as error:
-            trace = "".join(traceback.format_exception(error.__cause__ or error))
-            write(bad=[kind, name], message=str(error).splitlines()[0], trace=trace)
+        call = partial(_try, kind, Entry(kind, name, target, "-"))
+        outcome = isolate.limited(call, PATIENCE * isolate.timeout(), target.partition(":")[0].partition(".")[0])
+        if (broken := outcome.error) is not None:
+            cause = broken.__cause__
+            trace = "".join(traceback.format_exception(cause)) if cause else outcome.trace
+            write(bad=[kind, name], message=str(broken).splitlines()[0], trace=trace)
     write(done=True)
     os._exit(0)
 
@@ -211,9 +214,9 @@ def _torch() -> dict[str, Any]:
     return {"version": torch.__version__, "cuda": torch.version.cuda, "threads": torch.get_num_threads(), "accelerators": found}
 
 
-def _check(kind: str, made: Any) -> None:
+def _try(kind: str, entry: Entry) -> None:
     from mmzoo.fit import BASES
 
-    base = BASES.get(kind)
+    made, base = entry.load(), BASES.get(kind)
     if base is not None and not (isinstance(made, type) and issubclass(made, base)):
         raise errors.PluginBroken(f"its target is no mmzoo.interfaces.{base.__name__}")

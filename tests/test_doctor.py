@@ -176,6 +176,18 @@ def test_doctor_tells_the_whole_story(tmp_path, monkeypatch, configured):
     assert {cache["folder"] for cache in report["caches"]} >= {os.environ["MMZOO_CACHE"]}
 
 
+def test_doctor_goes_on_after_an_entry_that_hangs(tmp_path, monkeypatch, configured):
+    source = GOOD.format(entry="{0}").replace("mmzoo_scratch.cnn:CNN", "mmzoo_{0}_part:Part")
+    for name, text in (("hangs", "import time; time.sleep(60)"), ("late", "raise ImportError('no eyes')")):
+        install(tmp_path, f"mmzoo-{name}", source.replace("{0}", name), **{f"mmzoo_{name}_part": text})
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MMZOO_PLUGIN_TIMEOUT", "1")
+    hangs, late = json.loads(run("doctor", "--json", code=1).stdout)["problems"]
+    assert "encoder 'hangs' of plugin 'mmzoo-hangs' cannot be built: took longer than 6 s" in hangs["what"]
+    assert "time.sleep(60)" in hangs["trace"], "it says where"
+    assert "encoder 'late' of plugin 'mmzoo-late' cannot be built" in late["what"]
+
+
 def test_doctor_works_where_torch_does_not(tmp_path, monkeypatch, configured):
     (tmp_path / "torch.py").write_text("raise OSError('libtorch.so: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
