@@ -76,18 +76,18 @@ def each(calls: Sequence[tuple[Callable[[], Any], str]], seconds: float) -> list
     outcomes: list[Outcome] = []
     with warnings.catch_warnings(record=True) as seen, contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("always")
+        process = _Process()
         while len(outcomes) < len(calls):
-            before = _Process()
-            _Worker(calls, outcomes, seen).run(seconds)
-            before.put_back()
+            _Worker(calls, outcomes, seen, process).run(seconds)
+            process.put_back()
     return outcomes
 
 
 class _Worker:
     """Makes the calls that have no outcome yet, until all have one or one takes too long."""
 
-    def __init__(self, calls: Sequence[tuple[Callable[[], Any], str]], outcomes: list[Outcome], seen: Sequence[Any]) -> None:
-        self.calls, self.outcomes, self.seen = calls, outcomes, seen
+    def __init__(self, calls: Sequence[Any], outcomes: list[Outcome], seen: Sequence[Any], process: _Process) -> None:
+        self.calls, self.outcomes, self.seen, self.process = calls, outcomes, seen, process
         self.lock, self.done, self.late = threading.Lock(), threading.Event(), False
         self.since = time.monotonic()
 
@@ -110,7 +110,7 @@ class _Worker:
     def _work(self) -> None:
         _here.limited = True
         for function, _ in self.calls[len(self.outcomes) :]:
-            outcome, warned, before = Outcome(), len(self.seen), _Process()
+            outcome, warned = Outcome(), len(self.seen)
             try:
                 outcome.value = function()
             except BaseException as error:
@@ -118,7 +118,7 @@ class _Worker:
             with self.lock:
                 if self.late:  # whoever waited has put everything back
                     return
-                before.put_back()
+                self.process.put_back()
                 outcome.notes = [f"{w.category.__name__}: {w.message}" for w in self.seen[warned : warned + MAX_NOTES]]
                 self.outcomes.append(outcome)
                 self.since = time.monotonic()
@@ -158,6 +158,7 @@ class _Process:
         for name, module in self.modules.items():
             if sys.modules.get(name) is not module:
                 sys.modules[name] = module
+        self.modules = dict(sys.modules)
         warnings.simplefilter("always")
 
 
