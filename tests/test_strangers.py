@@ -45,6 +45,8 @@ BAD = {
     "no text": (HOOK + f"return [{ENTRY.format(', license=3')}]", "license 3 is no text"),
     "a huge text": (HOOK + f"return [{ENTRY.format(', source=chr(120) * 10**6')}]", "one line of 1000 characters"),
     "moves the cursor": (HOOK + f"return [{ENTRY.format(', modality=chr(27) + chr(91) + chr(50) + chr(74)')}]", "modality"),
+    "turns text around": (HOOK + f"return [{ENTRY.format(', source=chr(0x202e)')}]", "source"),
+    "turns an error around": ("raise ValueError(chr(0x202e) + 'gone')", "ValueError: ?gone"),
     "no options": (HOOK + f"return [{ENTRY.format(', tiny=[1]')}]", "tiny is not a mapping"),
     "options that are no data": (HOOK + f"return [{ENTRY.format(', tiny=dict(a=object())')}]", "tiny is not JSON"),
     "an unhashable name": (HOOK + "return [mmzoo.Entry('encoder', ['odd'], target='a.b:C', summary='odd')]", "name ['odd']"),
