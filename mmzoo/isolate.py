@@ -16,9 +16,10 @@ from types import FrameType
 from typing import Any
 
 from mmzoo.errors import PluginBroken, SettingsError
+from mmzoo.wording import told
 
 TIMEOUT = "MMZOO_PLUGIN_TIMEOUT"
-MAX_NOTES = 20
+MAX_NOTES, MAX_NOTE = 20, 1000
 MAX_FRAMES = 1000  # a stack can be millions deep, and then telling it takes minutes
 
 _here = threading.local()
@@ -119,7 +120,7 @@ class _Worker:
                 if self.late:  # whoever waited has put everything back
                     return
                 self.process.put_back()
-                outcome.notes = [f"{w.category.__name__}: {w.message}" for w in self.seen[warned : warned + MAX_NOTES]]
+                outcome.notes = [told(w.message)[:MAX_NOTE] for w in self.seen[warned : warned + MAX_NOTES]]
                 self.outcomes.append(outcome)
                 self.since = time.monotonic()
         self.done.set()

@@ -7,8 +7,9 @@ from typing import Any
 
 MAX_SHOWN = 100
 
-# Also what turns the direction of text around, and what some take for the end of a line.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# Also what turns the direction of text around, what some take for the end of a line, and halves of characters, which no
+# output encodes.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def told(error: BaseException) -> str:

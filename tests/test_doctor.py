@@ -176,6 +176,20 @@ def test_doctor_tells_the_whole_story(tmp_path, monkeypatch, configured):
     assert {cache["folder"] for cache in report["caches"]} >= {os.environ["MMZOO_CACHE"]}
 
 
+def test_doctor_and_the_list_show_what_cannot_be_shown(tmp_path, monkeypatch, configured):
+    warning = "import warnings; warnings.warn('\\x1b[2Jcareful \\udce9')\n"
+    blind = GOOD.format(entry="blind").replace("mmzoo_scratch.cnn:CNN", "mmzoo_odd_part:Part")
+    install(tmp_path, "mmzoo-bad", "raise ValueError('no file caf\\udce9')")
+    install(tmp_path, "mmzoo-blind", warning + blind, mmzoo_odd_part="raise OSError('\\x1b[2Jno file caf\\udce9')")
+    for arguments in (["plugin", "list"], ["plugin", "list", "--json"], ["doctor"], ["doctor", "--json"]):
+        done = program(tmp_path, *arguments)
+        assert done.returncode == ("doctor" in arguments)
+        assert "no file caf?" in done.stdout
+        assert "\x1b" not in done.stdout
+        assert "Traceback" not in done.stderr
+    assert "UserWarning: ?[2Jcareful ?" in done.stdout
+
+
 def test_doctor_goes_on_after_an_entry_that_hangs(tmp_path, monkeypatch, configured):
     source = GOOD.format(entry="{0}").replace("mmzoo_scratch.cnn:CNN", "mmzoo_{0}_part:Part")
     for name, text in (("hangs", "import time; time.sleep(60)"), ("late", "raise ImportError('no eyes')")):
