@@ -109,7 +109,7 @@ def command_line() -> str:
 def _commands(group: Any, context: Any) -> list[str]:
     lines = []
     for name in sorted(group.list_commands(context)):
-        command = group.get_command(context, name)
+        _, command, _ = group.resolve_command(context, [name])
         inner = command.context_class(command, info_name=name, parent=context)
         if hasattr(command, "list_commands"):
             lines += _commands(command, inner)

@@ -250,7 +250,9 @@ def _instance(resolved: Resolved, *arguments: Any) -> Part:
 
 @contextmanager
 def _blamed(entry: Entry, what: str) -> Iterator[None]:
-    """Whatever a plugin's code raises is an error that names the plugin."""
+    """Whatever a plugin's code raises is an error that names the plugin; torch's default type, which would be that of every
+    later model, is put back."""
+    default = torch.get_default_dtype()
     try:
         yield
     except (MmzooError, KeyboardInterrupt):
@@ -258,6 +260,8 @@ def _blamed(entry: Entry, what: str) -> Iterator[None]:
     except BaseException as error:
         said = told(error).splitlines()[0]  # below it torch tells of its C++ frames
         raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}' {what}: {said}") from error
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _wants_weights(recipe: Recipe, kind: str, part: Part) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from mmzoo import hookspecs
 from mmzoo.errors import PluginBroken
 from mmzoo.lifecycle import LIFECYCLE
 from mmzoo.registry import Entry
+from mmzoo.wording import shown
 
 ENTRY_HOOKS = {
     "mmzoo_encoders": "encoder",
@@ -51,6 +53,8 @@ def bring(module: Any, scratch: pluggy.PluginManager, name: str) -> tuple[dict[s
         for hook, kind in ENTRY_HOOKS.items():
             if hook in impls:
                 entries += _entries(impls[hook], hook, kind)
+    except pluggy.PluginValidationError as error:  # its first line does not say what is wrong
+        raise PluginBroken("; ".join(str(error).strip().splitlines())) from error
     finally:
         if scratch.has_plugin(name):
             scratch.unregister(name=name)
@@ -65,8 +69,12 @@ def _check(module: Any, impls: Mapping[str, Any]) -> None:
             raise PluginBroken(f"unknown hook '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
         if impl.hookwrapper or impl.wrapper:
             raise PluginBroken(f"hook {name} is a wrapper; a plugin brings its own entries and changes nobody else's")
+        if inspect.iscoroutinefunction(impl.function) or inspect.isasyncgenfunction(impl.function):
+            raise PluginBroken(f"hook {name} is async; write it as an ordinary function, which is called and not awaited")
     for name in known:
-        if name not in impls and callable(getattr(module, name, None)):
+        if name not in impls and (found := getattr(module, name, None)) is not None:
+            if not inspect.isroutine(found):
+                raise PluginBroken(f"{name} is {shown(found)}; a hook is a function with @mmzoo.hookimpl above it")
             raise PluginBroken(f"{name} is not marked: write @mmzoo.hookimpl above it")
     if not impls:
         raise PluginBroken("has no hook: mark functions such as mmzoo_encoders with @mmzoo.hookimpl")

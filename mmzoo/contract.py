@@ -11,6 +11,7 @@ import warnings
 from typing import Any
 
 from mmzoo.errors import PluginBroken
+from mmzoo.wording import shown
 
 API_VERSION = "1.0"
 ATTRIBUTE = "MMZOO_API"
@@ -23,8 +24,8 @@ def stated(plugin: Any) -> str:
         PluginBroken: what it says is no version.
     """
     text = getattr(plugin, ATTRIBUTE, "1.0")
-    if not isinstance(text, str) or not re.fullmatch(r"\d{1,4}\.\d{1,4}", text):
-        raise PluginBroken(f'{ATTRIBUTE} is {text!r}; it must be "MAJOR.MINOR", such as "{API_VERSION}"')
+    if not isinstance(text, str) or not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", text):
+        raise PluginBroken(f'{ATTRIBUTE} is {shown(text)}; it must be "MAJOR.MINOR", such as "{API_VERSION}"')
     return text
 
 

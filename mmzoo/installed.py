@@ -15,8 +15,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from mmzoo.settings import normal
+from mmzoo.wording import harmless
 
 GROUP = "mmzoo"
+# Names go into commands that a user copies, and versions to the terminal.
+_UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")
+MAX_NAME = 100
 _SECTION = re.compile(rf"^\[\s*{GROUP}\s*\]", re.MULTILINE)
 _NEED = re.compile(r"^Requires-Dist:\s*(mmzoo(?![\w.-]).*)$", re.MULTILINE | re.IGNORECASE)
 
@@ -62,7 +66,7 @@ def about(dist: Any) -> About:
     needs = tuple(need.strip() for need in _NEED.findall(text) if re.search(r"[<>=~!]", need))
     folder = getattr(dist, "_path", None)  # it is named as the distribution, where its metadata cannot be read
     name = found.get("Name") or (folder.name.partition("-")[0] if folder is not None else "unknown")
-    return About(name, found.get("Version", ""), needs)
+    return About(_UNUSUAL.sub("_", name)[:MAX_NAME], harmless(found.get("Version", ""))[:MAX_NAME], needs)
 
 
 def _text(dist: Any, name: str) -> str:
@@ -95,7 +99,7 @@ def points() -> Iterator[Any]:
         except Exception as error:  # by the version of Python, of one kind or another
             found = [SimpleNamespace(name="?", value="", load=_raiser(error))]  # type: ignore[list-item]
         for point in found:
-            yield SimpleNamespace(name=point.name, value=point.value, about=said, load=point.load)
+            yield SimpleNamespace(name=harmless(point.name), value=point.value, about=said, load=point.load)
 
 
 def _raiser(error: Exception) -> Any:

@@ -1,4 +1,5 @@
-"""Running what a stranger wrote: with a time limit, with whatever it raises caught, and its prints kept out of our output."""
+"""Running what a stranger wrote: with a time limit, with whatever it raises caught, its prints kept out of our output, and what
+it changes of the process put back."""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ from types import FrameType
 from typing import Any
 
 from mmzoo.errors import PluginBroken, SettingsError
+from mmzoo.wording import told
 
 TIMEOUT = "MMZOO_PLUGIN_TIMEOUT"
-MAX_NOTES = 20
+MAX_NOTES, MAX_NOTE = 20, 1000
+MAX_FRAMES = 1000  # a stack can be millions deep, and then telling it takes minutes
 
 _here = threading.local()
 
@@ -68,20 +71,24 @@ def each(calls: Sequence[tuple[Callable[[], Any], str]], seconds: float) -> list
     A thread is the limit that every platform has, whichever thread asks. What it cannot end is code that never gives the
     interpreter back (and ``os._exit``). A loop that outstays its time is told to stop, unless it is amid an import of something
     else than the package that stands beside the call: half an import of a library would break everybody's.
+
+    Between two calls the process is as before (`_Process`), so that none finds what another has left.
     """
     outcomes: list[Outcome] = []
     with warnings.catch_warnings(record=True) as seen, contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("always")
+        process = _Process()
         while len(outcomes) < len(calls):
-            _Worker(calls, outcomes, seen).run(seconds)
+            _Worker(calls, outcomes, seen, process).run(seconds)
+            process.put_back()
     return outcomes
 
 
 class _Worker:
     """Makes the calls that have no outcome yet, until all have one or one takes too long."""
 
-    def __init__(self, calls: Sequence[tuple[Callable[[], Any], str]], outcomes: list[Outcome], seen: Sequence[Any]) -> None:
-        self.calls, self.outcomes, self.seen = calls, outcomes, seen
+    def __init__(self, calls: Sequence[Any], outcomes: list[Outcome], seen: Sequence[Any], process: _Process) -> None:
+        self.calls, self.outcomes, self.seen, self.process = calls, outcomes, seen, process
         self.lock, self.done, self.late = threading.Lock(), threading.Event(), False
         self.since = time.monotonic()
 
@@ -94,7 +101,7 @@ class _Worker:
                     continue  # it is at the next call already
                 self.late = True
                 frame = sys._current_frames().get(thread.ident or 0)
-                where = ["It was here (most recent call last):\n", *traceback.format_stack(frame)] if frame else []
+                where = ["It was here (most recent call last):\n", *traceback.format_stack(frame, MAX_FRAMES)] if frame else []
                 package = self.calls[len(self.outcomes)][1]
                 error = TookTooLong(f"took longer than {seconds:g} s")
                 self.outcomes.append(Outcome(error=error, trace="".join(where)))
@@ -108,14 +115,59 @@ class _Worker:
             try:
                 outcome.value = function()
             except BaseException as error:
-                outcome.error, outcome.trace = error, traceback.format_exc()
+                outcome.error, outcome.trace = error, traceback.format_exc(-MAX_FRAMES)
             with self.lock:
-                if self.late:
+                if self.late:  # whoever waited has put everything back
                     return
-                outcome.notes = [f"{w.category.__name__}: {w.message}" for w in self.seen[warned : warned + MAX_NOTES]]
+                self.process.put_back()
+                outcome.notes = [told(w.message)[:MAX_NOTE] for w in self.seen[warned : warned + MAX_NOTES]]
                 self.outcomes.append(outcome)
                 self.since = time.monotonic()
         self.done.set()
+
+
+class _Process:
+    """What of the process a plugin may not change for everybody: the standard streams, the working directory, the environment,
+    the limit of recursion, warnings that are errors, and what else is imported and can be. What it adds to ``sys.path`` stays, as
+    its entries may need it, but behind what was there."""
+
+    def __init__(self) -> None:
+        self.streams = {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr")}
+        self.folder, self.environment = _folder(), dict(os.environ)
+        self.depth, self.modules = sys.getrecursionlimit(), dict(sys.modules)
+        self.lists = {name: (getattr(sys, name), list(getattr(sys, name))) for name in ("path", "meta_path", "path_hooks")}
+
+    def put_back(self) -> None:
+        for name, stream in self.streams.items():
+            setattr(sys, name, stream)
+        if self.folder is not None and _folder() != self.folder:
+            with contextlib.suppress(OSError):
+                os.chdir(self.folder)
+        if self.environment != os.environ:
+            for name in os.environ.keys() - self.environment.keys():
+                del os.environ[name]
+            os.environ.update(self.environment)
+        if sys.getrecursionlimit() != self.depth:
+            sys.setrecursionlimit(self.depth)
+        for name, (kept, before) in self.lists.items():
+            found = list(getattr(sys, name))
+            if found[: len(before)] != before:
+                kept[:] = [*before, *(added for added in found if added not in before)]
+            setattr(sys, name, kept)
+        for name in [name for name, module in sys.modules.items() if module is None and name not in self.modules]:
+            del sys.modules[name]  # None is how an import is forbidden
+        for name, module in self.modules.items():
+            if sys.modules.get(name) is not module:
+                sys.modules[name] = module
+        self.modules = dict(sys.modules)
+        warnings.simplefilter("always")
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return None
 
 
 def _stop(thread: threading.Thread, frame: FrameType | None, package: str) -> None:

@@ -6,15 +6,19 @@ There is no time limit here: they run where the model is, in the thread that bui
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mmzoo import hookspecs
 from mmzoo.errors import PluginBroken, PluginWarning, TrainingError
 from mmzoo.wording import told
+
+MAX_LISTED = 1000
+MAX_BYTES = 1 << 18  # of a card's sections: a model whose card is above `mmzoo.screening.MAX_CARD` does not load
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +72,21 @@ def _sections(shield: Shield, value: Any) -> Any:
     pairs = _listed(value)
     if not all(isinstance(pair, tuple | list) and [type(text) for text in pair] == [str, str] for pair in pairs):
         raise PluginBroken("it must return pairs of a title and a Markdown text")
+    size = sum(len((title + text).encode()) for title, text in pairs)  # what cannot be encoded could not be written
+    if size > MAX_BYTES:
+        raise PluginBroken(f"its sections have {size} bytes; {MAX_BYTES} is the most that a card takes of a plugin")
+    if not all(len(title.splitlines()) == 1 for title, _ in pairs):
+        raise PluginBroken("a title must be one line")
     return pairs
 
 
 def _callbacks(shield: Shield, value: Any) -> Any:
-    from transformers import TrainerCallback
+    from transformers import TrainerCallback, TrainerControl
+
+    def control(_: Shield, value: Any) -> Any:
+        if value is not None and not isinstance(value, TrainerControl):
+            raise PluginBroken(f"it must return None or the transformers.TrainerControl, not {type(value).__name__}")
+        return value
 
     callbacks = _listed(value)
     if wrong := [callback for callback in callbacks if not isinstance(callback, TrainerCallback)]:
@@ -81,16 +95,19 @@ def _callbacks(shield: Shield, value: Any) -> Any:
         for event in dir(TrainerCallback):
             if event.startswith("on_") and event not in vars(callback):
                 name = f"{type(callback).__name__}.{event}"
-                setattr(callback, event, shield.contained(getattr(callback, event), name, lambda _, value: value))
+                setattr(callback, event, shield.contained(getattr(callback, event), name, control))
     return callbacks
 
 
 def _listed(value: Any) -> list[Any]:
     if value is None:
         return []
-    if isinstance(value, str | bytes):
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise PluginBroken(f"it must return a list, not {type(value).__name__}")
-    return list(value)
+    listed = list(itertools.islice(value, MAX_LISTED + 1))
+    if len(listed) > MAX_LISTED:
+        raise PluginBroken(f"it returns more than {MAX_LISTED}")
+    return listed
 
 
 # Each lifecycle hook, and what is made of its result.

@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,7 +53,8 @@ class Failure:
 class Plugin:
     """One entry point: the distribution that it is of, what became of it, and what it brought.
 
-    ``name`` is what `mmzoo plugin disable` and ``MMZOO_PLUGINS`` call it: the distribution, of our own ``mmzoo:entry_point``."""
+    ``name`` is what `mmzoo plugin disable` and ``MMZOO_PLUGINS`` call it: the distribution; of our own, and of others that have
+    ``several`` entry points, ``distribution:entry_point``."""
 
     dist: str
     entry_point: str
@@ -62,10 +64,12 @@ class Plugin:
     entries: list[Entry] = field(default_factory=list)
     failure: Failure | None = None
     notes: list[str] = field(default_factory=list)
+    several: bool = False
+    disabled: str = ""  # the name that it is disabled by
 
     @property
     def name(self) -> str:
-        return f"{self.dist}:{self.entry_point}" if self.own else self.dist
+        return self.full_name if self.own or self.several else self.dist
 
     @property
     def own(self) -> bool:
@@ -86,7 +90,7 @@ class Plugin:
     def why(self) -> str:
         """Why it is not in use and what to do about it, as the end of a sentence that names it."""
         if self.state == DISABLED:
-            return f"which is disabled: mmzoo plugin enable {self.name}"
+            return f"which is disabled: mmzoo plugin enable {self.disabled}"
         if self.state == LEFT_OUT:
             return f"which {settings.ONLY} leaves out: add {self.name} to it"
         said = self.failure.line if self.failure else ""
@@ -116,13 +120,14 @@ class Host:
         Raises:
             UnknownName: ``choice.only`` names a plugin that is not installed.
         """
-        found = [(point, _plugin(point)) for point in points]
+        found = _plugins(points)
         # This distribution first, so that a stranger's duplicate is the stranger's failure.
         found.sort(key=lambda pair: (not pair[1].own, pair[1].dist, pair[1].entry_point, pair[0].value))
         chosen = _chosen([plugin for _, plugin in found], choice)
         wanted = []
         for point, plugin in found:
             plugin.state = chosen(plugin)
+            plugin.disabled = min(plugin.names & choice.disabled, default="")
             self.plugins.append(plugin)
             if plugin.state == IN_USE:
                 wanted.append((point, plugin))
@@ -232,6 +237,14 @@ def _plugin(point: Any) -> Plugin:
     return Plugin(about.name, point.name, about.version)
 
 
+def _plugins(points: Iterable[Any]) -> list[tuple[Any, Plugin]]:
+    found = [(point, _plugin(point)) for point in points]
+    counted = Counter(plugin.dist for _, plugin in found)
+    for _, plugin in found:
+        plugin.several = counted[plugin.dist] > 1
+    return found
+
+
 def _chosen(plugins: list[Plugin], choice: settings.Choice) -> Callable[[Plugin], str]:
     """The state of a plugin before it is loaded."""
     only = choice.only
@@ -329,7 +342,7 @@ def _tell(failures: list[Failure]) -> None:
 
 def installed_plugins() -> list[Plugin]:
     """What is installed, by name and version; nothing of it is imported, whatever is disabled or left out."""
-    return [_plugin(point) for point in installed.points()]
+    return [plugin for _, plugin in _plugins(installed.points())]
 
 
 def point(name: str, module: Any, *, dist: str, version: str = "0") -> Any:

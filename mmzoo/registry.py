@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mmzoo.errors import DuplicateName, PluginBroken, UnknownName
-from mmzoo.wording import told
+from mmzoo.wording import shown, told
 
 # Commands of the command line itself, which no plugin's command may hide behind.
 RESERVED = frozenset(
@@ -24,8 +24,8 @@ RESERVED = frozenset(
 KINDS = ("encoder", "fusion", "language_model", "task", "dataset", "metric", "recipe", "format", "command")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 MAX_NAME, MAX_TEXT, MAX_TINY = 100, 1000, 100_000
 
 
@@ -62,21 +62,21 @@ class Entry:
         """What is wrong with the entry's data, in words; empty if nothing is."""
         found = []
         if self.kind not in KINDS:
-            found.append(f"kind {_shown(self.kind)} is none of {', '.join(KINDS)}")
+            found.append(f"kind {shown(self.kind)} is none of {', '.join(KINDS)}")
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or len(self.name) > MAX_NAME:
             found.append(
-                f"name {_shown(self.name)} must be lower case letters, digits, '.', '_' and '-', {MAX_NAME} of them at most"
+                f"name {shown(self.name)} must be lower case letters, digits, '.', '_' and '-', {MAX_NAME} of them at most"
             )
         texts = {key: getattr(self, key) for key in ("target", "summary", "modality", "license", "source", "variant")}
         if self.variant is None:
             del texts["variant"]
         for key, value in texts.items():
             if not isinstance(value, str):
-                found.append(f"{key} {_shown(value)} is no text")
+                found.append(f"{key} {shown(value)} is no text")
             elif len(value) > MAX_TEXT or (not value.isprintable() and _CONTROL.search(value)):
-                found.append(f"{key} {_shown(value)} must be one line of {MAX_TEXT} characters at most")
+                found.append(f"{key} {shown(value)} must be one line of {MAX_TEXT} characters at most")
         if isinstance(self.target, str) and not _TARGET.fullmatch(self.target):
-            found.append(f"target {_shown(self.target)} is not 'package.module:attribute'")
+            found.append(f"target {shown(self.target)} is not 'package.module:attribute'")
         if self.summary == "":
             found.append("summary is empty")
         if not isinstance(self.tiny, Mapping):
@@ -125,15 +125,6 @@ class Entry:
 _FIELDS = fields(Entry)
 
 
-def _shown(value: Any) -> str:
-    """A value in a message, however long it is or odd its repr."""
-    try:
-        text = repr(value)
-    except Exception as error:
-        text = f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
-    return text if len(text) <= MAX_NAME else text[:MAX_NAME] + "..."
-
-
 def split_use(use: str) -> tuple[str, str | None, str | None]:
     """Split ``name[:variant][@revision]`` into its three parts; only ``:`` and ``@`` mean anything.
 
@@ -166,17 +157,19 @@ class Registry:
         fresh: dict[tuple[str, str], Entry] = {}
         for entry in entries:
             if not isinstance(entry, Entry):
-                raise PluginBroken(f"plugin '{plugin}' returned {type(entry).__name__} where an mmzoo.Entry belongs")
+                raise PluginBroken(f"a hook returned {type(entry).__name__} where an mmzoo.Entry belongs")
             # Its data alone: a subclass may have any methods.
             data = {item.name: getattr(entry, item.name) for item in _FIELDS}
             entry = Entry(**{**data, "plugin": plugin, "version": version})
             if problems := entry.problems():
-                raise PluginBroken(f"plugin '{plugin}', entry {_shown(entry.name)}: {'; '.join(problems)}")
+                raise PluginBroken(f"entry {shown(entry.name)}: {'; '.join(problems)}")
             if entry.kind == "command" and entry.name in RESERVED:
                 raise DuplicateName(f"{entry.label} of '{plugin}' is called like a command of mmzoo's own; it needs another name")
             key = (entry.kind, entry.name)
             taken = fresh.get(key) or self._entries.get(key)
             if taken is not None:
+                if taken.plugin == plugin:
+                    raise DuplicateName(f"{entry.label} comes from '{plugin}' twice; one of them needs another name")
                 raise DuplicateName(
                     f"{entry.label} comes from both '{taken.plugin}' and '{plugin}'; uninstall or disable one of them"
                 )

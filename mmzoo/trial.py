@@ -13,14 +13,17 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from mmzoo import errors, installed, settings
+from mmzoo import errors, installed, isolate, settings
 from mmzoo.plugins import DISABLED, Host, Plugin, Refused
 from mmzoo.registry import Entry
+from mmzoo.wording import harmless, told
 
 MAX_DEADLY = 20  # plugins that end the process, before we stop looking for more
 SECONDS = 300.0
+PATIENCE = 6  # what an entry points to may import a large library: so many times longer than a plugin has
 LIBRARIES = ("torch", "transformers")
 
 
@@ -57,7 +60,11 @@ def row(plugin: Plugin) -> dict[str, Any]:
         "state": plugin.state,
         "entries": entries,
         "error": plugin.failure.error if plugin.failure else "",
-        "fix": plugin.failure.fix if plugin.failure else f"mmzoo plugin enable {plugin.name}" if plugin.state == DISABLED else "",
+        "fix": plugin.failure.fix
+        if plugin.failure
+        else f"mmzoo plugin enable {plugin.disabled}"
+        if plugin.state == DISABLED
+        else "",
     }
 
 
@@ -180,16 +187,17 @@ def try_libraries() -> None:
         try:
             importlib.import_module(library)
         except BaseException as error:
-            write(broken=library, message=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+            write(broken=library, message=told(error), trace=harmless(traceback.format_exc()))
     if "torch" in sys.modules:
         write(torch=_torch())
     for kind, name, target in targets:
         write(trying=f"{kind}/{name}")
-        try:
-            _check(kind, Entry(kind, name, target, "-").load())
-        except BaseException as error:
-            trace = "".join(traceback.format_exception(error.__cause__ or error))
-            write(bad=[kind, name], message=str(error).splitlines()[0], trace=trace)
+        call = partial(_try, kind, Entry(kind, name, target, "-"))
+        outcome = isolate.limited(call, PATIENCE * isolate.timeout(), target.partition(":")[0].partition(".")[0])
+        if (broken := outcome.error) is not None:
+            cause = broken.__cause__
+            trace = "".join(traceback.format_exception(cause)) if cause else outcome.trace
+            write(bad=[kind, name], message=str(broken).splitlines()[0], trace=harmless(trace))
     write(done=True)
     os._exit(0)
 
@@ -207,9 +215,9 @@ def _torch() -> dict[str, Any]:
     return {"version": torch.__version__, "cuda": torch.version.cuda, "threads": torch.get_num_threads(), "accelerators": found}
 
 
-def _check(kind: str, made: Any) -> None:
+def _try(kind: str, entry: Entry) -> None:
     from mmzoo.fit import BASES
 
-    base = BASES.get(kind)
+    made, base = entry.load(), BASES.get(kind)
     if base is not None and not (isinstance(made, type) and issubclass(made, base)):
         raise errors.PluginBroken(f"its target is no mmzoo.interfaces.{base.__name__}")

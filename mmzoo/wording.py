@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+MAX_SHOWN = 100
+
+# Also what turns the direction of text around, what some take for the end of a line, and halves of characters, which no
+# output encodes.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def told(error: BaseException) -> str:
@@ -13,7 +18,16 @@ def told(error: BaseException) -> str:
         text = str(error)
     except BaseException as broken:
         text = f"(its __str__ raises {type(broken).__name__})"
-    return harmless(f"{type(error).__name__}: {text}")
+    return harmless(f"{type(error).__name__}: {text.strip()}" if text.strip() else type(error).__name__)
+
+
+def shown(value: Any) -> str:
+    """A value in a message, however long it is or odd its repr."""
+    try:
+        text = repr(value)
+    except Exception as error:
+        text = f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
 
 def harmless(text: str) -> str:

@@ -172,3 +172,87 @@ class ReadsAnything(Format):
 
 def command(value: OnlyForTypeCheckers) -> None:  # noqa: F821
     pass
+
+
+async def waits() -> None:
+    pass
+
+
+class WiderInTraining(CNN):
+    def forward(self, inputs):
+        found = super().forward(inputs)
+        return Features(found.tokens.repeat(1, 1, 2), found.pooled) if self.training else found
+
+
+class RaisesNoException(CNN):
+    def forward(self, inputs):
+        raise BaseExceptionGroup("many", [SystemExit(3)])
+
+
+class MakesAllDouble(CNN):
+    def __init__(self, options: Any) -> None:
+        torch.set_default_dtype(torch.float64)
+        super().__init__(options)
+
+
+class _Modality:
+    def __get__(self, instance, owner):
+        torch.set_default_dtype(torch.float64)
+        return "image"
+
+
+class HasMadeAllDouble(CNN):
+    modality = _Modality()
+
+
+class WritesNumbers(GPTMini):
+    def generate(self, *arguments, **options):
+        return super().generate(*arguments, **options) / 2
+
+
+class WritesForOthers(GPTMini):
+    def generate(self, *arguments, **options):
+        return super().generate(*arguments, **options).repeat(2, 1)
+
+
+class WritesAnything(GPTMini):
+    def generate(self, *arguments, **options):
+        return super().generate(*arguments, **options) + 10**6
+
+
+class LosesOne(Classify):
+    def loss(self, *arguments):
+        return super().loss(*arguments)[0]
+
+
+class LosesNumbers(Classify):
+    def loss(self, *arguments):
+        return tuple(value.item() for value in super().loss(*arguments))
+
+
+class HoldsTexts(Repeats):
+    def load(self, split):
+        return ["a", "b"]
+
+
+class HoldsNothing(Repeats):
+    def load(self, split):
+        return 7
+
+
+class HasOneSplit(Repeats):
+    def splits(self):
+        return "train"
+
+
+class Lists(Metric):
+    def rows(self, predictions, references):
+        return [[1.0] for _ in predictions]
+
+    def score(self, totals):
+        return totals[..., 0]
+
+
+class Words(Lists):
+    def rows(self, predictions, references):
+        return np.array([[text] for text in predictions])

@@ -59,6 +59,24 @@ BROKEN = {
     "helps": ("command", "command", {}, "name 'OnlyForTypeCheckers' is not defined"),
 }
 
+MINI = {"tiny": {"dim": 16, "heads": 2, "layers": 1}, "modality": "text"}
+# More that checks catch, and what they say of it instead of what breaks further on.
+ALSO = [
+    ("target", "command", "waits", {}, "is async, and nothing would wait for it"),
+    ("features", "encoder", "WiderInTraining", IMAGES, "in training tokens are [3, 16, 32], not [3, 16, 16]"),
+    ("features", "encoder", "RaisesNoException", IMAGES, "BaseExceptionGroup: many"),
+    ("states", "language_model", "WritesNumbers", MINI, "no tensor of token ids"),
+    ("states", "language_model", "WritesForOthers", MINI, "generate gives [2, 2] for one text and two new tokens"),
+    ("states", "language_model", "WritesAnything", MINI, "; the vocabulary has"),
+    ("answers", "task", "LosesOne", {}, "loss gives Tensor, not the sum and the number of labels"),
+    ("answers", "task", "LosesNumbers", {}, "no tensor"),
+    ("examples", "dataset", "HoldsTexts", {"modality": "image"}, "split 'train' holds ['a'], no mmzoo.Example"),
+    ("examples", "dataset", "HoldsNothing", {"modality": "image"}, "load('train') gives 7, no examples"),
+    ("examples", "dataset", "HasOneSplit", {"modality": "image"}, "splits are 'train', no list of names"),
+    ("scores", "metric", "Lists", {}, "rows gives [[1.0], [1.0]], no array of numbers"),
+    ("scores", "metric", "Words", {}, "no array of numbers"),
+]
+
 
 @pytest.fixture
 def fresh_host():
@@ -71,6 +89,29 @@ def test_an_option_that_would_never_be_reached_is_named(fresh_host):
     host().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
     with pytest.raises(ContractBroken, match="a recipe's part keeps to itself: train"):
         Case(CHECKS["options"], Subject(host().get("encoder", "hides"))).run()
+
+
+@pytest.mark.parametrize(("check", "kind", "target", "more", "happened"), ALSO, ids=[case[2] for case in ALSO])
+def test_what_is_wrong_is_said_where_it_is(check, kind, target, more, happened, fresh_host):
+    entry = mmzoo.Entry(kind, "broken-also", f"broken:{target}", "broken", license="MIT", source="this test", **more)
+    host().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
+    with pytest.raises(ContractBroken, match=re.escape(happened)):
+        Case(CHECKS[check], Subject(host().get(kind, "broken-also"))).run()
+
+
+def test_a_part_that_changes_torchs_default_type_changes_no_other(fresh_host):
+    import torch
+
+    for target in ("MakesAllDouble", "HasMadeAllDouble"):
+        entry = mmzoo.Entry(
+            "encoder", target.lower(), f"broken:{target}", "broken", **{"license": "MIT", "source": "it", **IMAGES}
+        )
+        host().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
+    model = mmzoo.build("cnn-product-lstm", encoder="makesalldouble", seed=0)
+    assert {weight.dtype for weight in model.fusion.parameters()} == {torch.float32}
+    with pytest.raises(ContractBroken, match=r"leaves torch's default type as torch\.float64"):
+        Case(CHECKS["metadata"], Subject(host().get("encoder", "hasmadealldouble"))).run()
+    assert torch.get_default_dtype() == torch.float32
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -130,6 +171,12 @@ METRIC = "from mmzoo_metrics.classification import Accuracy as Mine\n"
         ("side-effects", ENTRY, "import socket\nsocket.socket().connect(('10.0.0.1', 80))", "socket.connect ('10.0.0.1', 80)"),
         ("side-effects", ENTRY, "import os\nos.mkdir(os.path.expanduser('~/.mine'))", "os.mkdir"),
         ("side-effects", ENTRY, "import os\nos._exit(3)", "ended with 3"),
+        (
+            "side-effects",
+            "import os, random, sys; os.chdir('/'); os.environ['ODD'] = '1'; random.seed(0); sys.stdout = sys.stderr" + ENTRY,
+            METRIC,
+            "changes the environment, the working directory, the standard streams, the state of random",
+        ),
         ("side-effects", ENTRY, "1 / 0", "the import fails: ZeroDivisionError"),
     ],
 )

@@ -63,6 +63,29 @@ def test_a_command_that_typer_cannot_read_leaves_the_help_whole(tmp_path, monkey
         assert "command 'odd' of plugin 'mmzoo-odd'" in run("odd", code=2).stderr
 
 
+def test_a_command_that_breaks_names_its_plugin_and_only_when_it_is_called(tmp_path, monkeypatch):
+    source = "import mmzoo\n@mmzoo.hookimpl\ndef mmzoo_commands():\n    return [{}]"
+    entry = "mmzoo.Entry('command', '{0}', target='mmzoo_odd_{0}:{0}', summary='an odd one')"
+    modules = {
+        "raises": "def raises(times: int = 1): raise ValueError('out of order')",
+        "waits": "async def waits(): ...",
+        "ends": "import os; os._exit(7)",
+        "missing": "",
+    }
+    source = source.format(", ".join(entry.format(name) for name in modules))
+    install(tmp_path, "mmzoo-odd", source, **{f"mmzoo_odd_{name}": text for name, text in modules.items()})
+    monkeypatch.syspath_prepend(tmp_path)
+    with hosted():
+        assert run("--help").stdout.count("an odd one") == 4
+        assert "--times" in run("raises", "--help").stdout
+        assert "mmzoo_odd_waits:waits is async" in run("waits", code=2).stderr
+        assert "could not be imported" in run("missing", "--help", "--more", "x", code=2).stderr
+    done = program(tmp_path, "raises", "--times", "2")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Traceback"), "its author needs it"
+    assert done.stderr.endswith("error: command 'raises' of plugin 'mmzoo-odd' failed: ValueError: out of order\n")
+
+
 @pytest.fixture
 def configured(tmp_path, monkeypatch):
     monkeypatch.setenv("MMZOO_CONFIG", str(tmp_path / "config.json"))
@@ -151,6 +174,32 @@ def test_doctor_tells_the_whole_story(tmp_path, monkeypatch, configured):
     assert report["torch"]["version"].startswith(report["environment"]["torch"])
     assert report["hub"]["said"] == "not tried: HF_HUB_OFFLINE is set"
     assert {cache["folder"] for cache in report["caches"]} >= {os.environ["MMZOO_CACHE"]}
+
+
+def test_doctor_and_the_list_show_what_cannot_be_shown(tmp_path, monkeypatch, configured):
+    warning = "import warnings; warnings.warn('\\x1b[2Jcareful \\udce9')\n"
+    blind = GOOD.format(entry="blind").replace("mmzoo_scratch.cnn:CNN", "mmzoo_odd_part:Part")
+    install(tmp_path, "mmzoo-bad", "raise ValueError('no file caf\\udce9')")
+    install(tmp_path, "mmzoo-blind", warning + blind, mmzoo_odd_part="raise OSError('\\x1b[2Jno file caf\\udce9')")
+    for arguments in (["plugin", "list"], ["plugin", "list", "--json"], ["doctor"], ["doctor", "--json"]):
+        done = program(tmp_path, *arguments)
+        assert done.returncode == ("doctor" in arguments)
+        assert "no file caf?" in done.stdout
+        assert "\x1b" not in done.stdout
+        assert "Traceback" not in done.stderr
+    assert "UserWarning: ?[2Jcareful ?" in done.stdout
+
+
+def test_doctor_goes_on_after_an_entry_that_hangs(tmp_path, monkeypatch, configured):
+    source = GOOD.format(entry="{0}").replace("mmzoo_scratch.cnn:CNN", "mmzoo_{0}_part:Part")
+    for name, text in (("hangs", "import time; time.sleep(60)"), ("late", "raise ImportError('no eyes')")):
+        install(tmp_path, f"mmzoo-{name}", source.replace("{0}", name), **{f"mmzoo_{name}_part": text})
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MMZOO_PLUGIN_TIMEOUT", "1")
+    hangs, late = json.loads(run("doctor", "--json", code=1).stdout)["problems"]
+    assert "encoder 'hangs' of plugin 'mmzoo-hangs' cannot be built: took longer than 6 s" in hangs["what"]
+    assert "time.sleep(60)" in hangs["trace"], "it says where"
+    assert "encoder 'late' of plugin 'mmzoo-late' cannot be built" in late["what"]
 
 
 def test_doctor_works_where_torch_does_not(tmp_path, monkeypatch, configured):

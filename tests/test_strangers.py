@@ -1,5 +1,7 @@
 """Plugins that are bad in every way that we could think of: each is one line, and the rest works."""
 
+import itertools
+import os
 import sys
 import threading
 import warnings
@@ -8,8 +10,8 @@ import pytest
 from strangers import GOOD, hosted, install, with_plugin
 
 import mmzoo
-from mmzoo import plugins
-from mmzoo.errors import PluginBroken, PluginWarning, SettingsError, TrainingError
+from mmzoo import plugins, settings
+from mmzoo.errors import PluginBroken, PluginWarning, SettingsError, TrainingError, UnknownName
 from mmzoo.plugins import Host, point
 
 HOOK = "import mmzoo\n@mmzoo.hookimpl\ndef mmzoo_encoders():\n    "
@@ -43,6 +45,8 @@ BAD = {
     "no text": (HOOK + f"return [{ENTRY.format(', license=3')}]", "license 3 is no text"),
     "a huge text": (HOOK + f"return [{ENTRY.format(', source=chr(120) * 10**6')}]", "one line of 1000 characters"),
     "moves the cursor": (HOOK + f"return [{ENTRY.format(', modality=chr(27) + chr(91) + chr(50) + chr(74)')}]", "modality"),
+    "turns text around": (HOOK + f"return [{ENTRY.format(', source=chr(0x202e)')}]", "source"),
+    "turns an error around": ("raise ValueError(chr(0x202e) + 'gone')", "ValueError: ?gone"),
     "no options": (HOOK + f"return [{ENTRY.format(', tiny=[1]')}]", "tiny is not a mapping"),
     "options that are no data": (HOOK + f"return [{ENTRY.format(', tiny=dict(a=object())')}]", "tiny is not JSON"),
     "an unhashable name": (HOOK + "return [mmzoo.Entry('encoder', ['odd'], target='a.b:C', summary='odd')]", "name ['odd']"),
@@ -65,6 +69,17 @@ BAD = {
     "is for a newer minor version": ("MMZOO_API = '1.999'", "pip install --upgrade mmzoo"),
     "is for an older major version": ("MMZOO_API = '0.9'", "pip install --upgrade mmzoo-bad"),
     "says no version": ("MMZOO_API = 1", 'must be "MAJOR.MINOR"'),
+    "says far too much": ("MMZOO_API = '9' * 10**6", 'must be "MAJOR.MINOR"'),
+    "says what nobody can read": ("class _Odd:\n    def __repr__(self): raise ValueError\nMMZOO_API = _Odd()", "is <_Odd whose"),
+    "waits": ("import mmzoo\n@mmzoo.hookimpl\nasync def mmzoo_encoders(): return []", "hook mmzoo_encoders is async"),
+    "has a list for a hook": ("mmzoo_encoders = []", "mmzoo_encoders is []; a hook is a function"),
+    "has a class for a hook": ("import mmzoo\n@mmzoo.hookimpl\nclass mmzoo_encoders: pass", "; a hook is a function"),
+    "says why on a later line": ("raise ValueError('\\n\\nout of order')", "ValueError: out of order"),
+    "names no module": (HOOK + "return [mmzoo.Entry('encoder', 'odd', target='a..b:C', summary='odd')]", "target 'a..b:C'"),
+    "falls without end": (
+        "import sys; sys.setrecursionlimit(10**9)\ndef f(n=0):\n    if n > 200_000: raise ValueError('deep')\n    f(n+1)\nf()",
+        "ValueError: deep",
+    ),
 }
 
 
@@ -77,8 +92,9 @@ def test_a_bad_plugin_is_one_line_and_the_rest_lists_and_builds(tmp_path, monkey
     with hosted() as host:
         (failure,) = host.failures
         assert failure.plugin == "mmzoo-bad"
-        assert said in failure.error
+        assert said in failure.line
         assert "Traceback" in failure.trace
+        assert len(failure.trace) < 10**6
         assert "mmzoo" in failure.fix
         assert {entry.plugin for entry in mmzoo.entries()} == {"mmzoo", "mmzoo-good"}
         assert not host.manager.has_plugin("mmzoo-bad:plugin")
@@ -135,6 +151,51 @@ def test_what_a_plugin_prints_and_warns_of_stays_out_of_the_way(tmp_path, monkey
     assert said.err == "hello\n"
 
 
+CHANGES = {
+    "the standard streams": "import io, sys; sys.stdout = sys.stderr = io.StringIO()",
+    "what can be imported": "import sys; sys.path.clear(); sys.meta_path.clear()",
+    "the list of what can be imported": "import sys; sys.path = []",
+    "what is imported": "from sys import modules as m; m['json'] = m['colorsys'] = None; del m['mmzoo.collect']",
+    "the working directory": "import os; os.chdir('/')",
+    "the environment": "import os; os.environ['MMZOO_ODD'] = '1'; os.environ['PATH'] = ''; del os.environ['MMZOO_CACHE']",
+    "the limit of recursion": "import sys; sys.setrecursionlimit(120)",
+    "warnings": "import warnings; warnings.simplefilter('error')",
+}
+
+
+@pytest.mark.parametrize("source", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("ends", ["", "raise ValueError('odd')", "import time; time.sleep(60)"], ids=["well", "badly", "late"])
+def test_what_a_plugin_changes_of_the_process_is_put_back(tmp_path, monkeypatch, source, ends, request):
+    def process():
+        streams = sys.stdin, sys.stdout, sys.stderr
+        imports = list(sys.path), list(sys.meta_path), sys.modules["json"], sys.modules["mmzoo.collect"]
+        return streams, imports, os.getcwd(), dict(os.environ), sys.getrecursionlimit(), list(warnings.filters)
+
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    name = f"mmzoo-bad-{abs(hash(request.node.name))}"  # of its own: who sleeps amid its import holds the lock of its module
+    install(tmp_path, name, f"{source}\n{HOOK}return []\n{ends}")
+    warner = "import warnings; warnings.warn('careful')\nimport colorsys\n" + GOOD.format(entry="stranger-cnn")
+    install(tmp_path, "mmzoo-good", warner)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mmzoo_good", raising=False)
+    if "sleep" in ends:
+        monkeypatch.setenv("MMZOO_PLUGIN_TIMEOUT", "0.3")
+    before = process()
+    with hosted() as host:
+        assert [failure.plugin for failure in host.failures] == ([name] if ends else [])
+        assert mmzoo.entries("encoder", "stranger-cnn")
+    assert process() == before
+
+
+def test_a_path_that_a_plugin_adds_stays_behind_the_others(tmp_path, monkeypatch):
+    install(tmp_path, "mmzoo-good", "import sys; sys.path.insert(0, '/its/own')\n" + GOOD.format(entry="stranger-cnn"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mmzoo_good", raising=False)
+    before = list(sys.path)
+    with hosted():
+        assert sys.path == [*before, "/its/own"]
+
+
 def test_entries_are_kept_as_data_alone():
     class Sly(mmzoo.Entry):
         def row(self):
@@ -186,6 +247,39 @@ def test_two_distributions_in_two_places_are_one(tmp_path, monkeypatch):
     with hosted() as host:
         assert [entry.name for entry in mmzoo.entries("encoder") if entry.plugin == "mmzoo-good"] == ["from-b"]
         assert host.failures == []
+
+
+def test_each_of_several_entry_points_has_a_name_of_its_own(tmp_path, monkeypatch):
+    install(tmp_path, "mmzoo-two", GOOD.format(entry="stranger-cnn"), mmzoo_odd="raise ValueError('odd')")
+    (tmp_path / "mmzoo_two-1.0.dist-info" / "entry_points.txt").write_text("[mmzoo]\nbad = mmzoo_odd\ngood = mmzoo_two\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with hosted() as host:
+        assert [failure.plugin for failure in host.failures] == ["mmzoo-two:bad"]
+        assert [plugin.name for plugin in host.plugins if not plugin.own] == ["mmzoo-two:bad", "mmzoo-two:good"]
+        assert mmzoo.entries("encoder", "stranger-cnn")
+    with hosted(settings.Choice(disabled=frozenset({"mmzoo-two:bad"}))) as host:
+        assert host.failures == []
+        assert mmzoo.entries("encoder", "stranger-cnn")
+    with (
+        hosted(settings.Choice(disabled=frozenset({"mmzoo-two"}))),
+        pytest.raises(UnknownName, match="'mmzoo-two:good' is not asked, which is disabled: mmzoo plugin enable mmzoo-two$"),
+    ):
+        mmzoo.check("cnn-product-lstm", encoder="stranger-cnn")
+    (tmp_path / "mmzoo_two-1.0.dist-info" / "entry_points.txt").write_text("[mmzoo]\na = mmzoo_two\nb = mmzoo_two\n")
+    with hosted() as host:
+        assert "encoder 'stranger-cnn' comes from 'mmzoo-two' twice" in host.failures[0].error
+
+
+def test_a_distributions_name_does_nothing_in_a_terminal_or_a_shell(tmp_path, monkeypatch):
+    install(tmp_path, "mmzoo-bad", "raise ValueError('odd')")
+    about = "Metadata-Version: 2.4\nName: \x1b[2Jbad; rm -rf ~\nVersion: \x1b[31m1\n\n"
+    (tmp_path / "mmzoo_bad-1.0.dist-info" / "METADATA").write_text(about)
+    monkeypatch.syspath_prepend(tmp_path)
+    with hosted() as host:
+        (failure,) = host.failures
+        assert failure.plugin == "_2Jbad_rm_-rf_"
+        assert failure.version == "?[31m1"
+        assert failure.fix == "pip install --upgrade _2Jbad_rm_-rf_"
 
 
 # In python, and what is built
@@ -296,6 +390,39 @@ def test_a_lifecycle_hook_that_returns_nonsense_is_passed_over(classifier):
             assert "title" not in model.card()
         with pytest.warns(PluginWarning, match=r"must return transformers\.TrainerCallback objects, not builtin"):
             assert plugins.host().manager.hook.mmzoo_train_callbacks(recipe=model.recipe) == []
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        (7, "it must return a list, not int"),
+        ([("a", "\ud800")], "UnicodeEncodeError"),
+        ([("a\n# b", "c")], "a title must be one line"),
+        ([("a", "b" * 5_000_000)], "sections have 5000001 bytes"),
+        (itertools.repeat(("a", "b")), "more than 1000"),
+    ],
+    ids=["a number", "no text", "two lines", "huge", "endless"],
+)
+def test_a_card_can_be_written_and_read_whatever_a_plugin_adds_to_it(classifier, tmp_path, sections, said):
+    class Plugin:
+        mmzoo_card_sections = staticmethod(mmzoo.hookimpl(lambda model, run: sections))
+
+    model = mmzoo.build(classifier, seed=0)
+    with with_plugin(Plugin()), pytest.warns(PluginWarning, match=said):
+        model.save(tmp_path / "m")
+    assert mmzoo.load(tmp_path / "m")
+
+
+def test_a_callback_that_returns_nonsense_is_passed_over(classifier, sample, tmp_path, quick):
+    from transformers import TrainerCallback
+
+    class Odd(TrainerCallback):
+        def on_train_begin(self, *_, **__):
+            return "go"
+
+    plugin = type("Plugin", (), {"mmzoo_train_callbacks": staticmethod(mmzoo.hookimpl(lambda recipe: [Odd()]))})()
+    with with_plugin(plugin), pytest.warns(PluginWarning, match=r"its Odd\.on_train_begin failed .*TrainerControl, not str"):
+        assert mmzoo.train(classifier, output=tmp_path / "a", dataset=sample, progress=False, train=quick).finished
 
 
 def test_a_callback_that_raises_does_not_end_the_training_unless_it_means_to(classifier, sample, tmp_path, quick):

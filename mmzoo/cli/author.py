@@ -54,12 +54,13 @@ def check(
     from mmzoo import testing
 
     quiet()
-    total = len(testing.cases(name))
-    with bar("checking", total, shown=not as_json) as moved:
+    checks = testing.cases(name)
+    with bar("checking", len(checks), shown=not as_json) as moved:
         found = []
+        moved.move(0, str(checks[0]))
         for result in testing.results(name):
             found.append(result)
-            moved.move(len(found), str(result.case))
+            moved.move(len(found), str(checks[len(found)]) if len(found) < len(checks) else "")  # the one that is run now
     failed = [result for result in found if result.problem]
     if as_json:
         print_json([result.to_dict() for result in found])

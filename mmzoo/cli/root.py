@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +23,8 @@ _UsageError: Any = typer.BadParameter.__base__
 
 
 class _Group(TyperGroup):
-    """Our commands and those that plugins bring, which are imported when they are called."""
+    """Our commands and those that plugins bring, which are imported when they are called: what lists them gets stand-ins, so that
+    no plugin holds up the help or writes into it."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *(entry.name for entry in catalogue.entries("command"))]
@@ -30,14 +34,24 @@ class _Group(TyperGroup):
             return own
         for entry in catalogue.entries("command"):
             if entry.name == name:
-                return _command(entry)
+                return _typer_command(entry, lambda: None)
         return None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, found, rest = super().resolve_command(ctx, args)
+        for entry in catalogue.entries("command") if name not in self.commands else ():
+            if entry.name == name:
+                found = _command(entry)
+        return name, found, rest
 
 
 def _command(entry: Entry) -> Any:
-    """A plugin's command; of a broken one, a command that says so, so that ``mmzoo --help`` lists the rest."""
+    """A plugin's command; of a broken one, a command that says so, whatever it is given."""
     try:
-        return _typer_command(entry, entry.load())
+        function = entry.load()
+        if inspect.iscoroutinefunction(function):
+            raise TypeError(f"{entry.target} is async, and nothing would wait for it")
+        return _typer_command(entry, _blamed(entry, function))
     except PluginBroken as error:
         message = str(error)
     except Exception as error:  # such as a signature that typer cannot read
@@ -46,12 +60,29 @@ def _command(entry: Entry) -> Any:
     def broken() -> None:
         raise PluginBroken(message)
 
-    return _typer_command(entry, broken)
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    return _typer_command(entry, broken, add_help_option=False, context_settings=anything)
 
 
-def _typer_command(entry: Entry, function: Any) -> Any:
+def _blamed(entry: Entry, function: Any) -> Any:
+    """``function``, with whatever it raises told as an error of its plugin, below the trace that the plugin's author needs."""
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except (MmzooError, OSError, typer.Exit, typer.Abort, _UsageError.__base__):  # `_run` tells of these
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}' failed: {told(error)}") from error
+
+    return run
+
+
+def _typer_command(entry: Entry, function: Any, **more: Any) -> Any:
     single = typer.Typer(add_completion=False)
-    single.command(entry.name, help=entry.summary)(function)
+    single.command(entry.name, help=entry.summary, **more)(function)
     return typer.main.get_command(single)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -60,6 +61,7 @@ def target(subject: Subject) -> None:
         expect(isinstance(found, Mapping), f"{subject.entry.target} is {found!r}, no mapping")
     else:
         expect(callable(found), f"{subject.entry.target} is {found!r}, no function")
+        expect(not inspect.iscoroutinefunction(found), f"{subject.entry.target} is async, and nothing would wait for it")
 
 
 @check(*CLASSES)

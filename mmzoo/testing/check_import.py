@@ -25,7 +25,7 @@ def loads(plugin: Plugin) -> None:
 @check()
 def listing(plugin: Plugin) -> None:
     """Listing is quick: in a fresh process, the module that an entry point names is imported in under 50 ms (the best of several
-    tries) and imports no torch or other large library; nor do the modules of its commands, which ``mmzoo --help`` imports."""
+    tries) and imports no torch or other large library; nor do the modules of its commands, whose ``--help`` is to be as quick."""
     commands = sorted({_module(entry.target) for entry in plugin.entries if entry.kind == "command"})
     best: dict[str, float] = {}
     for _ in range(TRIES):
@@ -44,10 +44,12 @@ def listing(plugin: Plugin) -> None:
 @check()
 def side_effects(plugin: Plugin) -> None:
     """Importing a plugin and the modules of its entries opens no connection, looks no host up, and writes, makes or removes no
-    file outside the cache (``mmzoo.cache.cache_folder()``)."""
+    file outside the cache (``mmzoo.cache.cache_folder()``). The module that an entry point names leaves the process as it was:
+    environment, working directory, ``sys.path``, standard streams, limit of recursion, locale, signals, seed and threads."""
     targets = sorted({_module(entry.target) for entry in plugin.entries})
     found = probe.run(_modules(plugin), targets)
     expect(not found["events"], f"the import does: {'; '.join(found['events'])}")
+    expect(not found["changed"], f"the import changes {', '.join(found['changed'])}")
     expect(found["error"] is None, f"the import fails: {found['error']}")
 
 

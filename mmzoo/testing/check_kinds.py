@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from mmzoo.build import assemble
 from mmzoo.data import tensors
-from mmzoo.interfaces import CAUSAL, SEQ2SEQ, Features, Prediction
+from mmzoo.interfaces import CAUSAL, SEQ2SEQ, Features, FeatureSpec, Prediction
 from mmzoo.plugins import host
 from mmzoo.resolve import resolve
 from mmzoo.sequence import of_text
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.subject import TEXTS, Subject, close, finite, shape
 from mmzoo.text import padded
+from mmzoo.wording import shown
 
 
 @check("encoder")
 @torch.no_grad()
 def features(subject: Subject) -> None:
-    """An encoder gives what its ``spec`` says: tokens [batch, spec.tokens, spec.dim] (any number if that is None), pooled
-    [batch, spec.pooled_dim] and a mask [batch, tokens] of zeros and ones or None, all finite; the spec is the same on the meta
-    device, its modality is the entry's and the class's, and an input's features do not depend on the batch."""
+    """An encoder gives what its ``spec`` says, in training too: tokens [batch, spec.tokens, spec.dim] (any number if that is
+    None), pooled [batch, spec.pooled_dim] and a mask [batch, tokens] of zeros and ones or None, all finite; the spec is the
+    same on the meta device, its modality is the entry's and the class's, and an input's features do not depend on the batch."""
     encoder = subject.model.encoder
     spec, planned = encoder.spec, assemble(subject.recipe, meta=True).encoder.spec
     expect(spec == planned, f"spec is {spec}, on the meta device {planned}")
@@ -34,15 +37,9 @@ def features(subject: Subject) -> None:
     inputs = batch["inputs"]
     lengths = [batch["input_lengths"]] if "input_lengths" in batch else []  # where they vary
     found = encoder(inputs, *lengths)
-    expect(isinstance(found, Features), f"forward gives {type(found).__name__}, no Features")
-    count, (wide, pooled) = len(inputs), (spec.dim, spec.pooled_dim)
-    tokens = found.tokens.shape[1] if spec.tokens is None and found.tokens.ndim == 3 else spec.tokens
-    expect(list(found.tokens.shape) == [count, tokens, wide], f"tokens are {shape(found.tokens)}, not {[count, tokens, wide]}")
-    expect(list(found.pooled.shape) == [count, pooled], f"pooled is {shape(found.pooled)}, not {[count, pooled]}")
-    expect(finite(found.tokens) and finite(found.pooled), "features are not finite")
-    if found.mask is not None:
-        expect(found.mask.shape == found.tokens.shape[:2], f"mask is {shape(found.mask)}, not {[count, tokens]}")
-        expect(bool(((found.mask == 0) | (found.mask == 1)).all()), "mask holds other values than 0 and 1")
+    _check_features(found, spec, len(inputs), "")
+    # A copy: a pass in training may change what normalisation remembers.
+    _check_features(copy.deepcopy(encoder).train()(inputs, *lengths), spec, len(inputs), "in training ")
     alone = encoder(inputs[:1], *(each[:1] for each in lengths))
     real = alone.token_mask()[0].bool()
     expect(close(alone.pooled, found.pooled[:1]), "pooled features of an input depend on the others of the batch")
@@ -51,13 +48,26 @@ def features(subject: Subject) -> None:
     )
 
 
+def _check_features(found: Features, spec: FeatureSpec, count: int, when: str) -> None:
+    expect(isinstance(found, Features), f"{when}forward gives {type(found).__name__}, no Features")
+    tokens = found.tokens.shape[1] if spec.tokens is None and found.tokens.ndim == 3 else spec.tokens
+    wanted = [count, tokens, spec.dim]
+    expect(list(found.tokens.shape) == wanted, f"{when}tokens are {shape(found.tokens)}, not {wanted}")
+    wanted = [count, spec.pooled_dim]
+    expect(list(found.pooled.shape) == wanted, f"{when}pooled is {shape(found.pooled)}, not {wanted}")
+    expect(finite(found.tokens) and finite(found.pooled), f"{when}features are not finite")
+    if found.mask is not None:
+        expect(found.mask.shape == found.tokens.shape[:2], f"{when}mask is {shape(found.mask)}, not {[count, tokens]}")
+        expect(bool(((found.mask == 0) | (found.mask == 1)).all()), f"{when}mask holds other values than 0 and 1")
+
+
 @check("language_model")
 @torch.no_grad()
 def states(subject: Subject) -> None:
-    """A language model gives what its ``spec`` says: embeddings, states [batch, positions, spec.dim], a vector a text
-    [batch, spec.dim], logits over spec.vocab_size; kind, generates and the number of blocks are those of the class. Padding on
-    the right changes nothing before it, and if it is causal no position sees a later one. The tokenizer has a padding token and
-    no more tokens than the vocabulary."""
+    """A language model gives what its ``spec`` says: embeddings, states [batch, positions, spec.dim], a vector a text [batch,
+    spec.dim], logits over spec.vocab_size, new token ids [batch, out] from generate; kind, generates and the number of blocks
+    are those of the class. Padding on the right changes nothing before it, and if it is causal no position sees a later one.
+    The tokenizer has a padding token and no more tokens than the vocabulary."""
     model = subject.model.language_model
     spec, cls = model.spec, type(model)
     expect((spec.kind, spec.generates) == (cls.kind, cls.generates), f"spec is {spec}, the class {cls.kind}, {cls.generates}")
@@ -81,6 +91,9 @@ def states(subject: Subject) -> None:
         given = {"decoder_ids": ids} if spec.kind == SEQ2SEQ else {}
         logits = model.logits(model(embeddings, mask, **given)[:, -1])
         expect(list(logits.shape) == [len(rows), spec.vocab_size], f"logits gives {shape(logits)}, not [..., {spec.vocab_size}]")
+        _check_written(
+            model.generate(embeddings[:1, : len(rows[0])], mask[:1, : len(rows[0])], max_new_tokens=2), spec.vocab_size
+        )
     noise = torch.where(mask[..., None].bool(), embeddings, torch.randn_like(embeddings))
     real = mask.bool()
     expect(close(model(noise, mask)[real], hidden[real]), "what stands in the padding changes the states of the text")
@@ -91,6 +104,14 @@ def states(subject: Subject) -> None:
         changed[torch.arange(len(rows)), last] += 1
         before = real & (torch.arange(ids.shape[1]) < last[:, None])
         expect(close(model(changed, mask)[before], hidden[before]), "kind is causal, and a state depends on what comes after it")
+
+
+def _check_written(ids: Tensor, vocab_size: int) -> None:
+    expect(isinstance(ids, Tensor) and not ids.is_floating_point(), f"generate gives {shown(ids)}, no tensor of token ids")
+    expect(ids.ndim == 2 and len(ids) == 1 and ids.shape[1] <= 2, f"generate gives {shape(ids)} for one text and two new tokens")
+    expect(
+        bool(((ids >= 0) & (ids < vocab_size)).all()), f"generate gives {ids.tolist()}; the vocabulary has {vocab_size} tokens"
+    )
 
 
 @check("fusion")
@@ -150,9 +171,13 @@ def answers(subject: Subject) -> None:
     for name, value in {**batch, **asked}.items():
         expect(name == "inputs" or len(value) == count, f"{name} is {shape(value)} for {count} examples")
     seen = model.batch_features(batch)
-    total, number = task.loss(model, seen, batch)
+    lost = task.loss(model, seen, batch)
+    pair = isinstance(lost, Sequence) and len(lost) == 2
+    expect(pair, f"loss gives {type(lost).__name__}, not the sum and the number of labels")
+    total, number = lost
     for name, value in {"sum": total, "number": number}.items():
-        expect(isinstance(value, Tensor) and value.ndim == 0, f"the {name} that loss gives is {shape(value)}, no scalar")
+        expect(isinstance(value, Tensor), f"the {name} that loss gives is {shown(value)}, no tensor")
+        expect(value.ndim == 0, f"the {name} that loss gives is {shape(value)}, no scalar")
     expect(finite(total) and number > 0, f"loss gives {total.item()} over {number.item()} labels")
     said = model.predict_examples(subject.examples)
     expect(len(said) == count and all(isinstance(p, Prediction) for p in said), f"{count} examples give {said}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from mmzoo.testing.samples import Sample
 from mmzoo.testing.small import PARTNERS, round_trip, tiny
 from mmzoo.testing.subject import Subject
 from mmzoo.train import train
+from mmzoo.wording import shown
 
 FEW = 3
 RIGHT = ("two dogs run after one ball", "some birds sit over there again")
@@ -39,10 +40,13 @@ def examples(subject: Subject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = opened(subject, Path(folder))
         splits = data.splits()
-        expect(splits and all(isinstance(split, str) for split in splits), f"splits are {splits}")
+        named = isinstance(splits, Sequence) and not isinstance(splits, str) and all(isinstance(split, str) for split in splits)
+        expect(splits and named, f"splits are {shown(splits)}, no list of names")
         for split in splits:
             found = first(data, split)
             expect(found, f"split '{split}' is empty")
+            strange = [example for example in found if not isinstance(example, Example)]
+            expect(not strange, f"split '{split}' holds {shown(strange[:1])}, no mmzoo.Example")
             expect(
                 len({example.id for example in found}) == len(found), f"ids of split '{split}' repeat: {[e.id for e in found]}"
             )
@@ -55,7 +59,6 @@ def examples(subject: Subject) -> None:
 
 
 def _check_example(example: Example, modality: str) -> None:
-    expect(isinstance(example, Example), f"{example!r} is no mmzoo.Example")
     expect(example.id and isinstance(example.id, str), f"an example's id is {example.id!r}")
     expect(example.targets and all(isinstance(t, str) for t in example.targets), f"{example.id}: targets are {example.targets!r}")
     expect(isinstance(example.text, str), f"{example.id}: text is {example.text!r}")
@@ -71,6 +74,7 @@ def _facts(example: Example) -> tuple[object, ...]:
 
 def first(data: Dataset, split: str) -> list[Example]:
     found: Iterable[Example] = data.load(split)
+    expect(isinstance(found, Iterable), f"load('{split}') gives {shown(found)}, no examples")
     return list(islice(found, FEW))
 
 
@@ -118,6 +122,8 @@ def scores(subject: Subject) -> None:
     right, others = list(RIGHT), list(reversed(RIGHT))
     references = [[text] for text in RIGHT]
     rows = metric.rows(right, references)
+    numbers = isinstance(rows, np.ndarray) and np.issubdtype(rows.dtype, np.number)
+    expect(numbers, f"rows gives {shown(rows)}, no array of numbers")
     expect(np.ndim(rows) == 2 and len(rows) == len(right), f"rows of {len(right)} examples are {np.shape(rows)}")
     expect(np.isfinite(rows).all(), "rows are not finite")
     totals = np.stack([rows.sum(0)] * 3)

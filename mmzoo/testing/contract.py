@@ -21,6 +21,7 @@ from mmzoo.installed import GROUP
 from mmzoo.plugins import host
 from mmzoo.testing.network import no_network
 from mmzoo.testing.subject import Plugin, Subject
+from mmzoo.wording import told
 
 PAGE = "docs/plugin-contract.md"
 
@@ -92,17 +93,22 @@ class Case:
             Inapplicable: what the check needs is not installed.
         """
         __tracebackhide__ = True
+        default = torch.get_default_dtype()
         try:
             with no_network(), own_cache(), torch.random.fork_rng():
                 self.check.function(self.subject)
-        except Inapplicable:
+            left = torch.get_default_dtype()
+            expect(left == default, f"it leaves torch's default type as {left}, which every other model is then made of")
+        except (Inapplicable, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:  # a stranger's code may raise anything
+        except BaseException as error:  # a stranger's code may raise anything
             raise ContractBroken(self.failure(error)) from error
+        finally:
+            torch.set_default_dtype(default)
 
     def failure(self, error: BaseException) -> str:
         plain = isinstance(error, AssertionError | MmzooError) and str(error)
-        happened = str(error) if plain else f"{type(error).__name__}: {error}"
+        happened = str(error) if plain else told(error)
         indented = "\n            ".join(happened.splitlines())
         return (
             f"{self.check.name} of {self.subject.name}\n"

@@ -4,10 +4,14 @@ library alone; `main` is what happens there.
 
 import importlib
 import json
+import locale
 import os
+import random
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +32,7 @@ def run(modules: list[str], targets: list[str]) -> dict[str, Any]:
 
     Returns:
         ``seconds`` by module, ``heavy`` (large libraries that ``modules`` imported), ``events`` (what was written or connected
-        to) and ``error``, None if all could be imported.
+        to), ``changed`` (what of the process ``modules`` changed) and ``error``, None if all could be imported.
     """
     with tempfile.TemporaryDirectory(prefix="mmzoo-probe-") as folder:
         for name in ("cache", "home"):
@@ -57,25 +61,43 @@ def run(modules: list[str], targets: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    asked = json.loads(sys.argv[1])
+    asked, out = json.loads(sys.argv[1]), sys.stdout  # as it is before a module puts something in its place
     importlib.import_module("mmzoo")
     events = watch(asked["cache"])
     seconds, error = {}, None
     heavy: list[str] = []
+    changed: list[str] = []
+    before = process()
     try:
         for name in asked["modules"]:
             started = time.perf_counter()
             importlib.import_module(name)
             seconds[name] = time.perf_counter() - started
         heavy = [name for name in HEAVY if name in sys.modules]
+        after = process()
+        changed = [name for name in before if after[name] != before[name]]
         for name in asked["targets"]:
             importlib.import_module(name)
-    except (Exception, SystemExit) as raised:  # a stranger's module may raise anything
+    except BaseException as raised:  # a stranger's module may raise anything
         error = f"{type(raised).__name__}: {raised}"
-    print()
-    print(json.dumps({"seconds": seconds, "heavy": heavy, "events": events[:20], "error": error}))
-    sys.stdout.flush()
+    found = {"seconds": seconds, "heavy": heavy, "events": events[:20], "changed": changed, "error": error}
+    print(f"\n{json.dumps(found)}", file=out, flush=True)
     os._exit(0)  # whatever the modules left running
+
+
+def process() -> dict[str, Any]:
+    """What a plugin is to leave as it was, by what it is called."""
+    return {
+        "the environment": dict(os.environ),
+        "the working directory": os.getcwd(),
+        "sys.path": list(sys.path),
+        "the standard streams": (sys.stdin, sys.stdout, sys.stderr),
+        "the limit of recursion": sys.getrecursionlimit(),
+        "the locale": locale.setlocale(locale.LC_ALL),
+        "the handlers of signals": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
+        "the state of random": random.getstate(),
+        "the threads": threading.enumerate(),
+    }
 
 
 def watch(cache: str) -> list[str]:
