@@ -231,12 +231,15 @@ def assembled(
     missing, used, problems = [], set(), []
     converted: dict[str, Tensor] = {}
     for name, place in places.items():
-        there = [key for key in place.names if key in state]
+        there = [key for key in dict.fromkeys(place.names) if key in state]
         if not there:
             missing.append(place.names[0])
             continue
         used.update(there)
         key, value, wanted = there[0], state[there[0]], shapes[name]
+        if value.layout != torch.strided or value.is_meta:
+            problems.append(f"{key} is sparse, or has a shape and no numbers")
+            continue
         if others := [other for other in there[1:] if not torch.equal(state[other], value)]:
             problems.append(f"{others[0]} holds other numbers than {key}, and the two are one weight")
             continue

@@ -196,6 +196,8 @@ def test_what_is_missing_or_left_over_is_listed(clipcap, tmp_path):
     wide = {**state, "gpt.transformer.ln_f.bias": torch.ones(65)}
     refused(wide, r"1 tensors do not fit: gpt.transformer.ln_f.bias is \[65\].*\[64\]")
     refused({**state, "gpt.transformer.ln_f.bias": torch.ones(64, dtype=torch.int8)}, "quantised")
+    for empty in (state["gpt.transformer.wpe.weight"].to_sparse(), state["gpt.transformer.wpe.weight"].to("meta")):
+        refused({**state, "gpt.transformer.wpe.weight": empty}, "gpt.transformer.wpe.weight is sparse, or has a shape and no num")
     huge = torch.ones(1, 1).expand(10**7, 10**7)  # of one number: a terabyte only if it were believed
     refused({**state, "gpt.transformer.wpe.weight": huge}, r"gpt.transformer.wpe.weight is \[10000000, 10000000\]")
 
