@@ -210,7 +210,13 @@ def tensors(batch: dict[str, Any], device: torch.device | str) -> dict[str, Tens
 
 
 def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
-    """Lists of ``size`` examples; the last may be shorter."""
+    """Lists of ``size`` examples; the last may be shorter.
+
+    Raises:
+        BadRecipe: the size is no whole number from 1.
+    """
+    if not isinstance(size, int) or size < 1:
+        raise BadRecipe(f"batch_size: must be a whole number from 1 (got {size!r})")
     group: list[Example] = []
     for example in examples:
         group.append(example)

@@ -90,6 +90,11 @@ def check_parts(found: dict[str, Resolved], parts: dict[str, Any], policies: dic
     """What can be refused from the parts on the meta device, before any weight is fetched."""
     encoder, fusion, language = parts["encoder"], parts["fusion"], parts["language_model"]
     name, spec = found["fusion"].entry.label, language.spec
+    if found["task"].cls.needs_generation and not spec.generates:
+        raise DoesNotFit(
+            f"{found['task'].entry.label} generates text, and this model of '{found['language_model'].entry.name}' cannot from "
+            "embeddings, which images become; choose another one, or a task that reads"
+        )
     if encoder.transform is not None and not fusion.places():
         raise DoesNotFit(
             f"{name} leaves the features of encoder '{found['encoder'].entry.name}' out.\n"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from pydantic import BaseModel
 from safetensors import SafetensorError
 from torch import Tensor
@@ -188,7 +189,8 @@ def named(source: str) -> Source:
 
 @dataclass(frozen=True)
 class Found:
-    """Where a weight of ours stands in a foreign checkpoint: under one of ``names``, and what is done ``with_it``."""
+    """Where a weight of ours stands in a foreign checkpoint: under one of ``names``, or several that hold the same, and what is
+    done ``with_it``."""
 
     names: tuple[str, ...]
     with_it: Callable[[Tensor], Tensor] = lambda value: value
@@ -229,12 +231,18 @@ def assembled(
     missing, used, problems = [], set(), []
     converted: dict[str, Tensor] = {}
     for name, place in places.items():
-        key = next((key for key in place.names if key in state), None)
-        if key is None:
+        there = [key for key in dict.fromkeys(place.names) if key in state]
+        if not there:
             missing.append(place.names[0])
             continue
-        used.add(key)
-        value, wanted = state[key], shapes[name]
+        used.update(there)
+        key, value, wanted = there[0], state[there[0]], shapes[name]
+        if value.layout != torch.strided or value.is_meta:
+            problems.append(f"{key} is sparse, or has a shape and no numbers")
+            continue
+        if others := [other for other in there[1:] if not torch.equal(state[other], value)]:
+            problems.append(f"{others[0]} holds other numbers than {key}, and the two are one weight")
+            continue
         try:
             converted[name] = place.with_it(value)
         except (RuntimeError, IndexError, ValueError):  # too few dimensions for what is done with it

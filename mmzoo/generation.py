@@ -24,6 +24,19 @@ if TYPE_CHECKING:
     from mmzoo.model import MultimodalModel
 
 NEW_TOKENS = 32  # at most, where nobody says otherwise
+# Beyond these an option is a slip: rows are held all at once, and a model without a context would write for days.
+LIMITS = {"max_new_tokens": 1_000_000, "num_beams": 1024, "num_return_sequences": 1024}
+PLAIN = {"num_beams": 1, "num_return_sequences": 1, "do_sample": False, "use_cache": True}  # what is so unless a caller says
+# Options of the library that are filled in here, so that what a caller gave would be lost.
+FILLED = {
+    "max_length": "max_new_tokens says how much is written",
+    "generation_config": "give its settings as options",
+    "return_dict_in_generate": "texts are what is returned",
+    **dict.fromkeys(
+        ("inputs", "input_ids", "inputs_embeds", "attention_mask", "encoder_outputs", "past_key_values", "cache"),
+        "it is made from the images and the prompt",
+    ),
+}
 
 
 @dataclass
@@ -51,9 +64,12 @@ def request(
         DataError: what belongs together does not.
     """
     check_writes(model)
-    for name, value in {"max_new_tokens": max_new_tokens, "num_beams": options.get("num_beams", 1)}.items():
-        if not isinstance(value, int) or value < 1:
-            raise BadRecipe(f"generate: {name}: must be a whole number from 1 (got {value!r})")
+    check_limits({"max_new_tokens": max_new_tokens, **options})
+    if filled := [name for name in FILLED if name in options]:
+        raise BadRecipe(f"generate: {filled[0]}: {FILLED[filled[0]]}")
+    criteria = options.get("stopping_criteria", ())
+    if not isinstance(criteria, Sequence):
+        raise BadRecipe(f"generate: stopping_criteria: must be a list of them (got {criteria!r})")
     stops = list(stop) if isinstance(stop, Sequence) and not isinstance(stop, str) else [stop]
     if not all(isinstance(text, str) and text for text in stops):
         raise BadRecipe(f"generate: stop: must be a text or several, none empty (got {stop!r})")
@@ -64,6 +80,23 @@ def request(
         example = model.example(i, source, "" if words is None or framed else words)
         examples.append(_framed(model, example, words) if framed else example)
     return Request(examples, framed, stops, {"max_new_tokens": max_new_tokens, **options}), many
+
+
+def check_limits(options: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        BadRecipe: one of the numbers in `LIMITS` is none, or beyond its limit.
+    """
+    for name, most in LIMITS.items():
+        value = options.get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise BadRecipe(f"generate: {name}: must be a whole number from 1 to {most} (got {value!r})")
+
+
+def chosen(options: Mapping[str, Any]) -> list[str]:
+    """The options that a caller chose, without those that every call may hold."""
+    every = {"max_new_tokens", "stopping_criteria", "streamer"}
+    return sorted(name for name, value in options.items() if name not in every and (name not in PLAIN or value != PLAIN[name]))
 
 
 def check_writes(model: MultimodalModel) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmzoo import card, checkpoint, generation, licence, policy, summary
 from mmzoo.data import Collator, Example, Tiled, batches, paired, raise_bad, tensors
-from mmzoo.errors import BadRecipe, DataError, DoesNotFit
+from mmzoo.errors import BadRecipe, DataError, DoesNotFit, MmzooError
 from mmzoo.inputs import NONE, Intake, plural
 from mmzoo.interfaces import (
     CAUSAL,
@@ -357,21 +357,49 @@ class MultimodalModel(nn.Module):
         asked, many = generation.request(self, given, prompt, max_new_tokens=max_new_tokens, stop=stop, chat=chat, **options)
         if many or options.get("num_beams", 1) > 1 or options.get("num_return_sequences", 1) > 1:
             raise BadRecipe(f"stream: one {self.modality} and one prompt, without beams; use generate for more")
+        if "streamer" in options:
+            raise BadRecipe("stream: streamer: the pieces are what stream itself gives; use generate with a streamer of your own")
         with self._evaluating():
             yield from generation.stream(self, asked)
 
     def generate_ids(self, features: Features, ids: Tensor, mask: Tensor, **options: Any) -> Tensor:
-        """New token ids [batch * returned, out] after prompts [batch, text], padded on the left for causal models."""
+        """New token ids [batch * returned, out] after prompts [batch, text], padded on the left for causal models.
+
+        Raises:
+            BadRecipe: an option that is unknown, or whose value is wrong. DataError: the input exceeds the context.
+        """
+        generation.check_limits({name: value for name, value in options.items() if value is not None})
         self._generating = True
         try:
             sequence = self._sequence(features, ids, mask, left=self.language_model.kind == CAUSAL)
+            self._check_room(sequence.mask, options.get("max_new_tokens") or 0)
             memory = _given(memory=sequence.memory)
             return self.language_model.generate(sequence.embeddings, sequence.mask, **memory, **options)
-        except (TypeError, ValueError) as error:  # an option that is unknown, or whose value is wrong
+        except MmzooError:
+            raise
+        except (TypeError, ValueError) as error:
             raise BadRecipe(f"generate: {error}") from error
+        except Exception as error:  # the library checks few of its options, and what a wrong one comes to can be anything
+            if not (names := generation.chosen(options)):
+                raise
+            raise BadRecipe(f"generate: with {', '.join(names)}: {type(error).__name__}: {error}") from error
         finally:
             self._generating = False
             self.fusion.see(None)
+
+    def _check_room(self, mask: Tensor, new: int) -> None:
+        """Check that ``new`` tokens go behind the longest row. A row of the padded batch was seen when it was laid out, with what
+        the task reserves; a caller may ask for more.
+
+        Raises:
+            DataError: naming the lengths.
+        """
+        context = self.language_model.spec.max_length if self.language_model.kind == CAUSAL else None
+        if context is not None and (longest := int(mask.sum(1).max())) + new > context:
+            raise DataError(
+                f"{longest} positions of a prompt and {new} to generate exceed the language model's context of {context}; "
+                "shorten the text or generate less"
+            )
 
     def _fuse_outputs(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Late fusion just before the vocabulary, inside the library's own decoding loop."""

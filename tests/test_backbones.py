@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from uncached import without_cache
 
+import mmzoo
 from mmzoo import backbones, source, weights
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
 from mmzoo.interfaces import Sequenced
@@ -403,6 +404,14 @@ def test_decoder_states_and_generation_are_the_full_models(name):
 def test_t5_has_no_longest_input():
     assert HFSeq2Seq(LanguageOptions(config=T5)).spec.max_length is None
     assert HFSeq2Seq(LanguageOptions(config=BART)).spec.max_length == 64
+
+
+def test_a_family_that_generates_from_token_ids_alone_is_refused_where_it_must_write():
+    xlnet = {"model_type": "xlnet", "d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32, "vocab_size": 264}
+    parts = {"encoder": "cnn", "fusion": "prefix-mlp", "language_model": {"use": "hf-causal", "config": xlnet}}
+    with pytest.raises(DoesNotFit, match="cannot from embeddings"):
+        mmzoo.build(**parts, task="caption")
+    assert mmzoo.build(**parts, task={"use": "classify", "labels": ["a", "b"]}).predict(Image.new("RGB", (32, 32)), "x").label
 
 
 @pytest.mark.parametrize(

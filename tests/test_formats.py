@@ -90,6 +90,19 @@ def test_clipcap_from_safetensors_says_its_heads(clipcap, tmp_path):
     assert mmzoo.import_model("clipcap", path, encoder=ENCODER).recipe.language_model.options["config"]["n_head"] == 1
 
 
+def test_clipcap_has_its_words_under_either_name_and_once(clipcap, tmp_path):
+    """safetensors keeps one name of a shared matrix; two that differ are no file that ClipCap's training saved."""
+    state, path = dict(clipcap[2]), tmp_path / "coco.pt"
+    whole = mmzoo.import_model("clipcap", clipcap[3], encoder=ENCODER, heads=4).state_dict()
+    for name in ("gpt.lm_head.weight", "gpt.transformer.wte.weight"):
+        torch.save({key: value for key, value in state.items() if key != name}, path)
+        found = mmzoo.import_model("clipcap", path, encoder=ENCODER, heads=4).language_model.state_dict()
+        assert all(torch.equal(value, whole[f"language_model.{key}"]) for key, value in found.items())
+    torch.save({**state, "gpt.lm_head.weight": state["gpt.lm_head.weight"] + 1}, path)
+    with pytest.raises(CheckpointError, match=r"gpt.lm_head.weight holds other numbers than gpt.transformer.wte.weight"):
+        mmzoo.import_model("clipcap", path, encoder=ENCODER, heads=4)
+
+
 def test_clipcap_normalises_the_embedding_on_request(clipcap):
     path = clipcap[3]
     plain, scaled = (mmzoo.import_model("clipcap", path, encoder=ENCODER, heads=4, normalize_prefix=n) for n in (False, True))
@@ -183,6 +196,8 @@ def test_what_is_missing_or_left_over_is_listed(clipcap, tmp_path):
     wide = {**state, "gpt.transformer.ln_f.bias": torch.ones(65)}
     refused(wide, r"1 tensors do not fit: gpt.transformer.ln_f.bias is \[65\].*\[64\]")
     refused({**state, "gpt.transformer.ln_f.bias": torch.ones(64, dtype=torch.int8)}, "quantised")
+    for empty in (state["gpt.transformer.wpe.weight"].to_sparse(), state["gpt.transformer.wpe.weight"].to("meta")):
+        refused({**state, "gpt.transformer.wpe.weight": empty}, "gpt.transformer.wpe.weight is sparse, or has a shape and no num")
     huge = torch.ones(1, 1).expand(10**7, 10**7)  # of one number: a terabyte only if it were believed
     refused({**state, "gpt.transformer.wpe.weight": huge}, r"gpt.transformer.wpe.weight is \[10000000, 10000000\]")
 
@@ -308,6 +323,7 @@ LLAVAS = {
     "clip, llama": {},
     "siglip, qwen3, tied": {"vision": "siglip", "text": "qwen3", "strategy": "full", "tied": True},
     "class token, last layer, mistral, no bias": {"strategy": "full", "layer": -1, "bias": False, "text": "mistral"},
+    "granite whose scales are 1": {"text": "granite"},
     "siglip's last layer before its norm": {"vision": "siglip", "strategy": "full", "layer": -1},
 }
 TEXTS = ["a <image> b <image> what", "<image>xyz is this thing"]
@@ -371,6 +387,17 @@ def test_llava_by_the_names_of_other_versions(layout, tmp_path):
         save_file(state, path)
     again = mmzoo.import_model("llava", tmp_path / "hf")
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+def test_llava_that_says_tied_and_holds_two_matrices_has_two(tmp_path):
+    """As transformers takes it. A list of one layer is that layer."""
+    foreign.llava(tmp_path / "hf")
+    path = tmp_path / "hf" / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"]["tie_word_embeddings"] = True
+    path.write_text(json.dumps({**config, "vision_feature_layer": [-2]}))
+    model = mmzoo.import_model("llava", tmp_path / "hf")
+    both(tmp_path / "hf", LlavaForConditionalGeneration.from_pretrained(tmp_path / "hf"), model)
 
 
 def ours(language="llama", fusion="projector", encoder=None, **more):

@@ -104,6 +104,55 @@ def test_what_does_not_belong_together_is_refused(image, prompt, said):
         model.generate(image, prompt)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_beams": 10**6}, "num_beams: must be a whole number from 1 to 1024"),
+        ({"num_beams": True}, "num_beams"),
+        ({"num_return_sequences": 0}, "num_return_sequences: must be a whole number from 1"),
+        ({"num_return_sequences": 10**7, "do_sample": True}, "num_return_sequences"),
+        ({"max_new_tokens": 10**9}, "max_new_tokens: must be a whole number from 1 to 1000000"),
+        ({"max_length": 3}, "max_length: max_new_tokens says"),
+        ({"generation_config": "x"}, "generation_config: give its settings"),
+        ({"return_dict_in_generate": True}, "return_dict_in_generate"),
+        ({"do_sample": True, "temperature": 0}, "temperature"),
+        ({"do_sample": True, "temperature": 1e-45}, "with do_sample, temperature: RuntimeError"),
+        ({"do_sample": True, "top_k": -1}, "top_k"),
+        ({"forced_eos_token_id": 10**7}, "with forced_eos_token_id: IndexError"),
+        ({"stopping_criteria": 1}, "stopping_criteria: must be a list"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("language_model", ["gpt2", "lstm"])
+def test_an_option_that_cannot_be_is_named(language_model, options, said):
+    """Also where the library fails in a way of its own, or would take all memory or days."""
+    model = model_of("late-concat", language_model)
+    with pytest.raises(BadRecipe, match=said):
+        model.generate(RED, "what", **options)
+    if "num_beams" not in options and "num_return_sequences" not in options:
+        with pytest.raises(BadRecipe, match=said):
+            list(model.stream(RED, "what", **options))
+
+
+def test_a_prediction_is_held_to_the_same():
+    model = model_of()
+    with pytest.raises(BadRecipe, match="batch_size: must be a whole number from 1"):
+        model.predict(RED, "what", batch_size=0)
+    with pytest.raises(BadRecipe, match="one prediction"):
+        model.predict(RED, "what", num_beams=2, num_return_sequences=2)
+    with pytest.raises(
+        DataError, match="20 positions of a prompt and 300 to generate exceed the language model's context of 256"
+    ):
+        model.predict(RED, "what", max_new_tokens=300)
+
+
+def test_what_is_broken_in_a_model_is_not_laid_to_an_option(monkeypatch):
+    model = model_of()
+    monkeypatch.setattr(model.language_model, "generate", lambda *_, **__: {}["bug"])
+    with pytest.raises(KeyError, match="bug"):
+        model.predict(RED, "what")
+
+
 @pytest.mark.parametrize("language_model", LANGUAGE_MODELS)
 def test_a_stream_joined_is_the_text(language_model):
     model = model_of(language_model=language_model)
@@ -125,6 +174,8 @@ def test_a_stream_can_be_left_and_says_what_is_wrong():
         list(model.stream([RED, GREEN], "what"))
     with pytest.raises(BadRecipe, match="no_such_option"):
         list(model.stream(RED, "what", no_such_option=1))
+    with pytest.raises(BadRecipe, match="stream: streamer"):
+        list(model.stream(RED, "what", streamer=None))
 
 
 @pytest.mark.parametrize("language_model", ["gpt2", "gpt-mini"])

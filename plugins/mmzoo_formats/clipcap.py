@@ -33,6 +33,7 @@ SIZES = {768: GPT2, 1024: f"{GPT2}-medium", 1280: f"{GPT2}-large", 1600: f"{GPT2
 ENCODERS = {512: "clip", 640: "open_clip:RN50x4/openai"}
 HEADS = 8  # of its mapper, always
 NEW_TOKENS = 67  # at most, in its own generate
+WORDS_IN, WORDS_OUT = "gpt.transformer.wte.weight", "gpt.lm_head.weight"  # one matrix; some writers keep one name of it
 MASKS = re.compile(r"gpt\.transformer\.h\.\d+\.attn\.(bias|masked_bias)")  # buffers of old versions of transformers
 MAPPER = {
     "constants": "prefix_const",
@@ -75,7 +76,9 @@ class ClipCap(Format):
         if not any(key.startswith("clip_project.") for key in state):
             raise refused(source, "has no clip_project.*, so ClipCap's training did not save it")
         has_gpt = any(key.startswith("gpt.") for key in state)
-        dim = _size(state, "gpt.transformer.wte.weight", 1, source) if has_gpt else None
+        if WORDS_OUT in state:
+            state.setdefault(WORDS_IN, state[WORDS_OUT])
+        dim = _size(state, WORDS_IN, 1, source) if has_gpt else None
         fusion, pooled, dim = self._fusion(state, dim, source)
         language, tokenizer = self._language(state, dim, read_metadata(path) if safe else {}, source) if has_gpt else (None, None)
         if language is None and dim not in SIZES:
@@ -95,7 +98,7 @@ class ClipCap(Format):
                 state,
                 lambda name: _find(name, has_gpt),
                 label=source,
-                ignore=lambda key: key == "gpt.lm_head.weight" or MASKS.fullmatch(key) is not None,
+                ignore=lambda key: MASKS.fullmatch(key) is not None,
                 tokenizer=tokenizer,
             )
         except CheckpointError as error:
@@ -134,7 +137,7 @@ class ClipCap(Format):
         self, state: Mapping[str, Tensor], dim: int, metadata: Mapping[str, str], source: str
     ) -> tuple[dict[str, Any], Any]:
         """The language model, and its tokenizer if it is to stand in the checkpoint."""
-        words = _size(state, "gpt.transformer.wte.weight", 0, source)
+        words = _size(state, WORDS_IN, 0, source)
         config = {
             "model_type": "gpt2",
             "vocab_size": words,
@@ -194,7 +197,8 @@ def numbers(words: int) -> PreTrainedTokenizerFast:
 def _find(name: str, has_gpt: bool) -> Found | None:
     kind, _, rest = name.partition(".")
     if kind == "language_model":
-        return Found(("gpt." + rest.removeprefix("model."),)) if has_gpt else None
+        key = "gpt." + rest.removeprefix("model.")
+        return Found((key, WORDS_OUT) if key == WORDS_IN else (key,)) if has_gpt else None
     if kind != "fusion":
         return None
     if rest.startswith("model."):

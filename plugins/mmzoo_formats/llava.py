@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoImageProcessor
 
 from mmzoo.errors import DoesNotFit
@@ -21,8 +22,12 @@ from mmzoo.weights import read_tensors
 from mmzoo_formats.llava_export import write
 
 VISION = {"clip_vision_model": "clip", "siglip_vision_model": "siglip"}
-# What a causal class does to its logits behind the output layer, which LLaVA's leaves out.
-BEHIND = ("logit_scale", "lm_head_multiplier", "logits_scaling", "final_logit_softcapping", "logits_soft_cap")
+# What a causal class does to its logits behind the output layer, which LLaVA's leaves out, and the values that do nothing.
+BEHIND: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("logit_scale", "lm_head_multiplier", "logits_scaling"), (None, 1)),
+    **dict.fromkeys(("final_logit_softcapping", "logits_soft_cap"), (None, 0)),
+}
+HEAD, WORDS = "lm_head.weight", "language_model.embed_tokens.weight"
 COMPUTED = re.compile(r".*(rotary_emb\.inv_freq|embeddings\.position_ids)")
 FACTS = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")  # say nothing of what is computed
 
@@ -51,13 +56,16 @@ class Llava(Format):
                 f"tokens {kept - tokens} are no patches"
             )
         state = {_current(name): value for name, value in read_tensors(files.weights("LlavaForConditionalGeneration")).items()}
-        tied = config.tie_word_embeddings
+        head, words = state.get(HEAD), state.get(WORDS)
+        # As the library has it: where a file has both and they differ, they are two, whatever its configuration says.
+        tied = config.tie_word_embeddings and (head is None or words is None or torch.equal(head, words))
+        recipe["language_model"]["config"]["tie_word_embeddings"] = tied
         return assembled(
             recipe,
             state,
             lambda name: _find(name, tied),
             label=source,
-            ignore=lambda name: COMPUTED.fullmatch(name) is not None or (tied and name == "lm_head.weight"),
+            ignore=lambda name: COMPUTED.fullmatch(name) is not None,
             tokenizer=_tokenizer(files),
         )
 
@@ -71,7 +79,7 @@ class Llava(Format):
         vision, text = _plain(config.vision_config), _plain(config.text_config)
         if vision["model_type"] == "clip_vision_model":
             vision["architectures"] = ["CLIPVisionModel"]  # the tower without the projection to CLIP's embedding
-        layer = config.vision_feature_layer
+        layer = _layer(config)
         text["tie_word_embeddings"] = config.tie_word_embeddings
         text["eos_token_id"] = _ends(text, files)
         return {
@@ -94,17 +102,20 @@ def _check(config: Any, source: str) -> None:
     """Refuse what no parts here compute."""
     text = config.text_config
     problems = {
-        f"vision_feature_layer: {config.vision_feature_layer}: several layers at once": not isinstance(
-            config.vision_feature_layer, int
-        ),
+        f"vision_feature_layer: {config.vision_feature_layer}: several layers at once": not isinstance(_layer(config), int),
         f"projector_hidden_act: {config.projector_hidden_act}, where the projector has gelu": config.projector_hidden_act
         != "gelu",
         f"text_config: a {text.model_type} scales its logits, and LLaVA's class does not": any(
-            getattr(text, k, None) for k in BEHIND
+            getattr(text, k, None) not in without for k, without in BEHIND.items()
         ),
     }
     if found := [what for what, holds in problems.items() if holds]:
         raise DoesNotFit(f"{source}: {CONFIG}: " + "; ".join(found))
+
+
+def _layer(config: Any) -> Any:
+    layer = config.vision_feature_layer
+    return layer[0] if isinstance(layer, list | tuple) and len(layer) == 1 else layer
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -105,15 +105,12 @@ class NanoVLM(Format):
         self._check(config, source)
         state = read_tensors([files.need(WEIGHTS)])
         tokenizer = self._tokenizer(config, files)
-        computed = {"decoder.rotary_embd.inv_freq"}
-        if config.lm_tie_weights:
-            computed |= {"decoder.head.weight", "decoder.token_embedding.weight"}  # one matrix, saved under either name or both
         return assembled(
             _recipe(config, chat=bool(tokenizer.chat_template) and config.mp_image_token_length is not None),
             state,
             lambda name: _find(name, config.lm_tie_weights),
             label=source,
-            ignore=computed.__contains__,
+            ignore=lambda name: name == "decoder.rotary_embd.inv_freq",
             tokenizer=tokenizer,
         )
 
@@ -214,6 +211,7 @@ def _find(name: str, tied: bool) -> Found:
     for ours, theirs in (SIGLIP if kind == "encoder" else LLAMA).items():
         rest = rest.replace(ours, theirs)
     if kind == "language_model":
+        # Tied, it is one matrix, saved under either name or both.
         also = ("decoder.head.weight",) if tied and rest == "token_embedding.weight" else ()
         return Found((f"decoder.{rest}", *also))
     if match := QKV.search(rest):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmzoo.data import Example
-from mmzoo.errors import DataError
+from mmzoo.errors import BadRecipe, DataError
 from mmzoo.interfaces import CAUSAL, IGNORE, SEQ2SEQ, Features, LanguageSpec, Options, Prediction, Task, TextContext
 from mmzoo.sequence import before
 from mmzoo.text import chat, encode, fit_length, pad, padded, prompt_ids
@@ -107,7 +107,13 @@ class Generative(Task):
         return losses.sum(), losses.new_tensor(len(losses))
 
     def predict(self, model: Any, features: Features, batch: dict[str, Tensor], **options: Any) -> list[Prediction]:
-        """Generated texts; ``score`` is the probability of the whole text, end token included."""
+        """Generated texts; ``score`` is the probability of the whole text, end token included.
+
+        Raises:
+            BadRecipe: several texts are wanted of one example.
+        """
+        if options.get("num_return_sequences", 1) != 1:
+            raise BadRecipe("predict: num_return_sequences: an example has one prediction; use model.generate for more")
         options = {"max_new_tokens": self.options.max_new_tokens, "num_beams": self.options.num_beams, **options}
         out = model.generate_ids(features, batch["ids"], batch["mask"], **options)
         text = model.text_context()

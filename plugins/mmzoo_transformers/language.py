@@ -96,7 +96,7 @@ class _HFLanguageModel(LanguageModel):
             dim=embedding.embedding_dim,
             vocab_size=embedding.num_embeddings,
             max_length=self._max_length(),
-            generates=self.generates,
+            generates=self.generates and self._writes(),
             # Deep fusion is sized by dim; OPT-350m's blocks are wider than its embeddings.
             blocks=len(self.blocks()) if self._width() == embedding.embedding_dim else 0,
         )
@@ -182,6 +182,10 @@ class _HFLanguageModel(LanguageModel):
 
     def blocks(self) -> Sequence[nn.Module]:
         return find_blocks(self.model)
+
+    def _writes(self) -> bool:
+        """Whether this family generates, where its kind does."""
+        return True
 
     def _width(self) -> int | None:
         return getattr(self._config.get_text_config(), "hidden_size", None)
@@ -289,6 +293,10 @@ class HFCausal(_HFLanguageModel):
                 f"'{self.name}' reads embeddings of {narrow} channels and gives states of {wide}; choose another one"
             )
         self._set_generation()
+
+    def _writes(self) -> bool:
+        # As the library's generate asks: XLNet, CTRL and Zamba go on from token ids alone, and an image has none.
+        return "inputs_embeds" in inspect.signature(self._class.prepare_inputs_for_generation).parameters
 
     def forward(
         self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
