@@ -198,7 +198,10 @@ def stream(model: MultimodalModel, asked: Request) -> Iterator[str]:
             with torch.no_grad():
                 options = _options(asked, tokenizer)
                 options["stopping_criteria"] = [*options.get("stopping_criteria", ()), _Left(left)]
-                model.generate_ids(*inputs, streamer=streamer, **options)
+                out = model.generate_ids(*inputs, streamer=streamer, **options)
+            if not streamer.ids:  # a language model's own loop may know no streams: then all comes at once
+                streamer.put(out[0])
+            streamer.end()
         except BaseException as error:  # raised where it is read
             failed.append(error)
             streamer.end()

@@ -315,7 +315,13 @@ class LanguageModel(Part, ABC):
     def generate(self, embeddings: Tensor, mask: Tensor, memory: Memory | None = None, **options: Any) -> Tensor:
         """New token ids [batch * returned, out] after ``embeddings`` [batch, positions, dim], whose padding stands on the
         left only for causal models and on the right only for seq2seq ones; ``options`` are those of
-        `transformers.GenerationMixin.generate`."""
+        `transformers.GenerationMixin.generate`.
+
+        That library's own loop needs a model that takes ``inputs_embeds``, and serves all options. A loop of one's own has to
+        honour ``max_new_tokens``, ``num_return_sequences`` and ``stopping_criteria``, refuses with a `ValueError` what it does
+        not serve, such as beams, and may pass each new token to ``streamer``. It calls `logits` on the newest states at each
+        step, since that is where a late fusion joins them (before the module that `output_layer` gives), and pads a row that has
+        ended with the tokenizer's padding token."""
         raise NotImplementedError(f"{type(self).__name__} does not generate")
 
 

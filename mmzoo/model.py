@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmzoo import card, checkpoint, generation, licence, policy, summary
 from mmzoo.data import Collator, Example, Tiled, batches, paired, raise_bad, tensors
-from mmzoo.errors import BadRecipe, DataError, DoesNotFit, MmzooError
+from mmzoo.errors import BadRecipe, DataError, DoesNotFit, MmzooError, PluginBroken
 from mmzoo.inputs import NONE, Intake, plural
 from mmzoo.interfaces import (
     CAUSAL,
@@ -374,7 +374,15 @@ class MultimodalModel(nn.Module):
             sequence = self._sequence(features, ids, mask, left=self.language_model.kind == CAUSAL)
             self._check_room(sequence.mask, options.get("max_new_tokens") or 0)
             memory = _given(memory=sequence.memory)
-            return self.language_model.generate(sequence.embeddings, sequence.mask, **memory, **options)
+            out = self.language_model.generate(sequence.embeddings, sequence.mask, **memory, **options)
+            wanted = len(ids) * (options.get("num_return_sequences") or 1)
+            if not isinstance(out, Tensor) or len(out) != wanted:
+                entry = self.provenance.entries["language_model"]
+                found = f"{len(out)} rows" if isinstance(out, Tensor) else type(out).__name__
+                raise PluginBroken(
+                    f"{entry.label} of plugin '{entry.plugin}': generate gives {found} where {wanted} texts are asked for"
+                )
+            return out
         except MmzooError:
             raise
         except (TypeError, ValueError) as error:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import mmzoo
 from mmzoo.cli import app
 from mmzoo.data import open_dataset
-from mmzoo.errors import BadRecipe, DataError
+from mmzoo.errors import BadRecipe, DataError, PluginBroken
 from mmzoo.interfaces import IMAGE, Example
 from mmzoo.sequence import of_text
 from mmzoo.testing import PARTNERS, tiny
@@ -265,3 +265,27 @@ def test_the_command_streams_stops_and_takes_several_images(tmp_path):
     assert streamed.stdout.strip() == model.generate(paths[0], "what")
     two = run(app, ["generate", str(tmp_path / "m"), *paths, "--prompt", "<image> or <image>", "--json"])
     assert json.loads(two.stdout) == [{"image": paths, "text": model.generate(paths, "<image> or <image>")}]
+
+
+@pytest.fixture
+def own_loop(monkeypatch):
+    """A model whose language model writes in a loop of its own, which knows neither streams nor several answers."""
+    model = model_of(language_model="gpt-mini")
+
+    def generate(embeddings, mask, memory=None, *, max_new_tokens=8, **options):
+        ids = [[5 + i for i in range(max_new_tokens)]] * len(embeddings)
+        return torch.tensor(ids)
+
+    monkeypatch.setattr(model.language_model, "generate", generate)
+    return model
+
+
+def test_a_loop_that_knows_no_streams_gives_all_at_once(own_loop):
+    said = own_loop.generate(RED, "what", max_new_tokens=3)
+    assert said
+    assert list(own_loop.stream(RED, "what", max_new_tokens=3)) == [said]
+
+
+def test_a_loop_that_gives_other_than_what_is_asked_for_is_named(own_loop):
+    with pytest.raises(PluginBroken, match=r"'gpt-mini' of plugin 'mmzoo': generate gives 2 rows where 6 texts are asked for"):
+        own_loop.generate([RED, GREEN], "what", num_return_sequences=3, do_sample=True)
