@@ -67,7 +67,8 @@ class Example:
         """The same with other inputs."""
         own, changed = self._own(modality), inputs[0] if len(inputs) == 1 else list(inputs)
         if own in FIELDS:
-            return replace(self, **{own: changed})
+            known: dict[str, Any] = {own: changed}
+            return replace(self, **known)
         return replace(self, others={**self.others, own: changed})
 
     def _own(self, modality: str) -> str:

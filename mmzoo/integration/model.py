@@ -68,7 +68,7 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
         return self.model.language_model.embed
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
