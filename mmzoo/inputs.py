@@ -63,7 +63,8 @@ class Reader(ABC):
     @abstractmethod
     def probes(self) -> Sequence[Any]:
         """A few made-up inputs as `read` gives them, always the same. A feature cache is named by what ``transform`` makes of
-        them, so they should bring out what it can do: several lengths or sizes, noise."""
+        them, so they should bring out what it can do: several lengths or sizes, noise. If `read` takes them too, they are what
+        the conformance kit tries an encoder of a new modality with."""
 
 
 def file_of(source: Any) -> Path | BytesIO | None:

@@ -10,10 +10,14 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 import mmzoo
+from mmzoo.errors import BadInput, DataError
 from mmzoo.formats import Format
-from mmzoo.interfaces import Features, FeatureSpec
+from mmzoo.inputs import Reader
+from mmzoo.interfaces import Encoder, Features, FeatureSpec, Prediction, Task
 from mmzoo.metrics import Metric
 from mmzoo.testing import Sample
+from mmzoo.text import padded, prompt_ids
+from mmzoo_fusions.late import LateAttention
 from mmzoo_fusions.prefix import LinearPrefix
 from mmzoo_scratch.bag import BagOfWords
 from mmzoo_scratch.cnn import CNN
@@ -256,3 +260,136 @@ class Lists(Metric):
 class Words(Lists):
     def rows(self, predictions, references):
         return np.array([[text] for text in predictions])
+
+
+class LosesMeans(Classify):
+    def loss(self, model, features, batch):
+        total, count = super().loss(model, features, batch)
+        return total / count, count
+
+
+class IsBlind(LinearPrefix):
+    def early(self, features, embeddings, mask):
+        return super().early(Features(features.tokens * 0, features.pooled * 0), embeddings, mask)
+
+
+class ReadsPadding(LateAttention):
+    def late(self, features, hidden):
+        return super().late(Features(features.tokens, features.pooled), hidden)
+
+
+class ReadsPrompts(GPTMini):
+    """Padding before a prompt is a part of it."""
+
+    def generate(self, embeddings, mask, memory=None, **options):
+        return super().generate(embeddings, torch.ones_like(mask), memory, **options)
+
+
+class WritesPast(GPTMini):
+    """It writes with its output layer's weights, and not with the layer."""
+
+    def generate(self, embeddings, mask, memory=None, *, max_new_tokens=1, **options):
+        found = []
+        for row, real in zip(embeddings, mask.bool(), strict=True):
+            states, said = row[real][None], []
+            for _ in range(max_new_tokens):
+                hidden = self(states, torch.ones(states.shape[:2], dtype=torch.long))[:, -1]
+                said.append((hidden @ self.output_layer().weight.T).argmax(-1))
+                states = torch.cat([states, self.embed(said[-1][:, None])], 1)
+            found.append(torch.cat(said))
+        return torch.stack(found)
+
+
+class Clips(Reader):
+    """Arrays of any length, of a modality that no one else has."""
+
+    def read(self, source):
+        if not isinstance(source, np.ndarray):
+            raise BadInput(f"{source!r} is no array")
+        return source
+
+    def blank(self, transform):
+        return transform(np.zeros(8, np.float32))
+
+    def probes(self):
+        return [np.linspace(0, 1, n, dtype=np.float32) for n in (4, 9, 6)]
+
+
+def column(samples):
+    return torch.from_numpy(samples)[:, None].repeat(1, 8)
+
+
+class Heard(Encoder):
+    """Of a modality of its own, and as its contract asks."""
+
+    modality = "pulse"
+    reader = Clips()
+    varies = True
+
+    def __init__(self, options: Any) -> None:
+        super().__init__()
+        self.options = options
+        self.project = nn.Linear(8, 8)
+        self.spec = FeatureSpec(8, 8, None, "pulse")
+        self.transform = column
+
+    def forward(self, inputs, lengths):
+        mask = (torch.arange(inputs.shape[1], device=inputs.device) < lengths[:, None]).long()
+        tokens = self.project(inputs) * mask[..., None]
+        return Features(tokens, tokens.sum(1) / lengths[:, None].to(tokens.dtype), mask)
+
+
+class HearsSilence(Heard):
+    """Zeros that fill the batch are heard."""
+
+    def forward(self, inputs, lengths):
+        found = super().forward(inputs, lengths)
+        return Features(found.tokens, self.project(inputs).mean(1), found.mask)
+
+
+class HearsNothingKnown(Heard):
+    class Deaf(Clips):
+        def read(self, source):
+            raise BadInput("never")
+
+    reader = Deaf()
+
+
+class Measures(Task):
+    """A number, and no word."""
+
+    metrics = ("accuracy",)
+
+    def __init__(self, options: Any, language_model: Any) -> None:
+        super().__init__(options, language_model)
+        self.head = nn.Linear(language_model.dim, 1)
+
+    def references(self, example):
+        try:
+            return [str(float(example.targets[0]))]
+        except ValueError:
+            raise DataError(f"example {example.id} has no number") from None
+
+    def collate(self, examples, text, *, training):
+        ids, mask = padded(prompt_ids(text, [e.text for e in examples]), text.tokenizer.pad_token_id)
+        labels = {"labels": torch.tensor([float(e.targets[0]) for e in examples])} if training else {}
+        return {"ids": ids, "mask": mask, **labels}
+
+    def loss(self, model, features, batch):
+        said = self.head(model.pooled(features, batch["ids"], batch["mask"])).squeeze(1)
+        return (said - batch["labels"]).square().sum(), torch.tensor(len(said))
+
+    def predict(self, model, features, batch, **options):
+        said = self.head(model.pooled(features, batch["ids"], batch["mask"])).squeeze(1)
+        return [Prediction(value=value) for value in said.float().tolist()]
+
+
+class Distance(Metric):
+    perfect = 0.0
+    smaller_is_better = True
+
+    def rows(self, predictions, references):
+        return np.array([[abs(float(p) - float(r[0])), 1.0] for p, r in zip(predictions, references, strict=True)])
+
+    def score(self, totals):
+        return totals[..., 0] / totals[..., 1]

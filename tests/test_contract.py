@@ -75,7 +75,16 @@ ALSO = [
     ("examples", "dataset", "HasOneSplit", {"modality": "image"}, "splits are 'train', no list of names"),
     ("scores", "metric", "Lists", {}, "rows gives [[1.0], [1.0]], no array of numbers"),
     ("scores", "metric", "Words", {}, "no array of numbers"),
+    ("answers", "task", "LosesMeans", {}, "it is a mean, which would be divided once more"),
+    ("positions", "fusion", "IsBlind", {}, "other features of the encoder change nothing"),
+    ("positions", "fusion", "ReadsPadding", {}, "what stands in tokens whose features.mask is 0 changes the loss"),
+    ("states", "language_model", "ReadsPrompts", MINI, "depends on the padding or the others of the batch"),
+    ("states", "language_model", "WritesPast", MINI, "generate does not call output_layer"),
+    ("features", "encoder", "HearsSilence", {"modality": "pulse"}, "or on the zeros at its end: it is given input_lengths"),
+    ("features", "encoder", "HearsNothingKnown", {"modality": "pulse"}, "let read take what its probes gives"),
 ]
+# What is unlike anything of ours, and does all that it should.
+GOOD = [("encoder", "Heard", {"modality": "pulse"}), ("task", "Measures", {}), ("metric", "Distance", {})]
 
 
 @pytest.fixture
@@ -97,6 +106,17 @@ def test_what_is_wrong_is_said_where_it_is(check, kind, target, more, happened, 
     host().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
     with pytest.raises(ContractBroken, match=re.escape(happened)):
         Case(CHECKS[check], Subject(host().get(kind, "broken-also"))).run()
+
+
+@pytest.mark.parametrize(("kind", "target", "more"), GOOD, ids=[case[1] for case in GOOD])
+def test_a_modality_of_its_own_and_numbers_for_words_pass(kind, target, more, fresh_host):
+    entry = mmzoo.Entry(kind, "good", f"broken:{target}", "good", license="MIT", source="this test", **more)
+    host().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
+    subject = Subject(host().get(kind, "good"))
+    checks = [check for check in CHECKS.values() if kind in check.kinds]
+    assert checks
+    for check in checks:
+        Case(check, subject).run()
 
 
 def test_a_part_that_changes_torchs_default_type_changes_no_other(fresh_host):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmzoo.build import assemble
 from mmzoo.data import tensors
-from mmzoo.interfaces import CAUSAL, SEQ2SEQ, Features, FeatureSpec, Prediction
+from mmzoo.inputs import Intake
+from mmzoo.interfaces import CAUSAL, SEQ2SEQ, Encoder, Features, FeatureSpec, LanguageModel, Prediction
 from mmzoo.plugins import host
 from mmzoo.resolve import resolve
 from mmzoo.sequence import of_text
@@ -19,6 +22,8 @@ from mmzoo.testing.contract import check, expect
 from mmzoo.testing.subject import TEXTS, Subject, close, finite, shape
 from mmzoo.text import padded
 from mmzoo.wording import shown
+
+LOUD = 4.0  # times the weights of a tiny model
 
 
 @check("encoder")
@@ -40,12 +45,36 @@ def features(subject: Subject) -> None:
     _check_features(found, spec, len(inputs), "")
     # A copy: a pass in training may change what normalisation remembers.
     _check_features(copy.deepcopy(encoder).train()(inputs, *lengths), spec, len(inputs), "in training ")
-    alone = encoder(inputs[:1], *(each[:1] for each in lengths))
+    for given in (batch, _probes(encoder)):
+        for i in range(len(given.get("inputs", ()))):
+            _check_alone(encoder, given, i)
+
+
+def _probes(encoder: Encoder) -> dict[str, Tensor]:
+    """Inputs of unequal length, if they vary: the reader's own."""
+    if encoder.transform is None or not encoder.varies:
+        return {}
+    intake = Intake(encoder.modality, encoder.reader, encoder.transform, varies=True)
+    return intake.batch([encoder.transform(made) for made in encoder.reader.probes()])
+
+
+def _check_alone(encoder: Encoder, batch: dict[str, Tensor], i: int) -> None:
+    def of(rows: slice) -> tuple[Tensor, list[Tensor]]:
+        given = batch["inputs"][rows]
+        if "input_lengths" not in batch:
+            return given, []
+        lengths = batch["input_lengths"][rows]
+        return given[:, : int(lengths.max())], [lengths]
+
+    inputs, lengths = of(slice(None))
+    found = encoder(inputs, *lengths)
+    expect(close(encoder(inputs, *lengths).pooled, found.pooled), "the features of one batch differ from time to time")
+    inputs, lengths = of(slice(i, i + 1))
+    alone = encoder(inputs, *lengths)
     real = alone.token_mask()[0].bool()
-    expect(close(alone.pooled, found.pooled[:1]), "pooled features of an input depend on the others of the batch")
-    expect(
-        close(alone.tokens[0][real], found.tokens[0][: len(real)][real]), "tokens of an input depend on the others of the batch"
-    )
+    said = "depend on the others of the batch" + (", or on the zeros at its end: it is given input_lengths" if lengths else "")
+    expect(close(alone.pooled, found.pooled[i : i + 1]), f"pooled features of an input {said}")
+    expect(close(alone.tokens[0][real], found.tokens[i][: len(real)][real]), f"tokens of an input {said}")
 
 
 def _check_features(found: Features, spec: FeatureSpec, count: int, when: str) -> None:
@@ -65,9 +94,10 @@ def _check_features(found: Features, spec: FeatureSpec, count: int, when: str) -
 @torch.no_grad()
 def states(subject: Subject) -> None:
     """A language model gives what its ``spec`` says: embeddings, states [batch, positions, spec.dim], a vector a text [batch,
-    spec.dim], logits over spec.vocab_size, new token ids [batch, out] from generate; kind, generates and the number of blocks
-    are those of the class. Padding on the right changes nothing before it, and if it is causal no position sees a later one.
-    The tokenizer has a padding token and no more tokens than the vocabulary."""
+    spec.dim], logits over spec.vocab_size, new token ids [batch, out] from generate, which calls the output layer; kind,
+    generates and the number of blocks are those of the class. Padding on the right changes nothing before it, nor does that of
+    prompts change what is written, and if it is causal no position sees a later one. The tokenizer has a padding token and no
+    more tokens than the vocabulary."""
     model = subject.model.language_model
     spec, cls = model.spec, type(model)
     expect((spec.kind, spec.generates) == (cls.kind, cls.generates), f"spec is {spec}, the class {cls.kind}, {cls.generates}")
@@ -94,6 +124,7 @@ def states(subject: Subject) -> None:
         _check_written(
             model.generate(embeddings[:1, : len(rows[0])], mask[:1, : len(rows[0])], max_new_tokens=2), spec.vocab_size
         )
+        _check_writing(model, rows)
     noise = torch.where(mask[..., None].bool(), embeddings, torch.randn_like(embeddings))
     real = mask.bool()
     expect(close(model(noise, mask)[real], hidden[real]), "what stands in the padding changes the states of the text")
@@ -114,12 +145,39 @@ def _check_written(ids: Tensor, vocab_size: int) -> None:
     )
 
 
+def _check_writing(model: LanguageModel, rows: list[list[int]]) -> None:
+    """Of larger weights, which have more to say than those of a tiny model at its start."""
+    loud = copy.deepcopy(model)
+    for parameter in loud.parameters():
+        parameter.mul_(LOUD)
+    calls: list[int] = []
+    if (layer := loud.output_layer()) is not None:
+        layer.register_forward_hook(lambda *_: calls.append(1))
+    options: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4}
+    ids, mask = padded(rows, model.tokenizer.pad_token_id, left=model.kind == CAUSAL)
+    embeddings = loud.embed(ids)
+    together = loud.generate(torch.where(mask[..., None].bool(), embeddings, torch.randn_like(embeddings)), mask, **options)
+    expect(
+        layer is None or calls,
+        "generate does not call output_layer (or logits), before which a late fusion joins the states: it would write without it",
+    )
+    for i in range(len(rows)):
+        real = mask[i].bool()
+        alone = loud.generate(embeddings[i : i + 1, real], mask[i : i + 1, real], **options)
+        expect(
+            torch.equal(alone[0], together[i][: alone.shape[1]]),
+            f"what it writes of a prompt depends on the padding or the others of the batch: {together[i].tolist()}, alone "
+            f"{alone[0].tolist()}",
+        )
+
+
 @check("fusion")
 @torch.no_grad()
 def positions(subject: Subject) -> None:
     """A fusion keeps the shapes: ``early`` gives embeddings [batch, positions, dim] and their mask, with ``added_tokens`` more
     positions than the text (any number if that is None) and all of the text where ``text`` says; ``late`` keeps those of the
-    states; ``deep`` leaves the names of the language model's weights as they are."""
+    states; ``deep`` leaves the names of the language model's weights as they are. What the encoder saw matters, and its tokens
+    where ``features.mask`` is 0 do not."""
     model = subject.model
     fusion, batch = model.fusion, subject.batch(model)
     seen = model.batch_features(batch)
@@ -149,6 +207,33 @@ def positions(subject: Subject) -> None:
             alone = language.cls(language.options)
         renamed = sorted(alone.state_dict().keys() ^ model.language_model.state_dict().keys())
         expect(not renamed, f"deep changes the names of the language model's weights: {', '.join(renamed[:5])}")
+    if fusion.places():
+        _check_sight(subject)
+
+
+def _check_sight(subject: Subject) -> None:
+    """With gates that are ajar, as where they are trained, and in double precision, where a small effect is no rounding."""
+    model = subject.build().double()
+    for parameter in model.fusion.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    batch = subject.batch(model)
+    seen = model.batch_features(batch)
+    tokens, noise = seen.tokens, torch.randn_like(seen.tokens)
+
+    def loss(features: Features) -> Tensor:
+        return model.task.loss(model, features, batch)[0]
+
+    whole, other = loss(seen), loss(replace(seen, tokens=tokens + noise, pooled=seen.pooled + torch.randn_like(seen.pooled)))
+    expect(not torch.equal(whole, other), "other features of the encoder change nothing: the fusion does not use them")
+    if not model.fusion.needs_tokens or tokens.shape[1] < 2:
+        return
+    mask = torch.ones(tokens.shape[:2], dtype=torch.long)
+    mask[:, tokens.shape[1] // 2 :] = 0
+    hidden, changed = (
+        loss(replace(seen, mask=mask)),
+        loss(replace(seen, tokens=tokens + noise * (1 - mask)[..., None], mask=mask)),
+    )
+    expect(close(hidden, changed), "what stands in tokens whose features.mask is 0 changes the loss")
 
 
 @check("task")
@@ -179,6 +264,10 @@ def answers(subject: Subject) -> None:
         expect(isinstance(value, Tensor), f"the {name} that loss gives is {shown(value)}, no tensor")
         expect(value.ndim == 0, f"the {name} that loss gives is {shape(value)}, no scalar")
     expect(finite(total) and number > 0, f"loss gives {total.item()} over {number.item()} labels")
+    twice = subject.batch(model, [*subject.examples, *subject.examples])
+    more_total, more_number = task.loss(model, model.batch_features(twice), twice)
+    mean = more_number == 2 * number and total != 0 and close(more_total, total)
+    expect(not mean, "the sum that loss gives is the same for each example twice: it is a mean, which would be divided once more")
     said = model.predict_examples(subject.examples)
     expect(len(said) == count and all(isinstance(p, Prediction) for p in said), f"{count} examples give {said}")
     for example in subject.examples:

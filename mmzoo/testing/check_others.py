@@ -23,13 +23,13 @@ from mmzoo.plugins import host
 from mmzoo.recipe import Part, Recipe
 from mmzoo.resolve import resolve
 from mmzoo.testing.contract import Inapplicable, check, expect
-from mmzoo.testing.samples import Sample
+from mmzoo.testing.samples import Sample, sample_of
 from mmzoo.testing.small import PARTNERS, round_trip, tiny
 from mmzoo.testing.subject import Subject
 from mmzoo.train import train
 from mmzoo.wording import shown
 
-FEW = 3
+FEW, NUMBERS = 3, ("2.5", "-1.0")
 RIGHT = ("two dogs run after one ball", "some birds sit over there again")
 
 
@@ -100,27 +100,40 @@ def _own_files(folder: Path) -> Path:
 
 @check("dataset")
 def trains(subject: Subject) -> None:
-    """A small model trains two steps on it, if it is of images."""
-    if subject.target.modality != "image":
-        raise Inapplicable(f"the kit has no model of modality '{subject.target.modality}'")
+    """A small model trains two steps on it, with the first encoder that there is of its modality."""
+    recipe = tiny(Recipe(**{**PARTNERS, "encoder": _encoder(subject.target.modality)}))
     with tempfile.TemporaryDirectory() as folder:
         data = opened(subject, Path(folder))
         options = {"max_steps": 2, "batch_size": 2, "precision": "fp32"}
-        recipe = tiny(Recipe(**PARTNERS))
         run = train(recipe, dataset=data, output=Path(folder) / "model", split=data.splits()[0], progress=False, train=options)
         expect(run.steps == 2, f"it trained {run.steps} steps of 2")
+
+
+def _encoder(modality: str) -> str:
+    if modality == "image":
+        return PARTNERS["encoder"]
+    for entry in host().registry.entries("encoder"):
+        if entry.modality == modality and entry.variant is None:
+            return entry.name
+    raise Inapplicable(f"no plugin here has an encoder of '{modality}' that needs no variant")
 
 
 @check("metric")
 def scores(subject: Subject) -> None:
     """Predictions that are their references score ``perfect``, and others do not; the order of examples changes nothing; rows are
-    [examples, statistics] of finite numbers, and scores keep the leading shape of their totals."""
+    [examples, statistics] of finite numbers, and scores keep the leading shape of their totals. A metric of numbers raises a
+    `ValueError` or `DataError` of texts that are none."""
     try:
         metric = subject.target(subject.target.Options(**subject.tiny))
     except DataError as error:
         raise Inapplicable(str(error)) from None
-    right, others = list(RIGHT), list(reversed(RIGHT))
-    references = [[text] for text in RIGHT]
+    answers = RIGHT
+    try:
+        metric.rows(RIGHT, [[text] for text in RIGHT])
+    except (ValueError, DataError):
+        answers = NUMBERS
+    right, others = list(answers), list(reversed(answers))
+    references = [[text] for text in answers]
     rows = metric.rows(right, references)
     numbers = isinstance(rows, np.ndarray) and np.issubdtype(rows.dtype, np.number)
     expect(numbers, f"rows gives {shown(rows)}, no array of numbers")
@@ -151,9 +164,14 @@ def builds(subject: Subject) -> None:
         resolve(kind, part)  # tiny replaces the options
     recipe = tiny(subject.entry.name)
     with tempfile.TemporaryDirectory() as folder:
-        loaded = round_trip(recipe, Path(folder) / "model")
+        loaded = round_trip(recipe, Path(folder) / "model", dataset=_data(recipe))
     uses = [[part.use for part in each.parts().values()] for each in (recipe, loaded.recipe)]
     expect(uses[0] == uses[1], f"it was made of {uses[0]} and loaded as {uses[1]}")
+
+
+def _data(recipe: Recipe) -> Dataset:
+    encoder, task = (resolve(kind, getattr(recipe, kind)) for kind in ("encoder", "task"))
+    return sample_of(encoder.cls, task.cls, task.options)
 
 
 @check("format")

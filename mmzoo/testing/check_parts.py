@@ -19,6 +19,7 @@ from mmzoo.recipe import PARTS
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.small import fitting, round_trip, with_partners
 from mmzoo.testing.subject import TOLERANCE, Subject, close, finite
+from mmzoo.wording import told
 
 # Cheap parts of this distribution that differ in what they need and give.
 SELECTION = {
@@ -170,6 +171,7 @@ def partners(subject: Subject) -> None:
     entry = subject.entry
     chosen = {kind: [n for n in names if n in _names(kind)] for kind, names in SELECTION.items() if kind != entry.kind}
     first = {kind: part.use for kind, part in subject.bare.parts().items()}
+    failed: dict[str, Exception] = {}
     for kind, names in chosen.items():
         for name in names:
             parts = {**first, kind: name}
@@ -180,12 +182,13 @@ def partners(subject: Subject) -> None:
                 expect(str(reason).strip(), f"{said}: refused without a word")
                 continue
             try:
-                expect(finite(model(**subject.batch(model))["loss"]), f"{said}: the loss is not finite")
+                expect(finite(model(**subject.batch(model))["loss"]), "the loss is not finite")
                 model.predict_examples(subject.examples)
-            except AssertionError:
-                raise
-            except Exception as error:
-                raise AssertionError(f"{said}: {type(error).__name__}: {error}") from error
+            except Exception as error:  # the others are tried all the same
+                failed[said] = error
+    if failed:
+        lines = [f"{said}: {error if isinstance(error, AssertionError) else told(error)}" for said, error in failed.items()]
+        raise AssertionError("\n".join(lines)) from next(iter(failed.values()))
 
 
 def _names(kind: str) -> set[str]:

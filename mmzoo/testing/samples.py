@@ -1,27 +1,31 @@
-"""Examples for tests, in memory. `sample_of` is the one place that says what a modality's examples are."""
+"""Examples for tests, in memory. `sample_of` is the one place that says what examples a part can be given."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from mmzoo.data import Dataset, Example
-from mmzoo.errors import DataError
-from mmzoo.inputs import NONE
+from mmzoo.errors import BadInput, DataError
+from mmzoo.inputs import NONE, Reader
+from mmzoo.interfaces import CAUSAL, Encoder, LanguageSpec, Task
 
 
 class Sample(Dataset):
     """A few coloured squares, and beside each a tone of unequal length, with questions and answers, in memory; every split is
-    the same."""
+    the same. With ``numbers`` the answers are numbers; ``made`` are inputs of another ``modality`` in the place of these."""
 
     COLOURS = ("red", "green", "blue")
     RATE = 16_000
 
-    def __init__(self, count: int = 8, size: int = 32) -> None:
+    def __init__(
+        self, count: int = 8, size: int = 32, *, numbers: bool = False, modality: str = "image", made: Sequence[Any] = ()
+    ) -> None:
         super().__init__(None)
-        self.count, self.size = count, size
+        self.count, self.size, self.numbers, self.of, self.made = count, size, numbers, modality, made
 
     def splits(self) -> list[str]:
         return ["train", "test"]
@@ -36,16 +40,53 @@ class Sample(Dataset):
             seconds = np.arange(self.RATE * (2 + i % 4) // 10) / self.RATE
             tone = 0.5 * np.sin(2 * np.pi * 220 * 2 ** (i % len(self.COLOURS)) * seconds)
             audio = {"array": tone.astype(np.float32), "sampling_rate": self.RATE}
-            found.append(Example(f"{split}/{i}", picture, "what color is it" + "?" * (i % 2), (colour,), audio))
+            answer = str(i % len(self.COLOURS) - 0.5) if self.numbers else colour
+            example = Example(f"{split}/{i}", picture, "what color is it" + "?" * (i % 2), (answer,), audio)
+            found.append(example.with_inputs(self.of, [self.made[i % len(self.made)]]) if self.made else example)
         return found
 
 
-def sample_of(modality: str) -> Dataset:
-    """A data set of examples that an encoder of ``modality`` can read (any, if it reads nothing).
+def sample_of(encoder: type[Encoder] | None = None, task: type[Task] | None = None, options: Any = None) -> Dataset:
+    """A data set of examples that an encoder can read and that a task of ``options`` takes: with numbers where it takes no words.
+
+    An encoder of images or audio is given pictures or arrays with their sampling rate, if its reader opens them; else the
+    reader's own `probes`.
 
     Raises:
-        DataError: there is none of that modality.
+        DataError: its reader opens neither.
     """
-    if modality in (NONE, "image", "audio"):
-        return Sample()
-    raise DataError(f"the kit has no examples of modality '{modality}'")
+    numbers = task is not None and not _takes(task, options, Sample()) and _takes(task, options, Sample(numbers=True))
+    if encoder is None or encoder.modality == NONE:
+        return Sample(numbers=numbers)
+    modality, reader = encoder.modality, encoder.reader
+    sample = Sample(numbers=numbers)
+    if _reads(reader, sample.load("train")[0].inputs(modality)):
+        return sample
+    made = reader.probes()
+    if not made or not _reads(reader, made):
+        raise DataError(f"its reader reads no sample of '{modality}'; let read take what its probes gives")
+    return Sample(numbers=numbers, modality=modality, made=made)
+
+
+def _reads(reader: Reader, sources: Sequence[Any]) -> bool:
+    try:
+        for source in sources:
+            if source is None:
+                return False
+            reader.read(source)
+    except BadInput:
+        return False
+    return True
+
+
+def _takes(task: type[Task], options: Any, sample: Sample) -> bool:
+    """Whether a task can be asked for the answers of a sample."""
+    examples = sample.load("train")
+    try:
+        learned = {**options.model_dump(), **task.learn(options, examples)}
+        made = task(task.Options(**learned), LanguageSpec(CAUSAL, 8, 8, None, True, 0))
+        for example in examples:
+            made.references(example)
+    except (DataError, ValueError):
+        return False
+    return True

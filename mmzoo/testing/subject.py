@@ -81,9 +81,12 @@ class Subject:
         """The tiny recipe around it, as it is before training learns anything from the data."""
         return tiny_parts(self.entry)
 
-    @property
+    @cached_property
     def dataset(self) -> Dataset:
-        return sample_of(self.target.modality if self.entry.kind == "encoder" else "image")
+        encoder = self.target if self.kind == "encoder" else None
+        if self.kind == "task":
+            return sample_of(None, self.target, self.target.Options(**self.tiny))
+        return sample_of(encoder)
 
     @cached_property
     def examples(self) -> list[Example]:
