@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from mmzoo import checkpoint, fit, licence, policy, remotes, shelf, stored, transfer, unpack
-from mmzoo.errors import BadRecipe, DoesNotFit, MmzooError, PluginBroken
+from mmzoo import checkpoint, fit, isolate, licence, policy, remotes, shelf, stored, transfer, unpack
+from mmzoo.errors import BadRecipe, DoesNotFit, PluginBroken
 from mmzoo.interfaces import FeatureSpec, LanguageSpec, Part
 from mmzoo.model import MultimodalModel, Provenance
 from mmzoo.plugins import host
@@ -19,7 +19,6 @@ from mmzoo.recipe import PARTS, Recipe, merge, read_mapping
 from mmzoo.registry import Entry, split_use
 from mmzoo.resolve import Resolved, resolve
 from mmzoo.summary import Summary
-from mmzoo.wording import told
 
 
 def build(
@@ -254,12 +253,8 @@ def _blamed(entry: Entry, what: str) -> Iterator[None]:
     later model, is put back."""
     default = torch.get_default_dtype()
     try:
-        yield
-    except (MmzooError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        said = told(error).splitlines()[0]  # below it torch tells of its C++ frames
-        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}' {what}: {said}") from error
+        with isolate.blamed(f"{entry.label} of plugin '{entry.plugin}' {what}"):
+            yield
     finally:
         torch.set_default_dtype(default)
 

@@ -21,6 +21,7 @@ from mmzoo.errors import BadInput, BadRecipe, DataError, FeatureCacheError, Mmzo
 from mmzoo.inputs import Intake, content_digest, input_key, plural
 from mmzoo.inputs import open_image as open_image  # where it was first, and people look for it
 from mmzoo.interfaces import Example, Options, Task, TextContext, placeholder
+from mmzoo.isolate import blamed
 from mmzoo.plugins import host
 from mmzoo.recipe import Part
 from mmzoo.registry import split_use
@@ -88,8 +89,13 @@ def load_split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Exa
     """A split that exists and is not empty.
 
     Raises:
-        DataError: no such split, or no example in it.
+        DataError: no such split, or no example in it. PluginBroken: the data set's own code fails.
     """
+    with blamed(f"data set '{type(dataset).__name__}' cannot be loaded"):
+        return _split(dataset, split)
+
+
+def _split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Example]:
     splits = dataset.splits()
     if split not in splits:
         raise DataError(f"there is no split '{split}'; there are: {', '.join(splits) or 'none'}")

@@ -20,6 +20,7 @@ from mmzoo.errors import CheckpointError, DataError
 from mmzoo.fit import check_data
 from mmzoo.inputs import input_key, plural
 from mmzoo.interfaces import Prediction
+from mmzoo.isolate import blamed
 from mmzoo.metrics import Metric, Score, measure
 from mmzoo.model import MultimodalModel
 from mmzoo.progress import bar
@@ -168,7 +169,10 @@ def evaluate(
                 shown.advance(len(group), condition)
             predictions[condition] = said
             texts = [prediction.text for prediction in said]
-            results[condition] = {n: measure(m, texts, references, groups, seed=seed) for n, m in chosen.items()}
+            results[condition] = {}
+            for name, metric in chosen.items():
+                with blamed(f"metric '{name}' cannot measure what the model says"):
+                    results[condition][name] = measure(metric, texts, references, groups, seed=seed)
     data = datarecord.described(dataset)
     del data["license"]  # it is the model's where it was trained on them, and not where it is measured
     evaluation = Evaluation(

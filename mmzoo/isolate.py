@@ -10,12 +10,12 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from mmzoo.errors import PluginBroken, SettingsError
+from mmzoo.errors import MmzooError, PluginBroken, SettingsError
 from mmzoo.wording import told
 
 TIMEOUT = "MMZOO_PLUGIN_TIMEOUT"
@@ -63,6 +63,17 @@ def inside() -> bool:
 def limited(function: Callable[[], Any], seconds: float, package: str = "") -> Outcome:
     """`each` of one call."""
     return each([(function, package)], seconds)[0]
+
+
+@contextlib.contextmanager
+def blamed(what: str) -> Iterator[None]:
+    """Whatever is raised inside is a `PluginBroken` that begins with ``what``, but for our own errors and an interrupt."""
+    try:
+        yield
+    except (MmzooError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise PluginBroken(f"{what}: {told(error).splitlines()[0]}") from error  # below it torch tells of its C++ frames
 
 
 def each(calls: Sequence[tuple[Callable[[], Any], str]], seconds: float) -> list[Outcome]:

@@ -9,7 +9,7 @@ from PIL import Image
 
 import mmzoo
 from mmzoo.data import Example
-from mmzoo.errors import BadRecipe, CheckpointError, DataError, UnknownName
+from mmzoo.errors import BadRecipe, CheckpointError, DataError, PluginBroken, UnknownName
 from mmzoo.interfaces import Prediction, Task
 from mmzoo.metrics import Metric
 from mmzoo.plugins import host
@@ -175,3 +175,22 @@ def test_a_task_of_numbers_is_measured_and_a_small_error_is_a_good_one(tmp_path,
     options["blank_images"] = True
     blind = mmzoo.train(recipe, dataset=Greys(), output=tmp_path / "blind", progress=False, train=options)
     assert measure(blind.model, Greys()).ignores_images
+
+
+class Breaks(Greys):
+    def load(self, split):
+        raise OSError("the disk is gone")
+
+
+def test_what_a_plugin_raises_while_it_is_read_or_measured_is_one_line(trained, monkeypatch):
+    with pytest.raises(PluginBroken, match="^data set 'Breaks' cannot be loaded: OSError: the disk is gone$"):
+        measure(trained, Breaks())
+    registry = Registry()
+    registry.add_all(host().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
+    about = {"summary": "no numbers", "license": "MIT", "source": "here"}
+    registry.add_all(
+        [mmzoo.Entry("metric", "odd", target="test_evaluate:AbsoluteError", **about)], plugin="mmzoo-odd", version="1"
+    )
+    monkeypatch.setattr(host(), "registry", registry)
+    with pytest.raises(PluginBroken, match="^metric 'odd' cannot measure what the model says: ValueError: could not convert"):
+        measure(trained, metrics=["odd"])
