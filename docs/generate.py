@@ -79,14 +79,33 @@ of inputs, metrics and formats. A plugin's class derives from one of them and ov
 """
 
 
+HELPERS = """\
+# Helpers
+
+What the code of a plugin is given, and may call: the model that a task gets, the layout of texts, the order of positions, files of
+weights, and configurations of transformers. Like the [interfaces](interfaces.md), these change as `mmzoo.API_VERSION` says.
+"""
+
+
 def interfaces() -> str:
-    lines = [INTERFACES]
-    for file, wanted in BASES.items():
+    return _code(INTERFACES, BASES)
+
+
+def helpers() -> str:
+    return _code(HELPERS, CALLED)
+
+
+def _code(head: str, names: dict[str, tuple[str, ...]]) -> str:
+    """Classes and functions of files, without their bodies; all classes of a file that no names are given of."""
+    lines = [head]
+    for file, wanted in names.items():
         for node in ast.parse((ROOT / "mmzoo" / file).read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and (not wanted or node.name in wanted):
                 node.body = [kept for child in node.body if (kept := _without_body(child))]
-                module = f"mmzoo.{file.removesuffix('.py')}"
-                lines.append(f"## `{module}.{node.name}`\n\n```python\n{ast.unparse(node)}\n```\n")
+            elif not (isinstance(node, ast.FunctionDef) and node.name in wanted and _without_body(node)):
+                continue
+            module = f"mmzoo.{file.removesuffix('.py')}"
+            lines.append(f"## `{module}.{node.name}`\n\n```python\n{ast.unparse(node)}\n```\n")
     return "\n".join(lines)
 
 
@@ -214,7 +233,24 @@ BASES = {
     "metrics.py": ("Metric",),
     "formats.py": ("Format",),
 }
-REFERENCE = {"entries": entries, "hooks": hooks, "interfaces": interfaces, "cli": command_line, "recipe": recipe}
+CALLED = {
+    "registry.py": ("Entry",),
+    "model.py": ("MultimodalModel", "States"),
+    "text.py": ("encode", "start_ids", "prompt_ids", "fit_length", "padded"),
+    "sequence.py": ("insert", "of_text", "before"),
+    "inputs.py": ("file_of", "name_of"),
+    "weights.py": ("Weights", "fetch", "loading", "read_tensors", "read_metadata", "read_pickle", "names_in", "shown"),
+    "source.py": ("Source", "explained"),
+    "backbones.py": ("config_of", "class_for", "construct", "load"),
+}
+REFERENCE = {
+    "entries": entries,
+    "hooks": hooks,
+    "interfaces": interfaces,
+    "helpers": helpers,
+    "cli": command_line,
+    "recipe": recipe,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

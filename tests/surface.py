@@ -25,6 +25,7 @@ from mmzoo import (
     settings,
     source,
     testing,
+    text,
     weights,
 )
 from mmzoo.isolate import TIMEOUT
@@ -40,7 +41,8 @@ MODULES = {
     metrics: ("Metric",),
     formats: ("Format",),
     recipe: ("Recipe", "Part", "TrainOptions"),
-    sequence: ("insert",),
+    text: ("encode", "start_ids", "prompt_ids", "fit_length", "padded"),
+    sequence: ("insert", "of_text", "before"),
     weights: None,
     source: ("Source", "explained"),
     backbones: ("class_for", "config_of", "construct", "load"),
