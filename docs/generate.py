@@ -82,8 +82,8 @@ of inputs, metrics and formats. A plugin's class derives from one of them and ov
 HELPERS = """\
 # Helpers
 
-What the code of a plugin is given, and may call: the model that a task gets, the layout of texts, the order of positions, files of
-weights, and configurations of transformers. Like the [interfaces](interfaces.md), these change as `mmzoo.API_VERSION` says.
+What the code of a plugin is given, and may call: the model that a task gets, the layout of texts, the order of positions, files
+of weights, and configurations of transformers. Like the [interfaces](interfaces.md), these change as `mmzoo.API_VERSION` says.
 """
 
 
