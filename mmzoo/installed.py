@@ -86,12 +86,16 @@ def points() -> Iterator[Any]:
     """Every entry point of the group, each with ``about``, the `About` of its distribution. One whose file is malformed raises
     when it is loaded."""
     seen: set[str] = set()
+    own: set[str] = set()
     for dist in importlib.metadata.distributions():
         text = _text(dist, "entry_points.txt")
         if not _SECTION.search(text):
             continue
         said = about(dist)
-        if said.name != "unknown" and normal(said.name) in seen:  # a copy further down sys.path is not what gets imported
+        ours = normal(said.name) == GROUP
+        # A copy further down sys.path is not what gets imported. But where ours has one, such as an old egg-info in a checkout,
+        # what is imported may be either's.
+        if said.name != "unknown" and normal(said.name) in seen and not ours:
             continue
         seen.add(normal(said.name))
         try:
@@ -99,6 +103,10 @@ def points() -> Iterator[Any]:
         except Exception as error:  # by the version of Python, of one kind or another
             found = [SimpleNamespace(name="?", value="", load=_raiser(error))]  # type: ignore[list-item]
         for point in found:
+            if ours:
+                if point.name in own:
+                    continue
+                own.add(point.name)
             yield SimpleNamespace(name=harmless(point.name), value=point.value, about=said, load=point.load)
 
 

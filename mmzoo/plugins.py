@@ -7,7 +7,6 @@ same entry-point name, and accepts misspelt hooks; so the loading loop is here a
 from __future__ import annotations
 
 import contextlib
-import difflib
 import threading
 import traceback
 from collections import Counter
@@ -197,7 +196,7 @@ class Host:
                         if entry.name == name and kind in (None, entry.kind):
                             lines.append(f"{entry.label} comes with the plugin '{plugin.name}', {plugin.why}")
             elif plugin.state == DISABLED:
-                lines.append(f"note: plugin '{plugin.name}' is not asked, {plugin.why}")
+                lines.append(f"note: it may come with the plugin '{plugin.name}', {plugin.why}")
             else:
                 left.append(plugin.name)
         if left:
@@ -252,9 +251,7 @@ def _chosen(plugins: list[Plugin], choice: settings.Choice) -> Callable[[Plugin]
         return lambda plugin: DISABLED if plugin.names & choice.disabled else IN_USE
     names = {plugin.name for plugin in plugins}
     if wrong := sorted(only - {name for plugin in plugins for name in plugin.names}):
-        near = difflib.get_close_matches(wrong[0], names, n=3, cutoff=0.55)
-        advice = f"did you mean {' or '.join(near)}?" if near else "`mmzoo plugin list` shows those that are installed."
-        raise UnknownName(f"{settings.ONLY}: there is no plugin '{wrong[0]}'; {advice}")
+        raise UnknownName(f"{settings.ONLY}: {settings.unknown(wrong[0], names)}")
     some = any(plugin.own and plugin.names & only for plugin in plugins)
 
     def state(plugin: Plugin) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import re
@@ -21,6 +22,19 @@ def normal(name: str) -> str:
     """A distribution's name as packaging tools compare it; ``mmzoo:scratch`` keeps its second half."""
     dist, colon, point = name.strip().partition(":")
     return re.sub(r"[-_.]+", "-", dist).lower() + colon + point
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """The message that there is no plugin ``name``, with those of the ``known`` that are like it but for the `mmzoo` that all
+    names begin with."""
+
+    def own(text: str) -> str:
+        return re.sub("^mmzoo[-:]", "", normal(text))
+
+    short = {own(each): each for each in known}
+    near = [short[match] for match in difflib.get_close_matches(own(name), short, n=3, cutoff=0.6)]
+    advice = f"did you mean {' or '.join(near)}?" if near else "`mmzoo plugin list` shows those that are installed."
+    return f"there is no plugin '{name}'; {advice}"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from strangers import GOOD, hosted, install
 
 import mmzoo
-from mmzoo import plugins, settings
+from mmzoo import installed, plugins, settings
 from mmzoo.errors import MissingPlugin, PluginWarning, SettingsError, UnknownName
 from mmzoo.plugins import DISABLED, LEFT_OUT, Host
 from mmzoo.testing import tiny
@@ -44,7 +44,9 @@ def test_a_name_of_a_plugin_that_is_left_out_or_disabled_says_so(tmp_path, monke
     with hosted(settings.Choice(disabled=frozenset({"mmzoo-a", "mmzoo:scratch"}))):
         assert {p.name: p.state for p in plugins.host().plugins}["mmzoo-a"] == DISABLED
         assert "mmzoo_a" not in sys.modules
-        with pytest.raises(UnknownName, match="plugin 'mmzoo-a' is not asked, which is disabled: mmzoo plugin enable mmzoo-a"):
+        with pytest.raises(
+            UnknownName, match="it may come with the plugin 'mmzoo-a', which is disabled: mmzoo plugin enable mmzoo-a"
+        ):
             mmzoo.build("cnn-product-lstm", encoder="entry-a")
         with pytest.raises(
             UnknownName,
@@ -157,3 +159,29 @@ def test_the_directory_lists_what_is_in_the_repository():
     ours = [plugin.name for plugin in plugins.installed_plugins() if plugin.own]
     examples = [tomllib.loads(path.read_text())["project"]["name"] for path in sorted(root.glob("examples/*/pyproject.toml"))]
     assert sorted(listed) == sorted({*ours, *examples})
+
+
+def test_a_plugin_that_is_disabled_is_not_checked(tmp_path, monkeypatch):
+    install(tmp_path, "mmzoo-good", GOOD.format(entry="a"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with (
+        hosted(settings.Choice(disabled=frozenset({"mmzoo-good"}))),
+        pytest.raises(SettingsError, match="mmzoo plugin enable mmzoo-good"),
+    ):
+        mmzoo.testing.cases("mmzoo-good")
+
+
+@pytest.mark.parametrize(("said", "near"), [("mmzoo-nope", None), ("mmzoo-goood", "mmzoo-good"), ("tim", "mmzoo:timm")])
+def test_the_mmzoo_of_a_name_makes_it_like_no_other(said, near):
+    text = settings.unknown(said, ["mmzoo-good", "mmzoo:timm", "mmzoo:open_clip", "mmzoo:recipes"])
+    assert (f"did you mean {near}?" if near else "`mmzoo plugin list` shows") in text
+
+
+def test_an_old_copy_of_our_metadata_takes_nothing_away(tmp_path, monkeypatch):
+    info = tmp_path / "mmzoo-0.0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mmzoo\nVersion: 0.0.1\n")
+    (info / "entry_points.txt").write_text("[mmzoo]\nscratch = mmzoo_scratch.plugin\n")
+    before = {point.name for point in installed.points() if point.about.name == "mmzoo"}
+    monkeypatch.syspath_prepend(tmp_path)
+    assert {point.name for point in installed.points() if point.about.name == "mmzoo"} == before

@@ -262,7 +262,7 @@ def test_each_of_several_entry_points_has_a_name_of_its_own(tmp_path, monkeypatc
         assert mmzoo.entries("encoder", "stranger-cnn")
     with (
         hosted(settings.Choice(disabled=frozenset({"mmzoo-two"}))),
-        pytest.raises(UnknownName, match="'mmzoo-two:good' is not asked, which is disabled: mmzoo plugin enable mmzoo-two$"),
+        pytest.raises(UnknownName, match="'mmzoo-two:good', which is disabled: mmzoo plugin enable mmzoo-two$"),
     ):
         mmzoo.check("cnn-product-lstm", encoder="stranger-cnn")
     (tmp_path / "mmzoo_two-1.0.dist-info" / "entry_points.txt").write_text("[mmzoo]\na = mmzoo_two\nb = mmzoo_two\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
@@ -66,9 +65,7 @@ def disable(
     if settings.normal(name) == "mmzoo":
         raise UnknownName("mmzoo's own plugins are disabled one at a time, such as mmzoo:timm (`mmzoo plugin list`)")
     if not any(settings.normal(name) in plugin.names for plugin in found):
-        near = difflib.get_close_matches(name, {plugin.name for plugin in found}, n=3, cutoff=0.55)
-        advice = f"did you mean {' or '.join(near)}?" if near else "`mmzoo plugin list` shows those that are installed."
-        raise UnknownName(f"there is no plugin '{name}'; {advice}")
+        raise UnknownName(settings.unknown(name, {plugin.name for plugin in found}))
     said = "is disabled" if settings.disable(name) else "was disabled already"
     print(f"{settings.normal(name)} {said}; mmzoo plugin enable {settings.normal(name)} brings it back")
 
@@ -82,7 +79,5 @@ def enable(
         print(f"{settings.normal(name)} is enabled")
         return
     if settings.normal(name) not in {settings.normal(known) for known in _installed()}:
-        near = difflib.get_close_matches(name, [*settings.disabled(), *_installed()], n=3, cutoff=0.55)
-        advice = f"did you mean {' or '.join(near)}?" if near else "`mmzoo plugin list` shows those that are installed."
-        raise UnknownName(f"there is no plugin '{name}'; {advice}")
+        raise UnknownName(settings.unknown(name, [*settings.disabled(), *_installed()]))
     print(f"{settings.normal(name)} was not disabled")

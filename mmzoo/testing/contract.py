@@ -16,9 +16,10 @@ from unittest.mock import patch
 
 import torch
 
-from mmzoo.errors import ContractBroken, MmzooError, UnknownName
+from mmzoo import settings
+from mmzoo.errors import ContractBroken, MmzooError, SettingsError, UnknownName
 from mmzoo.installed import GROUP
-from mmzoo.plugins import host
+from mmzoo.plugins import DISABLED, LEFT_OUT, host
 from mmzoo.testing.network import no_network
 from mmzoo.testing.subject import Plugin, Subject
 from mmzoo.wording import told
@@ -126,9 +127,12 @@ def cases(distribution: str) -> list[Case]:
             case.run()
 
     Raises:
-        UnknownName: no such distribution is installed, or it is no plugin.
+        UnknownName: no such distribution is installed, or it is no plugin. SettingsError: it is disabled or left out.
     """
     plugin = _plugin(distribution)
+    out = [found for found in host().plugins if settings.normal(found.dist) == settings.normal(distribution)]
+    if out and all(found.state in (DISABLED, LEFT_OUT) for found in out):
+        raise SettingsError(f"there is nothing to check of the plugin '{distribution}', {out[0].why}")
     subjects = [Subject(entry) for entry in plugin.entries]
     whole = [Case(check, plugin) for check in CHECKS.values() if not check.kinds]
     return whole + [
