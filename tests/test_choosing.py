@@ -32,7 +32,7 @@ def test_mmzoo_plugins_names_the_strangers_that_load(tmp_path, monkeypatch):
     assert loaded("mmzoo-a") == loaded(" mmzoo_A, ") == loaded("mmzoo-a:plugin") == {*own, "mmzoo-a"}
     assert loaded("mmzoo:scratch,mmzoo:tasks,mmzoo-b") == {"mmzoo:scratch", "mmzoo:tasks", "mmzoo-b"}
     assert loaded("mmzoo") == own
-    with pytest.raises(UnknownName, match=r"there is no plugin 'mmzoo-c'; did you mean .*mmzoo-"):
+    with pytest.raises(UnknownName, match="there is no plugin 'mmzoo-c'; `mmzoo plugin list`"):
         loaded("mmzoo-a,mmzoo-c")
     with pytest.raises(UnknownName, match="did you mean mmzoo:scratch"):
         loaded("scratch")
