@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import tempfile
 from pathlib import Path
@@ -217,6 +218,9 @@ def compiled(subject: Subject) -> None:
     batch = subject.batch(model)
     loss, expected = _gradients(model, batch)
     torch._dynamo.reset()
+    log = logging.getLogger("torch._dynamo")  # which tells of each graph break, the model's own too, in many lines
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         _compile(subject.entry.kind, model)
         found, got = _gradients(model, batch)
@@ -225,6 +229,7 @@ def compiled(subject: Subject) -> None:
     except Exception as error:
         raise AssertionError(f"compiled it fails: {type(error).__name__}: {str(error).splitlines()[0]}") from error
     finally:
+        log.setLevel(level)
         torch._dynamo.reset()
     _equal_gradients(found, got, loss, expected, "compiled")
 
