@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -58,6 +59,26 @@ def timeout() -> float:
 def inside() -> bool:
     """Whether this is called by something that `limited` runs."""
     return getattr(_here, "limited", False)
+
+
+@contextlib.contextmanager
+def alarm(seconds: float) -> Iterator[None]:
+    """What takes longer ends with `TookTooLong`, where the system has an alarm and this is the main thread. Only code that gives
+    the interpreter back can be ended."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: Any) -> None:
+        raise TookTooLong(f"took longer than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def limited(function: Callable[[], Any], seconds: float, package: str = "") -> Outcome:

@@ -219,6 +219,12 @@ class WritesForOthers(GPTMini):
         return super().generate(*arguments, **options).repeat(2, 1)
 
 
+class WritesForEver(GPTMini):
+    def generate(self, embeddings, mask, memory=None, **options):
+        while True:
+            embeddings = embeddings + 1
+
+
 class WritesAnything(GPTMini):
     def generate(self, *arguments, **options):
         return super().generate(*arguments, **options) + 10**6

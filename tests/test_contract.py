@@ -301,3 +301,11 @@ def test_without_a_marker_it_says_what_is_missing(pytest_alone):
 def test_an_unrelated_test_pays_nothing_for_it(pytest_alone):
     pytest_alone.makepyfile("import sys\ndef test_it():\n    assert not {'mmzoo', 'torch'} & set(sys.modules)")
     pytest_alone.runpytest_subprocess("-p", "mmzoo_pytest").assert_outcomes(passed=1)
+
+
+def test_a_check_that_never_ends_is_ended(fresh_host, monkeypatch):
+    monkeypatch.setenv("MMZOO_PLUGIN_TIMEOUT", "0.05")
+    entry = mmzoo.Entry("language_model", "endless", "broken:WritesForEver", "broken", license="MIT", source="this test", **MINI)
+    host().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
+    with pytest.raises(ContractBroken, match="took longer than 3 s"):
+        Case(CHECKS["states"], Subject(host().get("language_model", "endless"))).run()

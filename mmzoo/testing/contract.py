@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import torch
 
-from mmzoo import settings
+from mmzoo import isolate, settings
 from mmzoo.errors import ContractBroken, MmzooError, SettingsError, UnknownName
 from mmzoo.installed import GROUP
 from mmzoo.plugins import DISABLED, LEFT_OUT, host
@@ -25,6 +25,7 @@ from mmzoo.testing.subject import Plugin, Subject
 from mmzoo.wording import told
 
 PAGE = "docs/plugin-contract.md"
+LIMIT = 60
 
 
 class Inapplicable(unittest.SkipTest):
@@ -87,7 +88,8 @@ class Case:
         return f"{self.check.name}-{self.subject.name}"
 
     def run(self) -> None:
-        """Run the check: offline, with a cache of its own, and leaving torch's random numbers as they were.
+        """Run the check: offline, with a cache of its own, leaving torch's random numbers as they were, and not for ever: it may
+        take `LIMIT` times as long as a plugin has to be imported.
 
         Raises:
             ContractBroken: saying what the contract is, what happened, and where it is documented.
@@ -96,7 +98,7 @@ class Case:
         __tracebackhide__ = True
         default = torch.get_default_dtype()
         try:
-            with no_network(), own_cache(), torch.random.fork_rng():
+            with no_network(), own_cache(), torch.random.fork_rng(), isolate.alarm(LIMIT * isolate.timeout()):
                 self.check.function(self.subject)
             left = torch.get_default_dtype()
             expect(left == default, f"it leaves torch's default type as {left}, which every other model is then made of")
