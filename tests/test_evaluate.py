@@ -2,20 +2,16 @@
 
 import json
 
-import numpy as np
 import pytest
-import torch
+from broken import Measures
 from PIL import Image
 
 import mmzoo
 from mmzoo.data import Example
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, PluginBroken, UnknownName
-from mmzoo.interfaces import Prediction, Task
-from mmzoo.metrics import Metric
 from mmzoo.plugins import host
 from mmzoo.registry import Registry
 from mmzoo.testing import Sample, tiny
-from mmzoo.text import padded, prompt_ids
 
 
 @pytest.fixture(scope="module")
@@ -107,41 +103,8 @@ def test_a_model_in_memory_has_nowhere_to_record_to(trained):
         measure(mmzoo.load(trained), record=True)
 
 
-class Brightness(Task):
-    """A number for a picture, as a plugin's task may give it."""
-
+class Brightness(Measures):
     metrics = ("absolute-error",)
-
-    def __init__(self, options, language_model):
-        super().__init__(options, language_model)
-        self.head = torch.nn.Linear(language_model.dim, 1)
-
-    def references(self, example):
-        return [str(float(example.targets[0]))]
-
-    def collate(self, examples, text, *, training):
-        ids, mask = padded(prompt_ids(text, [e.text for e in examples]), text.tokenizer.pad_token_id)
-        labels = {"labels": torch.tensor([float(e.targets[0]) for e in examples])} if training else {}
-        return {"ids": ids, "mask": mask, **labels}
-
-    def loss(self, model, features, batch):
-        said = self.head(model.pooled(features, batch["ids"], batch["mask"])).squeeze(1)
-        return (said - batch["labels"]).square().sum(), torch.tensor(len(said))
-
-    def predict(self, model, features, batch, **options):
-        said = self.head(model.pooled(features, batch["ids"], batch["mask"])).squeeze(1)
-        return [Prediction(value=value) for value in said.tolist()]
-
-
-class AbsoluteError(Metric):
-    perfect = 0.0
-    smaller_is_better = True
-
-    def rows(self, predictions, references):
-        return np.array([[abs(float(p) - float(r[0])), 1] for p, r in zip(predictions, references, strict=True)])
-
-    def score(self, totals):
-        return totals[..., 0] / totals[..., 1]
 
 
 class Greys(mmzoo.Dataset):
@@ -161,7 +124,7 @@ def test_a_task_of_numbers_is_measured_and_a_small_error_is_a_good_one(tmp_path,
     about = {"summary": "numbers", "license": "MIT", "source": "here"}
     found = [
         mmzoo.Entry("task", "brightness", target="test_evaluate:Brightness", **about),
-        mmzoo.Entry("metric", "absolute-error", target="test_evaluate:AbsoluteError", **about),
+        mmzoo.Entry("metric", "absolute-error", target="broken:Distance", **about),
     ]
     registry.add_all(found, plugin="mmzoo", version=mmzoo.__version__)
     monkeypatch.setattr(host(), "registry", registry)
@@ -188,9 +151,7 @@ def test_what_a_plugin_raises_while_it_is_read_or_measured_is_one_line(trained, 
     registry = Registry()
     registry.add_all(host().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
     about = {"summary": "no numbers", "license": "MIT", "source": "here"}
-    registry.add_all(
-        [mmzoo.Entry("metric", "odd", target="test_evaluate:AbsoluteError", **about)], plugin="mmzoo-odd", version="1"
-    )
+    registry.add_all([mmzoo.Entry("metric", "odd", target="broken:Distance", **about)], plugin="mmzoo-odd", version="1")
     monkeypatch.setattr(host(), "registry", registry)
     with pytest.raises(PluginBroken, match="^metric 'odd' cannot measure what the model says: ValueError: could not convert"):
         measure(trained, metrics=["odd"])
