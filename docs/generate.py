@@ -82,8 +82,9 @@ of inputs, metrics and formats. A plugin's class derives from one of them and ov
 HELPERS = """\
 # Helpers
 
-What the code of a plugin is given, and may call: the model that a task gets, the layout of texts, the order of positions, files
-of weights, and configurations of transformers. Like the [interfaces](interfaces.md), these change as `mmzoo.API_VERSION` says.
+What the code of a plugin is given, and may call: the model that a task gets, the layout of texts, the order of positions, learned
+vocabularies, files of weights, checkpoints of other code, configurations of transformers, and errors. Like the
+[interfaces](interfaces.md), these change as `mmzoo.API_VERSION` says.
 """
 
 
@@ -239,6 +240,9 @@ CALLED = {
     "text.py": ("encode", "start_ids", "prompt_ids", "fit_length", "padded"),
     "sequence.py": ("insert", "of_text", "before"),
     "inputs.py": ("file_of", "name_of"),
+    "vocabulary.py": ("VocabularyOptions", "LearnedVocabulary", "default"),
+    "formats.py": ("Clues", "Found", "refused", "assembled"),
+    "errors.py": (),
     "weights.py": ("Weights", "fetch", "loading", "read_tensors", "read_metadata", "read_pickle", "names_in", "shown"),
     "source.py": ("Source", "explained"),
     "backbones.py": ("config_of", "class_for", "construct", "load"),

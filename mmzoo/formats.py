@@ -211,7 +211,7 @@ def assembled(
     find: Callable[[str], Found | None],
     *,
     label: str,
-    ignore: Callable[[str], bool] = lambda name: False,
+    ignore: Callable[[str], bool] | None = None,
     tokenizer: Any = None,
 ) -> MultimodalModel:
     """The model of ``recipe`` with the weights ``state`` of other code.
@@ -219,7 +219,7 @@ def assembled(
     Args:
         find: for the name of a weight of ours, where it is found; None for one that the recipe brings itself.
         label: what the checkpoint is called in messages.
-        ignore: which names of ``state`` mean nothing, such as buffers that are computed.
+        ignore: which names of ``state`` mean nothing, such as buffers that are computed; None for none of them.
         tokenizer: for a language model whose option ``tokenizer`` is ``checkpoint``.
 
     Raises:
@@ -252,7 +252,7 @@ def assembled(
             problems.append(f"{key} is {list(value.shape)}, its configuration makes {name} {list(wanted.shape)}")
         elif value.is_floating_point() != wanted.is_floating_point():
             problems.append(f"{key} is of the type {value.dtype}; quantised weights are not read")
-    left = [key for key in state if key not in used and not ignore(key)]
+    left = [key for key in state if key not in used and not (ignore is not None and ignore(key))]
     said = [
         f"{len(names)} {what}: {shown(names)}"
         for names, what in ((missing, "keys are missing"), (left, "keys are unexpected"), (problems, "tensors do not fit"))

@@ -438,9 +438,9 @@ class Fusion(Part):
         return self.features.repeat(times)
 
     def visible(self, rows: int, positions: int, *, decoder: bool = False) -> Tensor | None:
-        """Which visual tokens each position may attend to, [rows, positions, tokens]: those of the latest image before it;
-        None if all. Positions beyond the prompt's, as generation adds them, see what its last one does; so do all of a seq2seq
-        model's ``decoder``."""
+        """Which visual tokens each position may attend to, [rows, positions, tokens], true or false: those of the latest image
+        before it that are real by ``features.mask``; None if all. A position before every image sees none. Positions beyond the
+        prompt's, as generation adds them, see what its last one does; so do all of a seq2seq model's ``decoder``."""
         if self.features is None:
             return None
         times = rows // self.features.pooled.shape[0]

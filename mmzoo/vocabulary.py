@@ -87,7 +87,8 @@ class VocabularyOptions(Options):
 
 
 class LearnedVocabulary:
-    """A mixin for language models from scratch: the vocabulary is learned from the training texts."""
+    """A mixin for language models from scratch: the vocabulary is learned from the training texts, and ``tokenizer`` is made of
+    it. Its units 0 to 3 are [PAD], [BOS], [EOS] and [UNK]; it puts none of them around a text, which is the task's to do."""
 
     options: Any
 

@@ -219,6 +219,11 @@ class WritesForOthers(GPTMini):
         return super().generate(*arguments, **options).repeat(2, 1)
 
 
+class WritesOn(GPTMini):
+    def generate(self, embeddings, mask, memory=None, *, stopping_criteria=(), **options):
+        return super().generate(embeddings, mask, memory, **options)
+
+
 class WritesForEver(GPTMini):
     def generate(self, embeddings, mask, memory=None, **options):
         while True:
@@ -399,3 +404,7 @@ class Distance(Metric):
 
     def score(self, totals):
         return totals[..., 0] / totals[..., 1]
+
+
+class Errs(Distance):
+    smaller_is_better = False

@@ -26,6 +26,7 @@ from mmzoo import (
     source,
     testing,
     text,
+    vocabulary,
     weights,
 )
 from mmzoo.isolate import TIMEOUT
@@ -39,7 +40,8 @@ MODULES = {
     inputs: ("Reader", "file_of", "name_of"),
     data: ("Dataset",),
     metrics: ("Metric",),
-    formats: ("Format",),
+    formats: ("Format", "Clues", "Found", "refused", "assembled"),
+    vocabulary: ("VocabularyOptions", "LearnedVocabulary", "default"),
     recipe: ("Recipe", "Part", "TrainOptions"),
     text: ("encode", "start_ids", "prompt_ids", "fit_length", "padded"),
     sequence: ("insert", "of_text", "before"),

@@ -80,6 +80,8 @@ ALSO = [
     ("positions", "fusion", "ReadsPadding", {}, "what stands in tokens whose features.mask is 0 changes the loss"),
     ("states", "language_model", "ReadsPrompts", MINI, "depends on the padding or the others of the batch"),
     ("states", "language_model", "WritesPast", MINI, "generate does not call output_layer"),
+    ("states", "language_model", "WritesOn", MINI, "generate does not ask stopping_criteria"),
+    ("scores", "metric", "Errs", {}, "smaller_is_better has to be True"),
     ("features", "encoder", "HearsSilence", {"modality": "pulse"}, "or on the zeros at its end: it is given input_lengths"),
     ("features", "encoder", "HearsNothingKnown", {"modality": "pulse"}, "let read take what its probes gives"),
 ]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_cli import run
 from torch.nn import functional as F
 from torchvision import transforms
 from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -23,6 +24,7 @@ from mmzoo.formats import Format
 from mmzoo.interfaces import IMAGE
 from mmzoo.plugins import host, point
 from mmzoo.sequence import of_text
+from mmzoo.testing import tiny
 from mmzoo_transformers.bytes import byte_tokenizer
 
 TOWER = {**foreign.CLIP, "num_hidden_layers": 1, "projection_dim": 24}  # stands in for the CLIP that a ClipCap was trained with
@@ -136,6 +138,14 @@ def test_clipcap_alone_goes_before_the_pretrained_gpt2(tmp_path, monkeypatch):
     assert model.fusion.options.length == 12
     assert model.provenance.pretrained["language_model"]
     assert model.provenance.policies["language_model"] == "frozen"
+
+
+def test_an_import_replaces_no_model(clipcap, tmp_path):
+    kept = mmzoo.build(tiny("cnn-product-lstm"), seed=0).save(tmp_path / "trained")
+    before = {path.name: path.read_bytes() for path in kept.iterdir()}
+    said = run("import", "clipcap", str(clipcap[3]), "--output", str(kept), code=2).stderr
+    assert "is not empty; an import needs a new folder" in said
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
 
 
 def test_a_pickle_that_holds_more_than_tensors_is_refused(clipcap, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from mmzoo.cli.arguments import EncoderName, ModelFolder, changes_of, complete
 from mmzoo.cli.printing import quiet
 from mmzoo.cli.root import app
+from mmzoo.errors import CheckpointError
 
 Option = Annotated[
     list[str] | None,
@@ -31,6 +33,9 @@ def import_(
     from mmzoo.formats import import_model
 
     quiet()
+    folder = Path(output).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):  # maybe a model that somebody trained
+        raise CheckpointError(f"{folder}: is not empty; an import needs a new folder")
     model = import_model(format, source, **changes_of(sets, encoder=encoder))
     model.save(output)
     print(f"imported {source}; the model is in {output}\n{model.summary()}")

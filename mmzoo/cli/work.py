@@ -150,7 +150,10 @@ def evaluate(
     print(found)
     if found.ignores_images:
         inputs = plural(found.modality)
-        print(f"warning: it scores no better than with shuffled {inputs}; it does not use its {inputs}", file=sys.stderr)
+        print(
+            f"warning: it scores no better than with shuffled {inputs}; by this score it does not use its {inputs}",
+            file=sys.stderr,
+        )
 
 
 @app.command()

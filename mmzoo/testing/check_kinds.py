@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import StoppingCriteria
 
 from mmzoo.build import assemble
 from mmzoo.data import tensors
@@ -153,7 +154,7 @@ def _check_writing(model: LanguageModel, rows: list[list[int]]) -> None:
     calls: list[int] = []
     if (layer := loud.output_layer()) is not None:
         layer.register_forward_hook(lambda *_: calls.append(1))
-    options: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4}
+    options: dict[str, Any] = {"max_new_tokens": 4}
     ids, mask = padded(rows, model.tokenizer.pad_token_id, left=model.kind == CAUSAL)
     embeddings = loud.embed(ids)
     together = loud.generate(torch.where(mask[..., None].bool(), embeddings, torch.randn_like(embeddings)), mask, **options)
@@ -169,6 +170,18 @@ def _check_writing(model: LanguageModel, rows: list[list[int]]) -> None:
             f"what it writes of a prompt depends on the padding or the others of the batch: {together[i].tolist()}, alone "
             f"{alone[0].tolist()}",
         )
+    stopped = loud.generate(embeddings, mask, stopping_criteria=[_Stop()], **options)
+    expect(stopped.shape[1] <= 1, f"generate does not ask stopping_criteria: told to stop at once, it gives {shape(stopped)}")
+    try:
+        several = loud.generate(embeddings, mask, do_sample=True, num_return_sequences=2, **options)
+    except ValueError:  # what a loop does not serve, it refuses
+        return
+    expect(len(several) == 2 * len(rows), f"with num_return_sequences=2, generate gives {shape(several)} for {len(rows)} prompts")
+
+
+class _Stop(StoppingCriteria):
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        return torch.ones(len(input_ids), dtype=torch.bool)
 
 
 @check("fusion")

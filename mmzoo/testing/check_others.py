@@ -154,6 +154,9 @@ def scores(subject: Subject) -> None:
     for name in ("right", "in another order"):
         expect(abs(values[name] - perfect) < 1e-6, f"predictions that are {name} score {values[name]}, not {perfect}")
     expect(abs(values["wrong"] - perfect) > 1e-6, f"predictions that are not their references score {values['wrong']} too")
+    if (values["wrong"] > perfect) != metric.smaller_is_better:
+        told = f"predictions that are not their references score {values['wrong']}, and perfect is {perfect}"
+        raise AssertionError(f"{told}: smaller_is_better has to be {not metric.smaller_is_better}")
 
 
 @check("recipe")

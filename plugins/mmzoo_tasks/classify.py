@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmzoo.data import Example
-from mmzoo.errors import DataError
+from mmzoo.errors import BadRecipe, DataError
 from mmzoo.interfaces import Features, LanguageSpec, Options, Prediction, Task, TextContext
 from mmzoo.text import fit_length, padded, prompt_ids
 
@@ -97,6 +97,8 @@ class Classify(Task):
         return total, labels.new_tensor(len(labels))
 
     def predict(self, model: Any, features: Features, batch: dict[str, Tensor], **options: Any) -> list[Prediction]:
+        if options:
+            raise BadRecipe(f"predict: {sorted(options)[0]}: this task has no such option")
         found = []
         for row in self.logits(model, features, batch).float().softmax(-1).cpu():
             best = int(row.argmax())
