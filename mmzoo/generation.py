@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from mmzoo.data import Collator, Example, batches, paired, raise_bad, tensors
-from mmzoo.errors import BadRecipe, DataError, DoesNotFit
-from mmzoo.interfaces import CAUSAL, Features
+from mmzoo.errors import BadRecipe, DataError, DoesNotFit, MmzooError, PluginBroken
+from mmzoo.interfaces import CAUSAL, Features, LanguageSpec
+from mmzoo.registry import Entry
 from mmzoo.text import chat as template
 from mmzoo.text import fit_length, padded, prompt_ids
 
@@ -93,10 +95,55 @@ def check_limits(options: Mapping[str, Any]) -> None:
             raise BadRecipe(f"generate: {name}: must be a whole number from 1 to {most} (got {value!r})")
 
 
-def chosen(options: Mapping[str, Any]) -> list[str]:
+@contextmanager
+def checked(options: Mapping[str, Any]) -> Iterator[None]:
+    """What a language model raises because of an option, as our own error.
+
+    Raises:
+        BadRecipe: an option is unknown, or its value is wrong.
+    """
+    check_limits({name: value for name, value in options.items() if value is not None})
+    try:
+        yield
+    except MmzooError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise BadRecipe(f"generate: {error}") from error
+    except Exception as error:  # the library checks few of its options, and what a wrong one comes to can be anything
+        if not (names := _chosen(options)):
+            raise
+        raise BadRecipe(f"generate: with {', '.join(names)}: {type(error).__name__}: {error}") from error
+
+
+def _chosen(options: Mapping[str, Any]) -> list[str]:
     """The options that a caller chose, without those that every call may hold."""
     every = {"max_new_tokens", "stopping_criteria", "streamer"}
     return sorted(name for name, value in options.items() if name not in every and (name not in PLAIN or value != PLAIN[name]))
+
+
+def check_room(language_model: LanguageSpec, mask: Tensor, new: int) -> None:
+    """Check that ``new`` tokens go behind the longest row. A row of the padded batch was seen when it was laid out, with what
+    the task reserves; a caller may ask for more.
+
+    Raises:
+        DataError: naming the lengths.
+    """
+    context = language_model.max_length if language_model.kind == CAUSAL else None
+    if context is not None and (longest := int(mask.sum(1).max())) + new > context:
+        raise DataError(
+            f"{longest} positions of a prompt and {new} to generate exceed the language model's context of {context}; "
+            "shorten the text or generate less"
+        )
+
+
+def check_count(written: Any, wanted: int, entry: Entry) -> None:
+    """
+    Raises:
+        PluginBroken: ``written`` are not the ids of so many texts.
+    """
+    if not isinstance(written, Tensor) or len(written) != wanted:
+        found = f"{len(written)} rows" if isinstance(written, Tensor) else type(written).__name__
+        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': generate gives {found} where {wanted} texts are asked for")
 
 
 def check_writes(model: MultimodalModel) -> None:

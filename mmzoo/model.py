@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmzoo import card, checkpoint, generation, licence, policy, summary
 from mmzoo.data import Collator, Example, Tiled, batches, paired, raise_bad, tensors
-from mmzoo.errors import BadRecipe, DataError, DoesNotFit, MmzooError, PluginBroken
+from mmzoo.errors import BadRecipe, DataError, DoesNotFit
 from mmzoo.inputs import NONE, Intake, plural
 from mmzoo.interfaces import (
     CAUSAL,
@@ -367,47 +367,21 @@ class MultimodalModel(nn.Module):
 
         Raises:
             BadRecipe: an option that is unknown, or whose value is wrong. DataError: the input exceeds the context.
+            PluginBroken: the language model gives another number of texts than is asked for.
         """
-        generation.check_limits({name: value for name, value in options.items() if value is not None})
         self._generating = True
         try:
-            sequence = self._sequence(features, ids, mask, left=self.language_model.kind == CAUSAL)
-            self._check_room(sequence.mask, options.get("max_new_tokens") or 0)
-            memory = _given(memory=sequence.memory)
-            out = self.language_model.generate(sequence.embeddings, sequence.mask, **memory, **options)
-            wanted = len(ids) * (options.get("num_return_sequences") or 1)
-            if not isinstance(out, Tensor) or len(out) != wanted:
-                entry = self.provenance.entries["language_model"]
-                found = f"{len(out)} rows" if isinstance(out, Tensor) else type(out).__name__
-                raise PluginBroken(
-                    f"{entry.label} of plugin '{entry.plugin}': generate gives {found} where {wanted} texts are asked for"
-                )
+            with generation.checked(options):
+                sequence = self._sequence(features, ids, mask, left=self.language_model.kind == CAUSAL)
+                generation.check_room(self.language_model.spec, sequence.mask, options.get("max_new_tokens") or 0)
+                memory = _given(memory=sequence.memory)
+                out = self.language_model.generate(sequence.embeddings, sequence.mask, **memory, **options)
+            entry = self.provenance.entries["language_model"]
+            generation.check_count(out, len(ids) * (options.get("num_return_sequences") or 1), entry)
             return out
-        except MmzooError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise BadRecipe(f"generate: {error}") from error
-        except Exception as error:  # the library checks few of its options, and what a wrong one comes to can be anything
-            if not (names := generation.chosen(options)):
-                raise
-            raise BadRecipe(f"generate: with {', '.join(names)}: {type(error).__name__}: {error}") from error
         finally:
             self._generating = False
             self.fusion.see(None)
-
-    def _check_room(self, mask: Tensor, new: int) -> None:
-        """Check that ``new`` tokens go behind the longest row. A row of the padded batch was seen when it was laid out, with what
-        the task reserves; a caller may ask for more.
-
-        Raises:
-            DataError: naming the lengths.
-        """
-        context = self.language_model.spec.max_length if self.language_model.kind == CAUSAL else None
-        if context is not None and (longest := int(mask.sum(1).max())) + new > context:
-            raise DataError(
-                f"{longest} positions of a prompt and {new} to generate exceed the language model's context of {context}; "
-                "shorten the text or generate less"
-            )
 
     def _fuse_outputs(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Late fusion just before the vocabulary, inside the library's own decoding loop."""
