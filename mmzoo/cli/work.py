@@ -116,7 +116,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many examples.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples at a time; changes speed and memory, not scores.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Of the shuffled control and the bootstrap.")] = 0,
-    controls: Annotated[bool, typer.Option(help="Also measure with images (or audio) shuffled and blanked.")] = True,
+    controls: Annotated[bool, typer.Option(help="Also measure with images (or other inputs) shuffled and blanked.")] = True,
     samples: Annotated[
         int, typer.Option(min=0, max=20, help="So many examples are recorded with what the model says of them, for the card.")
     ] = 5,
@@ -124,7 +124,7 @@ def evaluate(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a model: each score with a 95% interval, beside the same model with images (or audio) shuffled and blanked."""
+    """Measure a model: each score with a 95% interval, beside the same with images (or other inputs) shuffled and blanked."""
     from mmzoo.evaluate import CONTROLS
     from mmzoo.evaluate import evaluate as run_evaluation
     from mmzoo.inputs import plural
@@ -174,7 +174,7 @@ def generate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Generate text for images or audio."""
+    """Generate text for images, audio or what else the model takes."""
     import torch
 
     from mmzoo.build import load
@@ -219,7 +219,7 @@ def predict(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Predict a label, an answer or a value for images or audio."""
+    """Predict a label, an answer or a value for images, audio or what else the model takes."""
     from mmzoo.build import load
 
     quiet()
