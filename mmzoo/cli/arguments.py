@@ -55,7 +55,8 @@ TaskName = Annotated[str | None, typer.Option("--task", help="This task.", autoc
 Inputs = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Image files, or audio or other files for a model that takes these; none where it looks at nothing.", metavar="[FILE]..."
+        help="Image files, or audio or other files for a model that takes these; none where it looks at nothing.",
+        metavar="[FILE]...",
     ),
 ]
 ModelFolder = Annotated[
