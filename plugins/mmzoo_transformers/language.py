@@ -30,7 +30,7 @@ from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
 from mmzoo.interfaces import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, LanguageModel, LanguageSpec, Memory, Options
 from mmzoo.source import Source, explained
 from mmzoo_transformers import bytes as byte_level
-from mmzoo_transformers import unpadded
+from mmzoo_transformers import frozen, unpadded
 from mmzoo_transformers.blocks import find_blocks
 from mmzoo_transformers.vision import check_source
 
@@ -283,6 +283,7 @@ class HFCausal(_HFLanguageModel):
 
     def _set_up(self) -> None:
         unpadded.fuse_activations(self.model, self._fast)
+        frozen.prepare(self.model, self._fast)
         base = self.model.base_model
         output = self.model.get_output_embeddings()
         if base is self.model or output is None:
