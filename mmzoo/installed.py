@@ -92,10 +92,10 @@ def points() -> Iterator[Any]:
         if not _SECTION.search(text):
             continue
         said = about(dist)
-        ours = normal(said.name) == GROUP
+        is_ours = normal(said.name) == GROUP
         # A copy further down sys.path is not what gets imported. But where ours has one, such as an old egg-info in a checkout,
         # what is imported may be either's.
-        if said.name != "unknown" and normal(said.name) in seen and not ours:
+        if said.name != "unknown" and normal(said.name) in seen and not is_ours:
             continue
         seen.add(normal(said.name))
         try:
@@ -103,7 +103,7 @@ def points() -> Iterator[Any]:
         except Exception as error:  # by the version of Python, of one kind or another
             found = [SimpleNamespace(name="?", value="", load=_raiser(error))]  # type: ignore[list-item]
         for point in found:
-            if ours:
+            if is_ours:
                 if point.name in own:
                     continue
                 own.add(point.name)
