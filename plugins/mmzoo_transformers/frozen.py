@@ -1,8 +1,8 @@
 """Products with large frozen matrices on a CPU, in training: by oneDNN, with each matrix laid out for it once.
 
-torch multiplies float32 matrices by MKL, which on processors of another maker than its own takes none of their widest
-instructions; oneDNN asks the processor what it has. A frozen matrix can be laid out beforehand, for both passes, since only
-the gradient of what goes in is wanted. The mathematics is the same; sums of floats may come in another order.
+torch multiplies float32 matrices by the BLAS that it was built with, often MKL, which on some processors is less than half as
+quick as oneDNN (``python -m benchmarks clipcap`` shows what it comes to). A frozen matrix can be laid out beforehand, for both
+passes, since only the gradient of what goes in is wanted. The mathematics is the same; sums of floats may come in another order.
 """
 
 from __future__ import annotations
