@@ -80,7 +80,7 @@ def test_a_command_that_breaks_names_its_plugin_and_only_when_it_is_called(tmp_p
         assert run("--help").stdout.count("an odd one") == 4
         plain = re.sub(
             r"\x1b\[[0-9;]*m", "", run("raises", "--help").stdout
-        )  # typer colours it where an earlier test had it do so
+        )
         assert "--times" in plain
         assert "mmzoo_odd_waits:waits is async" in run("waits", code=2).stderr
         assert "could not be imported" in run("missing", "--help", "--more", "x", code=2).stderr
