@@ -78,9 +78,7 @@ def test_a_command_that_breaks_names_its_plugin_and_only_when_it_is_called(tmp_p
     monkeypatch.syspath_prepend(tmp_path)
     with hosted():
         assert run("--help").stdout.count("an odd one") == 4
-        plain = re.sub(
-            r"\x1b\[[0-9;]*m", "", run("raises", "--help").stdout
-        )
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", run("raises", "--help").stdout)
         assert "--times" in plain
         assert "mmzoo_odd_waits:waits is async" in run("waits", code=2).stderr
         assert "could not be imported" in run("missing", "--help", "--more", "x", code=2).stderr
