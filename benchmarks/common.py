@@ -110,7 +110,7 @@ def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
     import torch
 
-    from mmzoo.environment import environment
+    from mmzoo.common.environment import environment
 
     return {
         "system": f"{platform.system()} {platform.machine()}",

@@ -10,10 +10,10 @@ from typing import Any
 import pluggy
 
 from mmzoo import hookspecs
+from mmzoo.common.sanitize import short_repr
 from mmzoo.errors import PluginBroken
 from mmzoo.lifecycle import LIFECYCLE
 from mmzoo.registry import Entry
-from mmzoo.wording import shown
 
 ENTRY_HOOKS = {
     "mmzoo_encoders": "encoder",
@@ -74,7 +74,7 @@ def _check(module: Any, impls: Mapping[str, Any]) -> None:
     for name in known:
         if name not in impls and (found := getattr(module, name, None)) is not None:
             if not inspect.isroutine(found):
-                raise PluginBroken(f"{name} is {shown(found)}; a hook is a function with @mmzoo.hookimpl above it")
+                raise PluginBroken(f"{name} is {short_repr(found)}; a hook is a function with @mmzoo.hookimpl above it")
             raise PluginBroken(f"{name} is not marked: write @mmzoo.hookimpl above it")
     if not impls:
         raise PluginBroken("has no hook: mark functions such as mmzoo_encoders with @mmzoo.hookimpl")

@@ -10,8 +10,8 @@ import re
 import warnings
 from typing import Any
 
+from mmzoo.common.sanitize import short_repr
 from mmzoo.errors import PluginBroken
-from mmzoo.wording import shown
 
 API_VERSION = "1.0"
 ATTRIBUTE = "MMZOO_API"
@@ -25,7 +25,7 @@ def stated(plugin: Any) -> str:
     """
     text = getattr(plugin, ATTRIBUTE, "1.0")
     if not isinstance(text, str) or not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", text):
-        raise PluginBroken(f'{ATTRIBUTE} is {shown(text)}; it must be "MAJOR.MINOR", such as "{API_VERSION}"')
+        raise PluginBroken(f'{ATTRIBUTE} is {short_repr(text)}; it must be "MAJOR.MINOR", such as "{API_VERSION}"')
     return text
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo import contract, installed, isolate, settings, trial
-from mmzoo.cache import cache_folder
+from mmzoo.common.files import cache_folder
 from mmzoo.errors import SettingsError, UnknownName
 from mmzoo.plugins import FAILED
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from mmzoo import checkpoint, datarecord, remotes
 from mmzoo.build import load
+from mmzoo.common.energy import Meter, hardware
+from mmzoo.common.environment import environment
+from mmzoo.common.progress import bar
 from mmzoo.data import Dataset, Example, batches, fingerprint, load_split, open_dataset
-from mmzoo.energy import Meter, hardware
-from mmzoo.environment import environment
 from mmzoo.errors import CheckpointError, DataError
 from mmzoo.fit import check_data
 from mmzoo.inputs import input_key, plural
@@ -23,7 +24,6 @@ from mmzoo.interfaces import Prediction
 from mmzoo.isolate import blamed
 from mmzoo.metrics import Metric, Score, measure
 from mmzoo.model import MultimodalModel
-from mmzoo.progress import bar
 from mmzoo.recipe import Part
 from mmzoo.resolve import resolve
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from mmzoo.common.sanitize import sanitize
 from mmzoo.settings import normal
-from mmzoo.wording import harmless
 
 GROUP = "mmzoo"
 # Names go into commands that a user copies, and versions to the terminal.
@@ -66,7 +66,7 @@ def about(dist: Any) -> About:
     needs = tuple(need.strip() for need in _NEED.findall(text) if re.search(r"[<>=~!]", need))
     folder = getattr(dist, "_path", None)  # it is named as the distribution, where its metadata cannot be read
     name = found.get("Name") or (folder.name.partition("-")[0] if folder is not None else "unknown")
-    return About(_UNUSUAL.sub("_", name)[:MAX_NAME], harmless(found.get("Version", ""))[:MAX_NAME], needs)
+    return About(_UNUSUAL.sub("_", name)[:MAX_NAME], sanitize(found.get("Version", ""))[:MAX_NAME], needs)
 
 
 def _text(dist: Any, name: str) -> str:
@@ -107,7 +107,7 @@ def points() -> Iterator[Any]:
                 if point.name in own:
                     continue
                 own.add(point.name)
-            yield SimpleNamespace(name=harmless(point.name), value=point.value, about=said, load=point.load)
+            yield SimpleNamespace(name=sanitize(point.name), value=point.value, about=said, load=point.load)
 
 
 def _raiser(error: Exception) -> Any:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from mmzoo.common.sanitize import describe_error
 from mmzoo.errors import MmzooError, PluginBroken, SettingsError
-from mmzoo.wording import told
 
 TIMEOUT = "MMZOO_PLUGIN_TIMEOUT"
 MAX_NOTES, MAX_NOTE = 20, 1000
@@ -94,7 +94,9 @@ def blamed(what: str) -> Iterator[None]:
     except (MmzooError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise PluginBroken(f"{what}: {told(error).splitlines()[0]}") from error  # below it torch tells of its C++ frames
+        raise PluginBroken(
+            f"{what}: {describe_error(error).splitlines()[0]}"
+        ) from error  # below it torch tells of its C++ frames
 
 
 def each(calls: Sequence[tuple[Callable[[], Any], str]], seconds: float) -> list[Outcome]:
@@ -152,7 +154,7 @@ class _Worker:
                 if self.late:  # whoever waited has put everything back
                     return
                 self.process.put_back()
-                outcome.notes = [told(w.message)[:MAX_NOTE] for w in self.seen[warned : warned + MAX_NOTES]]
+                outcome.notes = [describe_error(w.message)[:MAX_NOTE] for w in self.seen[warned : warned + MAX_NOTES]]
                 self.outcomes.append(outcome)
                 self.since = time.monotonic()
         self.done.set()

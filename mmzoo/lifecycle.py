@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mmzoo import hookspecs
+from mmzoo.common.sanitize import describe_error
 from mmzoo.errors import PluginBroken, PluginWarning, TrainingError
-from mmzoo.wording import told
 
 MAX_LISTED = 1000
 MAX_BYTES = 1 << 18  # of a card's sections: a model whose card is above `mmzoo.screening.MAX_CARD` does not load
@@ -60,7 +60,7 @@ class Shield:
         self.told.add(name)
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = "" if isinstance(error, PluginBroken) else f" ({frame.filename}:{frame.lineno})"
-        said = str(error) if isinstance(error, PluginBroken) else told(error)
+        said = str(error) if isinstance(error, PluginBroken) else describe_error(error)
         warn(f"plugin '{self.plugin}': its {name} failed and is passed over: {(said.splitlines() or [''])[0]}{where}")
 
 

@@ -21,10 +21,10 @@ import pluggy
 
 from mmzoo import collect, contract, hookspecs, installed, isolate, settings
 from mmzoo.collect import ENTRY_HOOKS as ENTRY_HOOKS
+from mmzoo.common.sanitize import describe_error, sanitize
 from mmzoo.errors import DuplicateName, MissingPlugin, MmzooError, PluginBroken, UnknownName
 from mmzoo.lifecycle import Shield, warn
 from mmzoo.registry import Entry, Registry
-from mmzoo.wording import harmless, told
 
 IN_USE, FAILED, DISABLED, LEFT_OUT = "in use", "failed", "disabled", "left out"
 MAX_LINE = 300
@@ -265,7 +265,7 @@ def _chosen(plugins: list[Plugin], choice: settings.Choice) -> Callable[[Plugin]
 
 
 def _failure(plugin: Plugin, error: BaseException, trace: str) -> Failure:
-    text = str(error) if isinstance(error, MmzooError) else told(error)
+    text = str(error) if isinstance(error, MmzooError) else describe_error(error)
     if isinstance(error, isolate.TookTooLong):
         text += f" to load ({isolate.TIMEOUT} sets the limit)"
     if isinstance(error, Refused):
@@ -276,7 +276,7 @@ def _failure(plugin: Plugin, error: BaseException, trace: str) -> Failure:
         fix = f"mmzoo plugin disable {plugin.name}"
     else:
         fix = f"pip install --upgrade {plugin.dist}"
-    return Failure(plugin.name, plugin.version, harmless(text), harmless(trace), fix)
+    return Failure(plugin.name, plugin.version, sanitize(text), sanitize(trace), fix)
 
 
 def _older(installed_version: str, recorded: str) -> bool:

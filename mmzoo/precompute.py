@@ -23,14 +23,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from mmzoo.cache import cache_folder
+from mmzoo.common.files import cache_folder
+from mmzoo.common.progress import Bar, bar
 from mmzoo.data import Example, tensors
 from mmzoo.errors import BadInput, BadRecipe, DoesNotFit, FeatureCacheError, MmzooError
 from mmzoo.features import OFF, FeatureStore, Layout, NoPlace, Writer
 from mmzoo.inputs import Intake, content_digest, input_key, plural
 from mmzoo.interfaces import Features
 from mmzoo.model import MultimodalModel
-from mmzoo.progress import Bar, bar
 from mmzoo.resolve import resolve
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from mmzoo import plain
+from mmzoo.common import parsing
 from mmzoo.errors import BadRecipe
 
 PARTS = ("encoder", "fusion", "language_model", "task")
@@ -191,7 +191,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise BadRecipe(f"{path}: cannot be read: {error}") from None
     try:
-        data = plain.parse(text, as_yaml=path.suffix != ".json")
+        data = parsing.parse(text, as_yaml=path.suffix != ".json")
     except ValueError as error:
         raise BadRecipe(f"{path}: not valid {'JSON' if path.suffix == '.json' else 'YAML'}: {error}") from None
     if not isinstance(data, dict):

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from mmzoo.common.sanitize import describe_error, short_repr
 from mmzoo.errors import DuplicateName, PluginBroken, UnknownName
-from mmzoo.wording import shown, told
 
 # Commands of the command line itself, which no plugin's command may hide behind.
 RESERVED = frozenset(
@@ -62,21 +62,21 @@ class Entry:
         """What is wrong with the entry's data, in words; empty if nothing is."""
         found = []
         if self.kind not in KINDS:
-            found.append(f"kind {shown(self.kind)} is none of {', '.join(KINDS)}")
+            found.append(f"kind {short_repr(self.kind)} is none of {', '.join(KINDS)}")
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or len(self.name) > MAX_NAME:
             found.append(
-                f"name {shown(self.name)} must be lower case letters, digits, '.', '_' and '-', {MAX_NAME} of them at most"
+                f"name {short_repr(self.name)} must be lower case letters, digits, '.', '_' and '-', {MAX_NAME} of them at most"
             )
         texts = {key: getattr(self, key) for key in ("target", "summary", "modality", "license", "source", "variant")}
         if self.variant is None:
             del texts["variant"]
         for key, value in texts.items():
             if not isinstance(value, str):
-                found.append(f"{key} {shown(value)} is no text")
+                found.append(f"{key} {short_repr(value)} is no text")
             elif len(value) > MAX_TEXT or (not value.isprintable() and _CONTROL.search(value)):
-                found.append(f"{key} {shown(value)} must be one line of {MAX_TEXT} characters at most")
+                found.append(f"{key} {short_repr(value)} must be one line of {MAX_TEXT} characters at most")
         if isinstance(self.target, str) and not _TARGET.fullmatch(self.target):
-            found.append(f"target {shown(self.target)} is not 'package.module:attribute'")
+            found.append(f"target {short_repr(self.target)} is not 'package.module:attribute'")
         if self.summary == "":
             found.append("summary is empty")
         if not isinstance(self.tiny, Mapping):
@@ -102,7 +102,7 @@ class Entry:
             raise
         except BaseException as error:  # a stranger's module may raise anything
             raise PluginBroken(
-                f"{self.label} could not be imported from {self.target}: {told(error)}\n"
+                f"{self.label} could not be imported from {self.target}: {describe_error(error)}\n"
                 f"It belongs to {self.plugin or 'no plugin'}; reinstall or remove that plugin (`mmzoo doctor` says more)."
             ) from error
 
@@ -162,7 +162,7 @@ class Registry:
             data = {item.name: getattr(entry, item.name) for item in _FIELDS}
             entry = Entry(**{**data, "plugin": plugin, "version": version})
             if problems := entry.problems():
-                raise PluginBroken(f"entry {shown(entry.name)}: {'; '.join(problems)}")
+                raise PluginBroken(f"entry {short_repr(entry.name)}: {'; '.join(problems)}")
             if entry.kind == "command" and entry.name in RESERVED:
                 raise DuplicateName(f"{entry.label} of '{plugin}' is called like a command of mmzoo's own; it needs another name")
             key = (entry.kind, entry.name)

@@ -25,10 +25,10 @@ from urllib.parse import quote, unquote
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmzoo import checkpoint, screening
-from mmzoo.cache import cache_folder
 from mmzoo.checkpoint import CARD, MANIFEST, FileFacts
+from mmzoo.common.files import cache_folder
+from mmzoo.common.progress import bar
 from mmzoo.errors import CheckpointError, HubError
-from mmzoo.progress import bar
 from mmzoo.sharing import MAIN, Files, Found, Pushed, staging
 
 MAX_COMMIT = 1 << 20

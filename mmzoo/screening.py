@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mmzoo import plain
+from mmzoo.common import parsing
+from mmzoo.common.sanitize import sanitize
 from mmzoo.errors import CheckpointError
-from mmzoo.wording import harmless
 
 
 def _words(text: str) -> frozenset[str]:
@@ -187,7 +187,7 @@ def check_card(path: Path) -> None:
         if len(head[1]) > MAX_HEAD:
             raise CheckpointError(f"{path}: its metadata is larger than {MAX_HEAD >> 10} KiB")
         try:
-            plain.parse(head[1], as_yaml=True)
+            parsing.parse(head[1], as_yaml=True)
         except ValueError as error:
             raise CheckpointError(f"{path}: its metadata is not valid YAML: {error}") from None
 
@@ -200,13 +200,13 @@ def card_metadata(path: Path) -> dict[str, Any]:
     """
     check_card(path)
     head = _HEAD.match(path.read_text(encoding="utf-8")) if path.is_file() else None
-    data = plain.parse(head[1], as_yaml=True) if head else {}
+    data = parsing.parse(head[1], as_yaml=True) if head else {}
     return data if isinstance(data, dict) else {}
 
 
 def inert(text: str) -> str:
     """Markdown in which nothing runs that `check_card` would refuse, and which no terminal obeys: words may be a stranger's."""
-    return _SCRIPTS.sub(lambda found: found[0].replace("<", "&lt;").replace(":", "&#58;"), harmless(text))
+    return _SCRIPTS.sub(lambda found: found[0].replace("<", "&lt;").replace(":", "&#58;"), sanitize(text))
 
 
 def read_json(path: Path, limit: int, *, numbers: bool = False) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def read_json(path: Path, limit: int, *, numbers: bool = False) -> dict[str, Any
             raise CheckpointError(f"{path}: is no regular file")
         if state.st_size > limit:
             raise CheckpointError(f"{path}: is {state.st_size} bytes; {limit} are allowed")
-        data = plain.parse(path.read_text(encoding="utf-8"), numbers=numbers)
+        data = parsing.parse(path.read_text(encoding="utf-8"), numbers=numbers)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: is missing; the checkpoint is incomplete") from None
     except (OSError, ValueError) as error:

@@ -77,10 +77,10 @@ def disabled() -> list[str]:
         return []
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: cannot be read: {error}; mend or delete it") from None
-    from mmzoo import plain  # it brings a YAML reader, which most commands do without
+    from mmzoo.common import parsing  # it brings a YAML reader, which most commands do without
 
     try:
-        data = plain.parse(text)
+        data = parsing.parse(text)
     except ValueError as error:
         raise SettingsError(f"{path}: cannot be read: {error}; mend or delete it") from None
     names = data.get("disabled", []) if isinstance(data, dict) else None

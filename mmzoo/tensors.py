@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmzoo import plain
+from mmzoo.common import parsing
 from mmzoo.errors import CheckpointError
 
 MAX_HEADER = 16 << 20
@@ -41,7 +41,7 @@ def read_header(path: str | Path) -> dict[str, Stored]:
                 raise ValueError(f"its header says it is {length} bytes long, in a file of {total}")
             if length > MAX_HEADER:
                 raise ValueError(f"its header is {length} bytes long; {MAX_HEADER} are allowed")
-            header = plain.parse(file.read(length).decode("utf-8"))
+            header = parsing.parse(file.read(length).decode("utf-8"))
         if not isinstance(header, dict):
             raise ValueError("its header is no JSON object")
         return _checked(header, total - 8 - length)

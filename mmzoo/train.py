@@ -23,9 +23,9 @@ from transformers import TrainerState
 
 from mmzoo import checkpoint, datarecord, transfer
 from mmzoo.build import assemble, read_recipe
+from mmzoo.common.energy import Meter, hardware
+from mmzoo.common.environment import environment
 from mmzoo.data import Dataset, Example, fingerprint, load_split, open_dataset
-from mmzoo.energy import Meter, hardware
-from mmzoo.environment import environment
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, MmzooError, TrainingError
 from mmzoo.fit import check_data
 from mmzoo.interfaces import Task

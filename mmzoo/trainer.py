@@ -23,13 +23,13 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import TRAINER_STATE_NAME
 
 from mmzoo import checkpoint
+from mmzoo.common.progress import Bar, bar
 from mmzoo.data import Example, raise_bad
 from mmzoo.errors import CheckpointError, TrainingError
 from mmzoo.inputs import input_key
 from mmzoo.model import MultimodalModel
 from mmzoo.plugins import host
 from mmzoo.precompute import precompute
-from mmzoo.progress import Bar, bar
 from mmzoo.recipe import PARTS, TrainOptions
 
 NAMED = 20  # examples that a message names

@@ -17,9 +17,9 @@ from functools import partial
 from typing import Any
 
 from mmzoo import errors, installed, isolate, settings
+from mmzoo.common.sanitize import describe_error, sanitize
 from mmzoo.plugins import DISABLED, Host, Plugin, Refused
 from mmzoo.registry import Entry
-from mmzoo.wording import harmless, told
 
 MAX_DEADLY = 20  # plugins that end the process, before we stop looking for more
 SECONDS = 300.0
@@ -187,7 +187,7 @@ def try_libraries() -> None:
         try:
             importlib.import_module(library)
         except BaseException as error:
-            write(broken=library, message=told(error), trace=harmless(traceback.format_exc()))
+            write(broken=library, message=describe_error(error), trace=sanitize(traceback.format_exc()))
     if "torch" in sys.modules:
         write(torch=_torch())
     for kind, name, target in targets:
@@ -197,7 +197,7 @@ def try_libraries() -> None:
         if (broken := outcome.error) is not None:
             cause = broken.__cause__
             trace = "".join(traceback.format_exception(cause)) if cause else outcome.trace
-            write(bad=[kind, name], message=str(broken).splitlines()[0], trace=harmless(trace))
+            write(bad=[kind, name], message=str(broken).splitlines()[0], trace=sanitize(trace))
     write(done=True)
     os._exit(0)
 

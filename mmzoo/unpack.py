@@ -22,12 +22,13 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 from pydantic import Field
 
-from mmzoo import checkpoint, plain, screening
+from mmzoo import checkpoint, screening
 from mmzoo.archive import Archive
-from mmzoo.cache import cache_folder
 from mmzoo.checkpoint import CARD, MANIFEST, FileFacts, Manifest, Strict
+from mmzoo.common import parsing
+from mmzoo.common.files import cache_folder
+from mmzoo.common.progress import bar
 from mmzoo.errors import CheckpointError, MissingPlugin
-from mmzoo.progress import bar
 from mmzoo.screening import BACKBONES, PACK, WHEELS
 from mmzoo.sharing import staging
 from mmzoo.shelf import Backbone, sha256
@@ -230,7 +231,7 @@ def _index(archive: Archive) -> Index:
 
 def _validated(text: bytes, where: Path) -> Index:
     try:
-        data = plain.parse(text.decode())
+        data = parsing.parse(text.decode())
     except ValueError as error:
         raise CheckpointError(f"{where}: is not valid JSON: {error}") from None
     if not isinstance(data, dict):

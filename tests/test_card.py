@@ -8,7 +8,8 @@ from hub_server import card_errors
 from huggingface_hub import ModelCard
 
 import mmzoo
-from mmzoo import energy, screening
+from mmzoo import screening
+from mmzoo.common import energy
 from mmzoo.testing import Sample
 
 

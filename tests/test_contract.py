@@ -224,7 +224,9 @@ def test_every_check_is_broken_here():
 
 
 def test_what_the_cache_is_for_is_no_side_effect(tmp_path, monkeypatch, fresh_host):
-    cached = "from mmzoo.cache import cache_folder\ncache_folder().mkdir(exist_ok=True)\n(cache_folder() / 'a').write_text('b')"
+    cached = (
+        "from mmzoo.common.files import cache_folder\ncache_folder().mkdir(exist_ok=True)\n(cache_folder() / 'a').write_text('b')"
+    )
     Case(CHECKS["side-effects"], installed(tmp_path, monkeypatch, ENTRY, metric=cached)).run()
 
 

@@ -13,7 +13,7 @@ from mmzoo.cli.arguments import Json
 from mmzoo.cli.plugin import plugin
 from mmzoo.cli.printing import print_json, quiet
 from mmzoo.cli.root import app
-from mmzoo.progress import bar
+from mmzoo.common.progress import bar
 
 if TYPE_CHECKING:
     from mmzoo.testing import Result

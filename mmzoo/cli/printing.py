@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
 
+from mmzoo.common.sanitize import sanitize
 from mmzoo.errors import PluginWarning
 from mmzoo.registry import RESERVED
-from mmzoo.wording import harmless
 
 
 def fail(message: str) -> None:
-    print(harmless(f"error: {message}"), file=sys.stderr)
+    print(sanitize(f"error: {message}"), file=sys.stderr)
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from typer.core import TyperGroup
 
 from mmzoo import __version__, catalogue
 from mmzoo.cli.printing import fail, json_alone, speaking
+from mmzoo.common.sanitize import describe_error
 from mmzoo.errors import MmzooError, PluginBroken
 from mmzoo.registry import Entry
-from mmzoo.wording import told
 
 # By its version, typer uses click or a copy of its own, with exceptions of its own.
 _UsageError: Any = typer.BadParameter.__base__
@@ -55,7 +55,7 @@ def _command(entry: Entry) -> Any:
     except PluginBroken as error:
         message = str(error)
     except Exception as error:  # such as a signature that typer cannot read
-        message = f"{entry.label} of plugin '{entry.plugin}' is no function for typer: {told(error)}"
+        message = f"{entry.label} of plugin '{entry.plugin}' is no function for typer: {describe_error(error)}"
 
     def broken() -> None:
         raise PluginBroken(message)
@@ -75,7 +75,7 @@ def _blamed(entry: Entry, function: Any) -> Any:
             raise
         except Exception as error:
             traceback.print_exc()
-            raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}' failed: {told(error)}") from error
+            raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}' failed: {describe_error(error)}") from error
 
     return run
 

@@ -21,7 +21,7 @@ from mmzoo.cli.arguments import (
 )
 from mmzoo.cli.printing import print_json, quiet
 from mmzoo.cli.root import app
-from mmzoo.wording import harmless
+from mmzoo.common.sanitize import sanitize
 
 
 @app.command()
@@ -95,7 +95,7 @@ def search(
         print_json([model.to_dict() for model in found])
     for model in found if not as_json else []:
         tags = " ".join(tag.removeprefix("mmzoo-") for tag in model.tags if ":" in tag)
-        print(harmless(f"{model.repo}  {tags}"))
+        print(sanitize(f"{model.repo}  {tags}"))
     if not found:
         print("nothing is shared under that", file=sys.stderr)
         raise typer.Exit(1)

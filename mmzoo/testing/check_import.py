@@ -44,7 +44,7 @@ def listing(plugin: Plugin) -> None:
 @check()
 def side_effects(plugin: Plugin) -> None:
     """Importing a plugin and the modules of its entries opens no connection, looks no host up, and writes, makes or removes no
-    file outside the cache (``mmzoo.cache.cache_folder()``). The module that an entry point names leaves the process as it was:
+    file outside the cache (``mmzoo.common.files.cache_folder()``). The module that an entry point names leaves the process as it was:
     environment, working directory, ``sys.path``, standard streams, limit of recursion, locale, signals, seed and threads."""
     targets = sorted({_module(entry.target) for entry in plugin.entries})
     found = probe.run(_modules(plugin), targets)

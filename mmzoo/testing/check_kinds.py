@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from mmzoo.build import assemble
+from mmzoo.common.sanitize import short_repr
 from mmzoo.data import tensors
 from mmzoo.inputs import Intake
 from mmzoo.interfaces import CAUSAL, SEQ2SEQ, Encoder, Features, FeatureSpec, LanguageModel, Prediction
@@ -22,7 +23,6 @@ from mmzoo.sequence import of_text
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.subject import TEXTS, Subject, close, finite, shape
 from mmzoo.text import padded
-from mmzoo.wording import shown
 
 LOUD = 4.0  # times the weights of a tiny model
 
@@ -139,7 +139,7 @@ def states(subject: Subject) -> None:
 
 
 def _check_written(ids: Tensor, vocab_size: int) -> None:
-    expect(isinstance(ids, Tensor) and not ids.is_floating_point(), f"generate gives {shown(ids)}, no tensor of token ids")
+    expect(isinstance(ids, Tensor) and not ids.is_floating_point(), f"generate gives {short_repr(ids)}, no tensor of token ids")
     expect(ids.ndim == 2 and len(ids) == 1 and ids.shape[1] <= 2, f"generate gives {shape(ids)} for one text and two new tokens")
     expect(
         bool(((ids >= 0) & (ids < vocab_size)).all()), f"generate gives {ids.tolist()}; the vocabulary has {vocab_size} tokens"
@@ -272,7 +272,7 @@ def answers(subject: Subject) -> None:
     expect(pair, f"loss gives {type(lost).__name__}, not the sum and the number of labels")
     total, number = lost
     for name, value in {"sum": total, "number": number}.items():
-        expect(isinstance(value, Tensor), f"the {name} that loss gives is {shown(value)}, no tensor")
+        expect(isinstance(value, Tensor), f"the {name} that loss gives is {short_repr(value)}, no tensor")
         expect(value.ndim == 0, f"the {name} that loss gives is {shape(value)}, no scalar")
     expect(finite(total) and number > 0, f"loss gives {total.item()} over {number.item()} labels")
     twice = subject.batch(model, [*subject.examples, *subject.examples])

@@ -13,6 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from mmzoo.build import build, read_recipe
+from mmzoo.common.sanitize import short_repr
 from mmzoo.data import Dataset, Example, open_dataset
 from mmzoo.errors import DataError, DoesNotFit, MmzooError
 from mmzoo.formats import Clues, Format
@@ -27,7 +28,6 @@ from mmzoo.testing.samples import Sample, sample_of
 from mmzoo.testing.small import PARTNERS, round_trip, tiny
 from mmzoo.testing.subject import Subject
 from mmzoo.train import train
-from mmzoo.wording import shown
 
 FEW, NUMBERS = 3, ("2.5", "-1.0")
 RIGHT = ("two dogs run after one ball", "some birds sit over there again")
@@ -41,12 +41,12 @@ def examples(subject: Subject) -> None:
         data = opened(subject, Path(folder))
         splits = data.splits()
         named = isinstance(splits, Sequence) and not isinstance(splits, str) and all(isinstance(split, str) for split in splits)
-        expect(splits and named, f"splits are {shown(splits)}, no list of names")
+        expect(splits and named, f"splits are {short_repr(splits)}, no list of names")
         for split in splits:
             found = first(data, split)
             expect(found, f"split '{split}' is empty")
             strange = [example for example in found if not isinstance(example, Example)]
-            expect(not strange, f"split '{split}' holds {shown(strange[:1])}, no mmzoo.Example")
+            expect(not strange, f"split '{split}' holds {short_repr(strange[:1])}, no mmzoo.Example")
             expect(
                 len({example.id for example in found}) == len(found), f"ids of split '{split}' repeat: {[e.id for e in found]}"
             )
@@ -74,7 +74,7 @@ def _facts(example: Example) -> tuple[object, ...]:
 
 def first(data: Dataset, split: str) -> list[Example]:
     found: Iterable[Example] = data.load(split)
-    expect(isinstance(found, Iterable), f"load('{split}') gives {shown(found)}, no examples")
+    expect(isinstance(found, Iterable), f"load('{split}') gives {short_repr(found)}, no examples")
     return list(islice(found, FEW))
 
 
@@ -136,7 +136,7 @@ def scores(subject: Subject) -> None:
     references = [[text] for text in answers]
     rows = metric.rows(right, references)
     numbers = isinstance(rows, np.ndarray) and np.issubdtype(rows.dtype, np.number)
-    expect(numbers, f"rows gives {shown(rows)}, no array of numbers")
+    expect(numbers, f"rows gives {short_repr(rows)}, no array of numbers")
     expect(np.ndim(rows) == 2 and len(rows) == len(right), f"rows of {len(right)} examples are {np.shape(rows)}")
     expect(np.isfinite(rows).all(), "rows are not finite")
     totals = np.stack([rows.sum(0)] * 3)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmzoo.build import assemble
+from mmzoo.common.sanitize import describe_error
 from mmzoo.data import tensors
 from mmzoo.errors import DoesNotFit, MmzooError
 from mmzoo.model import MultimodalModel
@@ -20,7 +21,6 @@ from mmzoo.recipe import PARTS
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.small import fitting, round_trip, with_partners
 from mmzoo.testing.subject import TOLERANCE, Subject, close, finite
-from mmzoo.wording import told
 
 # Cheap parts of this distribution that differ in what they need and give.
 SELECTION = {
@@ -188,7 +188,9 @@ def partners(subject: Subject) -> None:
             except Exception as error:  # the others are tried all the same
                 failed[said] = error
     if failed:
-        lines = [f"{said}: {error if isinstance(error, AssertionError) else told(error)}" for said, error in failed.items()]
+        lines = [
+            f"{said}: {error if isinstance(error, AssertionError) else describe_error(error)}" for said, error in failed.items()
+        ]
         raise AssertionError("\n".join(lines)) from next(iter(failed.values()))
 
 

@@ -17,12 +17,12 @@ from unittest.mock import patch
 import torch
 
 from mmzoo import isolate, settings
+from mmzoo.common.sanitize import describe_error
 from mmzoo.errors import ContractBroken, MmzooError, SettingsError, UnknownName
 from mmzoo.installed import GROUP
 from mmzoo.plugins import DISABLED, LEFT_OUT, host
 from mmzoo.testing.network import no_network
 from mmzoo.testing.subject import Plugin, Subject
-from mmzoo.wording import told
 
 PAGE = "docs/plugin-contract.md"
 LIMIT = 60
@@ -111,7 +111,7 @@ class Case:
 
     def failure(self, error: BaseException) -> str:
         plain = isinstance(error, AssertionError | MmzooError) and str(error)
-        happened = str(error) if plain else told(error)
+        happened = str(error) if plain else describe_error(error)
         indented = "\n            ".join(happened.splitlines())
         return (
             f"{self.check.name} of {self.subject.name}\n"

@@ -37,7 +37,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from mmzoo.cache import cache_folder
+from mmzoo.common.files import cache_folder
 from mmzoo.data import Dataset, Example
 from mmzoo.errors import DataError
 from mmzoo.interfaces import Options

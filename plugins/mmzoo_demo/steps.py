@@ -20,8 +20,8 @@ from transformers.trainer_utils import get_last_checkpoint
 import mmzoo
 from mmzoo.build import read_recipe
 from mmzoo.checkpoint import CHECKPOINTS
+from mmzoo.common.environment import environment
 from mmzoo.data import open_dataset
-from mmzoo.environment import environment
 from mmzoo.errors import CheckpointError, TrainingError
 from mmzoo.inputs import input_key
 from mmzoo.metrics import Metric, measure

@@ -33,11 +33,11 @@ def parse(text: str, *, as_yaml: bool = False, numbers: bool = False) -> Any:
         raise ValueError(f"nests deeper than {MAX_DEPTH} levels") from None
     except (TypeError, AttributeError, OverflowError, KeyError, IndexError) as error:  # PyYAML on odd tags, dates and keys
         raise ValueError(f"{type(error).__name__}: {error}") from None
-    check(data)
+    check_data(data)
     return data
 
 
-def check(data: Any) -> None:
+def check_data(data: Any) -> None:
     """Raises ValueError as `parse` does. It walks as a reader would, so a shared value counts each time it is met."""
     left, waiting = MAX_NODES, [(data, 1)]
     while waiting:

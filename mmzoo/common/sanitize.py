@@ -12,16 +12,16 @@ MAX_SHOWN = 100
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What a stranger's exception says, behind its type; also of one that cannot say it."""
     try:
         text = str(error)
     except BaseException as broken:
         text = f"(its __str__ raises {type(broken).__name__})"
-    return harmless(f"{type(error).__name__}: {text.strip()}" if text.strip() else type(error).__name__)
+    return sanitize(f"{type(error).__name__}: {text.strip()}" if text.strip() else type(error).__name__)
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value in a message, however long it is or odd its repr."""
     try:
         text = repr(value)
@@ -30,6 +30,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
 
-def harmless(text: str) -> str:
+def sanitize(text: str) -> str:
     """A stranger's text, without what a terminal obeys."""
     return _CONTROL.sub("?", text)

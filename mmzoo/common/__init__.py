@@ -1,0 +1,1 @@
+"""General helpers that know nothing of models: files, parsing, text for terminals, progress, energy, environment."""
