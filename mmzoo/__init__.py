@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmzoo.evaluate import Evaluation, evaluate
     from mmzoo.formats import export_model, import_model
     from mmzoo.hub import push
-    from mmzoo.interfaces import Example
+    from mmzoo.interfaces.example import Example
     from mmzoo.model import MultimodalModel
     from mmzoo.pack import pack
     from mmzoo.recipe import Recipe
@@ -46,7 +46,7 @@ _LAZY = {
     "Recipe": "mmzoo.recipe",
     "MultimodalModel": "mmzoo.model",
     "Dataset": "mmzoo.data",
-    "Example": "mmzoo.interfaces",
+    "Example": "mmzoo.interfaces.example",
     "import_model": "mmzoo.formats",
     "export_model": "mmzoo.formats",
     "train": "mmzoo.train",

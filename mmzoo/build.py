@@ -12,7 +12,9 @@ import torch
 
 from mmzoo import checkpoint, fit, isolate, licence, policy, remotes, shelf, stored, transfer, unpack
 from mmzoo.errors import BadRecipe, DoesNotFit, PluginBroken
-from mmzoo.interfaces import FeatureSpec, LanguageSpec, Part
+from mmzoo.interfaces.features import FeatureSpec
+from mmzoo.interfaces.language_model import LanguageSpec
+from mmzoo.interfaces.part import Part
 from mmzoo.model import MultimodalModel, Provenance
 from mmzoo.plugins import host
 from mmzoo.recipe import PARTS, Recipe, merge, read_mapping

@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from mmzoo import licence, screening
-from mmzoo.inputs import plural
+from mmzoo.modalities.reader import plural
 from mmzoo.recipe import Recipe
 from mmzoo.record import Evaluated, Measured, Record
 from mmzoo.registry import split_use

@@ -18,10 +18,14 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from mmzoo.errors import BadInput, BadRecipe, DataError, FeatureCacheError, MmzooError, UnknownName
-from mmzoo.inputs import Intake, content_digest, input_key, plural
-from mmzoo.inputs import open_image as open_image  # where it was first, and people look for it
-from mmzoo.interfaces import Example, Options, Task, TextContext, placeholder
+from mmzoo.interfaces.example import Example, placeholder
+from mmzoo.interfaces.part import Options
+from mmzoo.interfaces.task import Task, TextContext
 from mmzoo.isolate import blamed
+from mmzoo.modalities.identity import content_digest, input_key
+from mmzoo.modalities.image import open_image as open_image  # where it was first, and people look for it
+from mmzoo.modalities.pipeline import InputPipeline
+from mmzoo.modalities.reader import plural
 from mmzoo.plugins import host
 from mmzoo.recipe import Part
 from mmzoo.registry import split_use
@@ -113,7 +117,7 @@ class FeatureSource(Protocol):
 
     def of(self, source: Any, key: Hashable) -> dict[str, Tensor]:
         """``feature_pooled`` [pooled_dim], and where they are kept ``feature_tokens`` [tokens, dim] and ``feature_mask``
-        [tokens], of an input whose `mmzoo.inputs.input_key` is ``key``.
+        [tokens], of an input whose `mmzoo.modalities.identity.input_key` is ``key``.
 
         Raises:
             BadInput: it cannot be read. FeatureCacheError: its features are not there, or are damaged.
@@ -154,7 +158,7 @@ class Collator:
 
     task: Task
     text: TextContext
-    intake: Intake
+    intake: InputPipeline
     training: bool = True
     blank: bool = False
     features: FeatureSource | None = None

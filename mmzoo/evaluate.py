@@ -19,10 +19,11 @@ from mmzoo.common.progress import bar
 from mmzoo.data import Dataset, Example, batches, fingerprint, load_split, open_dataset
 from mmzoo.errors import CheckpointError, DataError
 from mmzoo.fit import check_data
-from mmzoo.inputs import input_key, plural
-from mmzoo.interfaces import Prediction
+from mmzoo.interfaces.task import Prediction
 from mmzoo.isolate import blamed
 from mmzoo.metrics import Metric, Score, measure
+from mmzoo.modalities.identity import input_key
+from mmzoo.modalities.reader import plural
 from mmzoo.model import MultimodalModel
 from mmzoo.recipe import Part
 from mmzoo.resolve import resolve

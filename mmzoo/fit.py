@@ -8,8 +8,13 @@ from typing import Any
 from mmzoo import isolate, policy
 from mmzoo.errors import DoesNotFit, PluginBroken
 from mmzoo.hookspecs import PROJECT
-from mmzoo.inputs import NONE, TAKEN, is_modality, plural
-from mmzoo.interfaces import Encoder, Example, Fusion, LanguageModel, Part, Task
+from mmzoo.interfaces.encoder import Encoder
+from mmzoo.interfaces.example import Example
+from mmzoo.interfaces.fusion import Fusion
+from mmzoo.interfaces.language_model import LanguageModel
+from mmzoo.interfaces.part import Part
+from mmzoo.interfaces.task import Task
+from mmzoo.modalities.reader import NONE, TAKEN, is_modality, plural
 from mmzoo.plugins import host
 from mmzoo.recipe import PARTS, Recipe
 from mmzoo.registry import Entry
@@ -35,7 +40,9 @@ def check_classes(found: dict[str, Resolved]) -> None:
             f"that is none of {', '.join(sorted(TAKEN))}"
         )
     if modality not in ("image", NONE) and encoder.cls.reader is Encoder.reader:
-        raise PluginBroken(f"{encoder.entry.label} takes {plural(modality)} and opens images; give it a mmzoo.inputs.Reader")
+        raise PluginBroken(
+            f"{encoder.entry.label} takes {plural(modality)} and opens images; give it a mmzoo.modalities.reader.Reader"
+        )
     kind = language.cls.kind
     for part in (fusion, task):
         kinds = part.cls.kinds

@@ -23,7 +23,7 @@ from mmzoo import catalogue
 from mmzoo.build import assemble, load
 from mmzoo.checkpoint import is_checkpoint
 from mmzoo.errors import BadRecipe, CheckpointError, PluginBroken
-from mmzoo.interfaces import Options
+from mmzoo.interfaces.part import Options
 from mmzoo.model import MultimodalModel
 from mmzoo.recipe import Part, Recipe
 from mmzoo.resolve import resolve
@@ -35,7 +35,7 @@ class Format:
     """A kind of checkpoint. A subclass overrides `read`, `write`, or both.
 
     Class attributes:
-        Options: the pydantic schema of what a user can choose, a subclass of `mmzoo.interfaces.Options`.
+        Options: the pydantic schema of what a user can choose, a subclass of `mmzoo.interfaces.part.Options`.
     """
 
     Options: ClassVar[type[BaseModel]] = Options

@@ -45,23 +45,23 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def mmzoo_encoders() -> Sequence[Entry]:  # type: ignore[empty-body]
-    """Encoders: an image (or an input of another modality) to features. ``target`` is a subclass of `mmzoo.interfaces.Encoder`;
-    one of audio says so in its ``modality`` and brings a `mmzoo.inputs.Reader`, which opens clips."""
+    """Encoders: an image (or an input of another modality) to features. ``target`` is a subclass of `mmzoo.interfaces.encoder.Encoder`;
+    one of audio says so in its ``modality`` and brings a `mmzoo.modalities.reader.Reader`, which opens clips."""
 
 
 @hookspec
 def mmzoo_fusions() -> Sequence[Entry]:  # type: ignore[empty-body]
-    """Fusions: how features meet language. ``target`` is a subclass of `mmzoo.interfaces.Fusion`."""
+    """Fusions: how features meet language. ``target`` is a subclass of `mmzoo.interfaces.fusion.Fusion`."""
 
 
 @hookspec
 def mmzoo_language_models() -> Sequence[Entry]:  # type: ignore[empty-body]
-    """Language models. ``target`` is a subclass of `mmzoo.interfaces.LanguageModel`."""
+    """Language models. ``target`` is a subclass of `mmzoo.interfaces.language_model.LanguageModel`."""
 
 
 @hookspec
 def mmzoo_tasks() -> Sequence[Entry]:  # type: ignore[empty-body]
-    """Tasks: collation, head, loss, prediction. ``target`` is a subclass of `mmzoo.interfaces.Task`."""
+    """Tasks: collation, head, loss, prediction. ``target`` is a subclass of `mmzoo.interfaces.task.Task`."""
 
 
 @hookspec

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from mmzoo.errors import DataError
-from mmzoo.interfaces import Options
+from mmzoo.interfaces.part import Options
 
 RESAMPLES = 1000
 

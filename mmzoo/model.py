@@ -14,21 +14,15 @@ from torch import Tensor, nn
 from mmzoo import card, checkpoint, generation, licence, policy, summary
 from mmzoo.data import Collator, Example, Tiled, batches, paired, raise_bad, tensors
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit
-from mmzoo.inputs import NONE, Intake, plural
-from mmzoo.interfaces import (
-    CAUSAL,
-    FIELDS,
-    IMAGE,
-    Encoder,
-    Features,
-    Fusion,
-    LanguageModel,
-    Part,
-    Prediction,
-    Sequenced,
-    Task,
-    TextContext,
-)
+from mmzoo.interfaces.encoder import Encoder
+from mmzoo.interfaces.example import FIELD_MODALITIES, PLACEHOLDER_ID
+from mmzoo.interfaces.features import Features
+from mmzoo.interfaces.fusion import FusedInput, Fusion
+from mmzoo.interfaces.language_model import CAUSAL, LanguageModel
+from mmzoo.interfaces.part import Part
+from mmzoo.interfaces.task import Prediction, Task, TextContext
+from mmzoo.modalities.pipeline import InputPipeline
+from mmzoo.modalities.reader import NONE, plural
 from mmzoo.plugins import host
 from mmzoo.recipe import PARTS, Recipe
 from mmzoo.registry import Entry
@@ -118,7 +112,7 @@ class MultimodalModel(nn.Module):
     def states(self, features: Features, ids: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> States:
         """Text ids and mask [batch, text] to hidden states, through early and deep fusion. With ``decoder_ids``
         [batch, out] the states are the decoder's and ``text`` spans them all."""
-        mask = mask * (ids != IMAGE)
+        mask = mask * (ids != PLACEHOLDER_ID)
         sequence = self._sequence(features, ids, mask)
         hidden = self.language_model(
             sequence.embeddings, sequence.mask, **_given(decoder_ids=decoder_ids, memory=sequence.memory)
@@ -127,9 +121,9 @@ class MultimodalModel(nn.Module):
             return States(hidden, torch.ones_like(decoder_ids), slice(0, decoder_ids.shape[1]))
         return States(hidden, mask, sequence.text)
 
-    def _sequence(self, features: Features, ids: Tensor, mask: Tensor, *, left: bool = False) -> Sequenced:
+    def _sequence(self, features: Features, ids: Tensor, mask: Tensor, *, left: bool = False) -> FusedInput:
         """The language model's input, padded on one side, with what deep and late hooks see set on the fusion."""
-        slots = ids == IMAGE
+        slots = ids == PLACEHOLDER_ID
         latest = None
         if bool(slots.any()):
             ids, mask = ids.masked_fill(slots, 0), mask.masked_fill(slots, 0)
@@ -213,11 +207,11 @@ class MultimodalModel(nn.Module):
         added = self.fusion.added_tokens
         return TextContext(self.language_model.tokenizer, spec.kind, spec.max_length, added, self.modality)
 
-    def intake(self) -> Intake:
+    def intake(self) -> InputPipeline:
         """What becomes of an input before the encoder sees it."""
         encoder = self.encoder
         transform = Tiled(encoder.transform, self.fusion.tiles) if self.fusion.tiles > 1 else encoder.transform
-        return Intake(encoder.modality, encoder.reader, transform, encoder.varies)
+        return InputPipeline(encoder.modality, encoder.reader, transform, encoder.varies)
 
     def collator(self, *, training: bool, blank: bool = False) -> Collator:
         return Collator(self.task, self.text_context(), self.intake(), training=training, blank=blank)
@@ -253,7 +247,7 @@ class MultimodalModel(nn.Module):
     def _own(self, options: dict[str, Any]) -> dict[str, Any]:
         """An input of a modality that a plugin brings, taken out of the options that it came with."""
         own = self.encoder.modality
-        return {own: options.pop(own)} if own not in FIELDS and own in options else {}
+        return {own: options.pop(own)} if own not in FIELD_MODALITIES and own in options else {}
 
     def example(self, number: int, source: Any, text: str) -> Example:
         """An example of an input of the encoder's modality, or several in a list."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from mmzoo.errors import DoesNotFit
-from mmzoo.interfaces import Part
+from mmzoo.interfaces.part import Part
 
 
 def check(part: Part, policy: str, label: str, key: str) -> None:

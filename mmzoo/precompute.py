@@ -28,8 +28,10 @@ from mmzoo.common.progress import Bar, bar
 from mmzoo.data import Example, tensors
 from mmzoo.errors import BadInput, BadRecipe, DoesNotFit, FeatureCacheError, MmzooError
 from mmzoo.features import OFF, FeatureStore, Layout, NoPlace, Writer
-from mmzoo.inputs import Intake, content_digest, input_key, plural
-from mmzoo.interfaces import Features
+from mmzoo.interfaces.features import Features
+from mmzoo.modalities.identity import content_digest, input_key
+from mmzoo.modalities.pipeline import InputPipeline
+from mmzoo.modalities.reader import plural
 from mmzoo.model import MultimodalModel
 from mmzoo.resolve import resolve
 
@@ -47,11 +49,11 @@ Place = tuple[int, int]  # of an input: its example, and which of that one's inp
 @dataclass
 class Precomputed:
     """Features by input, as a `mmzoo.data.FeatureSource`: a `FeatureStore`, the sha256 of each input by its
-    `mmzoo.inputs.input_key`, so that files are not read again, and what opens inputs."""
+    `mmzoo.modalities.identity.input_key`, so that files are not read again, and what opens inputs."""
 
     store: FeatureStore
     digests: dict[Hashable, bytes]
-    intake: Intake
+    intake: InputPipeline
 
     def of(self, source: Any, key: Hashable) -> dict[str, Tensor]:
         digest = self.digests.get(key)
@@ -227,7 +229,7 @@ def _digests(places: Mapping[Hashable, Place]) -> dict[Hashable, bytes]:
 class _Inputs(TorchDataset):
     """Inputs with their sha256, opened; None for one that cannot be read, which training will speak of."""
 
-    def __init__(self, examples: Sequence[Example], places: Sequence[Place], intake: Intake) -> None:
+    def __init__(self, examples: Sequence[Example], places: Sequence[Place], intake: InputPipeline) -> None:
         self.examples, self.places, self.intake = examples, places, intake
 
     def __len__(self) -> int:
@@ -248,7 +250,7 @@ class _Inputs(TorchDataset):
         return len(opened), [digest for digest, _ in good], self.intake.batch([each for _, each in good]) if good else {}
 
 
-def _loader(intake: Intake, examples: Sequence[Example], places: Sequence[Place], size: int, workers: int) -> DataLoader:
+def _loader(intake: InputPipeline, examples: Sequence[Example], places: Sequence[Place], size: int, workers: int) -> DataLoader:
     inputs = _Inputs(examples, places, intake)
     return DataLoader(
         inputs,

@@ -7,10 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mmzoo.interfaces import Features, Sequenced
+from mmzoo.interfaces.features import Features
+from mmzoo.interfaces.fusion import FusedInput
 
 
-def insert(visual: Tensor, visual_mask: Tensor, features: Features, embeddings: Tensor, mask: Tensor) -> Sequenced:
+def insert(visual: Tensor, visual_mask: Tensor, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
     """Each image's tokens at its place in the text, or before it.
 
     Args:
@@ -29,15 +30,15 @@ def insert(visual: Tensor, visual_mask: Tensor, features: Features, embeddings: 
     joined = torch.cat([visual, embeddings], dim=1)
     joined_mask = torch.cat([visual_mask, mask], dim=1)
     if features.at is None:
-        return Sequenced(joined, joined_mask, slice(added, joined.shape[1]))
+        return FusedInput(joined, joined_mask, slice(added, joined.shape[1]))
     # An image comes right after the (masked) position of its placeholder.
     places = torch.arange(mask.shape[1], device=mask.device).expand(batch, -1) * 2
     keys = torch.cat([features.at.repeat_interleave(count, 1) * 2 + 1, places], dim=1)
     order = keys.argsort(dim=1, stable=True)
-    return Sequenced(reorder(joined, order), joined_mask.gather(1, order), order.argsort(1)[:, added:])
+    return FusedInput(reorder(joined, order), joined_mask.gather(1, order), order.argsort(1)[:, added:])
 
 
-def arrange(sequence: Sequenced, *, left: bool = False) -> tuple[Sequenced, Tensor | None]:
+def arrange(sequence: FusedInput, *, left: bool = False) -> tuple[FusedInput, Tensor | None]:
     """The sequence with all its padding on one side, and the order [batch, positions] that did it; None if it was so.
 
     Models count positions from the left in their own ways (learned, rotary, relative, recurrent, sliding windows); with

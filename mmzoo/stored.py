@@ -11,7 +11,7 @@ import torch
 
 from mmzoo import checkpoint
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, PluginBroken, SourceError, UnknownName
-from mmzoo.interfaces import Part
+from mmzoo.interfaces.part import Part
 from mmzoo.model import MultimodalModel
 from mmzoo.tensors import Stored
 

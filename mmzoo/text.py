@@ -12,8 +12,10 @@ from torch import Tensor
 from transformers import AddedToken
 
 from mmzoo.errors import BadRecipe, DataError
-from mmzoo.inputs import plural
-from mmzoo.interfaces import CAUSAL, IMAGE, PLACEHOLDER, TextContext
+from mmzoo.interfaces.example import PLACEHOLDER, PLACEHOLDER_ID
+from mmzoo.interfaces.language_model import CAUSAL
+from mmzoo.interfaces.task import TextContext
+from mmzoo.modalities.reader import plural
 
 
 def encode(tokenizer: object, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
@@ -54,8 +56,8 @@ def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = Fals
     visual = text.added_tokens != 0
     start, own = start_ids(text, visual), start_ids(text, True)
     # The tokenizer's own start stays the first of the sequence, before an image that has no placeholder.
-    implicit = [IMAGE] if visual and own else []
-    return [start + ([] if IMAGE in row else implicit) + row for row in rows]
+    implicit = [PLACEHOLDER_ID] if visual and own else []
+    return [start + ([] if PLACEHOLDER_ID in row else implicit) + row for row in rows]
 
 
 _KNOWING: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # copies of tokenizers that do not know the placeholder
@@ -81,7 +83,7 @@ def _with_inputs(tokenizer: Any, prompts: Sequence[str], mark: str) -> list[list
     if knowing is not tokenizer:
         _KNOWING[tokenizer] = knowing
     own = knowing.convert_tokens_to_ids(mark)
-    return [[IMAGE if i == own else i for i in row] for row in encode(knowing, prompts)]
+    return [[PLACEHOLDER_ID if i == own else i for i in row] for row in encode(knowing, prompts)]
 
 
 def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -132,7 +134,7 @@ def check_placeholders(row: Sequence[int], text: TextContext, inputs: int, name:
     Raises:
         DataError: naming both numbers and the example.
     """
-    found = sum(i == IMAGE for i in row)
+    found = sum(i == PLACEHOLDER_ID for i in row)
     if found != inputs and (found or inputs > 1):
         given = f"{inputs} {text.modality if inputs == 1 else plural(text.modality)}"
         raise DataError(
@@ -150,7 +152,7 @@ def fit_length(rows: list[list[int]], text: TextContext, ids: Sequence[str], res
     if text.max_length is None:
         return
     for row, name in zip(rows, ids, strict=True):
-        placeholders = sum(i == IMAGE for i in row)
+        placeholders = sum(i == PLACEHOLDER_ID for i in row)
         length, added = len(row) - placeholders, (text.added_tokens or 0) * max(1, placeholders)
         if length + added + reserve > text.max_length:
             extra = f" and {reserve} to generate" if reserve else ""

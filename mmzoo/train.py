@@ -28,7 +28,7 @@ from mmzoo.common.environment import environment
 from mmzoo.data import Dataset, Example, fingerprint, load_split, open_dataset
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, MmzooError, TrainingError
 from mmzoo.fit import check_data
-from mmzoo.interfaces import Task
+from mmzoo.interfaces.task import Task
 from mmzoo.model import MultimodalModel
 from mmzoo.recipe import Part, Recipe
 from mmzoo.resolve import resolve

@@ -26,7 +26,7 @@ from mmzoo import checkpoint
 from mmzoo.common.progress import Bar, bar
 from mmzoo.data import Example, raise_bad
 from mmzoo.errors import CheckpointError, TrainingError
-from mmzoo.inputs import input_key
+from mmzoo.modalities.identity import input_key
 from mmzoo.model import MultimodalModel
 from mmzoo.plugins import host
 from mmzoo.precompute import precompute

@@ -15,8 +15,8 @@ from mmzoo.build import load
 from mmzoo.data import Dataset, Example, fingerprint, load_split, open_dataset
 from mmzoo.errors import DataError, MmzooError
 from mmzoo.evaluate import evaluate
-from mmzoo.inputs import plural
 from mmzoo.metrics import Score
+from mmzoo.modalities.reader import plural
 from mmzoo.model import MultimodalModel
 from mmzoo.recipe import Part
 

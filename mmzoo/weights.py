@@ -40,7 +40,7 @@ class Weights:
     commit: str
 
     def lock(self) -> dict[str, Any]:
-        """As `mmzoo.interfaces.Part.lock`."""
+        """As `mmzoo.interfaces.part.Part.lock`."""
         with self.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"source": "hub", "id": self.repository, "commit": self.commit, "files": {self.path.name: digest}}

@@ -12,9 +12,11 @@ from torch import nn
 import mmzoo
 from mmzoo.errors import BadInput, DataError
 from mmzoo.formats import Format
-from mmzoo.inputs import Reader
-from mmzoo.interfaces import Encoder, Features, FeatureSpec, Prediction, Task
+from mmzoo.interfaces.encoder import Encoder
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.task import Prediction, Task
 from mmzoo.metrics import Metric
+from mmzoo.modalities.reader import Reader
 from mmzoo.testing import Sample
 from mmzoo.text import padded, prompt_ids
 from mmzoo_fusions.late import LateAttention
@@ -142,7 +144,7 @@ class OtherwiseRecomputed(GPTMini):
 
 
 class Repeats(Sample):
-    class Options(mmzoo.interfaces.Options):
+    class Options(mmzoo.interfaces.part.Options):
         pass
 
     def __init__(self, options: Any) -> None:

@@ -17,8 +17,6 @@ from mmzoo import (
     errors,
     formats,
     hookspecs,
-    inputs,
-    interfaces,
     metrics,
     recipe,
     sequence,

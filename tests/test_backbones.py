@@ -19,7 +19,7 @@ from uncached import without_cache
 import mmzoo
 from mmzoo import backbones, source, weights
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
-from mmzoo.interfaces import Sequenced
+from mmzoo.interfaces.fusion import FusedInput
 from mmzoo.plugins import host
 from mmzoo.recipe import Part
 from mmzoo.resolve import resolve
@@ -298,7 +298,7 @@ def padded_in_three_places(model, embeddings):
         mask = torch.ones(2, embeddings.shape[1] + 3, dtype=torch.long)
         mask[:, at : at + 3] = 0
         wide = torch.cat([embeddings[:, :at], junk, embeddings[:, at:]], 1)
-        sequence = Sequenced(wide, mask, slice(0, wide.shape[1]))
+        sequence = FusedInput(wide, mask, slice(0, wide.shape[1]))
         right, _ = arrange(sequence)
         states = of_text(model(right.embeddings, right.mask), right.text)
         yield arrange(sequence, left=True)[0], states[mask.bool()].view_as(embeddings)

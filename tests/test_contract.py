@@ -25,7 +25,7 @@ IMAGES = {"tiny": {"image_size": 16, "channels": [8, 16]}, "modality": "image"}
 # By check: the kind of a broken entry, its target in tests/broken.py, what it is besides, and what is said to have happened.
 BROKEN = {
     "metadata": ("encoder", "OtherDim", {**IMAGES, "source": ""}, "source is empty"),
-    "target": ("encoder", "NoEncoder", IMAGES, "no subclass of mmzoo.interfaces.Encoder"),
+    "target": ("encoder", "NoEncoder", IMAGES, "no subclass of mmzoo.interfaces.encoder.Encoder"),
     "options": ("encoder", "TakesAnything", IMAGES, "options without a description: image_size, channels"),
     "features": ("encoder", "OtherDim", IMAGES, "pooled is [3, 32], not [3, 33]"),
     "states": (

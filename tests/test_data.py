@@ -14,7 +14,8 @@ from PIL import Image
 
 from mmzoo.data import Example, fingerprint, load_split, open_dataset
 from mmzoo.errors import BadImage, BadRecipe, DataError, SourceError, UnknownName
-from mmzoo.inputs import input_key, open_image
+from mmzoo.modalities.identity import input_key
+from mmzoo.modalities.image import open_image
 from mmzoo.recipe import Part
 
 

@@ -20,7 +20,7 @@ import mmzoo
 from mmzoo import cli
 from mmzoo.data import Example, open_dataset
 from mmzoo.errors import BadRecipe, MmzooError, TrainingError, UnknownName
-from mmzoo.interfaces import Prediction
+from mmzoo.interfaces.task import Prediction
 from mmzoo.plugins import host
 from mmzoo_demo import demo as command
 from mmzoo_demo import report, steps

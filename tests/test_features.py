@@ -22,7 +22,7 @@ from mmzoo import features, precompute
 from mmzoo.data import Example
 from mmzoo.errors import BadImage, BadRecipe, DoesNotFit, FeatureCacheError
 from mmzoo.features import DATA, INDEX, MANIFEST, FeatureStore, Layout
-from mmzoo.inputs import content_digest
+from mmzoo.modalities.identity import content_digest
 from mmzoo.testing import tiny
 from mmzoo_fusions.cross import GatedCrossAttention
 from mmzoo_scratch.cnn import CNN

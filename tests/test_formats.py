@@ -21,7 +21,7 @@ from mmzoo import source
 from mmzoo.cli import app
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, SourceError
 from mmzoo.formats import Format
-from mmzoo.interfaces import IMAGE
+from mmzoo.interfaces.example import PLACEHOLDER_ID
 from mmzoo.plugins import host, point
 from mmzoo.sequence import of_text
 from mmzoo.testing import tiny
@@ -350,7 +350,7 @@ def both(folder, hf, model):
         pixels = torch.stack([model.encoder.transform(image) for image in images[0]])
         assert torch.allclose(pixels, inputs["pixel_values"], atol=1e-6)
         ours, ids = logits(model, pixels, texts, torch.arange(len(images[0]))[None])
-        ours = ours[0][ids[0] != IMAGE]
+        ours = ours[0][ids[0] != PLACEHOLDER_ID]
         assert torch.allclose(ours, theirs[:, : ours.shape[1]], atol=1e-5)
     processor.tokenizer.padding_side = "left"
     inputs = processor(images=IMAGES, text=TEXTS, return_tensors="pt", padding=True)

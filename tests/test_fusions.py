@@ -11,7 +11,8 @@ import mmzoo
 from mmzoo import catalogue
 from mmzoo.data import Example, tensors
 from mmzoo.errors import DoesNotFit
-from mmzoo.interfaces import IMAGE, Fusion
+from mmzoo.interfaces.example import PLACEHOLDER_ID
+from mmzoo.interfaces.fusion import Fusion
 from mmzoo.plugins import host
 from mmzoo.registry import Registry
 from mmzoo.sequence import of_text
@@ -234,7 +235,7 @@ def test_half_precision_runs(variant, language_model):
 def test_a_text_attends_to_the_latest_image_before_it_or_to_all(variant):
     model = build(variant, "gpt2")
     ids = torch.tensor(prompt_ids(model.text_context(), ["a<image>b<image>c"]))
-    at = [i for i, token in enumerate(ids[0].tolist()) if token == IMAGE]
+    at = [i for i, token in enumerate(ids[0].tolist()) if token == PLACEHOLDER_ID]
     spans = [slice(0, at[0]), slice(at[0] + 1, at[1]), slice(at[1] + 1, None)]
     inputs = torch.randn(3, 3, 16, 16, dtype=torch.double)
 

@@ -11,7 +11,7 @@ import mmzoo
 from mmzoo.cli import app
 from mmzoo.data import open_dataset
 from mmzoo.errors import BadRecipe, DataError, PluginBroken
-from mmzoo.interfaces import IMAGE, Example
+from mmzoo.interfaces.example import PLACEHOLDER_ID, Example
 from mmzoo.sequence import of_text
 from mmzoo.testing import PARTNERS, tiny
 from mmzoo.train import train
@@ -65,7 +65,7 @@ def test_text_sees_the_images_before_it_and_none_after(fusion):
         features = model.encode(batch["inputs"], batch["index"])
         with torch.no_grad():
             found = model.states(features, batch["ids"], batch["mask"])
-        places.append((batch["ids"][0] == IMAGE).nonzero().flatten().tolist())
+        places.append((batch["ids"][0] == PLACEHOLDER_ID).nonzero().flatten().tolist())
         return of_text(found.hidden, found.text)[0]
 
     places = []

@@ -17,8 +17,11 @@ import mmzoo
 from mmzoo.cli import app
 from mmzoo.data import fingerprint, open_dataset
 from mmzoo.errors import BadInput, DataError, DoesNotFit, PluginBroken
-from mmzoo.inputs import Reader, file_of, input_key, name_of
-from mmzoo.interfaces import Encoder, Example, Features, FeatureSpec
+from mmzoo.interfaces.encoder import Encoder
+from mmzoo.interfaces.example import Example
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.modalities.identity import input_key
+from mmzoo.modalities.reader import Reader, file_of, name_of
 from mmzoo.plugins import host
 from mmzoo.registry import Registry
 from mmzoo.testing import Sample, round_trip, tiny, tiny_parts

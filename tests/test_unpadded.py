@@ -5,7 +5,7 @@ import torch
 
 import mmzoo
 from mmzoo.data import tensors
-from mmzoo.interfaces import Example
+from mmzoo.interfaces.example import Example
 from mmzoo.testing import PARTNERS, Sample, tiny
 from mmzoo_transformers import unpadded
 

@@ -127,7 +127,7 @@ def evaluate(
     """Measure a model: each score with a 95% interval, beside the same with images (or other inputs) shuffled and blanked."""
     from mmzoo.evaluate import CONTROLS
     from mmzoo.evaluate import evaluate as run_evaluation
-    from mmzoo.inputs import plural
+    from mmzoo.modalities.reader import plural
 
     quiet()
     found = run_evaluation(

@@ -14,7 +14,9 @@ from mmzoo.build import load
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit
 from mmzoo.generation import NEW_TOKENS, check_writes
 from mmzoo.integration.config import MmzooConfig
-from mmzoo.interfaces import CAUSAL, IMAGE, Features
+from mmzoo.interfaces.example import PLACEHOLDER_ID
+from mmzoo.interfaces.features import Features
+from mmzoo.interfaces.language_model import CAUSAL
 from mmzoo.model import MultimodalModel
 from mmzoo.text import fit_length, pad, padded
 
@@ -116,7 +118,7 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
         model = self.model
         if model.encoder.transform is None:
             return model.encode(torch.zeros(1, 0, device=model.device), torch.zeros(len(rows), dtype=torch.long))
-        counts = [max(1, row.count(IMAGE)) for row in rows]
+        counts = [max(1, row.count(PLACEHOLDER_ID)) for row in rows]
         if pixels is None or len(pixels) != sum(counts):
             given = 0 if pixels is None else len(pixels)
             raise DataError(f"{len(rows)} prompts ask for {sum(counts)} images and pixel_values hold {given}")

@@ -16,7 +16,8 @@ from mmzoo import generation
 from mmzoo.build import outline
 from mmzoo.errors import BadRecipe, DataError
 from mmzoo.integration.model import ANSWER, check_sees, located
-from mmzoo.interfaces import CAUSAL, PLACEHOLDER
+from mmzoo.interfaces.example import PLACEHOLDER
+from mmzoo.interfaces.language_model import CAUSAL
 from mmzoo.text import padded
 
 

@@ -11,9 +11,12 @@ from pydantic import BaseModel, ValidationError
 
 from mmzoo.data import Dataset
 from mmzoo.formats import Format
-from mmzoo.inputs import NONE
-from mmzoo.interfaces import Encoder, Fusion, LanguageModel, Task
+from mmzoo.interfaces.encoder import Encoder
+from mmzoo.interfaces.fusion import Fusion
+from mmzoo.interfaces.language_model import LanguageModel
+from mmzoo.interfaces.task import Task
 from mmzoo.metrics import Metric
+from mmzoo.modalities.reader import NONE
 from mmzoo.recipe import Part
 from mmzoo.registry import KINDS
 from mmzoo.testing.contract import check, expect
@@ -87,4 +90,4 @@ def options(subject: Subject) -> None:
         schema.model_validate({**given, "no_such_option": 1})
     except ValidationError:
         return
-    raise AssertionError("an unknown option is taken without a word; derive Options from mmzoo.interfaces.Options")
+    raise AssertionError("an unknown option is taken without a word; derive Options from mmzoo.interfaces.part.Options")

@@ -15,8 +15,11 @@ from transformers import StoppingCriteria
 from mmzoo.build import assemble
 from mmzoo.common.sanitize import short_repr
 from mmzoo.data import tensors
-from mmzoo.inputs import Intake
-from mmzoo.interfaces import CAUSAL, SEQ2SEQ, Encoder, Features, FeatureSpec, LanguageModel, Prediction
+from mmzoo.interfaces.encoder import Encoder
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.language_model import CAUSAL, SEQ2SEQ, LanguageModel
+from mmzoo.interfaces.task import Prediction
+from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.plugins import host
 from mmzoo.resolve import resolve
 from mmzoo.sequence import of_text
@@ -55,7 +58,7 @@ def _probes(encoder: Encoder) -> dict[str, Tensor]:
     """Inputs of unequal length, if they vary: the reader's own."""
     if encoder.transform is None or not encoder.varies:
         return {}
-    intake = Intake(encoder.modality, encoder.reader, encoder.transform, varies=True)
+    intake = InputPipeline(encoder.modality, encoder.reader, encoder.transform, varies=True)
     return intake.batch([encoder.transform(made) for made in encoder.reader.probes()])
 
 

@@ -17,8 +17,8 @@ from mmzoo.common.sanitize import short_repr
 from mmzoo.data import Dataset, Example, open_dataset
 from mmzoo.errors import DataError, DoesNotFit, MmzooError
 from mmzoo.formats import Clues, Format
-from mmzoo.inputs import open_image
 from mmzoo.metrics import measure
+from mmzoo.modalities.image import open_image
 from mmzoo.model import MultimodalModel
 from mmzoo.plugins import host
 from mmzoo.recipe import Part, Recipe

@@ -10,8 +10,10 @@ from PIL import Image
 
 from mmzoo.data import Dataset, Example
 from mmzoo.errors import BadInput, DataError
-from mmzoo.inputs import NONE, Reader
-from mmzoo.interfaces import CAUSAL, Encoder, LanguageSpec, Task
+from mmzoo.interfaces.encoder import Encoder
+from mmzoo.interfaces.language_model import CAUSAL, LanguageSpec
+from mmzoo.interfaces.task import Task
+from mmzoo.modalities.reader import NONE, Reader
 
 
 class Sample(Dataset):

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from mmzoo.data import Example
 from mmzoo.errors import DataError
-from mmzoo.interfaces import Options
+from mmzoo.interfaces.part import Options
 
 IMAGE = ("image", "file_name", "image_path", "path")
 AUDIO = ("audio", "audio_path", "wav")

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from mmzoo.data import Dataset, Example
 from mmzoo.errors import DataError
-from mmzoo.interfaces import Options
+from mmzoo.interfaces.part import Options
 
 
 class EasyVQA(Dataset):

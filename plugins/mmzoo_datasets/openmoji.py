@@ -40,7 +40,7 @@ from pydantic import Field
 from mmzoo.common.files import cache_folder
 from mmzoo.data import Dataset, Example
 from mmzoo.errors import DataError
-from mmzoo.interfaces import Options
+from mmzoo.interfaces.part import Options
 
 GENDERS = frozenset({"man", "woman", "person", "men", "women", "people"})
 HELD_OUT = {"test": 0.1, "validation": 0.1}

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from mmzoo.data import Example
-from mmzoo.inputs import input_key
-from mmzoo.interfaces import Prediction
+from mmzoo.interfaces.task import Prediction
+from mmzoo.modalities.identity import input_key
 
 WRONG, RIGHT = 12, 12
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")

@@ -23,8 +23,8 @@ from mmzoo.checkpoint import CHECKPOINTS
 from mmzoo.common.environment import environment
 from mmzoo.data import open_dataset
 from mmzoo.errors import CheckpointError, TrainingError
-from mmzoo.inputs import input_key
 from mmzoo.metrics import Metric, measure
+from mmzoo.modalities.identity import input_key
 from mmzoo.recipe import Part
 from mmzoo.resolve import resolve
 from mmzoo_demo import report

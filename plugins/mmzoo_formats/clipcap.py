@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mmzoo.errors import BadRecipe, CheckpointError
 from mmzoo.formats import Clues, Format, Found, assembled, refused
-from mmzoo.interfaces import Options
+from mmzoo.interfaces.part import Options
 from mmzoo.model import MultimodalModel
 from mmzoo.source import Source
 from mmzoo.weights import read_metadata, read_pickle, read_tensors

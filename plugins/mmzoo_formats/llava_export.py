@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedModel
 
 from mmzoo.errors import DoesNotFit
-from mmzoo.interfaces import IMAGE, PLACEHOLDER
+from mmzoo.interfaces.example import PLACEHOLDER, PLACEHOLDER_ID
 from mmzoo.model import MultimodalModel
 from mmzoo.text import with_placeholder
 from mmzoo.weights import shown
@@ -200,7 +200,7 @@ def _compare(model: MultimodalModel, llava: LlavaForConditionalGeneration, image
     pixels = torch.randn(1, *size, generator=generator)
     words = torch.randint(0, min(model.language_model.spec.vocab_size, image_id), (6,), generator=generator).tolist()
     features = model.encode(pixels.to(model.device), torch.zeros(1, dtype=torch.long, device=model.device))
-    ids = torch.tensor([[*words[:2], IMAGE, *words[2:]]], device=model.device)
+    ids = torch.tensor([[*words[:2], PLACEHOLDER_ID, *words[2:]]], device=model.device)
     states = model.states(features, ids, torch.ones_like(ids))
     ours = model.language_model.logits(states.hidden)[0].float().cpu()
     kind = llava.config.text_config.model_type

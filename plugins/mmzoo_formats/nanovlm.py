@@ -15,7 +15,7 @@ from transformers import AddedToken
 
 from mmzoo.errors import CheckpointError, DoesNotFit
 from mmzoo.formats import Clues, Format, Found, assembled, named, refused
-from mmzoo.interfaces import Options
+from mmzoo.interfaces.part import Options
 from mmzoo.model import MultimodalModel
 from mmzoo.recipe import explain
 from mmzoo.source import CONFIG, WEIGHTS, Source

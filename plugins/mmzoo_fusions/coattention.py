@@ -21,7 +21,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmzoo.errors import DoesNotFit
-from mmzoo.interfaces import BIDIRECTIONAL, Features, FeatureSpec, Fusion, LanguageModel, LanguageSpec, Options
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.fusion import Fusion
+from mmzoo.interfaces.language_model import BIDIRECTIONAL, LanguageModel, LanguageSpec
+from mmzoo.interfaces.part import Options
 from mmzoo_fusions.attention import attend, before, check_heads
 
 EPSILON = 1e-12  # of BERT's norms, and of LXMERT's

@@ -8,7 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmzoo.interfaces import BIDIRECTIONAL, Features, FeatureSpec, Fusion, LanguageSpec, Options, Sequenced
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.fusion import FusedInput, Fusion
+from mmzoo.interfaces.language_model import BIDIRECTIONAL, LanguageSpec
+from mmzoo.interfaces.part import Options
 from mmzoo.sequence import insert
 
 
@@ -40,11 +43,11 @@ class SingleStream(Fusion):
     def added_tokens(self) -> int | None:
         return self._tokens
 
-    def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> Sequenced:
+    def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
         each = features.by_image()
         visual = self.norm(self.project(each.tokens)) + self.type_embedding
         if not self._after:
             return insert(visual, each.token_mask(), features, embeddings, mask)
         visual = visual.reshape(mask.shape[0], -1, visual.shape[-1]).to(embeddings.dtype)
         joined = torch.cat([embeddings, visual], dim=1)
-        return Sequenced(joined, torch.cat([mask, features.token_mask().to(mask.dtype)], dim=1), slice(0, mask.shape[1]))
+        return FusedInput(joined, torch.cat([mask, features.token_mask().to(mask.dtype)], dim=1), slice(0, mask.shape[1]))

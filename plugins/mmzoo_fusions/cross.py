@@ -17,7 +17,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmzoo.interfaces import Features, FeatureSpec, Fusion, LanguageModel, LanguageSpec, Options
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.fusion import Fusion
+from mmzoo.interfaces.language_model import LanguageModel, LanguageSpec
+from mmzoo.interfaces.part import Options
 from mmzoo_fusions.attention import attend, before, check_heads
 from mmzoo_fusions.resampler import LATENTS, Perceiver
 

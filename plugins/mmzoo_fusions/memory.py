@@ -10,7 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmzoo.interfaces import SEQ2SEQ, Features, FeatureSpec, Fusion, LanguageSpec, Memory, Options, Sequenced
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.fusion import FusedInput, Fusion
+from mmzoo.interfaces.language_model import SEQ2SEQ, CrossAttentionStates, LanguageSpec
+from mmzoo.interfaces.part import Options
 
 
 class EncoderStates(Fusion):
@@ -28,6 +31,6 @@ class EncoderStates(Fusion):
         super().__init__(options, encoder, language_model)
         self.project, self.norm = nn.Linear(encoder.dim, language_model.dim), nn.LayerNorm(language_model.dim)
 
-    def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> Sequenced:
-        memory = Memory(self.norm(self.project(features.tokens)), features.token_mask())
-        return Sequenced(embeddings, mask, slice(0, mask.shape[1]), memory)
+    def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
+        memory = CrossAttentionStates(self.norm(self.project(features.tokens)), features.token_mask())
+        return FusedInput(embeddings, mask, slice(0, mask.shape[1]), memory)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmzoo.interfaces import Fusion
+from mmzoo.interfaces.fusion import Fusion
 
 
 class Nothing(Fusion):

@@ -14,7 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmzoo.interfaces import Features, FeatureSpec, Fusion, LanguageSpec, Options, Sequenced
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.fusion import FusedInput, Fusion
+from mmzoo.interfaces.language_model import LanguageSpec
+from mmzoo.interfaces.part import Options
 from mmzoo.sequence import insert
 from mmzoo_fusions.attention import attend, check_heads
 
@@ -34,7 +37,7 @@ class Prefix(Fusion):
         """Pooled features [batch, pooled_dim] to prefix embeddings [batch, length, dim]."""
         raise NotImplementedError
 
-    def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> Sequenced:
+    def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
         pooled = features.by_image().pooled
         prefix = self.prefix(F.normalize(pooled, dim=-1) if self.options.normalize else pooled)
         return insert(prefix, mask.new_ones(prefix.shape[:2]), features, embeddings, mask)

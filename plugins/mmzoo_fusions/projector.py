@@ -15,7 +15,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmzoo.errors import DoesNotFit
-from mmzoo.interfaces import Features, FeatureSpec, Fusion, LanguageSpec, Options, Sequenced
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.fusion import FusedInput, Fusion
+from mmzoo.interfaces.language_model import LanguageSpec
+from mmzoo.interfaces.part import Options
 from mmzoo.sequence import insert
 
 
@@ -60,7 +63,7 @@ class Projector(Fusion):
         """The whole and its pieces."""
         return 1 + self.tiles**2 if self.tiles > 1 else 1
 
-    def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> Sequenced:
+    def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
         each = features.by_image()
         tokens, real, side = each.tokens, each.token_mask(), self.options.pixel_shuffle
         if side > 1:

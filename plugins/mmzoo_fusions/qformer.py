@@ -12,7 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from mmzoo.interfaces import Features, FeatureSpec, Fusion, LanguageSpec, Options, Sequenced
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.fusion import FusedInput, Fusion
+from mmzoo.interfaces.language_model import LanguageSpec
+from mmzoo.interfaces.part import Options
 from mmzoo.sequence import insert
 from mmzoo_fusions.attention import check_heads
 
@@ -53,7 +56,7 @@ class QFormer(Fusion):
     def added_tokens(self) -> int:
         return self.options.queries
 
-    def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> Sequenced:
+    def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
         each = features.by_image()
         queries = self.queries.expand(len(each.tokens), -1, -1)
         found = self.model(query_embeds=queries, encoder_hidden_states=each.tokens, encoder_attention_mask=_real(each))

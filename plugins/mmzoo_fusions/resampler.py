@@ -12,7 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmzoo.interfaces import Features, FeatureSpec, Fusion, LanguageSpec, Options, Sequenced
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.fusion import FusedInput, Fusion
+from mmzoo.interfaces.language_model import LanguageSpec
+from mmzoo.interfaces.part import Options
 from mmzoo.sequence import insert
 from mmzoo_fusions.attention import attend
 
@@ -44,7 +47,7 @@ class Resampler(Fusion):
     def added_tokens(self) -> int:
         return self.options.latents
 
-    def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> Sequenced:
+    def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
         each = features.by_image()
         tokens = self.project(self.perceiver(each.tokens, each.token_mask()))
         return insert(tokens, mask.new_ones(tokens.shape[:2]), features, embeddings, mask)

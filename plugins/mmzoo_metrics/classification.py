@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from mmzoo.errors import DataError
-from mmzoo.interfaces import Options
+from mmzoo.interfaces.part import Options
 from mmzoo.metrics import Metric
 
 MAX_BYTES = 2 << 30

@@ -23,7 +23,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
-from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
+from mmzoo.interfaces.encoder import Encoder
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.part import Options
 from mmzoo.weights import Weights, fetch, loading
 
 WEIGHTS = "open_clip_model.safetensors"

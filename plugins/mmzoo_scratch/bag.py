@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmzoo import vocabulary
-from mmzoo.interfaces import BIDIRECTIONAL, LanguageModel, LanguageSpec
+from mmzoo.interfaces.language_model import BIDIRECTIONAL, LanguageModel, LanguageSpec
 from mmzoo.vocabulary import LearnedVocabulary, VocabularyOptions
 
 

@@ -16,7 +16,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
+from mmzoo.interfaces.encoder import Encoder
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.part import Options
 
 
 class CNN(Encoder):

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, Pr
 from transformers.utils import ModelOutput
 
 from mmzoo import vocabulary
-from mmzoo.interfaces import CAUSAL, LanguageModel, LanguageSpec, Memory
+from mmzoo.interfaces.language_model import CAUSAL, CrossAttentionStates, LanguageModel, LanguageSpec
 from mmzoo.sequence import reorder
 from mmzoo.vocabulary import LearnedVocabulary, VocabularyOptions
 
@@ -50,14 +50,14 @@ class LSTM(LearnedVocabulary, LanguageModel):
         return self.embedding(ids)
 
     def forward(
-        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
+        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: CrossAttentionStates | None = None
     ) -> Tensor:
         return self.lstm(embeddings)[0]  # padding after the text changes nothing before it
 
     def output_layer(self) -> nn.Module | None:
         return self.output
 
-    def generate(self, embeddings: Tensor, mask: Tensor, memory: Memory | None = None, **options: Any) -> Tensor:
+    def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:
         """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
         if options.get("max_length") is None and options.get("max_new_tokens") is None:
             options["max_new_tokens"] = NEW_TOKENS

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mmzoo.inputs import NONE
-from mmzoo.interfaces import Encoder, Features, FeatureSpec
+from mmzoo.interfaces.encoder import Encoder
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.modalities.reader import NONE
 
 
 class Nothing(Encoder):

@@ -12,7 +12,10 @@ from torch.nn import functional as F
 
 from mmzoo.data import Example
 from mmzoo.errors import BadRecipe, DataError
-from mmzoo.interfaces import Features, LanguageSpec, Options, Prediction, Task, TextContext
+from mmzoo.interfaces.features import Features
+from mmzoo.interfaces.language_model import LanguageSpec
+from mmzoo.interfaces.part import Options
+from mmzoo.interfaces.task import Prediction, Task, TextContext
 from mmzoo.text import fit_length, padded, prompt_ids
 
 PLACEHOLDERS = ("label_0", "label_1")

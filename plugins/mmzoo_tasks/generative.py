@@ -15,7 +15,10 @@ from torch.nn import functional as F
 
 from mmzoo.data import Example
 from mmzoo.errors import BadRecipe, DataError
-from mmzoo.interfaces import CAUSAL, IGNORE, SEQ2SEQ, Features, LanguageSpec, Options, Prediction, Task, TextContext
+from mmzoo.interfaces.features import Features
+from mmzoo.interfaces.language_model import CAUSAL, SEQ2SEQ, LanguageSpec
+from mmzoo.interfaces.part import Options
+from mmzoo.interfaces.task import IGNORE, Prediction, Task, TextContext
 from mmzoo.sequence import before
 from mmzoo.text import chat, encode, fit_length, pad, padded, prompt_ids
 from mmzoo_tasks import chunks

@@ -19,7 +19,9 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from mmzoo.errors import BadRecipe, DoesNotFit, MmzooError, SourceError, UnknownName
-from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
+from mmzoo.interfaces.encoder import Encoder
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.part import Options
 from mmzoo.weights import Weights, fetch, loading
 
 BLOCKS = ("blocks", "stages", "layers", "transformers", "levels", "dense_stages")

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from mmzoo.backbones import class_for
-from mmzoo.interfaces import Memory
+from mmzoo.interfaces.language_model import CrossAttentionStates
 from mmzoo_transformers.language import HFCausal, can_decode, position_offset
 
 
@@ -39,7 +39,7 @@ class HFDecoder(HFCausal):
         return tokenizer
 
     def forward(
-        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
+        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: CrossAttentionStates | None = None
     ) -> Tensor:
         # The prediction head transforms states before its output layer. What that layer is given is what it and late
         # fusion are to read; the layer itself is left no positions to work on.
@@ -56,7 +56,7 @@ class HFDecoder(HFCausal):
             handle.remove()
         return given[0]
 
-    def generate(self, embeddings: Tensor, mask: Tensor, memory: Memory | None = None, **options: Any) -> Tensor:
+    def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:
         """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
         offset = position_offset(self.model)
         if offset:  # the library counts positions from 0

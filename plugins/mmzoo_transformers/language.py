@@ -27,7 +27,8 @@ from transformers.models.auto.modeling_auto import (
 
 from mmzoo.backbones import class_for, config_of, construct, load, quiet
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
-from mmzoo.interfaces import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, LanguageModel, LanguageSpec, Memory, Options
+from mmzoo.interfaces.language_model import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, CrossAttentionStates, LanguageModel, LanguageSpec
+from mmzoo.interfaces.part import Options
 from mmzoo.source import Source, explained
 from mmzoo_transformers import bytes as byte_level
 from mmzoo_transformers import frozen, unpadded
@@ -300,7 +301,7 @@ class HFCausal(_HFLanguageModel):
         return "inputs_embeds" in inspect.signature(self._class.prepare_inputs_for_generation).parameters
 
     def forward(
-        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
+        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: CrossAttentionStates | None = None
     ) -> Tensor:
         self._fast[0] = self.model_trains and torch.is_grad_enabled()
         if self._fast[0] and unpadded.serves(self.model) and not self.keeps_rows:
@@ -328,7 +329,7 @@ class HFCausal(_HFLanguageModel):
             logits = torch.tanh(logits / cap) * cap
         return logits
 
-    def generate(self, embeddings: Tensor, mask: Tensor, memory: Memory | None = None, **options: Any) -> Tensor:
+    def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:
         """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
         self._fast[0] = False
         filled = self._generation(options, mask.shape[1])
@@ -361,7 +362,7 @@ class HFEncoder(_HFLanguageModel):
         return getattr(self._config.get_text_config(), "hidden_size", None)
 
     def forward(
-        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
+        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: CrossAttentionStates | None = None
     ) -> Tensor:
         return self.model(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
 
@@ -406,7 +407,7 @@ class HFSeq2Seq(_HFLanguageModel):
         return find_blocks(self.model.get_decoder())
 
     def forward(
-        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
+        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: CrossAttentionStates | None = None
     ) -> Tensor:
         if decoder_ids is None:
             return self._encode(embeddings, mask)
@@ -420,7 +421,7 @@ class HFSeq2Seq(_HFLanguageModel):
     def _encode(self, embeddings: Tensor, mask: Tensor) -> Tensor:
         return self.model.get_encoder()(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
 
-    def _read(self, embeddings: Tensor, mask: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor]:
+    def _read(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None) -> tuple[Tensor, Tensor]:
         """What the decoder attends to, and its mask: ``memory``, then the encoder's states."""
         states = self._encode(embeddings, mask)
         if memory is None:
@@ -440,7 +441,7 @@ class HFSeq2Seq(_HFLanguageModel):
         bias = getattr(self.model, "final_logits_bias", None)  # Marian and Pegasus; zeros for BART
         return logits if bias is None else logits + bias[0]
 
-    def generate(self, embeddings: Tensor, mask: Tensor, memory: Memory | None = None, **options: Any) -> Tensor:
+    def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:
         """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
         states, mask = self._read(embeddings, mask, memory)
         out = self.model.generate(

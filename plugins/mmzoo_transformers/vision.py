@@ -31,7 +31,9 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from mmzoo.backbones import class_for, config_of, construct, load
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
-from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
+from mmzoo.interfaces.encoder import Encoder
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.part import Options
 from mmzoo.source import PROCESSORS, Source, explained
 from mmzoo_transformers.blocks import find_blocks
 

@@ -19,7 +19,9 @@ from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 
 from mmzoo.errors import DoesNotFit
-from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
+from mmzoo.interfaces.encoder import Encoder
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.part import Options
 from mmzoo_audio.clips import RATE, ClipReader, Waveform
 
 WINDOW, HOP = 400, 160  # samples: 25 ms and 10 ms

@@ -19,7 +19,9 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from mmzoo.backbones import class_for, config_of, construct, load
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
-from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
+from mmzoo.interfaces.encoder import Encoder
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.part import Options
 from mmzoo.source import Source, explained
 from mmzoo_audio.clips import RATE, Clip, ClipReader, Waveform
 from mmzoo_audio.mel import HOP, LogMel, frames, mean, within

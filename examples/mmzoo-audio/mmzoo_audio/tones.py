@@ -19,7 +19,8 @@ from pydantic import Field
 from scipy import signal
 
 from mmzoo.data import Dataset
-from mmzoo.interfaces import Example, Options
+from mmzoo.interfaces.example import Example
+from mmzoo.interfaces.part import Options
 from mmzoo_audio.clips import RATE
 
 COUNTS = ("one", "two", "three", "four")

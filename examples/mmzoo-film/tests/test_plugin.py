@@ -3,7 +3,8 @@
 import pytest
 import torch
 from mmzoo import testing
-from mmzoo.interfaces import Features, FeatureSpec, LanguageSpec
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.language_model import LanguageSpec
 
 from mmzoo_film.fusion import FilmBlock, FilmFusion
 

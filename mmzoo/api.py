@@ -1,0 +1,141 @@
+"""Everything that a plugin may rely on, under one import.
+
+    from mmzoo.api import Encoder, Entry, FeatureSpec, Features, Options, hookimpl
+
+A name is loaded when it is first used, so a plugin's module of hooks can import `Entry` and `hookimpl` from here without
+importing torch. Names change as `API_VERSION` says; everything else in `mmzoo` is private to it, but for `mmzoo` itself and
+`mmzoo.testing`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# Name to the module that defines it, by subject.
+_NAMES = {
+    # Registration
+    "API_VERSION": "mmzoo.contract",
+    "Entry": "mmzoo.registry",
+    "hookimpl": "mmzoo.hookspecs",
+    # Parts
+    "Options": "mmzoo.interfaces.part",
+    "Part": "mmzoo.interfaces.part",
+    "Encoder": "mmzoo.interfaces.encoder",
+    "FeatureSpec": "mmzoo.interfaces.features",
+    "Features": "mmzoo.interfaces.features",
+    "Fusion": "mmzoo.interfaces.fusion",
+    "FusedInput": "mmzoo.interfaces.fusion",
+    "LanguageModel": "mmzoo.interfaces.language_model",
+    "LanguageSpec": "mmzoo.interfaces.language_model",
+    "CrossAttentionStates": "mmzoo.interfaces.language_model",
+    "CAUSAL": "mmzoo.interfaces.language_model",
+    "BIDIRECTIONAL": "mmzoo.interfaces.language_model",
+    "SEQ2SEQ": "mmzoo.interfaces.language_model",
+    "Task": "mmzoo.interfaces.task",
+    "TextContext": "mmzoo.interfaces.task",
+    "Prediction": "mmzoo.interfaces.task",
+    "IGNORE": "mmzoo.interfaces.task",
+    # Examples and their inputs
+    "Example": "mmzoo.interfaces.example",
+    "PLACEHOLDER": "mmzoo.interfaces.example",
+    "PLACEHOLDER_ID": "mmzoo.interfaces.example",
+    "placeholder": "mmzoo.interfaces.example",
+    "NONE": "mmzoo.modalities.reader",
+    "Reader": "mmzoo.modalities.reader",
+    "file_of": "mmzoo.modalities.reader",
+    "name_of": "mmzoo.modalities.reader",
+    "open_image": "mmzoo.modalities.image",
+    "input_key": "mmzoo.modalities.identity",
+    # Data sets and metrics
+    "Dataset": "mmzoo.data",
+    "open_dataset": "mmzoo.data",
+    "Metric": "mmzoo.metrics",
+    "measure": "mmzoo.metrics",
+    # Texts
+    "encode": "mmzoo.text",
+    "start_ids": "mmzoo.text",
+    "prompt_ids": "mmzoo.text",
+    "fit_length": "mmzoo.text",
+    "pad": "mmzoo.text",
+    "padded": "mmzoo.text",
+    "chat": "mmzoo.text",
+    "with_placeholder": "mmzoo.text",
+    "VocabularyOptions": "mmzoo.vocabulary",
+    "LearnedVocabulary": "mmzoo.vocabulary",
+    "default": "mmzoo.vocabulary",
+    "learn": "mmzoo.vocabulary",
+    "tokenizer": "mmzoo.vocabulary",
+    # Positions of the language model's input
+    "insert": "mmzoo.sequence",
+    "of_text": "mmzoo.sequence",
+    "before": "mmzoo.sequence",
+    "reorder": "mmzoo.sequence",
+    # Pretrained weights
+    "Source": "mmzoo.source",
+    "explained": "mmzoo.source",
+    "CONFIG": "mmzoo.source",
+    "PROCESSORS": "mmzoo.source",
+    "WEIGHTS": "mmzoo.source",
+    "Weights": "mmzoo.weights",
+    "fetch": "mmzoo.weights",
+    "loading": "mmzoo.weights",
+    "read_tensors": "mmzoo.weights",
+    "read_metadata": "mmzoo.weights",
+    "read_pickle": "mmzoo.weights",
+    "names_in": "mmzoo.weights",
+    "shown": "mmzoo.weights",
+    "config_of": "mmzoo.backbones",
+    "class_for": "mmzoo.backbones",
+    "construct": "mmzoo.backbones",
+    "load": "mmzoo.backbones",
+    "quiet": "mmzoo.backbones",
+    # Models and recipes
+    "MultimodalModel": "mmzoo.model",
+    "States": "mmzoo.model",
+    "Recipe": "mmzoo.recipe",
+    "Part": "mmzoo.recipe",
+    "TrainOptions": "mmzoo.recipe",
+    "read_recipe": "mmzoo.build",
+    "resolve": "mmzoo.resolve",
+    "explain": "mmzoo.recipe",
+    # Checkpoints of other code
+    "Format": "mmzoo.formats",
+    "Clues": "mmzoo.formats",
+    "Found": "mmzoo.formats",
+    "assembled": "mmzoo.formats",
+    "planned": "mmzoo.formats",
+    "refused": "mmzoo.formats",
+    "named": "mmzoo.formats",
+    # The machine
+    "CHECKPOINTS": "mmzoo.checkpoint",
+    "cache_folder": "mmzoo.common.files",
+    "environment": "mmzoo.common.environment",
+    # Errors
+    "MmzooError": "mmzoo.errors",
+    "UnknownName": "mmzoo.errors",
+    "DuplicateName": "mmzoo.errors",
+    "PluginBroken": "mmzoo.errors",
+    "BadRecipe": "mmzoo.errors",
+    "DoesNotFit": "mmzoo.errors",
+    "DataError": "mmzoo.errors",
+    "BadInput": "mmzoo.errors",
+    "BadImage": "mmzoo.errors",
+    "CheckpointError": "mmzoo.errors",
+    "SourceError": "mmzoo.errors",
+    "HubError": "mmzoo.errors",
+    "TrainingError": "mmzoo.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _NAMES.get(name)
+    if module is None:
+        raise AttributeError(f"module 'mmzoo.api' has no attribute '{name}'")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NAMES})
