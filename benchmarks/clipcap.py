@@ -119,7 +119,7 @@ def mmzoo(seed: int) -> None:
     """One epoch with `mmzoo.train`; the clock runs from the first step to the end of the last."""
     import mmzoo as package
     from mmzoo.data import Dataset
-    from mmzoo.plugins import host
+    from mmzoo.registry.manager import plugin_manager
 
     class Captions(Dataset):
         def splits(self) -> list[str]:
@@ -130,7 +130,7 @@ def mmzoo(seed: int) -> None:
 
     clock = _Clock()
     module = clock.plugin()
-    host().manager.register(module)
+    plugin_manager().manager.register(module)
     with tempfile.TemporaryDirectory() as folder:
         recipe = {**RECIPE, "train": {**RECIPE["train"], "seed": seed}}
         done = package.train(package.Recipe.of(recipe), dataset=Captions(None), output=Path(folder, "m"), progress=False)

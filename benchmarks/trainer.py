@@ -75,17 +75,17 @@ class _Clock:
 def _mmzoo(steps: int) -> tuple[float, float]:
     """Seconds from the end of the first step to that of the last, with the loss curve; and the last logged loss."""
     import mmzoo
-    from mmzoo.plugins import host
+    from mmzoo.registry.manager import plugin_manager
 
     clock = _Clock()
     module = clock.plugin()
-    host().manager.register(module)
+    plugin_manager().manager.register(module)
     try:
         with tempfile.TemporaryDirectory() as folder:
             options: dict[str, Any] = {"max_steps": steps, "precision": "fp32", "workers": 0, "log_every": LOGGED}
             done = mmzoo.train(RECIPE, dataset=DATASET, output=Path(folder, "model"), progress=False, train=options)
     finally:
-        host().manager.unregister(module)
+        plugin_manager().manager.unregister(module)
     return clock.ends[-1] - clock.ends[0], done.history[-1]["loss"]
 
 

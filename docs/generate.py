@@ -15,11 +15,12 @@ from typing import Any
 
 import typer
 
-from mmzoo import card, catalogue, hookspecs
+from mmzoo import card, catalogue
 from mmzoo.build import read_recipe
 from mmzoo.cli import app
 from mmzoo.recipe import Part, Recipe, TrainOptions
-from mmzoo.registry import KINDS
+from mmzoo.registry import hookspecs
+from mmzoo.registry.entries import KINDS
 from mmzoo.summary import PartSummary, Summary
 from mmzoo.testing import CHECKS
 

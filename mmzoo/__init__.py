@@ -13,9 +13,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mmzoo import errors, integration
-from mmzoo.contract import API_VERSION
-from mmzoo.hookspecs import hookimpl
-from mmzoo.registry import Entry
+from mmzoo.registry.api_version import API_VERSION
+from mmzoo.registry.entries import Entry
+from mmzoo.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from mmzoo.build import build, check, load

@@ -15,9 +15,9 @@ from typing import Any
 # Name to the module that defines it, by subject.
 _NAMES = {
     # Registration
-    "API_VERSION": "mmzoo.contract",
-    "Entry": "mmzoo.registry",
-    "hookimpl": "mmzoo.hookspecs",
+    "API_VERSION": "mmzoo.registry.api_version",
+    "Entry": "mmzoo.registry.entries",
+    "hookimpl": "mmzoo.registry.hookspecs",
     # Parts
     "Options": "mmzoo.interfaces.part",
     "Part": "mmzoo.interfaces.part",

@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
-from mmzoo import checkpoint, fit, isolate, licence, policy, remotes, shelf, stored, transfer, unpack
+from mmzoo import checkpoint, fit, licence, policy, remotes, shelf, stored, transfer, unpack
 from mmzoo.errors import BadRecipe, DoesNotFit, PluginBroken
 from mmzoo.interfaces.features import FeatureSpec
 from mmzoo.interfaces.language_model import LanguageSpec
 from mmzoo.interfaces.part import Part
 from mmzoo.model import MultimodalModel, Provenance
-from mmzoo.plugins import host
 from mmzoo.recipe import PARTS, Recipe, merge, read_mapping
-from mmzoo.registry import Entry, split_use
+from mmzoo.registry import isolation
+from mmzoo.registry.entries import Entry, split_use
+from mmzoo.registry.manager import plugin_manager
 from mmzoo.resolve import Resolved, resolve
 from mmzoo.summary import Summary
 
@@ -82,7 +83,7 @@ def load(model: str | Path, *, revision: str | None = None, device: str | torch.
     """
     folder = remotes.local(model, revision=revision)
     contents = checkpoint.read(folder)
-    host().check_needed(contents.plugins)
+    plugin_manager().check_needed(contents.plugins)
     with shelf.standing(unpack.backbones(folder)), stored.locked(contents):
         built = _load(contents)
     return built if device is None else built.to(device)
@@ -96,7 +97,7 @@ def outline(model: str | Path, *, revision: str | None = None) -> MultimodalMode
     """
     folder = remotes.local(model, revision=revision)
     contents = checkpoint.read(folder)
-    host().check_needed(contents.plugins)
+    plugin_manager().check_needed(contents.plugins)
     with shelf.standing(unpack.backbones(folder)), shelf.recording() as fetched, stored.locked(contents):
         plan = _plan(contents)[0]
         _ = plan.language_model.tokenizer
@@ -164,7 +165,7 @@ def _read_base(recipe: str | Path | Recipe | None) -> tuple[dict[str, Any], str]
     text = str(recipe)
     if isinstance(recipe, Path) or Path(text).suffix in {".yaml", ".yml", ".json"}:
         return read_mapping(text), text
-    entry = host().get("recipe", text)
+    entry = plugin_manager().get("recipe", text)
     data = entry.load()
     if not isinstance(data, Mapping):
         raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': {entry.target} is not a mapping")
@@ -222,7 +223,7 @@ def assemble(
     provenance = Provenance(entries, policies, wants, run=run)
     model = MultimodalModel(transfer.settled(recipe), **parts, provenance=provenance)  # type: ignore[arg-type]
     if not meta:
-        host().manager.hook.mmzoo_model_built(model=model)
+        plugin_manager().manager.hook.mmzoo_model_built(model=model)
     return model
 
 
@@ -255,7 +256,7 @@ def _blamed(entry: Entry, what: str) -> Iterator[None]:
     later model, is put back."""
     default = torch.get_default_dtype()
     try:
-        with isolate.blamed(f"{entry.label} of plugin '{entry.plugin}' {what}"):
+        with isolation.attribute_errors_to(f"{entry.label} of plugin '{entry.plugin}' {what}"):
             yield
     finally:
         torch.set_default_dtype(default)

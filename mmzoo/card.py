@@ -15,7 +15,7 @@ from mmzoo import licence, screening
 from mmzoo.modalities.reader import plural
 from mmzoo.recipe import Recipe
 from mmzoo.record import Evaluated, Measured, Record
-from mmzoo.registry import split_use
+from mmzoo.registry.entries import split_use
 from mmzoo.summary import Summary, count, size
 
 TEMPLATE = "card.md.j2"

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from mmzoo.errors import UnknownName
-from mmzoo.plugins import host
-from mmzoo.registry import KINDS, Entry
+from mmzoo.registry.entries import KINDS, Entry
+from mmzoo.registry.manager import plugin_manager
 
 
 def kind_of(word: str) -> str:
@@ -26,7 +26,7 @@ def kind_of(word: str) -> str:
 
 def entries(kind: str | None = None, pattern: str | None = None) -> list[Entry]:
     """Every registered entry, of one kind if given, whose name matches a wildcard if given."""
-    return host().registry.entries(None if kind is None else kind_of(kind), pattern)
+    return plugin_manager().registry.entries(None if kind is None else kind_of(kind), pattern)
 
 
 def find(name: str) -> list[Entry]:
@@ -41,7 +41,7 @@ def find(name: str) -> list[Entry]:
     if not found:
         near = difflib.get_close_matches(name, sorted({entry.name for entry in entries()}), n=3, cutoff=0.55)
         advice = "did you mean " + " or ".join(f"'{n}'" for n in near) + "?" if near else "`mmzoo list` shows all"
-        hint = host().hint(name)
+        hint = plugin_manager().hint(name)
         raise UnknownName(f"unknown name '{name}'; {advice}" + (f"\n{hint}" if hint else ""))
     return found
 

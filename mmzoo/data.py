@@ -21,14 +21,14 @@ from mmzoo.errors import BadInput, BadRecipe, DataError, FeatureCacheError, Mmzo
 from mmzoo.interfaces.example import Example, placeholder
 from mmzoo.interfaces.part import Options
 from mmzoo.interfaces.task import Task, TextContext
-from mmzoo.isolate import blamed
 from mmzoo.modalities.identity import content_digest, input_key
 from mmzoo.modalities.image import open_image as open_image  # where it was first, and people look for it
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import plural
-from mmzoo.plugins import host
 from mmzoo.recipe import Part
-from mmzoo.registry import split_use
+from mmzoo.registry.entries import split_use
+from mmzoo.registry.isolation import attribute_errors_to
+from mmzoo.registry.manager import plugin_manager
 from mmzoo.resolve import resolve
 from mmzoo.text import check_placeholders, pad
 
@@ -70,7 +70,7 @@ def open_dataset(spec: str | Part | Dataset) -> Dataset:
         return spec
     part = spec if isinstance(spec, Part) else Part.of(spec, "dataset")
     name, _, _ = split_use(part.use)
-    known = {entry.name for entry in host().registry.entries("dataset")}
+    known = {entry.name for entry in plugin_manager().registry.entries("dataset")}
     if name not in known:
         if os.path.exists(os.path.expanduser(part.use)) and "files" in known:
             part = part.with_options(use="files", variant=part.use)  # as an option, since a path may hold '@'
@@ -95,7 +95,7 @@ def load_split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Exa
     Raises:
         DataError: no such split, or no example in it. PluginBroken: the data set's own code fails.
     """
-    with blamed(f"data set '{type(dataset).__name__}' cannot be loaded"):
+    with attribute_errors_to(f"data set '{type(dataset).__name__}' cannot be loaded"):
         return _split(dataset, split)
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from mmzoo import licence
 from mmzoo.data import Dataset
 from mmzoo.errors import DataError
-from mmzoo.plugins import host
 from mmzoo.recipe import Part
-from mmzoo.registry import split_use
+from mmzoo.registry.entries import split_use
+from mmzoo.registry.manager import plugin_manager
 
 _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -84,4 +84,4 @@ def _exists(path: str) -> bool:
 
 
 def _registered() -> set[str]:
-    return {entry.name for entry in host().registry.entries("dataset")}
+    return {entry.name for entry in plugin_manager().registry.entries("dataset")}

@@ -20,12 +20,12 @@ from mmzoo.data import Dataset, Example, batches, fingerprint, load_split, open_
 from mmzoo.errors import CheckpointError, DataError
 from mmzoo.fit import check_data
 from mmzoo.interfaces.task import Prediction
-from mmzoo.isolate import blamed
 from mmzoo.metrics import Metric, Score, measure
 from mmzoo.modalities.identity import input_key
 from mmzoo.modalities.reader import plural
 from mmzoo.model import MultimodalModel
 from mmzoo.recipe import Part
+from mmzoo.registry.isolation import attribute_errors_to
 from mmzoo.resolve import resolve
 
 SHUFFLED, BLANKED = "shuffled", "blanked"
@@ -172,7 +172,7 @@ def evaluate(
             texts = [prediction.text for prediction in said]
             results[condition] = {}
             for name, metric in chosen.items():
-                with blamed(f"metric '{name}' cannot measure what the model says"):
+                with attribute_errors_to(f"metric '{name}' cannot measure what the model says"):
                     results[condition][name] = measure(metric, texts, references, groups, seed=seed)
     data = datarecord.described(dataset)
     del data["license"]  # it is the model's where it was trained on them, and not where it is measured

@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from mmzoo import isolate, policy
+from mmzoo import policy
 from mmzoo.errors import DoesNotFit, PluginBroken
-from mmzoo.hookspecs import PROJECT
 from mmzoo.interfaces.encoder import Encoder
 from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.fusion import Fusion
@@ -15,9 +14,11 @@ from mmzoo.interfaces.language_model import LanguageModel
 from mmzoo.interfaces.part import Part
 from mmzoo.interfaces.task import Task
 from mmzoo.modalities.reader import NONE, TAKEN, is_modality, plural
-from mmzoo.plugins import host
 from mmzoo.recipe import PARTS, Recipe
-from mmzoo.registry import Entry
+from mmzoo.registry import isolation
+from mmzoo.registry.entries import Entry
+from mmzoo.registry.hookspecs import PROJECT
+from mmzoo.registry.manager import plugin_manager
 from mmzoo.resolve import Resolved, resolve
 
 MAX_STRANGERS = 50  # whose classes a suggestion looks at
@@ -134,7 +135,7 @@ def check_parts(found: dict[str, Resolved], parts: dict[str, Any], policies: dic
 def _instead(kind: str, fits: Any) -> str:
     """Which entries of a kind would fit, in words. Of strangers' entries only some are imported for that, and not for long."""
     names, strangers, untried = [], 0, 0
-    for entry in host().registry.entries(kind):
+    for entry in plugin_manager().registry.entries(kind):
         load = entry.load
         if entry.plugin != PROJECT:
             strangers += 1
@@ -153,7 +154,7 @@ def _instead(kind: str, fits: Any) -> str:
 
 
 def _load_limited(entry: Entry) -> Any:
-    outcome = isolate.limited(entry.load, isolate.timeout(), package=entry.target.partition(":")[0].partition(".")[0])
+    outcome = isolation.run_limited(entry.load, isolation.timeout(), package=entry.target.partition(":")[0].partition(".")[0])
     if outcome.error is not None:
         raise outcome.error
     return outcome.value

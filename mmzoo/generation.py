@@ -19,7 +19,7 @@ from mmzoo.data import Collator, Example, batches, paired, raise_bad, tensors
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit, MmzooError, PluginBroken
 from mmzoo.interfaces.features import Features
 from mmzoo.interfaces.language_model import CAUSAL, LanguageSpec
-from mmzoo.registry import Entry
+from mmzoo.registry.entries import Entry
 from mmzoo.text import chat as template
 from mmzoo.text import fit_length, padded, prompt_ids
 

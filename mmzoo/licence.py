@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmzoo.errors import UnknownName
-from mmzoo.plugins import host
 from mmzoo.recipe import Part, Recipe
-from mmzoo.registry import split_use
+from mmzoo.registry.entries import split_use
+from mmzoo.registry.manager import plugin_manager
 
 UNKNOWN = "unknown"
 # What an entry may say that is no licence; "other" is one that has no SPDX id.
@@ -109,7 +109,7 @@ def of_part(kind: str, part: Part) -> str:
         UnknownName: there is no such entry.
     """
     name, variant, _ = split_use(part.use)
-    entry = host().get(kind, name)
+    entry = plugin_manager().get(kind, name)
     own = entry.license if variant in (None, entry.variant) else UNKNOWN
     if part.license is None:
         return own
@@ -131,7 +131,7 @@ def of_recipe(recipe: Recipe, origins: Mapping[str, Mapping[str, Any]] | None = 
     for kind, part in recipe.parts().items():
         words = kind.replace("_", " ")
         if kind in ("encoder", "language_model") or getattr(
-            host().get(kind, split_use(part.use)[0]).load(), "pretrainable", False
+            plugin_manager().get(kind, split_use(part.use)[0]).load(), "pretrainable", False
         ):
             shares.append(Share(words, part.use, of_part(kind, part)))
         if origin := (origins or {}).get(kind):

@@ -23,9 +23,9 @@ from mmzoo.interfaces.part import Part
 from mmzoo.interfaces.task import Prediction, Task, TextContext
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import NONE, plural
-from mmzoo.plugins import host
 from mmzoo.recipe import PARTS, Recipe
-from mmzoo.registry import Entry
+from mmzoo.registry.entries import Entry
+from mmzoo.registry.manager import plugin_manager
 from mmzoo.sequence import arrange, of_text
 
 
@@ -487,7 +487,7 @@ class MultimodalModel(nn.Module):
     def card(self) -> str:
         """The model card, in Markdown, from the recipe and the recorded run only."""
         run = self.provenance.run
-        sections = [s for found in host().manager.hook.mmzoo_card_sections(model=self, run=run) for s in found]
+        sections = [s for found in plugin_manager().manager.hook.mmzoo_card_sections(model=self, run=run) for s in found]
         generates = self.task.needs_generation
         return card.render(
             self.recipe,

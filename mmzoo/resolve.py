@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mmzoo.errors import BadRecipe, PluginBroken
-from mmzoo.plugins import host
 from mmzoo.recipe import Part, explain
-from mmzoo.registry import Entry, split_use
+from mmzoo.registry.entries import Entry, split_use
+from mmzoo.registry.manager import plugin_manager
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def resolve(kind: str, part: Part, *, key: str | None = None) -> Resolved:
     """
     key = key or kind
     name, variant, revision = split_use(part.use)
-    entry = host().get(kind, name)
+    entry = plugin_manager().get(kind, name)
     cls = entry.load()
     schema = getattr(cls, "Options", None)
     if not (isinstance(schema, type) and issubclass(schema, BaseModel)):

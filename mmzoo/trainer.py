@@ -28,9 +28,9 @@ from mmzoo.data import Example, raise_bad
 from mmzoo.errors import CheckpointError, TrainingError
 from mmzoo.modalities.identity import input_key
 from mmzoo.model import MultimodalModel
-from mmzoo.plugins import host
 from mmzoo.precompute import precompute
 from mmzoo.recipe import PARTS, TrainOptions
+from mmzoo.registry.manager import plugin_manager
 
 NAMED = 20  # examples that a message names
 
@@ -91,7 +91,9 @@ def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_ba
     arguments = TrainingArguments(**settings)
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs go through `accelerate launch`, never DataParallel
     data = examples if isinstance(examples, Sequence) else _Stream(examples)
-    callbacks = [callback for found in host().manager.hook.mmzoo_train_callbacks(recipe=model.recipe) for callback in found]
+    callbacks = [
+        callback for found in plugin_manager().manager.hook.mmzoo_train_callbacks(recipe=model.recipe) for callback in found
+    ]
     trainer = MultimodalTrainer(
         model=model,
         args=arguments,

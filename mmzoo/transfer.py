@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmzoo import checkpoint, licence, remotes
 from mmzoo.errors import BadRecipe, CheckpointError
 from mmzoo.recipe import Part, Recipe
-from mmzoo.registry import split_use
+from mmzoo.registry.entries import split_use
 from mmzoo.resolve import resolve
 
 

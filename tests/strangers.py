@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmzoo import installed, plugins, settings
+from mmzoo.registry import discovery, manager, settings
 
 GOOD = """
 import mmzoo
@@ -30,16 +30,16 @@ def install(folder: Path, dist: str, source: str, *, version: str = "1.0", needs
 @contextmanager
 def hosted(choice: settings.Choice | None = None):
     """A host with what is on the path now, in the place of the process's own."""
-    host = plugins.Host()
-    host.load(installed.points(), choice or settings.choice())
-    with plugins.using(host):
+    host = manager.PluginManager()
+    host.load(discovery.entry_points(), choice or settings.choice())
+    with manager.use_manager(host):
         yield host
 
 
 def with_plugin(plugin, dist="mmzoo-bad"):
     """A host like the process's own, with a plugin more that lies in memory."""
-    host = plugins.Host()
-    host.load(installed.points())
-    host.load_one(plugins.point("p", plugin, dist=dist))
+    host = manager.PluginManager()
+    host.load(discovery.entry_points())
+    host.load_one(manager.fake_entry_point("p", plugin, dist=dist))
     assert host.failures == []
-    return plugins.using(host)
+    return manager.use_manager(host)

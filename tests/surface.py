@@ -11,24 +11,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 import mmzoo
-from mmzoo import (
-    backbones,
-    data,
-    errors,
-    formats,
-    hookspecs,
-    metrics,
-    recipe,
-    sequence,
-    settings,
-    source,
-    testing,
-    text,
-    vocabulary,
-    weights,
-)
-from mmzoo.isolate import TIMEOUT
-from mmzoo.registry import KINDS
+from mmzoo import backbones, data, errors, formats, metrics, recipe, sequence, source, testing, text, vocabulary, weights
+from mmzoo.registry import hookspecs, settings
+from mmzoo.registry.entries import KINDS
+from mmzoo.registry.isolation import TIMEOUT
 
 FILE = Path(__file__).parent / "public_surface.txt"
 # What plugins may use beside the names of `mmzoo` itself: of each module these names, or all that it defines.

@@ -10,7 +10,7 @@ import surface
 from strangers import GOOD, hosted, install, with_plugin
 
 import mmzoo
-from mmzoo import contract
+from mmzoo.registry import api_version
 
 
 def test_a_plugin_says_what_it_was_written_for(tmp_path, monkeypatch):
@@ -20,13 +20,13 @@ def test_a_plugin_says_what_it_was_written_for(tmp_path, monkeypatch):
     with hosted() as host, monkeypatch.context() as later:
         assert host.failures == []
         assert {plugin.api for plugin in host.plugins if plugin.own or plugin.name in ("mmzoo-a", "mmzoo-b")} == {"1.0"}
-        later.setattr(contract, "API_VERSION", "1.7")
+        later.setattr(api_version, "API_VERSION", "1.7")
         with hosted() as newer:
             assert newer.failures == [], "what is added breaks nobody"
-        later.setattr(contract, "API_VERSION", "2.0")
+        later.setattr(api_version, "API_VERSION", "2.0")
         with hosted() as other:
             assert {failure.plugin for failure in other.failures} >= {"mmzoo-a", "mmzoo-b"}
-    assert mmzoo.API_VERSION == contract.API_VERSION
+    assert mmzoo.API_VERSION == api_version.API_VERSION
 
 
 def test_a_hook_that_was_written_before_an_argument_came_is_called_without_it(classifier):
@@ -48,7 +48,7 @@ def test_a_hook_that_was_written_before_an_argument_came_is_called_without_it(cl
 
 def test_what_is_deprecated_names_what_comes_instead_and_when_it_goes():
     def old():
-        contract.deprecated("mmzoo.old", use="mmzoo.new", since="1.3", removed="2.0")
+        api_version.deprecated("mmzoo.old", use="mmzoo.new", since="1.3", removed="2.0")
 
     with pytest.warns(DeprecationWarning, match="mmzoo.old") as told:
         old()
@@ -57,7 +57,7 @@ def test_what_is_deprecated_names_what_comes_instead_and_when_it_goes():
     assert str(told[0].message) == text
     for removed in ("1.3", "1.4", "2.1"):
         with pytest.raises(ValueError, match=r"2\.0 at the earliest"):
-            contract.deprecated("it", use="that", since="1.3", removed=removed)
+            api_version.deprecated("it", use="that", since="1.3", removed=removed)
 
 
 def test_what_others_rely_on_is_what_it_was():
@@ -83,7 +83,7 @@ def test_the_examples_use_nothing_else():
 
 def test_hooks_have_no_argument_that_a_plugin_must_take():
     """Arguments go by name, and a hook may leave them out, so that a new one breaks no plugin."""
-    for name, hook in inspect.getmembers(mmzoo.hookspecs, inspect.isfunction):
+    for name, hook in inspect.getmembers(mmzoo.registry.hookspecs, inspect.isfunction):
         if name.startswith("mmzoo_"):
             kinds = {parameter.kind for parameter in inspect.signature(hook).parameters.values()}
             assert kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD}, name

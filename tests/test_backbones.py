@@ -20,8 +20,8 @@ import mmzoo
 from mmzoo import backbones, source, weights
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
 from mmzoo.interfaces.fusion import FusedInput
-from mmzoo.plugins import host
 from mmzoo.recipe import Part
+from mmzoo.registry.manager import plugin_manager
 from mmzoo.resolve import resolve
 from mmzoo.sequence import arrange, of_text
 from mmzoo_open_clip.encoder import OpenCLIP, OpenCLIPOptions
@@ -114,7 +114,7 @@ SEQ2SEQ = {
 ENTRIES = [
     entry
     for kind in ("encoder", "language_model")
-    for entry in host().registry.entries(kind)
+    for entry in plugin_manager().registry.entries(kind)
     if entry.target.split(".")[0] in ("mmzoo_transformers", "mmzoo_timm", "mmzoo_open_clip") and entry.name != "gpt-mini"
 ]
 

@@ -123,12 +123,12 @@ def test_a_frozen_language_model_passes_gradients_and_keeps_its_weights(sample, 
 
 
 def test_a_target_that_is_no_part_is_the_plugins_fault(monkeypatch):
-    from mmzoo.plugins import host
-    from mmzoo.registry import Entry, Registry
+    from mmzoo.registry.entries import Entry, Registry
+    from mmzoo.registry.manager import plugin_manager
 
     registry = Registry()
-    registry.add_all(host().registry.entries(), plugin="mmzoo", version="0")
+    registry.add_all(plugin_manager().registry.entries(), plugin="mmzoo", version="0")
     registry.add_all([Entry("encoder", "odd", target="pathlib:Path", summary="no encoder")], plugin="mmzoo-odd", version="1")
-    monkeypatch.setattr(host(), "registry", registry)
+    monkeypatch.setattr(plugin_manager(), "registry", registry)
     with pytest.raises(PluginBroken, match="mmzoo-odd"):
         mmzoo.check(encoder="odd", fusion="prefix-mlp", language_model=GPT, task="vqa")

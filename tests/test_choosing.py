@@ -10,9 +10,9 @@ import pytest
 from strangers import GOOD, hosted, install
 
 import mmzoo
-from mmzoo import installed, plugins, settings
 from mmzoo.errors import MissingPlugin, PluginWarning, SettingsError, UnknownName
-from mmzoo.plugins import DISABLED, LEFT_OUT, Host
+from mmzoo.registry import discovery, manager, settings
+from mmzoo.registry.manager import DISABLED, LEFT_OUT, PluginManager
 from mmzoo.testing import tiny
 
 
@@ -42,7 +42,7 @@ def test_a_name_of_a_plugin_that_is_left_out_or_disabled_says_so(tmp_path, monke
     install(tmp_path, "mmzoo-a", GOOD.format(entry="entry-a"))
     monkeypatch.syspath_prepend(tmp_path)
     with hosted(settings.Choice(disabled=frozenset({"mmzoo-a", "mmzoo:scratch"}))):
-        assert {p.name: p.state for p in plugins.host().plugins}["mmzoo-a"] == DISABLED
+        assert {p.name: p.state for p in manager.plugin_manager().plugins}["mmzoo-a"] == DISABLED
         assert "mmzoo_a" not in sys.modules
         with pytest.raises(
             UnknownName, match="it may come with the plugin 'mmzoo-a', which is disabled: mmzoo plugin enable mmzoo-a"
@@ -54,7 +54,7 @@ def test_a_name_of_a_plugin_that_is_left_out_or_disabled_says_so(tmp_path, monke
         ):
             mmzoo.build("cnn-product-lstm")
     with hosted(settings.Choice(only=frozenset({"mmzoo:recipes"}))):
-        assert {p.name: p.state for p in plugins.host().plugins}["mmzoo-a"] == LEFT_OUT
+        assert {p.name: p.state for p in manager.plugin_manager().plugins}["mmzoo-a"] == LEFT_OUT
         with pytest.raises(UnknownName, match="MMZOO_PLUGINS leaves out mmzoo-a"):
             mmzoo.build("cnn-product-lstm", encoder="entry-a")
         with pytest.raises(UnknownName, match="'mmzoo:scratch', which MMZOO_PLUGINS leaves out: add mmzoo:scratch to it"):
@@ -93,15 +93,15 @@ def test_where_the_configuration_lies(tmp_path, monkeypatch):
         settings.disable("mmzoo-a")
 
 
-@pytest.mark.parametrize("away", sorted(p.name for p in plugins.installed_plugins() if p.own))
+@pytest.mark.parametrize("away", sorted(p.name for p in manager.installed_plugins() if p.own))
 def test_every_plugin_of_ours_can_be_left_out(away, tmp_path):
     """With any one gone the others list, and what needs nothing of it is checked; what does need it says where it is."""
     with hosted(settings.Choice(disabled=frozenset({away}))) as host:
         assert host.failures == []
         gone = {plugin.name: plugin for plugin in host.plugins}[away]
         assert (gone.state, gone.entries) == (DISABLED, [])
-        with plugins.using(whole := Host()):
-            whole.load(plugins.installed.points())
+        with manager.use_manager(whole := PluginManager()):
+            whole.load(manager.installed.points())
         taken = next(plugin.entries for plugin in whole.plugins if plugin.name == away)
         assert taken
         ours = {(entry.kind, entry.name) for entry in whole.registry.entries() if entry.plugin == "mmzoo"}
@@ -156,7 +156,7 @@ def test_a_checkpoint_says_what_is_the_matter_with_the_plugin_that_it_needs(tmp_
 def test_the_directory_lists_what_is_in_the_repository():
     root = Path(__file__).parent.parent
     listed = re.findall(r"^\| `(mmzoo[\w:-]+)` \|", (root / "docs" / "plugins.md").read_text(encoding="utf-8"), re.MULTILINE)
-    ours = [plugin.name for plugin in plugins.installed_plugins() if plugin.own]
+    ours = [plugin.name for plugin in manager.installed_plugins() if plugin.own]
     examples = [tomllib.loads(path.read_text())["project"]["name"] for path in sorted(root.glob("examples/*/pyproject.toml"))]
     assert sorted(listed) == sorted({*ours, *examples})
 
@@ -182,6 +182,6 @@ def test_an_old_copy_of_our_metadata_takes_nothing_away(tmp_path, monkeypatch):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mmzoo\nVersion: 0.0.1\n")
     (info / "entry_points.txt").write_text("[mmzoo]\nscratch = mmzoo_scratch.plugin\n")
-    before = {point.name for point in installed.points() if point.about.name == "mmzoo"}
+    before = {point.name for point in discovery.entry_points() if point.about.name == "mmzoo"}
     monkeypatch.syspath_prepend(tmp_path)
-    assert {point.name for point in installed.points() if point.about.name == "mmzoo"} == before
+    assert {point.name for point in discovery.entry_points() if point.about.name == "mmzoo"} == before

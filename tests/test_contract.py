@@ -12,7 +12,7 @@ from test_cli import run
 import mmzoo
 from mmzoo import testing
 from mmzoo.errors import ContractBroken, UnknownName
-from mmzoo.plugins import forget, host
+from mmzoo.registry.manager import plugin_manager, reset
 from mmzoo.testing import CHECKS, Case
 from mmzoo.testing.contract import Inapplicable
 from mmzoo.testing.subject import Plugin, Subject
@@ -92,29 +92,29 @@ GOOD = [("encoder", "Heard", {"modality": "pulse"}), ("task", "Measures", {}), (
 @pytest.fixture
 def fresh_host():
     yield
-    forget()
+    reset()
 
 
 def test_an_option_that_would_never_be_reached_is_named(fresh_host):
     entry = mmzoo.Entry("encoder", "hides", "broken:Hides", "broken", license="MIT", source="this test", **IMAGES)
-    host().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
+    plugin_manager().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
     with pytest.raises(ContractBroken, match="a recipe's part keeps to itself: train"):
-        Case(CHECKS["options"], Subject(host().get("encoder", "hides"))).run()
+        Case(CHECKS["options"], Subject(plugin_manager().get("encoder", "hides"))).run()
 
 
 @pytest.mark.parametrize(("check", "kind", "target", "more", "happened"), ALSO, ids=[case[2] for case in ALSO])
 def test_what_is_wrong_is_said_where_it_is(check, kind, target, more, happened, fresh_host):
     entry = mmzoo.Entry(kind, "broken-also", f"broken:{target}", "broken", license="MIT", source="this test", **more)
-    host().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
+    plugin_manager().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
     with pytest.raises(ContractBroken, match=re.escape(happened)):
-        Case(CHECKS[check], Subject(host().get(kind, "broken-also"))).run()
+        Case(CHECKS[check], Subject(plugin_manager().get(kind, "broken-also"))).run()
 
 
 @pytest.mark.parametrize(("kind", "target", "more"), GOOD, ids=[case[1] for case in GOOD])
 def test_a_modality_of_its_own_and_numbers_for_words_pass(kind, target, more, fresh_host):
     entry = mmzoo.Entry(kind, "good", f"broken:{target}", "good", license="MIT", source="this test", **more)
-    host().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
-    subject = Subject(host().get(kind, "good"))
+    plugin_manager().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
+    subject = Subject(plugin_manager().get(kind, "good"))
     checks = [check for check in CHECKS.values() if kind in check.kinds]
     assert checks
     for check in checks:
@@ -128,11 +128,11 @@ def test_a_part_that_changes_torchs_default_type_changes_no_other(fresh_host):
         entry = mmzoo.Entry(
             "encoder", target.lower(), f"broken:{target}", "broken", **{"license": "MIT", "source": "it", **IMAGES}
         )
-        host().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
+        plugin_manager().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
     model = mmzoo.build("cnn-product-lstm", encoder="makesalldouble", seed=0)
     assert {weight.dtype for weight in model.fusion.parameters()} == {torch.float32}
     with pytest.raises(ContractBroken, match=r"leaves torch's default type as torch\.float64"):
-        Case(CHECKS["metadata"], Subject(host().get("encoder", "hasmadealldouble"))).run()
+        Case(CHECKS["metadata"], Subject(plugin_manager().get("encoder", "hasmadealldouble"))).run()
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -140,8 +140,8 @@ def test_a_part_that_changes_torchs_default_type_changes_no_other(fresh_host):
 def test_a_broken_entry_fails_its_check(name, fresh_host):
     kind, target, more, happened = BROKEN[name]
     entry = mmzoo.Entry(kind, f"broken-{name}", f"broken:{target}", "broken", **{"license": "MIT", "source": "this test", **more})
-    host().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
-    case = Case(CHECKS[name], Subject(host().get(kind, entry.name)))
+    plugin_manager().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
+    case = Case(CHECKS[name], Subject(plugin_manager().get(kind, entry.name)))
     with pytest.raises(ContractBroken) as broken:
         case.run()
     said = str(broken.value)
@@ -164,7 +164,7 @@ def installed(folder, monkeypatch, code, **modules):
     (folder / "timm.py").write_text("")  # it takes seconds
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(sys, "modules", {k: v for k, v in sys.modules.items() if not k.startswith("mmzoo_broken")})
-    forget()
+    reset()
     return Plugin("mmzoo-broken")
 
 
@@ -310,6 +310,6 @@ def test_an_unrelated_test_pays_nothing_for_it(pytest_alone):
 def test_a_check_that_never_ends_is_ended(fresh_host, monkeypatch):
     monkeypatch.setenv("MMZOO_PLUGIN_TIMEOUT", "0.05")
     entry = mmzoo.Entry("language_model", "endless", "broken:WritesForEver", "broken", license="MIT", source="this test", **MINI)
-    host().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
+    plugin_manager().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
     with pytest.raises(ContractBroken, match="took longer than 3 s"):
-        Case(CHECKS["states"], Subject(host().get("language_model", "endless"))).run()
+        Case(CHECKS["states"], Subject(plugin_manager().get("language_model", "endless"))).run()

@@ -21,7 +21,7 @@ from mmzoo import cli
 from mmzoo.data import Example, open_dataset
 from mmzoo.errors import BadRecipe, MmzooError, TrainingError, UnknownName
 from mmzoo.interfaces.task import Prediction
-from mmzoo.plugins import host
+from mmzoo.registry.manager import plugin_manager
 from mmzoo_demo import demo as command
 from mmzoo_demo import report, steps
 from mmzoo_demo.ask import in_fresh_process
@@ -373,7 +373,7 @@ def test_a_stopped_demo_goes_on(tmp_path, monkeypatch, capsys):
     recipe.write_text(TINY)
     monkeypatch.setattr(steps, "QUICK_LIMIT", 300)
     plugin = Interrupting()
-    host().manager.register(plugin)
+    plugin_manager().manager.register(plugin)
     try:
         with pytest.raises(typer.Exit) as stopped:
             call(output, recipe=str(recipe))
@@ -390,7 +390,7 @@ def test_a_stopped_demo_goes_on(tmp_path, monkeypatch, capsys):
             call(output, recipe=str(recipe), resume=True)
         assert json.loads((output / "demo.json").read_text())["trained"] == ["model"]
     finally:
-        host().manager.unregister(plugin)
+        plugin_manager().manager.unregister(plugin)
     # An answer that differs is told, and the exit code is that of a check that failed.
     monkeypatch.setattr(steps, "compare", lambda *_: {"questions": 3, "different": 1, "equal": False})
     with pytest.raises(typer.Exit) as ended:

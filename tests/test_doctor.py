@@ -14,9 +14,9 @@ from strangers import GOOD, hosted, install
 from test_cli import run
 
 import mmzoo
-from mmzoo import doctor, plugins, settings
 from mmzoo.cli.root import app
-from mmzoo.registry import RESERVED
+from mmzoo.registry import diagnosis, manager, settings
+from mmzoo.registry.entries import RESERVED
 
 
 def program(folder, *arguments, **env):
@@ -216,7 +216,7 @@ def test_doctor_works_where_torch_does_not(tmp_path, monkeypatch, configured):
 
 
 def test_doctor_is_content_with_what_is_well(configured, monkeypatch):
-    monkeypatch.setattr(doctor.trial, "libraries", lambda targets: doctor.trial.Libraries())
+    monkeypatch.setattr(diagnosis.trial, "libraries", lambda targets: diagnosis.trial.Libraries())
     assert run("doctor").stdout.endswith("nothing is broken\n")
 
 
@@ -232,8 +232,8 @@ def test_doctor_mends_what_stops_every_other_command(tmp_path, monkeypatch, name
     (tmp_path / "config.json").write_text("{")
     config = str(tmp_path / "config.json")
     monkeypatch.setenv(name, value.replace("CONFIG", config))
-    monkeypatch.setattr(doctor.trial, "libraries", lambda targets: doctor.trial.Libraries())
-    report = doctor.diagnose()
+    monkeypatch.setattr(diagnosis.trial, "libraries", lambda targets: diagnosis.trial.Libraries())
+    report = diagnosis.diagnose()
     assert [problem.fixes for problem in report.problems] == [(fix.replace("rm CONFIG", f"rm {config}"),)]
 
 
@@ -247,11 +247,11 @@ def test_doctor_asks_the_hub(monkeypatch):
             pass
 
     def asked(endpoint):
-        report = doctor.Report("", "", {})
+        report = diagnosis.Report("", "", {})
         with monkeypatch.context() as patch:
             patch.setattr(constants, "HF_HUB_OFFLINE", False)
             patch.setattr(constants, "ENDPOINT", endpoint)
-            doctor._hub(report)
+            diagnosis._hub(report)
         return report
 
     with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
@@ -270,5 +270,5 @@ def test_doctor_asks_the_hub(monkeypatch):
 def test_installed_plugins_are_named_without_importing_them(tmp_path, monkeypatch):
     install(tmp_path, "mmzoo-bad", "raise ValueError")
     monkeypatch.syspath_prepend(tmp_path)
-    assert "mmzoo-bad" in {plugin.name for plugin in plugins.installed_plugins()}
+    assert "mmzoo-bad" in {plugin.name for plugin in manager.installed_plugins()}
     assert "mmzoo_bad" not in sys.modules

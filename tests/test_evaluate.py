@@ -9,8 +9,8 @@ from PIL import Image
 import mmzoo
 from mmzoo.data import Example
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, PluginBroken, UnknownName
-from mmzoo.plugins import host
-from mmzoo.registry import Registry
+from mmzoo.registry.entries import Registry
+from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing import Sample, tiny
 
 
@@ -120,14 +120,14 @@ class Greys(mmzoo.Dataset):
 
 def test_a_task_of_numbers_is_measured_and_a_small_error_is_a_good_one(tmp_path, monkeypatch):
     registry = Registry()
-    registry.add_all(host().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
+    registry.add_all(plugin_manager().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
     about = {"summary": "numbers", "license": "MIT", "source": "here"}
     found = [
         mmzoo.Entry("task", "brightness", target="test_evaluate:Brightness", **about),
         mmzoo.Entry("metric", "absolute-error", target="broken:Distance", **about),
     ]
     registry.add_all(found, plugin="mmzoo", version=mmzoo.__version__)
-    monkeypatch.setattr(host(), "registry", registry)
+    monkeypatch.setattr(plugin_manager(), "registry", registry)
     options = {"max_steps": 60, "batch_size": 16, "learning_rate": 1e-2}
     recipe = tiny("cnn-product-lstm", task="brightness", fusion="late-concat")
     run = mmzoo.train(recipe, dataset=Greys(), output=tmp_path / "m", progress=False, train=options)
@@ -149,9 +149,9 @@ def test_what_a_plugin_raises_while_it_is_read_or_measured_is_one_line(trained, 
     with pytest.raises(PluginBroken, match="^data set 'Breaks' cannot be loaded: OSError: the disk is gone$"):
         measure(trained, Breaks())
     registry = Registry()
-    registry.add_all(host().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
+    registry.add_all(plugin_manager().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
     about = {"summary": "no numbers", "license": "MIT", "source": "here"}
     registry.add_all([mmzoo.Entry("metric", "odd", target="broken:Distance", **about)], plugin="mmzoo-odd", version="1")
-    monkeypatch.setattr(host(), "registry", registry)
+    monkeypatch.setattr(plugin_manager(), "registry", registry)
     with pytest.raises(PluginBroken, match="^metric 'odd' cannot measure what the model says: ValueError: could not convert"):
         measure(trained, metrics=["odd"])

@@ -22,7 +22,7 @@ from mmzoo.cli import app
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, SourceError
 from mmzoo.formats import Format
 from mmzoo.interfaces.example import PLACEHOLDER_ID
-from mmzoo.plugins import host, point
+from mmzoo.registry.manager import fake_entry_point, plugin_manager
 from mmzoo.sequence import of_text
 from mmzoo.testing import tiny
 from mmzoo_transformers.bytes import byte_tokenizer
@@ -580,14 +580,14 @@ def test_a_stranger_brings_a_format(tmp_path):
     module.mmzoo_formats = mmzoo.hookimpl(
         lambda: [mmzoo.Entry("format", "words", target=f"{__name__}:Words", summary="the summary in a text file")]
     )
-    plugin = host().load_one(point("p", module, dist="mmzoo-words"))
+    plugin = plugin_manager().load_one(fake_entry_point("p", module, dist="mmzoo-words"))
     try:
         folder = mmzoo.export_model("words", ours(), tmp_path / "new" / "out")
         assert "projector" in (folder / "model.txt").read_text()
         with pytest.raises(BadRecipe, match="does not import; these do: clipcap, llava, nanovlm"):
             mmzoo.import_model("words", folder)
     finally:
-        host().unload(plugin)
+        plugin_manager().unload(plugin)
 
 
 class Words(Format):

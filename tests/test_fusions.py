@@ -13,8 +13,8 @@ from mmzoo.data import Example, tensors
 from mmzoo.errors import DoesNotFit
 from mmzoo.interfaces.example import PLACEHOLDER_ID
 from mmzoo.interfaces.fusion import Fusion
-from mmzoo.plugins import host
-from mmzoo.registry import Registry
+from mmzoo.registry.entries import Registry
+from mmzoo.registry.manager import plugin_manager
 from mmzoo.sequence import of_text
 from mmzoo.testing import Sample, tiny
 from mmzoo.text import prompt_ids
@@ -338,10 +338,10 @@ class After(Fusion):
 
 def test_a_deep_fusion_of_a_stranger_is_given_rows_however_it_attaches(monkeypatch):
     registry = Registry()
-    registry.add_all(host().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
+    registry.add_all(plugin_manager().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
     entry = mmzoo.Entry("fusion", "after", target="test_fusions:After", summary="deep", license="MIT", source="here")
     registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
-    monkeypatch.setattr(host(), "registry", registry)
+    monkeypatch.setattr(plugin_manager(), "registry", registry)
     model = mmzoo.build(tiny(mmzoo.Recipe(encoder="cnn", fusion="after", language_model="gpt-mini", task="vqa")), seed=0).train()
     unequal = [EXAMPLES[2], Example("long", PICTURES[0], "is it red or green or blue? " * 3, ("red",))]
     batch = tensors(model.collator(training=True)(unequal), model.device)

@@ -22,8 +22,8 @@ from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.modalities.identity import input_key
 from mmzoo.modalities.reader import Reader, file_of, name_of
-from mmzoo.plugins import host
-from mmzoo.registry import Registry
+from mmzoo.registry.entries import Registry
+from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing import Sample, round_trip, tiny, tiny_parts
 
 DIM, FRAME = 8, 400
@@ -96,13 +96,13 @@ class Read(Ear):
 @pytest.fixture(autouse=True)
 def ear(monkeypatch):
     registry = Registry()
-    registry.add_all(host().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
+    registry.add_all(plugin_manager().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
     found = [
         mmzoo.Entry("encoder", name, target=f"test_modality:{cls}", summary="hears", license="MIT", source="here")
         for name, cls in {"ear": "Ear", "deaf": "Deaf", "nose": "Nose", "read": "Read"}.items()
     ]
     registry.add_all(found, plugin="mmzoo", version=mmzoo.__version__)
-    monkeypatch.setattr(host(), "registry", registry)
+    monkeypatch.setattr(plugin_manager(), "registry", registry)
 
 
 def recipe(fusion="projector", language_model="gpt-mini", task="vqa", encoder="ear"):

@@ -11,8 +11,8 @@ import pytest
 from test_cli import run
 
 from mmzoo.errors import BadPlugin
-from mmzoo.plugins import forget
-from mmzoo.registry import KINDS
+from mmzoo.registry.entries import KINDS
+from mmzoo.registry.manager import reset
 from mmzoo.scaffold import package_of
 
 pytest_plugins = ["pytester"]
@@ -41,11 +41,11 @@ def test_it_passes_its_own_tests(made, monkeypatch, pytester):
     folder, site, _ = made
     monkeypatch.syspath_prepend(site)
     monkeypatch.chdir(folder)
-    forget()
+    reset()
     try:
         done = pytester.runpytest_inprocess(folder, "-q", "-k", "not compiled and not side-effects and not partners")
     finally:
-        forget()
+        reset()
     outcomes = done.parseoutcomes()
     assert outcomes.pop("passed") > 60
     assert outcomes.keys() <= {"deselected"}

@@ -9,9 +9,10 @@ from types import ModuleType
 import pytest
 
 import mmzoo
-from mmzoo import hookspecs
 from mmzoo.errors import UnknownName
-from mmzoo.plugins import ENTRY_HOOKS, Host, point
+from mmzoo.registry import hookspecs
+from mmzoo.registry.loading import ENTRY_HOOKS
+from mmzoo.registry.manager import PluginManager, fake_entry_point
 
 
 def entry(name="foo", kind="encoder", **more):
@@ -26,7 +27,7 @@ def plugin(**hooks):
 
 
 def loaded(*points):
-    host = Host()
+    host = PluginManager()
     host.load(points)
     return host
 
@@ -36,13 +37,13 @@ def broken_import():
 
 
 def failing_point():
-    found = point("bad", None, dist="mmzoo-bad")
+    found = fake_entry_point("bad", None, dist="mmzoo-bad")
     found.load = broken_import
     return found
 
 
 def test_a_plugin_brings_entries_with_its_name_and_version():
-    host = loaded(point("p", plugin(mmzoo_encoders=lambda: [entry()]), dist="mmzoo-foo", version="1.2"))
+    host = loaded(fake_entry_point("p", plugin(mmzoo_encoders=lambda: [entry()]), dist="mmzoo-foo", version="1.2"))
     found = host.get("encoder", "foo")
     assert (found.plugin, found.version) == ("mmzoo-foo", "1.2")
 
@@ -51,18 +52,18 @@ def test_a_plugin_brings_entries_with_its_name_and_version():
     ("bad", "said"),
     [
         (failing_point(), "left_pad"),
-        (point("bad", plugin(mmzoo_encoders=lambda: 1 / 0), dist="mmzoo-bad"), "ZeroDivisionError"),
-        (point("bad", plugin(mmzoo_encoders=lambda: sys.exit(3)), dist="mmzoo-bad"), "SystemExit"),
-        (point("bad", plugin(mmzoo_encoders=lambda: ["nonsense"]), dist="mmzoo-bad"), "mmzoo.Entry"),
-        (point("bad", plugin(mmzoo_encoders=lambda: 7), dist="mmzoo-bad"), "int"),
-        (point("bad", plugin(mmzoo_encodres=lambda: []), dist="mmzoo-bad"), "mmzoo_encodres"),
-        (point("bad", plugin(mmzoo_encoders=lambda: [entry(kind="fusion")]), dist="mmzoo-bad"), "fusion"),
-        (point("bad", plugin(mmzoo_encoders=lambda: [entry("Foo Bar")]), dist="mmzoo-bad"), "Foo Bar"),
+        (fake_entry_point("bad", plugin(mmzoo_encoders=lambda: 1 / 0), dist="mmzoo-bad"), "ZeroDivisionError"),
+        (fake_entry_point("bad", plugin(mmzoo_encoders=lambda: sys.exit(3)), dist="mmzoo-bad"), "SystemExit"),
+        (fake_entry_point("bad", plugin(mmzoo_encoders=lambda: ["nonsense"]), dist="mmzoo-bad"), "mmzoo.Entry"),
+        (fake_entry_point("bad", plugin(mmzoo_encoders=lambda: 7), dist="mmzoo-bad"), "int"),
+        (fake_entry_point("bad", plugin(mmzoo_encodres=lambda: []), dist="mmzoo-bad"), "mmzoo_encodres"),
+        (fake_entry_point("bad", plugin(mmzoo_encoders=lambda: [entry(kind="fusion")]), dist="mmzoo-bad"), "fusion"),
+        (fake_entry_point("bad", plugin(mmzoo_encoders=lambda: [entry("Foo Bar")]), dist="mmzoo-bad"), "Foo Bar"),
     ],
     ids=["import", "raises", "exits", "nonsense", "no list", "misspelt hook", "wrong kind", "bad name"],
 )
 def test_a_bad_plugin_is_remembered_and_the_rest_works(bad, said):
-    good = point("good", plugin(mmzoo_encoders=lambda: [entry("fine")]), dist="mmzoo-good")
+    good = fake_entry_point("good", plugin(mmzoo_encoders=lambda: [entry("fine")]), dist="mmzoo-good")
     host = loaded(bad, good)
     assert [e.name for e in host.registry.entries()] == ["fine"]
     assert [f.plugin for f in host.failures] == ["mmzoo-bad"]
@@ -74,15 +75,15 @@ def test_a_bad_plugin_is_remembered_and_the_rest_works(bad, said):
 
 def test_half_a_plugin_is_never_registered():
     module = plugin(mmzoo_encoders=lambda: [entry("first")], mmzoo_fusions=lambda: [entry("second", kind="encoder")])
-    host = loaded(point("p", module, dist="mmzoo-foo"))
+    host = loaded(fake_entry_point("p", module, dist="mmzoo-foo"))
     assert host.registry.entries() == []
     assert not host.manager.has_plugin("mmzoo-foo:p")
 
 
 def test_one_name_from_two_plugins_names_both():
     host = loaded(
-        point("a", plugin(mmzoo_encoders=lambda: [entry()]), dist="mmzoo-a"),
-        point("b", plugin(mmzoo_encoders=lambda: [entry()]), dist="mmzoo-b"),
+        fake_entry_point("a", plugin(mmzoo_encoders=lambda: [entry()]), dist="mmzoo-a"),
+        fake_entry_point("b", plugin(mmzoo_encoders=lambda: [entry()]), dist="mmzoo-b"),
     )
     assert host.get("encoder", "foo").plugin == "mmzoo-a"
     assert "mmzoo-a" in host.failures[0].error
@@ -91,8 +92,8 @@ def test_one_name_from_two_plugins_names_both():
 
 def test_a_strangers_duplicate_is_the_strangers_failure():
     host = loaded(
-        point("a", plugin(mmzoo_encoders=lambda: [entry()]), dist="another"),
-        point("b", plugin(mmzoo_encoders=lambda: [entry()]), dist=hookspecs.PROJECT),
+        fake_entry_point("a", plugin(mmzoo_encoders=lambda: [entry()]), dist="another"),
+        fake_entry_point("b", plugin(mmzoo_encoders=lambda: [entry()]), dist=hookspecs.PROJECT),
     )
     assert host.get("encoder", "foo").plugin == hookspecs.PROJECT
     assert [failure.plugin for failure in host.failures] == ["another"]
@@ -100,8 +101,8 @@ def test_a_strangers_duplicate_is_the_strangers_failure():
 
 def test_two_distributions_may_use_one_entry_point_name():
     host = loaded(
-        point("plugin", plugin(mmzoo_encoders=lambda: [entry("a")]), dist="mmzoo-a"),
-        point("plugin", plugin(mmzoo_encoders=lambda: [entry("b")]), dist="mmzoo-b"),
+        fake_entry_point("plugin", plugin(mmzoo_encoders=lambda: [entry("a")]), dist="mmzoo-a"),
+        fake_entry_point("plugin", plugin(mmzoo_encoders=lambda: [entry("b")]), dist="mmzoo-b"),
     )
     assert [e.name for e in host.registry.entries()] == ["a", "b"]
 
@@ -131,7 +132,7 @@ def test_listing_imports_no_torch():
 
 @pytest.mark.parametrize(("hook", "kind"), ENTRY_HOOKS.items())
 def test_each_hook_brings_entries_of_its_kind(hook, kind):
-    host = loaded(point("p", plugin(**{hook: lambda: [entry(kind=kind)]}), dist="mmzoo-foo"))
+    host = loaded(fake_entry_point("p", plugin(**{hook: lambda: [entry(kind=kind)]}), dist="mmzoo-foo"))
     assert host.failures == []
     assert host.get(kind, "foo").kind == kind
 
@@ -148,7 +149,7 @@ def test_every_hook_is_documented_and_tested_here():
 def test_lifecycle_hooks_are_called(classifier, sample, tmp_path, quick, monkeypatch):
     from transformers import TrainerCallback
 
-    from mmzoo.plugins import host
+    from mmzoo.registry.manager import plugin_manager
 
     seen = []
 
@@ -161,11 +162,11 @@ def test_lifecycle_hooks_are_called(classifier, sample, tmp_path, quick, monkeyp
         mmzoo_train_callbacks=lambda recipe: [Count()],
         mmzoo_card_sections=lambda model, run: [("Colophon", "set in type")],
     )
-    host().manager.register(module)
+    plugin_manager().manager.register(module)
     try:
         run = mmzoo.train(classifier, dataset=sample, output=tmp_path / "m", progress=False, train=quick)
     finally:
-        host().manager.unregister(module)
+        plugin_manager().manager.unregister(module)
     assert seen == ["MultimodalModel", *["step"] * 4]
     assert "## Colophon\n\nset in type" in (tmp_path / "m" / "README.md").read_text()
     assert run.finished

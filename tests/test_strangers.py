@@ -10,9 +10,9 @@ import pytest
 from strangers import GOOD, hosted, install, with_plugin
 
 import mmzoo
-from mmzoo import plugins, settings
 from mmzoo.errors import PluginBroken, PluginWarning, SettingsError, TrainingError, UnknownName
-from mmzoo.plugins import Host, point
+from mmzoo.registry import manager, settings
+from mmzoo.registry.manager import PluginManager, fake_entry_point
 
 HOOK = "import mmzoo\n@mmzoo.hookimpl\ndef mmzoo_encoders():\n    "
 ENTRY = 'mmzoo.Entry("encoder", "odd", target="a.b:C", summary="odd"{})'
@@ -88,7 +88,7 @@ def test_a_bad_plugin_is_one_line_and_the_rest_lists_and_builds(tmp_path, monkey
     install(tmp_path, "mmzoo-bad", source)
     install(tmp_path, "mmzoo-good", GOOD.format(entry="stranger-cnn"))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(plugins, "_current", None)
+    monkeypatch.setattr(manager, "_current", None)
     with hosted() as host:
         (failure,) = host.failures
         assert failure.plugin == "mmzoo-bad"
@@ -134,7 +134,7 @@ def test_a_limit_that_is_no_number_is_an_error(monkeypatch):
     for text in ("soon", "0", "-1", "nan", "inf"):
         monkeypatch.setenv("MMZOO_PLUGIN_TIMEOUT", text)
         with pytest.raises(SettingsError, match="MMZOO_PLUGIN_TIMEOUT"):
-            Host()
+            PluginManager()
 
 
 def test_what_a_plugin_prints_and_warns_of_stays_out_of_the_way(tmp_path, monkeypatch, capsys):
@@ -155,7 +155,7 @@ CHANGES = {
     "the standard streams": "import io, sys; sys.stdout = sys.stderr = io.StringIO()",
     "what can be imported": "import sys; sys.path.clear(); sys.meta_path.clear()",
     "the list of what can be imported": "import sys; sys.path = []",
-    "what is imported": "from sys import modules as m; m['json'] = m['colorsys'] = None; del m['mmzoo.collect']",
+    "what is imported": "from sys import modules as m; m['json'] = m['colorsys'] = None; del m['mmzoo.registry.loading']",
     "the working directory": "import os; os.chdir('/')",
     "the environment": "import os; os.environ['MMZOO_ODD'] = '1'; os.environ['PATH'] = ''; del os.environ['MMZOO_CACHE']",
     "the limit of recursion": "import sys; sys.setrecursionlimit(120)",
@@ -168,7 +168,7 @@ CHANGES = {
 def test_what_a_plugin_changes_of_the_process_is_put_back(tmp_path, monkeypatch, source, ends, request):
     def process():
         streams = sys.stdin, sys.stdout, sys.stderr
-        imports = list(sys.path), list(sys.meta_path), sys.modules["json"], sys.modules["mmzoo.collect"]
+        imports = list(sys.path), list(sys.meta_path), sys.modules["json"], sys.modules["mmzoo.registry.loading"]
         return streams, imports, os.getcwd(), dict(os.environ), sys.getrecursionlimit(), list(warnings.filters)
 
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
@@ -207,8 +207,8 @@ def test_entries_are_kept_as_data_alone():
     def load(name):
         sly = Sly("encoder", name, target="a.b:C", summary="sly")
         module = type("module", (), {"mmzoo_encoders": staticmethod(mmzoo.hookimpl(lambda: [sly]))})
-        host = Host()
-        host.load_one(point("p", module, dist="mmzoo-sly"))
+        host = PluginManager()
+        host.load_one(fake_entry_point("p", module, dist="mmzoo-sly"))
         return host
 
     assert load("sly").registry.entries()[0].row()["name"] == "sly"
@@ -234,7 +234,7 @@ def test_metadata_that_is_no_text_takes_nothing_down(tmp_path, monkeypatch, file
     path.write_bytes(b"\xff\xfe\0")
     monkeypatch.syspath_prepend(tmp_path)
     with hosted() as host:
-        names = {plugin.dist for plugin in host.plugins if plugin.state == plugins.IN_USE}
+        names = {plugin.dist for plugin in host.plugins if plugin.state == manager.IN_USE}
         assert {"mmzoo", "mmzoo-good"} <= names
         assert ("mmzoo_odd" in names) == (file == "METADATA")
 
@@ -288,7 +288,7 @@ def test_a_distributions_name_does_nothing_in_a_terminal_or_a_shell(tmp_path, mo
 def test_python_is_warned_once(tmp_path, monkeypatch):
     install(tmp_path, "mmzoo-bad", "raise ValueError('out of order')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(plugins, "_current", None)
+    monkeypatch.setattr(manager, "_current", None)
     with warnings.catch_warnings(record=True) as told:
         mmzoo.entries()
         mmzoo.entries()
@@ -301,7 +301,7 @@ def test_several_are_one_line_too(tmp_path, monkeypatch):
     for i in range(7):
         install(tmp_path, f"mmzoo-bad{i}", "raise ValueError")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(plugins, "_current", None)
+    monkeypatch.setattr(manager, "_current", None)
     with pytest.warns(PluginWarning, match=r"7 plugins are not in use: mmzoo-bad0, .* and 2 more") as told:
         mmzoo.entries()
     assert len(told) == 1
@@ -389,7 +389,7 @@ def test_a_lifecycle_hook_that_returns_nonsense_is_passed_over(classifier):
         with pytest.warns(PluginWarning, match="must return pairs of a title"):
             assert "title" not in model.card()
         with pytest.warns(PluginWarning, match=r"must return transformers\.TrainerCallback objects, not builtin"):
-            assert plugins.host().manager.hook.mmzoo_train_callbacks(recipe=model.recipe) == []
+            assert manager.plugin_manager().manager.hook.mmzoo_train_callbacks(recipe=model.recipe) == []
 
 
 @pytest.mark.parametrize(

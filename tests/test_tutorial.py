@@ -7,7 +7,8 @@ import re
 import pytest
 from tutorial import PAGE, ROOT, Reader, blocks, files
 
-from mmzoo.plugins import ENTRY_HOOKS, host
+from mmzoo.registry.loading import ENTRY_HOOKS
+from mmzoo.registry.manager import plugin_manager
 
 EXAMPLE = ROOT / "examples" / "mmzoo-film"
 OF_THE_EXAMPLE = {"README.md", "CARD.md", "record/seed-0.json", "record/seed-1.json"}  # what it says of itself
@@ -24,7 +25,7 @@ def followed(tmp_path_factory):
             reader.follow(block)
         yield reader
     reader.forget()
-    assert "mmzoo-film" not in {entry.plugin for entry in host().registry.entries()}, "other tests would see it"
+    assert "mmzoo-film" not in {entry.plugin for entry in plugin_manager().registry.entries()}, "other tests would see it"
 
 
 def test_every_command_prints_what_the_page_shows(followed):

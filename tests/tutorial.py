@@ -16,7 +16,7 @@ from pathlib import Path
 
 from test_cli import run
 
-from mmzoo import plugins
+from mmzoo.registry import manager
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "write-a-plugin.md"
@@ -80,7 +80,7 @@ class Reader:
         for name in [name for name in sys.modules if name.partition(".")[0] == "mmzoo_film"]:
             del sys.modules[name]
         importlib.invalidate_caches()
-        plugins.forget()
+        manager.reset()
 
     def _cd(self, arguments):
         self.cwd /= arguments[0]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from mmzoo import catalogue
-from mmzoo.registry import KINDS
+from mmzoo.registry.entries import KINDS
 
 
 def complete(kind: str) -> Any:

@@ -24,7 +24,7 @@ from mmzoo.cli.arguments import (
 from mmzoo.cli.printing import fail, print_json, print_table, quiet
 from mmzoo.cli.root import app
 from mmzoo.errors import DoesNotFit, UnknownName
-from mmzoo.registry import Entry
+from mmzoo.registry.entries import Entry
 
 MAX_WRAPPED = 500  # rows of a table
 

@@ -13,13 +13,13 @@ from mmzoo.cli.printing import print_json, print_table
 from mmzoo.cli.root import app
 
 if TYPE_CHECKING:
-    from mmzoo.doctor import Report
+    from mmzoo.registry.diagnosis import Report
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Look at plugins, libraries, GPU, caches and the Hub; for each problem, the command that mends it."""
-    from mmzoo.doctor import diagnose
+    from mmzoo.registry.diagnosis import diagnose
 
     report = diagnose()
     if as_json:

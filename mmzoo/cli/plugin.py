@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from mmzoo import settings
 from mmzoo.cli.arguments import Json
 from mmzoo.cli.printing import print_json, print_table
 from mmzoo.cli.root import app
 from mmzoo.errors import UnknownName
+from mmzoo.registry import settings
 
 plugin = typer.Typer(no_args_is_help=True, help="Look after plugins.")
 app.add_typer(plugin, name="plugin")
@@ -20,10 +20,10 @@ app.add_typer(plugin, name="plugin")
 @plugin.command("list")
 def list_(as_json: Json = False) -> None:
     """List the plugins that are installed: version, API version, state, and what each brings."""
-    from mmzoo.plugins import host
-    from mmzoo.trial import row
+    from mmzoo.registry.manager import plugin_manager
+    from mmzoo.registry.subprocess_checks import plugin_row
 
-    rows = [row(plugin) for plugin in host().plugins]
+    rows = [plugin_row(plugin) for plugin in plugin_manager().plugins]
     if as_json:
         print_json(rows)
     else:
@@ -31,7 +31,7 @@ def list_(as_json: Json = False) -> None:
 
 
 def plugin_rows(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """The cells of a table of plugins, from what `mmzoo.trial.row` says of each."""
+    """The cells of a table of plugins, from what `mmzoo.registry.subprocess_checks.plugin_row` says of each."""
     return [(row["plugin"], row["version"], row["api"], row["state"], _brings(row)) for row in rows]
 
 
@@ -49,7 +49,7 @@ def _complete(names: Callable[[], list[str]]) -> Any:
 
 def _installed() -> list[str]:
     """The names of what is installed, and nothing of it is imported: it may be broken."""
-    from mmzoo.plugins import installed_plugins
+    from mmzoo.registry.manager import installed_plugins
 
     return sorted({plugin.name for plugin in installed_plugins()})
 
@@ -59,7 +59,7 @@ def disable(
     name: Annotated[str, typer.Argument(help="As `mmzoo plugin list` names it.", autocompletion=_complete(_installed))],
 ) -> None:
     """Do not load a plugin any more, in no process of this user; nothing of it is uninstalled or imported."""
-    from mmzoo.plugins import installed_plugins
+    from mmzoo.registry.manager import installed_plugins
 
     found = installed_plugins()
     if settings.normal(name) == "mmzoo":

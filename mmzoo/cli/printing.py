@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from mmzoo.common.sanitize import sanitize
 from mmzoo.errors import PluginWarning
-from mmzoo.registry import RESERVED
+from mmzoo.registry.entries import RESERVED
 
 
 def fail(message: str) -> None:

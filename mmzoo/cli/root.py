@@ -16,7 +16,7 @@ from mmzoo import __version__, catalogue
 from mmzoo.cli.printing import fail, json_alone, speaking
 from mmzoo.common.sanitize import describe_error
 from mmzoo.errors import MmzooError, PluginBroken
-from mmzoo.registry import Entry
+from mmzoo.registry.entries import Entry
 
 # By its version, typer uses click or a copy of its own, with exceptions of its own.
 _UsageError: Any = typer.BadParameter.__base__

@@ -21,10 +21,10 @@ from typing import Any
 import jinja2
 
 from mmzoo import catalogue
-from mmzoo.contract import API_VERSION
 from mmzoo.errors import BadPlugin, UnknownName
-from mmzoo.plugins import ENTRY_HOOKS
-from mmzoo.registry import KINDS
+from mmzoo.registry.api_version import API_VERSION
+from mmzoo.registry.entries import KINDS
+from mmzoo.registry.loading import ENTRY_HOOKS
 
 PREFIX = "mmzoo-"
 # PEP 508's grammar of a name; index servers compare names in lower case, with runs of -_. as one dash.

@@ -18,7 +18,7 @@ from mmzoo.interfaces.task import Task
 from mmzoo.metrics import Metric
 from mmzoo.modalities.reader import NONE
 from mmzoo.recipe import Part
-from mmzoo.registry import KINDS
+from mmzoo.registry.entries import KINDS
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.subject import Subject
 
@@ -51,7 +51,7 @@ def metadata(subject: Subject) -> None:
 
 @check(*KINDS)
 def target(subject: Subject) -> None:
-    """An entry's target imports and is what its kind asks for (`mmzoo.hookspecs`): a subclass of the kind's base, of a recipe a
+    """An entry's target imports and is what its kind asks for (`mmzoo.registry.hookspecs`): a subclass of the kind's base, of a recipe a
     mapping, of a command a function."""
     found = subject.target
     base = CLASSES.get(subject.entry.kind)

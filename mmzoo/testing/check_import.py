@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmzoo.plugins import IN_USE, host
+from mmzoo.registry.manager import IN_USE, plugin_manager
 from mmzoo.testing import probe
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.subject import Plugin
@@ -15,10 +15,10 @@ TRIES = 5
 def loads(plugin: Plugin) -> None:
     """Every entry point in the group ``mmzoo`` is a module that imports, marks known hooks with ``mmzoo.hookimpl``, and returns
     entries whose names no other plugin has."""
-    theirs = [one for one in host().plugins if one.dist == plugin.distribution]
+    theirs = [one for one in plugin_manager().plugins if one.dist == plugin.distribution]
     for one in theirs:
         expect(one.state == IN_USE, one.failure.error if one.failure else f"the plugin is not in use: {one.name}, {one.why}")
-    brings = plugin.entries or any(host().manager.has_plugin(one.full_name) for one in theirs)
+    brings = plugin.entries or any(plugin_manager().manager.has_plugin(one.full_name) for one in theirs)
     expect(brings, "the plugin brings no entry and no hook")
 
 

@@ -20,7 +20,7 @@ from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.interfaces.language_model import CAUSAL, SEQ2SEQ, LanguageModel
 from mmzoo.interfaces.task import Prediction
 from mmzoo.modalities.pipeline import InputPipeline
-from mmzoo.plugins import host
+from mmzoo.registry.manager import plugin_manager
 from mmzoo.resolve import resolve
 from mmzoo.sequence import of_text
 from mmzoo.testing.contract import check, expect
@@ -261,7 +261,7 @@ def answers(subject: Subject) -> None:
     expect(again == learned, f"what it learns is {learned}, from JSON {again}")
     more = task.learn(subject.target.Options(**{**subject.tiny, **learned}), subject.examples)
     expect(not more, f"given what it has learned, it learns more: {more}")
-    unknown = [name for name in task.metrics if not any(e.name == name for e in host().registry.entries("metric"))]
+    unknown = [name for name in task.metrics if not any(e.name == name for e in plugin_manager().registry.entries("metric"))]
     expect(not unknown, f"no plugin has the metrics {', '.join(unknown)}")
     batch = subject.batch(model)
     expect("labels" in batch, f"for training it collates {', '.join(batch)}, and no labels")

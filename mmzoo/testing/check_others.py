@@ -20,8 +20,8 @@ from mmzoo.formats import Clues, Format
 from mmzoo.metrics import measure
 from mmzoo.modalities.image import open_image
 from mmzoo.model import MultimodalModel
-from mmzoo.plugins import host
 from mmzoo.recipe import Part, Recipe
+from mmzoo.registry.manager import plugin_manager
 from mmzoo.resolve import resolve
 from mmzoo.testing.contract import Inapplicable, check, expect
 from mmzoo.testing.samples import Sample, sample_of
@@ -112,7 +112,7 @@ def trains(subject: Subject) -> None:
 def _encoder(modality: str) -> str:
     if modality == "image":
         return PARTNERS["encoder"]
-    for entry in host().registry.entries("encoder"):
+    for entry in plugin_manager().registry.entries("encoder"):
         if entry.modality == modality and entry.variant is None:
             return entry.name
     raise Inapplicable(f"no plugin here has an encoder of '{modality}' that needs no variant")
@@ -217,7 +217,7 @@ def _write_and_read(chosen: Format, model: MultimodalModel, folder: Path) -> Non
 @check("command")
 def helps(subject: Subject) -> None:
     """A command is a function that typer can make one of: ``--help`` prints and exits with 0."""
-    own = [entry.name for entry in host().registry.entries("command")]
+    own = [entry.name for entry in plugin_manager().registry.entries("command")]
     expect(subject.entry.name in own, f"there is no command '{subject.entry.name}'")
     app = typer.Typer(add_completion=False)
     app.command(subject.entry.name, help=subject.entry.summary)(subject.target)

@@ -16,8 +16,8 @@ from mmzoo.common.sanitize import describe_error
 from mmzoo.data import tensors
 from mmzoo.errors import DoesNotFit, MmzooError
 from mmzoo.model import MultimodalModel
-from mmzoo.plugins import host
 from mmzoo.recipe import PARTS
+from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.small import fitting, round_trip, with_partners
 from mmzoo.testing.subject import TOLERANCE, Subject, close, finite
@@ -195,7 +195,7 @@ def partners(subject: Subject) -> None:
 
 
 def _names(kind: str) -> set[str]:
-    return {entry.name for entry in host().registry.entries(kind)}
+    return {entry.name for entry in plugin_manager().registry.entries(kind)}
 
 
 @check(*PARTS)

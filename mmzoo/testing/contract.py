@@ -16,11 +16,11 @@ from unittest.mock import patch
 
 import torch
 
-from mmzoo import isolate, settings
 from mmzoo.common.sanitize import describe_error
 from mmzoo.errors import ContractBroken, MmzooError, SettingsError, UnknownName
-from mmzoo.installed import GROUP
-from mmzoo.plugins import DISABLED, LEFT_OUT, host
+from mmzoo.registry import isolation, settings
+from mmzoo.registry.discovery import GROUP
+from mmzoo.registry.manager import DISABLED, LEFT_OUT, plugin_manager
 from mmzoo.testing.network import no_network
 from mmzoo.testing.subject import Plugin, Subject
 
@@ -98,7 +98,7 @@ class Case:
         __tracebackhide__ = True
         default = torch.get_default_dtype()
         try:
-            with no_network(), own_cache(), torch.random.fork_rng(), isolate.alarm(LIMIT * isolate.timeout()):
+            with no_network(), own_cache(), torch.random.fork_rng(), isolation.alarm(LIMIT * isolation.timeout()):
                 self.check.function(self.subject)
             left = torch.get_default_dtype()
             expect(left == default, f"it leaves torch's default type as {left}, which every other model is then made of")
@@ -132,7 +132,7 @@ def cases(distribution: str) -> list[Case]:
         UnknownName: no such distribution is installed, or it is no plugin. SettingsError: it is disabled or left out.
     """
     plugin = _plugin(distribution)
-    out = [found for found in host().plugins if settings.normal(found.dist) == settings.normal(distribution)]
+    out = [found for found in plugin_manager().plugins if settings.normal(found.dist) == settings.normal(distribution)]
     if out and all(found.state in (DISABLED, LEFT_OUT) for found in out):
         raise SettingsError(f"there is nothing to check of the plugin '{distribution}', {out[0].why}")
     subjects = [Subject(entry) for entry in plugin.entries]
@@ -210,7 +210,7 @@ def _plugin(name: str) -> Plugin:
     plugin = Plugin(found.metadata["Name"])
     if not plugin.points:
         raise UnknownName(f"distribution '{name}' has no entry point in the group '{GROUP}', so it is no plugin")
-    host()
+    plugin_manager()
     return plugin
 
 

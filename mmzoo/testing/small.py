@@ -12,9 +12,9 @@ from mmzoo.build import assemble, build, load, read_recipe
 from mmzoo.data import Dataset
 from mmzoo.errors import DoesNotFit
 from mmzoo.model import MultimodalModel
-from mmzoo.plugins import host
 from mmzoo.recipe import Recipe
-from mmzoo.registry import Entry, split_use
+from mmzoo.registry.entries import Entry, split_use
+from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing.samples import Sample
 from mmzoo.train import train
 
@@ -26,7 +26,7 @@ def tiny(recipe: str | Recipe, **changes: Any) -> Recipe:
     chosen = read_recipe(recipe, **changes)
     data = chosen.to_dict()
     for kind, part in chosen.parts().items():
-        entry = host().get(kind, split_use(part.use)[0])
+        entry = plugin_manager().get(kind, split_use(part.use)[0])
         own = {key: value for key, value in part.options.items() if kind == "task" and key not in entry.tiny}
         head = {"use": split_use(part.use)[0], "train": part.train, "learning_rate": part.learning_rate}
         data[kind] = {**{key: value for key, value in head.items() if value is not None}, **own, **entry.tiny}
@@ -69,7 +69,7 @@ def _partners() -> Iterator[dict[str, str]]:
 def with_partners(entry: Entry, partners: dict[str, str]) -> Recipe:
     """A tiny recipe of the entry and ``partners``, by kind."""
     parts = {**partners, entry.kind: entry.name}
-    return Recipe.of({kind: {"use": name, **host().get(kind, name).tiny} for kind, name in parts.items()})
+    return Recipe.of({kind: {"use": name, **plugin_manager().get(kind, name).tiny} for kind, name in parts.items()})
 
 
 def round_trip(recipe: Recipe, folder: Path, *, steps: int = 2, dataset: Dataset | None = None) -> MultimodalModel:

@@ -14,10 +14,10 @@ from torch import Tensor
 from mmzoo import catalogue
 from mmzoo.build import build
 from mmzoo.data import Dataset, Example, tensors
-from mmzoo.installed import GROUP
 from mmzoo.model import MultimodalModel
 from mmzoo.recipe import Part, Recipe
-from mmzoo.registry import Entry
+from mmzoo.registry.discovery import GROUP
+from mmzoo.registry.entries import Entry
 from mmzoo.testing.samples import sample_of
 from mmzoo.testing.small import tiny_parts
 from mmzoo.train import learn

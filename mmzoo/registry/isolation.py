@@ -56,7 +56,7 @@ def timeout() -> float:
     return seconds
 
 
-def inside() -> bool:
+def is_inside() -> bool:
     """Whether this is called by something that `limited` runs."""
     return getattr(_here, "limited", False)
 
@@ -81,13 +81,13 @@ def alarm(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def limited(function: Callable[[], Any], seconds: float, package: str = "") -> Outcome:
+def run_limited(function: Callable[[], Any], seconds: float, package: str = "") -> Outcome:
     """`each` of one call."""
-    return each([(function, package)], seconds)[0]
+    return run_each([(function, package)], seconds)[0]
 
 
 @contextlib.contextmanager
-def blamed(what: str) -> Iterator[None]:
+def attribute_errors_to(what: str) -> Iterator[None]:
     """Whatever is raised inside is a `PluginBroken` that begins with ``what``, but for our own errors and an interrupt."""
     try:
         yield
@@ -99,7 +99,7 @@ def blamed(what: str) -> Iterator[None]:
         ) from error  # below it torch tells of its C++ frames
 
 
-def each(calls: Sequence[tuple[Callable[[], Any], str]], seconds: float) -> list[Outcome]:
+def run_each(calls: Sequence[tuple[Callable[[], Any], str]], seconds: float) -> list[Outcome]:
     """Make calls one after another in another thread, and wait for each so long, and no longer.
 
     A thread is the limit that every platform has, whichever thread asks. What it cannot end is code that never gives the

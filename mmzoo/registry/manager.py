@@ -19,12 +19,12 @@ from typing import Any
 
 import pluggy
 
-from mmzoo import collect, contract, hookspecs, installed, isolate, settings
-from mmzoo.collect import ENTRY_HOOKS as ENTRY_HOOKS
 from mmzoo.common.sanitize import describe_error, sanitize
 from mmzoo.errors import DuplicateName, MissingPlugin, MmzooError, PluginBroken, UnknownName
-from mmzoo.lifecycle import Shield, warn
-from mmzoo.registry import Entry, Registry
+from mmzoo.registry import api_version, discovery, hookspecs, isolation, loading, settings
+from mmzoo.registry.entries import Entry, Registry
+from mmzoo.registry.lifecycle import Shield, warn
+from mmzoo.registry.loading import ENTRY_HOOKS as ENTRY_HOOKS
 
 IN_USE, FAILED, DISABLED, LEFT_OUT = "in use", "failed", "disabled", "left out"
 MAX_LINE = 300
@@ -97,17 +97,17 @@ class Plugin:
 
 
 @dataclass
-class Host:
+class PluginManager:
     """The plugins: the registry that they filled, pluggy's manager for lifecycle hooks, and what became of each."""
 
     registry: Registry = field(default_factory=Registry)
-    manager: pluggy.PluginManager = field(default_factory=collect.manager)
+    manager: pluggy.PluginManager = field(default_factory=loading.hook_manager)
     plugins: list[Plugin] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._scratch: pluggy.PluginManager | None = None
         self._skipped: dict[str, Any] = {}
-        self._seconds = isolate.timeout()
+        self._seconds = isolation.timeout()
 
     @property
     def failures(self) -> list[Failure]:
@@ -119,7 +119,7 @@ class Host:
         Raises:
             UnknownName: ``choice.only`` names a plugin that is not installed.
         """
-        found = _plugins(points)
+        found = _described(points)
         # This distribution first, so that a stranger's duplicate is the stranger's failure.
         found.sort(key=lambda pair: (not pair[1].own, pair[1].dist, pair[1].entry_point, pair[0].value))
         chosen = _chosen([plugin for _, plugin in found], choice)
@@ -136,7 +136,7 @@ class Host:
 
     def load_one(self, point: Any) -> Plugin:
         """Load one entry point, whatever has been chosen."""
-        plugin = _plugin(point)
+        plugin = _describe(point)
         self.plugins.append(plugin)
         self._load([(point, plugin)])
         return plugin
@@ -150,7 +150,7 @@ class Host:
 
     def _load(self, wanted: Sequence[tuple[Any, Plugin]]) -> None:
         calls = [(partial(self._collect, *pair), str(pair[0].value).partition(":")[0].partition(".")[0]) for pair in wanted]
-        for (_, plugin), outcome in zip(wanted, isolate.each(calls, self._seconds), strict=True):
+        for (_, plugin), outcome in zip(wanted, isolation.run_each(calls, self._seconds), strict=True):
             plugin.notes, error, trace = outcome.notes, outcome.error, outcome.trace
             if error is None:
                 hooks, entries = outcome.value
@@ -167,14 +167,14 @@ class Host:
     def _collect(self, point: Any, plugin: Plugin) -> tuple[dict[str, Any], list[Entry]]:
         """Import a plugin and ask for what it brings: its lifecycle hooks and its entries. Nothing of the host changes."""
         # Whoever fails or outstays the limit keeps the scratch manager.
-        scratch, self._scratch = self._scratch or collect.manager(), None
-        if not plugin.own and (no := installed.of(point).refusal(installed.ours())):
+        scratch, self._scratch = self._scratch or loading.hook_manager(), None
+        if not plugin.own and (no := discovery.describe_point(point).refusal(discovery.own_version())):
             raise Refused(*no)
         module = point.load()
-        plugin.api = contract.stated(module)
-        if no := contract.refusal(plugin.api, plugin.dist):
+        plugin.api = api_version.stated_version(module)
+        if no := api_version.refusal(plugin.api, plugin.dist):
             raise Refused(*no)
-        found = collect.bring(module, scratch, plugin.full_name)
+        found = loading.collect(module, scratch, plugin.full_name)
         self._scratch = scratch
         return found
 
@@ -231,13 +231,13 @@ class Refused(PluginBroken):
         self.fix = fix
 
 
-def _plugin(point: Any) -> Plugin:
-    about = installed.of(point)
+def _describe(point: Any) -> Plugin:
+    about = discovery.describe_point(point)
     return Plugin(about.name, point.name, about.version)
 
 
-def _plugins(points: Iterable[Any]) -> list[tuple[Any, Plugin]]:
-    found = [(point, _plugin(point)) for point in points]
+def _described(points: Iterable[Any]) -> list[tuple[Any, Plugin]]:
+    found = [(point, _describe(point)) for point in points]
     counted = Counter(plugin.dist for _, plugin in found)
     for _, plugin in found:
         plugin.several = counted[plugin.dist] > 1
@@ -266,8 +266,8 @@ def _chosen(plugins: list[Plugin], choice: settings.Choice) -> Callable[[Plugin]
 
 def _failure(plugin: Plugin, error: BaseException, trace: str) -> Failure:
     text = str(error) if isinstance(error, MmzooError) else describe_error(error)
-    if isinstance(error, isolate.TookTooLong):
-        text += f" to load ({isolate.TIMEOUT} sets the limit)"
+    if isinstance(error, isolation.TookTooLong):
+        text += f" to load ({isolation.TIMEOUT} sets the limit)"
     if isinstance(error, Refused):
         fix = error.fix
     elif plugin.own:
@@ -288,11 +288,11 @@ def _older(installed_version: str, recorded: str) -> bool:
         return False
 
 
-_current: Host | None = None
+_current: PluginManager | None = None
 _lock = threading.Lock()
 
 
-def host() -> Host:
+def plugin_manager() -> PluginManager:
     """The process's plugins, loaded once, when they are first asked for.
 
     Raises:
@@ -300,25 +300,25 @@ def host() -> Host:
     """
     global _current
     if _current is None:
-        if isolate.inside():
+        if isolation.is_inside():
             raise PluginBroken("plugins are still being loaded; what there is can be asked when an entry is built, not in a hook")
         with _lock:
             if _current is None:
-                loaded = Host()
-                loaded.load(installed.points(), settings.choice())
+                loaded = PluginManager()
+                loaded.load(discovery.entry_points(), settings.choice())
                 _current = loaded
                 _tell(loaded.failures)
     return _current
 
 
-def forget() -> None:
+def reset() -> None:
     """Load plugins anew when they are next asked for: for tests that install some."""
     global _current
     _current = None
 
 
 @contextmanager
-def using(other: Host) -> Iterator[Host]:
+def use_manager(other: PluginManager) -> Iterator[PluginManager]:
     """`host` gives ``other`` for the length of the block: for tests."""
     global _current
     before, _current = _current, other
@@ -339,9 +339,9 @@ def _tell(failures: list[Failure]) -> None:
 
 def installed_plugins() -> list[Plugin]:
     """What is installed, by name and version; nothing of it is imported, whatever is disabled or left out."""
-    return [plugin for _, plugin in _plugins(installed.points())]
+    return [plugin for _, plugin in _described(discovery.entry_points())]
 
 
-def point(name: str, module: Any, *, dist: str, version: str = "0") -> Any:
+def fake_entry_point(name: str, module: Any, *, dist: str, version: str = "0") -> Any:
     """A stand-in for an entry point that holds its module already, for tests of plugins that are not installed."""
     return SimpleNamespace(name=name, value=name, dist=SimpleNamespace(name=dist, version=version), load=lambda: module)

@@ -36,7 +36,7 @@ class Entry:
     Args:
         kind: one of `KINDS`.
         name: lower case; letters, digits, ``.``, ``_`` and ``-``.
-        target: ``"package.module:attribute"``; what it must be is in `mmzoo.hookspecs`.
+        target: ``"package.module:attribute"``; what it must be is in `mmzoo.registry.hookspecs`.
         summary: one line for ``mmzoo list``.
         modality: ``"image"``, ``"text"``, ... or empty where it has none.
         license: SPDX id of the weights, or of the code where there are no weights; ``"unknown"`` if not known,

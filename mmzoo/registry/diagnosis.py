@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmzoo import contract, installed, isolate, settings, trial
 from mmzoo.common.files import cache_folder
 from mmzoo.errors import SettingsError, UnknownName
-from mmzoo.plugins import FAILED
+from mmzoo.registry import api_version, discovery, isolation, settings, subprocess_checks
+from mmzoo.registry.manager import FAILED
 
 HUB_SECONDS = 3.0
 MAX_FILES = 200_000
@@ -33,7 +33,7 @@ class Problem:
 
 @dataclass
 class Report:
-    """What `diagnose` found: ``plugins`` as `mmzoo.trial.plugins` has them; ``notes`` are worth knowing, and not broken."""
+    """What `diagnose` found: ``plugins`` as `mmzoo.registry.subprocess_checks.plugins` has them; ``notes`` are worth knowing, and not broken."""
 
     mmzoo: str
     api: str
@@ -56,7 +56,7 @@ class Report:
 def diagnose() -> Report:
     """Look at everything. It takes about as long as importing torch, and at most some minutes where something hangs."""
     environment = {"python": platform.python_version(), "platform": platform.platform()}
-    report = Report(installed.ours(), contract.API_VERSION, environment)
+    report = Report(discovery.own_version(), api_version.API_VERSION, environment)
     _dependencies(report)
     _plugins(report)
     _torch(report)
@@ -86,15 +86,15 @@ def _plugins(report: Report) -> None:
     deadly: dict[str, str] = {}
     while True:
         try:
-            found = trial.plugins(deadly)
+            found = subprocess_checks.plugins(deadly)
         except UnknownName as error:
             report.problems.append(Problem(str(error), (f"unset {settings.ONLY}",)))
             return
         except SettingsError as error:
-            mend = f"unset {isolate.TIMEOUT}" if isolate.TIMEOUT in str(error) else f"rm {settings.config_file()}"
+            mend = f"unset {isolation.TIMEOUT}" if isolation.TIMEOUT in str(error) else f"rm {settings.config_file()}"
             report.problems.append(Problem(str(error), (mend,)))
             return
-        if found.complete or len(deadly) == trial.MAX_DEADLY:
+        if found.complete or len(deadly) == subprocess_checks.MAX_DEADLY:
             break
         deadly[found.last] = found.ended
     report.plugins = found.rows
@@ -120,7 +120,7 @@ def _torch(report: Report) -> None:
         for kind, entries in row["targets"].items()
         for name, target in entries.items()
     ]
-    found = trial.libraries([(kind, name, target) for _, _, kind, name, target in targets])
+    found = subprocess_checks.libraries([(kind, name, target) for _, _, kind, name, target in targets])
     report.torch = found.torch
     for library, (error, trace) in found.broken.items():
         report.problems.append(
@@ -173,7 +173,7 @@ def _hub(report: Report) -> None:
         report.hub["said"] = "not tried: HF_HUB_OFFLINE is set"
         return
     # In a thread with a limit: a timeout of a connection does not cover the look-up of its name.
-    outcome = isolate.limited(lambda: _answer(constants.ENDPOINT), HUB_SECONDS + 1)
+    outcome = isolation.run_limited(lambda: _answer(constants.ENDPOINT), HUB_SECONDS + 1)
     report.hub["reached"] = outcome.error is None
     report.hub["said"] = outcome.value or f"cannot be reached: {outcome.error}"
     if outcome.error is not None:

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from mmzoo import errors, installed, isolate, settings
+from mmzoo import errors
 from mmzoo.common.sanitize import describe_error, sanitize
-from mmzoo.plugins import DISABLED, Host, Plugin, Refused
-from mmzoo.registry import Entry
+from mmzoo.registry import discovery, isolation, settings
+from mmzoo.registry.entries import Entry
+from mmzoo.registry.manager import DISABLED, Plugin, PluginManager, Refused
 
 MAX_DEADLY = 20  # plugins that end the process, before we stop looking for more
 SECONDS = 300.0
@@ -46,7 +47,7 @@ class Libraries:
     bad: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
 
 
-def row(plugin: Plugin) -> dict[str, Any]:
+def plugin_row(plugin: Plugin) -> dict[str, Any]:
     """A plugin as data: what it is, its state, and its entries by kind."""
     entries: dict[str, list[str]] = {}
     for entry in plugin.entries:
@@ -72,7 +73,7 @@ def plugins(deadly: Mapping[str, str]) -> Plugins:
     """Load every plugin that is chosen, but for those that are known to end the process; ``deadly`` says how.
 
     Raises:
-        UnknownName, SettingsError: as `mmzoo.plugins.host`.
+        UnknownName, SettingsError: as `mmzoo.registry.manager.plugin_manager`.
     """
     lines, ended = _child("try_plugins", dict(deadly))
     found = Plugins(ended=ended)
@@ -112,7 +113,7 @@ def libraries(targets: Sequence[tuple[str, str, str]]) -> Libraries:
 
 def _child(function: str, argument: Any) -> tuple[list[dict[str, Any]], str]:
     """The lines of JSON that a function of this module writes in a new process, and how the process ended."""
-    code = f"import sys; sys.path[:] = {sys.path!r}; from mmzoo import trial; trial.{function}()"
+    code = f"import sys; sys.path[:] = {sys.path!r}; from mmzoo.registry import subprocess_checks; subprocess_checks.{function}()"
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], input=json.dumps(argument), capture_output=True, text=True, timeout=SECONDS, check=False
@@ -146,7 +147,7 @@ def _writer() -> Any:
     return write
 
 
-class _Telling(Host):
+class _Telling(PluginManager):
     """Says which plugin it is about to load, and leaves those alone that are known to end the process."""
 
     write: Any
@@ -165,7 +166,7 @@ def try_plugins() -> None:
     try:
         host = _Telling()
         host.write, host.deadly = write, deadly
-        host.load(installed.points(), settings.choice())
+        host.load(discovery.entry_points(), settings.choice())
     except errors.MmzooError as error:
         write(error=type(error).__name__, message=str(error))
         os._exit(0)
@@ -175,7 +176,7 @@ def try_plugins() -> None:
         for entry in plugin.entries:
             targets.setdefault(entry.kind, {})[entry.name] = entry.target
         trace = plugin.failure.trace if plugin.failure else ""
-        rows.append({**row(plugin), "trace": trace, "notes": plugin.notes, "targets": targets})
+        rows.append({**plugin_row(plugin), "trace": trace, "notes": plugin.notes, "targets": targets})
     write(rows=rows)
     os._exit(0)  # whatever threads a plugin has left
 
@@ -193,7 +194,7 @@ def try_libraries() -> None:
     for kind, name, target in targets:
         write(trying=f"{kind}/{name}")
         call = partial(_try, kind, Entry(kind, name, target, "-"))
-        outcome = isolate.limited(call, PATIENCE * isolate.timeout(), target.partition(":")[0].partition(".")[0])
+        outcome = isolation.run_limited(call, PATIENCE * isolation.timeout(), target.partition(":")[0].partition(".")[0])
         if (broken := outcome.error) is not None:
             cause = broken.__cause__
             trace = "".join(traceback.format_exception(cause)) if cause else outcome.trace

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from mmzoo.registry import Entry
+    from mmzoo.registry.entries import Entry
 
 PROJECT = "mmzoo"
 

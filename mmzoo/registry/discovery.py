@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mmzoo.common.sanitize import sanitize
-from mmzoo.settings import normal
+from mmzoo.registry.settings import normal
 
 GROUP = "mmzoo"
 # Names go into commands that a user copies, and versions to the terminal.
@@ -26,7 +26,7 @@ _NEED = re.compile(r"^Requires-Dist:\s*(mmzoo(?![\w.-]).*)$", re.MULTILINE | re.
 
 
 @dataclass(frozen=True)
-class About:
+class Distribution:
     """A distribution: its name, version, and what it requires of mmzoo, as ``Requires-Dist`` says it."""
 
     name: str
@@ -50,23 +50,23 @@ class About:
 
 
 @functools.cache
-def ours() -> str:
+def own_version() -> str:
     """The version of mmzoo."""
     return importlib.metadata.version(GROUP)
 
 
-def about(dist: Any) -> About:
+def describe(dist: Any) -> Distribution:
     """Read a distribution's metadata, without parsing what nobody asked for. ``dist`` may be a stand-in with name and version."""
     if dist is None:
-        return About("unknown")
+        return Distribution("unknown")
     if not hasattr(dist, "read_text"):
-        return About(dist.name, dist.version)
+        return Distribution(dist.name, dist.version)
     text = (_text(dist, "METADATA") or _text(dist, "PKG-INFO")).replace("\r\n", "\n").partition("\n\n")[0]
     found = {key: value.strip() for key, value in re.findall(r"^(Name|Version):(.*)$", text, re.MULTILINE)}
     needs = tuple(need.strip() for need in _NEED.findall(text) if re.search(r"[<>=~!]", need))
     folder = getattr(dist, "_path", None)  # it is named as the distribution, where its metadata cannot be read
     name = found.get("Name") or (folder.name.partition("-")[0] if folder is not None else "unknown")
-    return About(_UNUSUAL.sub("_", name)[:MAX_NAME], sanitize(found.get("Version", ""))[:MAX_NAME], needs)
+    return Distribution(_UNUSUAL.sub("_", name)[:MAX_NAME], sanitize(found.get("Version", ""))[:MAX_NAME], needs)
 
 
 def _text(dist: Any, name: str) -> str:
@@ -77,12 +77,12 @@ def _text(dist: Any, name: str) -> str:
         return ""
 
 
-def of(point: Any) -> About:
+def describe_point(point: Any) -> Distribution:
     """What the distribution of an entry point says of itself."""
-    return point.about if hasattr(point, "about") else about(point.dist)
+    return point.about if hasattr(point, "about") else describe(point.dist)
 
 
-def points() -> Iterator[Any]:
+def entry_points() -> Iterator[Any]:
     """Every entry point of the group, each with ``about``, the `About` of its distribution. One whose file is malformed raises
     when it is loaded."""
     seen: set[str] = set()
@@ -91,7 +91,7 @@ def points() -> Iterator[Any]:
         text = _text(dist, "entry_points.txt")
         if not _SECTION.search(text):
             continue
-        said = about(dist)
+        said = describe(dist)
         is_ours = normal(said.name) == GROUP
         # A copy further down sys.path is not what gets imported. But where ours has one, such as an old egg-info in a checkout,
         # what is imported may be either's.

@@ -13,9 +13,9 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mmzoo import hookspecs
 from mmzoo.common.sanitize import describe_error
 from mmzoo.errors import PluginBroken, PluginWarning, TrainingError
+from mmzoo.registry import hookspecs
 
 MAX_LISTED = 1000
 MAX_BYTES = 1 << 18  # of a card's sections: a model whose card is above `mmzoo.screening.MAX_CARD` does not load

@@ -17,7 +17,7 @@ API_VERSION = "1.0"
 ATTRIBUTE = "MMZOO_API"
 
 
-def stated(plugin: Any) -> str:
+def stated_version(plugin: Any) -> str:
     """The API version that a plugin's module says it was written for.
 
     Raises:

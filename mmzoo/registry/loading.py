@@ -9,11 +9,11 @@ from typing import Any
 
 import pluggy
 
-from mmzoo import hookspecs
 from mmzoo.common.sanitize import short_repr
 from mmzoo.errors import PluginBroken
-from mmzoo.lifecycle import LIFECYCLE
-from mmzoo.registry import Entry
+from mmzoo.registry import hookspecs
+from mmzoo.registry.entries import Entry
+from mmzoo.registry.lifecycle import LIFECYCLE
 
 ENTRY_HOOKS = {
     "mmzoo_encoders": "encoder",
@@ -29,14 +29,14 @@ ENTRY_HOOKS = {
 MAX_ENTRIES = 10_000  # of one hook
 
 
-def manager() -> pluggy.PluginManager:
+def hook_manager() -> pluggy.PluginManager:
     """A manager that knows the hooks and no plugin."""
     made = pluggy.PluginManager(hookspecs.PROJECT)
     made.add_hookspecs(hookspecs)
     return made
 
 
-def bring(module: Any, scratch: pluggy.PluginManager, name: str) -> tuple[dict[str, Any], list[Entry]]:
+def collect(module: Any, scratch: pluggy.PluginManager, name: str) -> tuple[dict[str, Any], list[Entry]]:
     """A plugin's lifecycle hooks, by name, and its entries.
 
     ``scratch`` is a manager that sees this plugin alone, so that a misspelt hook is its failure and nobody else's.
