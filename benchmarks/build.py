@@ -90,7 +90,7 @@ def _mmzoo() -> Callable[[], Iterable[Any]]:
 
     import mmzoo
     from mmzoo.build import read_recipe
-    from mmzoo.resolve import resolve
+    from mmzoo.recipes.resolve import resolve
 
     for kind, part in read_recipe(RECIPE).parts().items():
         resolve(kind, part)

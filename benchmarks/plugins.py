@@ -14,7 +14,7 @@ LIST_SECONDS = 1.0
 FIND = """
 import time
 from mmzoo.build import read_recipe
-from mmzoo.resolve import resolve
+from mmzoo.recipes.resolve import resolve
 def find():
     for kind, part in read_recipe("cnn-product-lstm", encoder="stranger3-encoder-3", pretrained=False).parts().items():
         resolve(kind, part)

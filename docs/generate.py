@@ -15,10 +15,12 @@ from typing import Any
 
 import typer
 
-from mmzoo import card, catalogue
+from mmzoo import card
 from mmzoo.build import read_recipe
 from mmzoo.cli import app
-from mmzoo.recipe import Part, Recipe, TrainOptions
+from mmzoo.recipes import catalogue
+from mmzoo.recipes.schema import PartConfig, Recipe
+from mmzoo.recipes.training_options import TrainingOptions
 from mmzoo.registry import hookspecs
 from mmzoo.registry.entries import KINDS
 from mmzoo.summary import PartSummary, Summary
@@ -145,7 +147,7 @@ def _commands(group: Any, context: Any) -> list[str]:
 
 def recipe() -> str:
     lines = ["# The recipe\n\nA YAML or JSON file with these keys. Its JSON schema stands at the end.\n"]
-    for title, model in (("Keys", Recipe), ("Keys of a part", Part), ("Keys of `train`", TrainOptions)):
+    for title, model in (("Keys", Recipe), ("Keys of a part", PartConfig), ("Keys of `train`", TrainingOptions)):
         lines.append(f"## {title}\n\n| key | type | default | |\n|---|---|---|---|")
         for name, field in model.model_fields.items():
             default = (

@@ -16,7 +16,8 @@ import mmzoo
 from mmzoo import checkpoint
 from mmzoo.errors import MmzooError, UnknownName
 from mmzoo.evaluate import BLANKED, SHUFFLED
-from mmzoo.recipe import Part, merge
+from mmzoo.recipes.merging import merge
+from mmzoo.recipes.schema import PartConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "experiments" / "runs"
@@ -187,8 +188,8 @@ def _trained(experiment: Experiment, model: Model, seed: int, work: Path, *, qui
     return folder
 
 
-def _dataset(chosen: str | Mapping[str, Any], *, quick: bool) -> Part:
-    part = Part.of(chosen, "dataset")
+def _dataset(chosen: str | Mapping[str, Any], *, quick: bool) -> PartConfig:
+    part = PartConfig.of(chosen, "dataset")
     return part.with_options(limit=QUICK_EXAMPLES) if quick else part
 
 

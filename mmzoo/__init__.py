@@ -19,7 +19,6 @@ from mmzoo.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from mmzoo.build import build, check, load
-    from mmzoo.catalogue import entries
     from mmzoo.data import Dataset
     from mmzoo.evaluate import Evaluation, evaluate
     from mmzoo.formats import export_model, import_model
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
     from mmzoo.interfaces.example import Example
     from mmzoo.model import MultimodalModel
     from mmzoo.pack import pack
-    from mmzoo.recipe import Recipe
+    from mmzoo.recipes.catalogue import entries
+    from mmzoo.recipes.schema import Recipe
     from mmzoo.remotes import pull, search
     from mmzoo.train import Run, train
     from mmzoo.verify import Verification, verify
@@ -38,12 +38,12 @@ _LAZY = {
     "build": "mmzoo.build",
     "check": "mmzoo.build",
     "load": "mmzoo.build",
-    "entries": "mmzoo.catalogue",
+    "entries": "mmzoo.recipes.catalogue",
     "push": "mmzoo.hub",
     "pack": "mmzoo.pack",
     "pull": "mmzoo.remotes",
     "search": "mmzoo.remotes",
-    "Recipe": "mmzoo.recipe",
+    "Recipe": "mmzoo.recipes.schema",
     "MultimodalModel": "mmzoo.model",
     "Dataset": "mmzoo.data",
     "Example": "mmzoo.interfaces.example",

@@ -93,12 +93,12 @@ _NAMES = {
     # Models and recipes
     "MultimodalModel": "mmzoo.model",
     "States": "mmzoo.model",
-    "Recipe": "mmzoo.recipe",
-    "Part": "mmzoo.recipe",
-    "TrainOptions": "mmzoo.recipe",
+    "Recipe": "mmzoo.recipes.schema",
+    "PartConfig": "mmzoo.recipes.schema",
+    "TrainingOptions": "mmzoo.recipes.training_options",
     "read_recipe": "mmzoo.build",
-    "resolve": "mmzoo.resolve",
-    "explain": "mmzoo.recipe",
+    "resolve": "mmzoo.recipes.resolve",
+    "explain": "mmzoo.recipes.messages",
     # Checkpoints of other code
     "Format": "mmzoo.formats",
     "Clues": "mmzoo.formats",

@@ -10,17 +10,20 @@ from typing import Any
 
 import torch
 
-from mmzoo import checkpoint, fit, licence, policy, remotes, shelf, stored, transfer, unpack
+from mmzoo import checkpoint, fit, policy, remotes, shelf, stored, transfer, unpack
 from mmzoo.errors import BadRecipe, DoesNotFit, PluginBroken
 from mmzoo.interfaces.features import FeatureSpec
 from mmzoo.interfaces.language_model import LanguageSpec
 from mmzoo.interfaces.part import Part
 from mmzoo.model import MultimodalModel, Provenance
-from mmzoo.recipe import PARTS, Recipe, merge, read_mapping
+from mmzoo.recipes import licence
+from mmzoo.recipes.files import read_mapping
+from mmzoo.recipes.merging import merge
+from mmzoo.recipes.resolve import Resolved, resolve
+from mmzoo.recipes.schema import PARTS, Recipe
 from mmzoo.registry import isolation
 from mmzoo.registry.entries import Entry, split_use
 from mmzoo.registry.manager import plugin_manager
-from mmzoo.resolve import Resolved, resolve
 from mmzoo.summary import Summary
 
 

@@ -11,9 +11,10 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from mmzoo import licence, screening
+from mmzoo import screening
 from mmzoo.modalities.reader import plural
-from mmzoo.recipe import Recipe
+from mmzoo.recipes import licence
+from mmzoo.recipes.schema import Recipe
 from mmzoo.record import Evaluated, Measured, Record
 from mmzoo.registry.entries import split_use
 from mmzoo.summary import Summary, count, size

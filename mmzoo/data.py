@@ -25,11 +25,11 @@ from mmzoo.modalities.identity import content_digest, input_key
 from mmzoo.modalities.image import open_image as open_image  # where it was first, and people look for it
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import plural
-from mmzoo.recipe import Part
+from mmzoo.recipes.resolve import resolve
+from mmzoo.recipes.schema import PartConfig
 from mmzoo.registry.entries import split_use
 from mmzoo.registry.isolation import attribute_errors_to
 from mmzoo.registry.manager import plugin_manager
-from mmzoo.resolve import resolve
 from mmzoo.text import check_placeholders, pad
 
 
@@ -59,7 +59,7 @@ class Dataset(ABC):
         """
 
 
-def open_dataset(spec: str | Part | Dataset) -> Dataset:
+def open_dataset(spec: str | PartConfig | Dataset) -> Dataset:
     """A data set by name (``easy-vqa``), by path (a folder, .jsonl, .csv or .parquet file), or by ``org/name`` id.
 
     Raises:
@@ -68,7 +68,7 @@ def open_dataset(spec: str | Part | Dataset) -> Dataset:
     """
     if isinstance(spec, Dataset):
         return spec
-    part = spec if isinstance(spec, Part) else Part.of(spec, "dataset")
+    part = spec if isinstance(spec, PartConfig) else PartConfig.of(spec, "dataset")
     name, _, _ = split_use(part.use)
     known = {entry.name for entry in plugin_manager().registry.entries("dataset")}
     if name not in known:
@@ -308,11 +308,11 @@ def fingerprint(examples: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
-def dataset_part(text: str | Part | Dataset, sets: dict[str, Any]) -> str | Part | Dataset:
+def dataset_part(text: str | PartConfig | Dataset, sets: dict[str, Any]) -> str | PartConfig | Dataset:
     """A data set's name with options laid over it."""
     if not sets:
         return text
     if isinstance(text, Dataset):
         raise BadRecipe("options are given where a data set is named, not where an object is")
-    part = Part.of(text, "dataset")
+    part = PartConfig.of(text, "dataset")
     return part.with_options(**sets)

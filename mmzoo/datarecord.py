@@ -9,21 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmzoo import licence
 from mmzoo.data import Dataset
 from mmzoo.errors import DataError
-from mmzoo.recipe import Part
+from mmzoo.recipes import licence
+from mmzoo.recipes.schema import PartConfig
 from mmzoo.registry.entries import split_use
 from mmzoo.registry.manager import plugin_manager
 
 _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
-def described(dataset: str | Part | Dataset) -> dict[str, Any]:
+def described(dataset: str | PartConfig | Dataset) -> dict[str, Any]:
     """The record of a data set as it was given: ``dataset``, ``local``, ``dataset_options`` and ``license``."""
     if isinstance(dataset, Dataset):
         return {"dataset": type(dataset).__name__, "local": True, "dataset_options": {}, "license": licence.UNKNOWN}
-    part = dataset if isinstance(dataset, Part) else Part.of(dataset, "dataset")
+    part = dataset if isinstance(dataset, PartConfig) else PartConfig.of(dataset, "dataset")
     registered = split_use(part.use)[0] in _registered()
     place = str(part.options.get("variant") or (split_use(part.use)[1] if registered else part.use) or "")
     options = plain(part.options)
@@ -39,7 +39,7 @@ def described(dataset: str | Part | Dataset) -> dict[str, Any]:
     return {"dataset": name, "local": local, "dataset_options": options, "license": license}
 
 
-def again(said: Mapping[str, Any]) -> Part:
+def again(said: Mapping[str, Any]) -> PartConfig:
     """The data set that a record names, if anyone can find it by that name: a registered one, or an id on the Hub. A path in a
     stranger's record is never opened.
 
@@ -56,14 +56,14 @@ def again(said: Mapping[str, Any]) -> Part:
         )
     if name not in _registered() and "/" not in use:
         raise DataError(f"there is no data set '{use}' here; install the plugin that brings it, or name a copy: --dataset PATH")
-    return Part.of({**options, "use": use}, f"the record of '{use}'")
+    return PartConfig.of({**options, "use": use}, f"the record of '{use}'")
 
 
-def given(dataset: str | Part | Dataset, said: Mapping[str, Any]) -> Part | Dataset:
+def given(dataset: str | PartConfig | Dataset, said: Mapping[str, Any]) -> PartConfig | Dataset:
     """A data set in the place of the one that a record names, with the record's options where it sets none itself."""
     if isinstance(dataset, Dataset):
         return dataset
-    part = dataset if isinstance(dataset, Part) else Part.of(dataset, "dataset")
+    part = dataset if isinstance(dataset, PartConfig) else PartConfig.of(dataset, "dataset")
     recorded = {key: value for key, value in _recorded(said).items() if key != "variant"}
     return part.with_options(**{**recorded, **part.options})
 
@@ -76,7 +76,7 @@ def plain(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _recorded(said: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the data set alone: a record has no say in which one it is."""
-    return {key: value for key, value in (said.get("dataset_options") or {}).items() if key not in Part.model_fields}
+    return {key: value for key, value in (said.get("dataset_options") or {}).items() if key not in PartConfig.model_fields}
 
 
 def _exists(path: str) -> bool:

@@ -24,9 +24,9 @@ from mmzoo.metrics import Metric, Score, measure
 from mmzoo.modalities.identity import input_key
 from mmzoo.modalities.reader import plural
 from mmzoo.model import MultimodalModel
-from mmzoo.recipe import Part
+from mmzoo.recipes.resolve import resolve
+from mmzoo.recipes.schema import PartConfig
 from mmzoo.registry.isolation import attribute_errors_to
-from mmzoo.resolve import resolve
 
 SHUFFLED, BLANKED = "shuffled", "blanked"
 CONTROLS = (SHUFFLED, BLANKED)
@@ -105,7 +105,7 @@ class Evaluation:
 def evaluate(
     model: MultimodalModel | str | Path,
     *,
-    dataset: str | Part | Dataset,
+    dataset: str | PartConfig | Dataset,
     split: str | None = None,
     metrics: Sequence[str] | None = None,
     controls: Sequence[str] = CONTROLS,
@@ -221,7 +221,7 @@ def _conditions(
 
 
 def _metric(name: str) -> Metric:
-    found = resolve("metric", Part.of(name, "metric"), key="metric")
+    found = resolve("metric", PartConfig.of(name, "metric"), key="metric")
     return found.cls(found.options)
 
 

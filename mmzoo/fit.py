@@ -14,12 +14,12 @@ from mmzoo.interfaces.language_model import LanguageModel
 from mmzoo.interfaces.part import Part
 from mmzoo.interfaces.task import Task
 from mmzoo.modalities.reader import NONE, TAKEN, is_modality, plural
-from mmzoo.recipe import PARTS, Recipe
+from mmzoo.recipes.resolve import Resolved, resolve
+from mmzoo.recipes.schema import PARTS, Recipe
 from mmzoo.registry import isolation
 from mmzoo.registry.entries import Entry
 from mmzoo.registry.hookspecs import PROJECT
 from mmzoo.registry.manager import plugin_manager
-from mmzoo.resolve import Resolved, resolve
 
 MAX_STRANGERS = 50  # whose classes a suggestion looks at
 BASES: dict[str, type] = {"encoder": Encoder, "fusion": Fusion, "language_model": LanguageModel, "task": Task}

@@ -19,14 +19,14 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mmzoo import catalogue
 from mmzoo.build import assemble, load
 from mmzoo.checkpoint import is_checkpoint
 from mmzoo.errors import BadRecipe, CheckpointError, PluginBroken
 from mmzoo.interfaces.part import Options
 from mmzoo.model import MultimodalModel
-from mmzoo.recipe import Part, Recipe
-from mmzoo.resolve import resolve
+from mmzoo.recipes import catalogue
+from mmzoo.recipes.resolve import resolve
+from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.source import CONFIG, Source
 from mmzoo.weights import names_in, shown
 
@@ -119,9 +119,9 @@ def export_model(format: str, model: MultimodalModel | str | Path, folder: str |
 
 
 def _format(name: str, way: str, options: Mapping[str, Any]) -> Format:
-    if foreign := sorted(set(options) & set(Part.model_fields)):  # a part's keys, which no format has
+    if foreign := sorted(set(options) & set(PartConfig.model_fields)):  # a part's keys, which no format has
         raise BadRecipe(f"format '{name}' has no option '{foreign[0]}'")
-    found = resolve("format", Part.of({**options, "use": name}, "options"), key=name)
+    found = resolve("format", PartConfig.of({**options, "use": name}, "options"), key=name)
     cls = found.cls
     if not (isinstance(cls, type) and issubclass(cls, Format)):
         raise PluginBroken(f"{found.entry.label} of plugin '{found.entry.plugin}': {found.entry.target} is no Format")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmzoo import card, checkpoint, generation, licence, policy, summary
+from mmzoo import card, checkpoint, generation, policy, summary
 from mmzoo.data import Collator, Example, Tiled, batches, paired, raise_bad, tensors
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit
 from mmzoo.interfaces.encoder import Encoder
@@ -23,7 +23,8 @@ from mmzoo.interfaces.part import Part
 from mmzoo.interfaces.task import Prediction, Task, TextContext
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import NONE, plural
-from mmzoo.recipe import PARTS, Recipe
+from mmzoo.recipes import licence
+from mmzoo.recipes.schema import PARTS, Recipe
 from mmzoo.registry.entries import Entry
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.sequence import arrange, of_text

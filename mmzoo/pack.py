@@ -15,7 +15,7 @@ from mmzoo.build import load
 from mmzoo.checkpoint import CARD, MANIFEST, FileFacts, Manifest
 from mmzoo.errors import CheckpointError
 from mmzoo.model import MultimodalModel
-from mmzoo.recipe import PARTS
+from mmzoo.recipes.schema import PARTS
 from mmzoo.screening import BACKBONES, PACK, WHEELS
 from mmzoo.unpack import FORMAT, SUFFIX, Index, PackedBackbone, wheels_of
 

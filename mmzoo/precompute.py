@@ -33,7 +33,7 @@ from mmzoo.modalities.identity import content_digest, input_key
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import plural
 from mmzoo.model import MultimodalModel
-from mmzoo.resolve import resolve
+from mmzoo.recipes.resolve import resolve
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ class PartSummary:
 @dataclass(frozen=True)
 class Summary:
     """All parts, and what the model needs. Memory is in bytes, of weights, gradients and Adam's moments in float32;
-    activations come on top and grow with the batch. ``license`` is the strictest of the parts' (`mmzoo.licence`); the data that
+    activations come on top and grow with the batch. ``license`` is the strictest of the parts' (`mmzoo.recipes.licence`); the data that
     it is trained on add theirs."""
 
     recipe: str

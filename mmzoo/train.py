@@ -30,8 +30,8 @@ from mmzoo.errors import BadRecipe, CheckpointError, DataError, MmzooError, Trai
 from mmzoo.fit import check_data
 from mmzoo.interfaces.task import Task
 from mmzoo.model import MultimodalModel
-from mmzoo.recipe import Part, Recipe
-from mmzoo.resolve import resolve
+from mmzoo.recipes.resolve import resolve
+from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.trainer import MultimodalTrainer, check_finite, last_checkpoint, last_good, make_trainer
 
 RECIPE = "recipe.json"
@@ -59,7 +59,7 @@ def train(
     recipe: str | Path | Recipe | None = None,
     /,
     *,
-    dataset: str | Part | Dataset,
+    dataset: str | PartConfig | Dataset,
     output: str | Path,
     split: str = "train",
     resume: bool = False,
@@ -228,7 +228,7 @@ def _curve(state: TrainerState) -> list[dict[str, float]]:
 
 
 def _record(
-    trainer: MultimodalTrainer, run: Run, dataset: str | Part | Dataset, split: str, examples: Any, *, skip_bad: bool
+    trainer: MultimodalTrainer, run: Run, dataset: str | PartConfig | Dataset, split: str, examples: Any, *, skip_bad: bool
 ) -> dict[str, Any]:
     """How the model was trained, for run.json and the card."""
     options = run.model.recipe.train

@@ -29,7 +29,8 @@ from mmzoo.errors import CheckpointError, TrainingError
 from mmzoo.modalities.identity import input_key
 from mmzoo.model import MultimodalModel
 from mmzoo.precompute import precompute
-from mmzoo.recipe import PARTS, TrainOptions
+from mmzoo.recipes.schema import PARTS
+from mmzoo.recipes.training_options import TrainingOptions
 from mmzoo.registry.manager import plugin_manager
 
 NAMED = 20  # examples that a message names
@@ -106,7 +107,7 @@ def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_ba
     return trainer
 
 
-def _precision(options: TrainOptions) -> dict[str, bool]:
+def _precision(options: TrainingOptions) -> dict[str, bool]:
     gpu = torch.cuda.is_available()
     if options.precision == "fp16" and not gpu:
         raise TrainingError("train.precision: fp16 needs a GPU; use bf16 or fp32 here")

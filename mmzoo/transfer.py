@@ -14,11 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mmzoo import checkpoint, licence, remotes
+from mmzoo import checkpoint, remotes
 from mmzoo.errors import BadRecipe, CheckpointError
-from mmzoo.recipe import Part, Recipe
+from mmzoo.recipes import licence
+from mmzoo.recipes.resolve import resolve
+from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.entries import split_use
-from mmzoo.resolve import resolve
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Source:
 
     kind: str
     folder: Path
-    part: Part
+    part: PartConfig
     recipe: str
     license: str = licence.UNKNOWN
 
@@ -125,7 +126,7 @@ def settled(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def _adopted(kind: str, part: Part, source: Source) -> Part:
+def _adopted(kind: str, part: PartConfig, source: Source) -> PartConfig:
     """The part with every option of its source; those that it sets itself must agree."""
     key, theirs = f"{kind}.weights", source.part
     (name, variant, revision), (their_name, _, _) = split_use(part.use), split_use(theirs.use)

@@ -18,7 +18,7 @@ from mmzoo.evaluate import evaluate
 from mmzoo.metrics import Score
 from mmzoo.modalities.reader import plural
 from mmzoo.model import MultimodalModel
-from mmzoo.recipe import Part
+from mmzoo.recipes.schema import PartConfig
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # A claimed interval may be so many times as wide as the one found, and so many examples wider, for one of no width.
@@ -97,7 +97,7 @@ def verify(
     model: str | Path,
     *,
     revision: str | None = None,
-    dataset: str | Part | Dataset | None = None,
+    dataset: str | PartConfig | Dataset | None = None,
     limit: int | None = None,
     batch_size: int = 128,
     device: str | None = None,
@@ -164,7 +164,7 @@ class _Loaded(Dataset):
         return self.examples
 
 
-def _source(claim: Mapping[str, Any]) -> Part | None:
+def _source(claim: Mapping[str, Any]) -> PartConfig | None:
     try:
         return datarecord.again(claim)
     except MmzooError:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 import mmzoo
-from mmzoo import backbones, data, errors, formats, metrics, recipe, sequence, source, testing, text, vocabulary, weights
+from mmzoo import backbones, data, errors, formats, metrics, sequence, source, testing, text, vocabulary, weights
 from mmzoo.registry import hookspecs, settings
 from mmzoo.registry.entries import KINDS
 from mmzoo.registry.isolation import TIMEOUT

@@ -20,9 +20,9 @@ import mmzoo
 from mmzoo import backbones, source, weights
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
 from mmzoo.interfaces.fusion import FusedInput
-from mmzoo.recipe import Part
+from mmzoo.recipes.resolve import resolve
+from mmzoo.recipes.schema import PartConfig
 from mmzoo.registry.manager import plugin_manager
-from mmzoo.resolve import resolve
 from mmzoo.sequence import arrange, of_text
 from mmzoo_open_clip.encoder import OpenCLIP, OpenCLIPOptions
 from mmzoo_timm.encoder import Timm, TimmOptions
@@ -169,7 +169,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_meta_and_real_builds_agree(entry):
-    found = resolve(entry.kind, Part(use=entry.name, **entry.tiny))
+    found = resolve(entry.kind, PartConfig(use=entry.name, **entry.tiny))
     meta, real = on_meta(found.cls, found.options), found.cls(found.options)
     assert meta.spec == real.spec
     assert all(p.is_meta for p in meta.parameters())
@@ -183,7 +183,7 @@ def test_meta_and_real_builds_agree(entry):
 
 @pytest.mark.parametrize("entry", [e for e in ENTRIES if e.kind == "encoder"], ids=lambda entry: entry.name)
 def test_tiny_encoders_keep_their_spec(entry):
-    found = resolve(entry.kind, Part(use=entry.name, **entry.tiny))
+    found = resolve(entry.kind, PartConfig(use=entry.name, **entry.tiny))
     check_encoder(found.cls(found.options), on_meta(found.cls, found.options))
 
 
@@ -596,7 +596,7 @@ def test_a_config_has_no_pretrained_weights():
 def test_generic_entries_need_a_variant(use):
     kind = "encoder" if use in ("hf-vision", "timm") else "language_model"
     with pytest.raises(BadRecipe, match="needs a variant"):
-        resolve(kind, Part(use=use))
+        resolve(kind, PartConfig(use=use))
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from caption_cases import FIXTURE, METRICS, original, pairs
 import mmzoo
 from mmzoo.errors import DataError
 from mmzoo.metrics import measure
-from mmzoo.recipe import Part
-from mmzoo.resolve import resolve
+from mmzoo.recipes.resolve import resolve
+from mmzoo.recipes.schema import PartConfig
 from mmzoo.testing import Sample, tiny
 from mmzoo_metrics.ptb import tokenize
 from mmzoo_metrics.vqa import normal
@@ -28,7 +28,7 @@ needs_java = pytest.mark.skipif(
 
 
 def metric(name):
-    found = resolve("metric", Part(use=name))
+    found = resolve("metric", PartConfig(use=name))
     return found.cls(found.options)
 
 
@@ -127,7 +127,7 @@ def test_an_example_without_reference_is_refused(name):
 
 
 def test_meteor_says_what_it_lacks(monkeypatch):
-    entry = resolve("metric", Part(use="meteor"))
+    entry = resolve("metric", PartConfig(use="meteor"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match=r'pycocoevalcap: pip install "mmzoo\[meteor\]"; cider-d'):
         entry.cls(entry.options)
@@ -181,7 +181,7 @@ def test_tasks_report_their_fields_scores(tmp_path):
     found = mmzoo.evaluate(model, dataset=data, split="test", metrics=["bleu-4", "cider-d"], controls=(), progress=False)
     assert list(found.scores) == ["bleu-4", "cider-d"]
     assert all(0 <= s.low <= s.value <= s.high for s in found.scores.values())
-    caption = resolve("task", Part(use="caption")).cls
+    caption = resolve("task", PartConfig(use="caption")).cls
     assert caption.metrics == ("cider-d", "bleu-4", "rouge-l", "exact-match")
 
 

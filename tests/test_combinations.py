@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import mmzoo
-from mmzoo import catalogue
 from mmzoo.data import tensors
 from mmzoo.errors import DoesNotFit
+from mmzoo.recipes import catalogue
 from mmzoo.testing import PARTNERS, Sample, tiny
 
 FUSIONS = [entry.name for entry in catalogue.entries("fusion")]

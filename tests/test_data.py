@@ -16,7 +16,7 @@ from mmzoo.data import Example, fingerprint, load_split, open_dataset
 from mmzoo.errors import BadImage, BadRecipe, DataError, SourceError, UnknownName
 from mmzoo.modalities.identity import input_key
 from mmzoo.modalities.image import open_image
-from mmzoo.recipe import Part
+from mmzoo.recipes.schema import PartConfig
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def table(path, header, *rows):
 
 
 def load(path, split="train", **options):
-    return load_split(open_dataset(Part(use=str(path), **options)), split)
+    return load_split(open_dataset(PartConfig(use=str(path), **options)), split)
 
 
 ROW = {"image": "a.png", "question": "what?", "answer": "yes"}
@@ -63,7 +63,7 @@ class TestEasyVQA:
         assert open_image(train[-1].image).size == (64, 64)
 
     def test_limit(self):
-        few = load_split(open_dataset(Part(use="easy-vqa", limit=5)), "test")
+        few = load_split(open_dataset(PartConfig(use="easy-vqa", limit=5)), "test")
         assert [example.id for example in few] == [f"test/{i}" for i in range(5)]
 
     def test_not_installed(self, monkeypatch):
@@ -81,7 +81,7 @@ class TestOpenMoji:
     @pytest.fixture
     def splits(self, drawings, monkeypatch):
         monkeypatch.setenv("MMZOO_CACHE", str(drawings))
-        data = open_dataset(Part(use="openmoji"))
+        data = open_dataset(PartConfig(use="openmoji"))
         return {split: data.load(split) for split in data.splits()}
 
     def test_every_picture_is_in_one_split(self, splits):
@@ -136,7 +136,7 @@ class TestOpenMoji:
         assert image.size == (64, 64)
         assert image.getpixel((0, 0)) == (255, 255, 255)
         monkeypatch.setattr("mmzoo_datasets.openmoji._draw", None)
-        few = open_dataset(Part(use="openmoji", limit=3)).load("train")
+        few = open_dataset(PartConfig(use="openmoji", limit=3)).load("train")
         assert few == splits["train"][:3]
         assert [path.name[:9] for path in drawings.iterdir()] == ["openmoji-"]
 
@@ -348,9 +348,9 @@ class TestFiles:
     def test_wrong_options(self, tmp_path):
         path = lines(tmp_path / "a.jsonl", ROW)
         with pytest.raises(BadRecipe, match="limit"):
-            open_dataset(Part(use=str(path), limit=0))
+            open_dataset(PartConfig(use=str(path), limit=0))
         with pytest.raises(BadRecipe, match="imag_column"):
-            open_dataset(Part(use=str(path), imag_column="x"))
+            open_dataset(PartConfig(use=str(path), imag_column="x"))
         with pytest.raises(BadRecipe, match="variant"):
             open_dataset("files")
         with pytest.raises(UnknownName, match="a path, or an id"):

@@ -138,7 +138,7 @@ def test_what_is_written(made):
 
 def test_the_majority_row_is_the_commonest_answer(made):
     record = json.loads(made[1].stdout)
-    examples = open_dataset(mmzoo.recipe.Part(use="easy-vqa", limit=steps.QUICK_LIMIT)).load("test")
+    examples = open_dataset(mmzoo.recipes.schema.PartConfig(use="easy-vqa", limit=steps.QUICK_LIMIT)).load("test")
     share = sum(example.targets[0] == record["commonest"] for example in examples) / len(examples)
     assert record["scores"]["majority"]["value"] == pytest.approx(share)
 

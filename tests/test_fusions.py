@@ -8,11 +8,11 @@ from torch.utils.checkpoint import checkpoint
 from uncached import without_cache
 
 import mmzoo
-from mmzoo import catalogue
 from mmzoo.data import Example, tensors
 from mmzoo.errors import DoesNotFit
 from mmzoo.interfaces.example import PLACEHOLDER_ID
 from mmzoo.interfaces.fusion import Fusion
+from mmzoo.recipes import catalogue
 from mmzoo.registry.entries import Registry
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.sequence import of_text

@@ -15,7 +15,7 @@ import mmzoo
 from mmzoo import checkpoint, tensors
 from mmzoo.build import read_recipe
 from mmzoo.errors import MmzooError
-from mmzoo.recipe import Recipe
+from mmzoo.recipes.schema import Recipe
 from mmzoo.testing import tiny
 
 QUIET = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=int(os.environ.get("FUZZ", "100")))

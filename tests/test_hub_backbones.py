@@ -12,7 +12,7 @@ from hub_server import TOKEN, serve_writable
 
 import mmzoo
 from mmzoo.build import assemble, read_recipe
-from mmzoo.recipe import Recipe
+from mmzoo.recipes.schema import Recipe
 
 CLIP, GPT2 = "openai/clip-vit-base-patch32", "openai-community/gpt2"
 POLICIES = ("frozen", "lora:8", "last:1", "last:2")

@@ -6,9 +6,9 @@ import pytest
 from hub_server import LICENSES
 
 import mmzoo
-from mmzoo import licence
 from mmzoo.errors import BadRecipe
-from mmzoo.recipe import Part
+from mmzoo.recipes import licence
+from mmzoo.recipes.schema import PartConfig
 from mmzoo.testing import Sample, tiny
 
 
@@ -70,13 +70,13 @@ def test_data_of_ones_own_are_unknown_unless_one_says(files, quick, classifier, 
     assert (found.id, found.why) == ("unknown", "that of the training data is not known")
     assert run.model.provenance.run["training"]["dataset"] == "pets"
     assert str(tmp_path) not in (tmp_path / "a" / "run.json").read_text() + run.model.card()
-    said = Part.of({"use": str(files), "license": "CC-BY-SA-4.0"}, "data")
+    said = PartConfig.of({"use": str(files), "license": "CC-BY-SA-4.0"}, "data")
     stated = mmzoo.train(classifier, dataset=said, output=tmp_path / "b", progress=False, train=quick).model
     assert "**CC-BY-SA-4.0**, the strictest of:" in stated.card()
     assert "license: cc-by-sa-4.0" in stated.card()
     # What starts from it is under it too, whatever it is trained on.
     recipe = {**classifier.to_dict(), "encoder": {**classifier.to_dict()["encoder"], "weights": str(tmp_path / "b")}}
-    few = Part.of({"use": "easy-vqa", "limit": 8}, "data")
+    few = PartConfig.of({"use": "easy-vqa", "limit": 8}, "data")
     later = mmzoo.train(recipe, dataset=few, output=tmp_path / "c", progress=False, train=quick).model
     assert later.provenance.run["weights"]["encoder"]["license"] == "CC-BY-SA-4.0"
     assert licence.computed(later.recipe, later.provenance.run).id == "CC-BY-SA-4.0"

@@ -6,14 +6,14 @@ from sklearn import metrics as sk
 
 from mmzoo.errors import BadRecipe, DataError
 from mmzoo.metrics import measure
-from mmzoo.recipe import Part
-from mmzoo.resolve import resolve
+from mmzoo.recipes.resolve import resolve
+from mmzoo.recipes.schema import PartConfig
 
 SKLEARN = {"precision": sk.precision_score, "recall": sk.recall_score, "f1": sk.f1_score}
 
 
 def metric(name, **options):
-    found = resolve("metric", Part(use=name, **options))
+    found = resolve("metric", PartConfig(use=name, **options))
     return found.cls(found.options)
 
 

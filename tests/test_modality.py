@@ -313,7 +313,7 @@ def test_columns_of_audio(tmp_path):
     paths = [written(tmp_path / f"{i}.raw", pitch=100 * (i + 1)) for i in range(2)]
     with (tmp_path / "data.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["path", "caption"], *([path.name, "a tone"] for path in paths)])
-    found = open_dataset(mmzoo.recipe.Part(use=f"files:{tmp_path / 'data.csv'}", audio_column="path")).load("train")
+    found = open_dataset(mmzoo.recipes.schema.PartConfig(use=f"files:{tmp_path / 'data.csv'}", audio_column="path")).load("train")
     assert [example.audio for example in found] == [str(path) for path in paths]
     assert found[0].modalities == ["audio"]
 

@@ -6,7 +6,8 @@ import yaml
 import mmzoo
 from mmzoo.build import read_recipe
 from mmzoo.errors import BadRecipe, UnknownName
-from mmzoo.recipe import Recipe, assignments
+from mmzoo.recipes.merging import assignments
+from mmzoo.recipes.schema import Recipe
 
 PARTS = {"encoder": "cnn", "fusion": "prefix-mlp", "language_model": "gpt-mini", "task": "caption"}
 

@@ -11,7 +11,7 @@ import mmzoo
 from mmzoo import cli
 from mmzoo.checkpoint import hash_file
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, DoesNotFit
-from mmzoo.recipe import Part
+from mmzoo.recipes.schema import PartConfig
 from mmzoo.testing import Sample, tiny
 
 ALONE = {"encoder": "none", "fusion": "none", "task": {"use": "vqa", "max_new_tokens": 4}}
@@ -90,7 +90,7 @@ def test_features_that_nothing_reads_are_refused():
 def test_a_file_without_pictures(tmp_path, quick):
     rows = [{"question": e.text, "answer": e.targets[0]} for e in Sample().load("train")]
     (tmp_path / "words.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    words = Part(use=str(tmp_path / "words.jsonl"), image_column="")
+    words = PartConfig(use=str(tmp_path / "words.jsonl"), image_column="")
     run = mmzoo.train(
         **ALONE, language_model=LANGUAGE, dataset=words, output=tmp_path / "m", split="train", progress=False, train=quick
     )

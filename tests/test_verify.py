@@ -10,10 +10,10 @@ from test_cli import run
 import mmzoo
 from mmzoo import checkpoint, datarecord
 from mmzoo.errors import DataError, HubError
-from mmzoo.recipe import Part
+from mmzoo.recipes.schema import PartConfig
 from mmzoo.testing import Sample, tiny
 
-EASY = Part.of({"use": "easy-vqa", "limit": 24}, "data")
+EASY = PartConfig.of({"use": "easy-vqa", "limit": 24}, "data")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_a_model_that_claims_nothing(tmp_path):
 
 def test_data_of_the_authors_own(measured, pets, tmp_path):
     folder = shutil.copytree(measured, tmp_path / "m")
-    part = Part.of({"use": str(pets), "text_column": "ask"}, "data")
+    part = PartConfig.of({"use": str(pets), "text_column": "ask"}, "data")
     mmzoo.evaluate(folder, dataset=part, metrics=["accuracy"], controls=(), progress=False)
     assert str(pets) not in (folder / "run.json").read_text()
     easy, own = mmzoo.verify(folder, progress=False).reruns

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmzoo import catalogue
+from mmzoo.recipes import catalogue
 from mmzoo.registry.entries import KINDS
 
 
@@ -70,14 +70,14 @@ Repository = Annotated[str, typer.Argument(help="me/name, or file:///folder/me/n
 
 
 def changes_of(sets: list[str] | None, **parts: str | None) -> dict[str, Any]:
-    from mmzoo.recipe import assignments, merge
+    from mmzoo.recipes.merging import assignments, merge
 
     return merge({kind: name for kind, name in parts.items() if name is not None}, assignments(sets or []))
 
 
 def dataset_of(name: str, data: list[str] | None) -> Any:
     from mmzoo.data import dataset_part
-    from mmzoo.recipe import assignments
+    from mmzoo.recipes.merging import assignments
 
     return dataset_part(name, assignments(data or [], "--data"))
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from mmzoo import catalogue
 from mmzoo.cli.arguments import (
     EncoderName,
     FusionName,
@@ -24,6 +23,7 @@ from mmzoo.cli.arguments import (
 from mmzoo.cli.printing import fail, print_json, print_table, quiet
 from mmzoo.cli.root import app
 from mmzoo.errors import DoesNotFit, UnknownName
+from mmzoo.recipes import catalogue
 from mmzoo.registry.entries import Entry
 
 MAX_WRAPPED = 500  # rows of a table

@@ -12,10 +12,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mmzoo import __version__, catalogue
+from mmzoo import __version__
 from mmzoo.cli.printing import fail, json_alone, speaking
 from mmzoo.common.sanitize import describe_error
 from mmzoo.errors import MmzooError, PluginBroken
+from mmzoo.recipes import catalogue
 from mmzoo.registry.entries import Entry
 
 # By its version, typer uses click or a copy of its own, with exceptions of its own.

@@ -20,8 +20,8 @@ from typing import Any
 
 import jinja2
 
-from mmzoo import catalogue
 from mmzoo.errors import BadPlugin, UnknownName
+from mmzoo.recipes import catalogue
 from mmzoo.registry.api_version import API_VERSION
 from mmzoo.registry.entries import KINDS
 from mmzoo.registry.loading import ENTRY_HOOKS

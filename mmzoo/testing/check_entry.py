@@ -17,7 +17,7 @@ from mmzoo.interfaces.language_model import LanguageModel
 from mmzoo.interfaces.task import Task
 from mmzoo.metrics import Metric
 from mmzoo.modalities.reader import NONE
-from mmzoo.recipe import Part
+from mmzoo.recipes.schema import PartConfig
 from mmzoo.registry.entries import KINDS
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.subject import Subject
@@ -76,7 +76,7 @@ def options(subject: Subject) -> None:
     expect(isinstance(schema, type) and issubclass(schema, BaseModel), f"Options is {schema!r}, no pydantic model")
     bare = [name for name, info in schema.model_fields.items() if not info.description]
     expect(not bare, f"options without a description: {', '.join(bare)}")
-    hidden = sorted(set(schema.model_fields) & set(Part.model_fields))
+    hidden = sorted(set(schema.model_fields) & set(PartConfig.model_fields))
     expect(not hidden, f"options that a recipe's part keeps to itself: {', '.join(hidden)}")
     given = subject.tiny
     try:

@@ -20,8 +20,8 @@ from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.interfaces.language_model import CAUSAL, SEQ2SEQ, LanguageModel
 from mmzoo.interfaces.task import Prediction
 from mmzoo.modalities.pipeline import InputPipeline
+from mmzoo.recipes.resolve import resolve
 from mmzoo.registry.manager import plugin_manager
-from mmzoo.resolve import resolve
 from mmzoo.sequence import of_text
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.subject import TEXTS, Subject, close, finite, shape

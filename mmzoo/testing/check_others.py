@@ -20,9 +20,9 @@ from mmzoo.formats import Clues, Format
 from mmzoo.metrics import measure
 from mmzoo.modalities.image import open_image
 from mmzoo.model import MultimodalModel
-from mmzoo.recipe import Part, Recipe
+from mmzoo.recipes.resolve import resolve
+from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.manager import plugin_manager
-from mmzoo.resolve import resolve
 from mmzoo.testing.contract import Inapplicable, check, expect
 from mmzoo.testing.samples import Sample, sample_of
 from mmzoo.testing.small import PARTNERS, round_trip, tiny
@@ -82,7 +82,7 @@ def opened(subject: Subject, folder: Path) -> Dataset:
     """The data set in its tiny form; one that reads a user's files is given some."""
     needs = subject.needs_variant and not subject.entry.variant
     use = f"{subject.entry.name}:{_own_files(folder)}" if needs else subject.entry.name
-    return open_dataset(Part(use=use, **subject.entry.tiny))
+    return open_dataset(PartConfig(use=use, **subject.entry.tiny))
 
 
 def _own_files(folder: Path) -> Path:

@@ -16,7 +16,7 @@ from mmzoo.common.sanitize import describe_error
 from mmzoo.data import tensors
 from mmzoo.errors import DoesNotFit, MmzooError
 from mmzoo.model import MultimodalModel
-from mmzoo.recipe import PARTS
+from mmzoo.recipes.schema import PARTS
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.small import fitting, round_trip, with_partners

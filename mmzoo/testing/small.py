@@ -12,7 +12,7 @@ from mmzoo.build import assemble, build, load, read_recipe
 from mmzoo.data import Dataset
 from mmzoo.errors import DoesNotFit
 from mmzoo.model import MultimodalModel
-from mmzoo.recipe import Recipe
+from mmzoo.recipes.schema import Recipe
 from mmzoo.registry.entries import Entry, split_use
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing.samples import Sample

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmzoo import catalogue
 from mmzoo.build import build
 from mmzoo.data import Dataset, Example, tensors
 from mmzoo.model import MultimodalModel
-from mmzoo.recipe import Part, Recipe
+from mmzoo.recipes import catalogue
+from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.discovery import GROUP
 from mmzoo.registry.entries import Entry
 from mmzoo.testing.samples import sample_of
@@ -68,7 +68,7 @@ class Subject:
     def tiny(self) -> dict[str, Any]:
         """The entry's ``tiny`` as options of its class: without the keys that every part has, such as ``pretrained``, and with a
         variant where one must be named."""
-        own = {key: value for key, value in self.entry.tiny.items() if key not in Part.model_fields}
+        own = {key: value for key, value in self.entry.tiny.items() if key not in PartConfig.model_fields}
         return {"variant": self.entry.variant or "a-variant", **own} if self.needs_variant else own
 
     @property

@@ -25,8 +25,8 @@ from mmzoo.data import open_dataset
 from mmzoo.errors import CheckpointError, TrainingError
 from mmzoo.metrics import Metric, measure
 from mmzoo.modalities.identity import input_key
-from mmzoo.recipe import Part
-from mmzoo.resolve import resolve
+from mmzoo.recipes.resolve import resolve
+from mmzoo.recipes.schema import PartConfig
 from mmzoo_demo import report
 from mmzoo_demo.ask import answers, in_fresh_process
 
@@ -87,7 +87,7 @@ class Demo:
     record: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.source = Part(use=DATASET, **({"limit": QUICK_LIMIT} if self.settings.quick else {}))
+        self.source = PartConfig(use=DATASET, **({"limit": QUICK_LIMIT} if self.settings.quick else {}))
         self.models: dict[str, mmzoo.MultimodalModel] = {}
 
     # Beginning
@@ -228,7 +228,7 @@ class Demo:
         source = open_dataset(self.source)
         commonest = Counter(example.targets[0] for example in source.load("train")).most_common(1)[0][0]
         examples = source.load("test")
-        found = resolve("metric", Part(use=metric))
+        found = resolve("metric", PartConfig(use=metric))
         scorer: Metric = found.cls(found.options)
         references = [list(example.targets) for example in examples]
         groups = [input_key(example.image) for example in examples]

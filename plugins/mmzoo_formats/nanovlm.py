@@ -17,7 +17,7 @@ from mmzoo.errors import CheckpointError, DoesNotFit
 from mmzoo.formats import Clues, Format, Found, assembled, named, refused
 from mmzoo.interfaces.part import Options
 from mmzoo.model import MultimodalModel
-from mmzoo.recipe import explain
+from mmzoo.recipes.messages import explain
 from mmzoo.source import CONFIG, WEIGHTS, Source
 from mmzoo.weights import read_tensors
 

@@ -328,7 +328,7 @@ def test_a_short_training_learns(tmp_path):
     options = {"max_steps": 40, "batch_size": 16, "learning_rate": 3e-3, "log_every": 1, "warmup": 0, "precision": "fp32"}
     run = mmzoo.train(
         "audio-prefix-gpt",
-        dataset=mmzoo.recipe.Part(use="tones", train_clips=96),
+        dataset=mmzoo.recipes.schema.PartConfig(use="tones", train_clips=96),
         output=tmp_path / "model",
         progress=False,
         encoder=small,
@@ -336,7 +336,9 @@ def test_a_short_training_learns(tmp_path):
     )
     losses = [step["loss"] for step in run.history]
     assert np.mean(losses[-5:]) < 0.5 * losses[0]
-    found = mmzoo.evaluate(tmp_path / "model", dataset=mmzoo.recipe.Part(use="tones", test_clips=28), progress=False)
+    found = mmzoo.evaluate(
+        tmp_path / "model", dataset=mmzoo.recipes.schema.PartConfig(use="tones", test_clips=28), progress=False
+    )
     assert set(found.controls) == {"shuffled", "blanked"}
     assert "audio shuffled" in (tmp_path / "model" / "README.md").read_text()
 

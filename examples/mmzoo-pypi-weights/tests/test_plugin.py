@@ -12,7 +12,7 @@ from PIL import Image
 
 import mmzoo
 from mmzoo import testing
-from mmzoo.recipe import Part
+from mmzoo.recipes.schema import PartConfig
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +119,7 @@ def test_the_decoder_starts_from_minilm_and_learns_to_write(tmp_path):
     recipe = {"encoder": "none", "fusion": "none", "language_model": "minilm-decoder", "task": "caption"}
     run = mmzoo.train(
         **recipe,
-        dataset=Part(use="files", variant=str(data), image_column=""),
+        dataset=PartConfig(use="files", variant=str(data), image_column=""),
         output=tmp_path / "model",
         progress=False,
         train=options,

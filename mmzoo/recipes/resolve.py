@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mmzoo.errors import BadRecipe, PluginBroken
-from mmzoo.recipe import Part, explain
+from mmzoo.recipes.messages import explain
+from mmzoo.recipes.schema import PartConfig
 from mmzoo.registry.entries import Entry, split_use
 from mmzoo.registry.manager import plugin_manager
 
@@ -24,7 +25,7 @@ class Resolved:
     revision: str | None
 
 
-def resolve(kind: str, part: Part, *, key: str | None = None) -> Resolved:
+def resolve(kind: str, part: PartConfig, *, key: str | None = None) -> Resolved:
     """Find, import and validate; ``key`` is where the part stands in the recipe, for messages.
 
     Raises:
@@ -60,6 +61,6 @@ def resolve(kind: str, part: Part, *, key: str | None = None) -> Resolved:
     try:
         options = schema.model_validate(given)
     except ValidationError as error:
-        known = [*fields, *Part.model_fields]
+        known = [*fields, *PartConfig.model_fields]
         raise BadRecipe(explain(error, f"{entry.label}", prefix=key, known=known)) from None
     return Resolved(entry, cls, options, chosen, revision)

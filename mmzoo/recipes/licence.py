@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmzoo.errors import UnknownName
-from mmzoo.recipe import Part, Recipe
+from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.entries import split_use
 from mmzoo.registry.manager import plugin_manager
 
@@ -102,7 +102,7 @@ def strictest(licences: Iterable[str]) -> tuple[str, str]:
     return UNKNOWN, f"{' and '.join(given)} cannot be combined" if given else "nothing is said"
 
 
-def of_part(kind: str, part: Part) -> str:
+def of_part(kind: str, part: PartConfig) -> str:
     """What is known of a part's licence: its entry's, unless a variant of one's own is named, and what the recipe says.
 
     Raises:
@@ -119,7 +119,7 @@ def of_part(kind: str, part: Part) -> str:
 def of_data(name: str) -> str:
     """What the entry of a data set says; ``unknown`` where there is none of that name."""
     try:
-        return of_part("dataset", Part.of(name, "dataset"))
+        return of_part("dataset", PartConfig.of(name, "dataset"))
     except UnknownName:
         return UNKNOWN
 

@@ -1,0 +1,1 @@
+"""Recipes: the choices that make a model, as validated data; no torch."""

@@ -1,0 +1,57 @@
+"""Lay changes over a recipe: nested mappings and ``KEY=VALUE`` pairs."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from mmzoo.errors import BadRecipe
+from mmzoo.recipes.schema import PARTS
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, key by key; a part that is named anew loses the old part's options."""
+    merged = copy.deepcopy(dict(base))
+    for key, value in changes.items():
+        old = merged.get(key)
+        if isinstance(old, str) and key in PARTS:
+            old = {"use": old}
+        same_part = not (isinstance(value, Mapping) and "use" in value and value["use"] != (old or {}).get("use"))
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and (key not in PARTS or same_part):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def assignments(pairs: list[str], flag: str = "--set") -> dict[str, Any]:
+    """``["train.epochs=3", "fusion.length=20"]`` as nested data; values are read as YAML.
+
+    Raises:
+        BadRecipe: a pair without ``=`` or with a value that is not YAML.
+    """
+    nested: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            example = "train.learning_rate=1e-3" if flag == "--set" else "text_column=question"
+            raise BadRecipe(f"{flag} {pair}: write KEY=VALUE, e.g. {flag} {example}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise BadRecipe(f"{flag} {key}: {text!r} is not a YAML value: {error}") from None
+        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
+            with contextlib.suppress(ValueError):
+                value = float(value)
+        at = nested
+        *path, last = key.split(".")
+        for step in path:
+            at = at.setdefault(step, {})
+            if not isinstance(at, dict):
+                raise BadRecipe(f"{flag} {key}: '{step}' was already given a value")
+        at[last] = value
+    return nested
