@@ -98,7 +98,7 @@ def _examples(seed: int) -> list[Any]:
     """Captions of random letters, one byte a token, each with an image of its own."""
     import numpy as np
 
-    from mmzoo.data import Example
+    from mmzoo.interfaces.example import Example
 
     random = np.random.default_rng(seed)
     lengths = np.clip(np.round(random.normal(12, 2.5, CAPTIONS)), 7, 37).astype(int)
@@ -118,7 +118,7 @@ def _report(seconds: float, losses: list[float]) -> None:
 def mmzoo(seed: int) -> None:
     """One epoch with `mmzoo.train`; the clock runs from the first step to the end of the last."""
     import mmzoo as package
-    from mmzoo.data import Dataset
+    from mmzoo.data.dataset import Dataset
     from mmzoo.registry.manager import plugin_manager
 
     class Captions(Dataset):

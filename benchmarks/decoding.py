@@ -27,7 +27,7 @@ def run(settings: Settings) -> list[Ratio]:
     random = np.random.default_rng(settings.seed)
     images = [random.integers(0, 255, (16, 16, 3), dtype=np.uint8) for _ in range(IMAGES)]
     length = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS}
-    batch = model.collator(training=False)([mmzoo.data.Example(str(i), image) for i, image in enumerate(images)])
+    batch = model.collator(training=False)([mmzoo.interfaces.example.Example(str(i), image) for i, image in enumerate(images)])
     gpt, tokenizer = model.language_model.model, model.language_model.tokenizer
     with torch.no_grad():
         features = model.encode(batch["inputs"], batch["index"])

@@ -79,7 +79,7 @@ def _examples(folder: Path, count: int) -> list[Any]:
     import numpy as np
     from PIL import Image
 
-    from mmzoo.data import Example
+    from mmzoo.interfaces.example import Example
 
     folder.mkdir(parents=True, exist_ok=True)
     found = []

@@ -24,7 +24,7 @@ TOLERANCE = 0.02  # of the mean loss of the last steps: sums of floats may be do
 
 
 def run(settings: Settings) -> list[Ratio]:
-    from mmzoo.data import load_split, open_dataset
+    from mmzoo.data.open import load_split, open_dataset
 
     if settings.steps <= LOGGED:
         raise ValueError(f"--steps: at least {LOGGED + 1}")

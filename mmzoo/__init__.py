@@ -19,7 +19,7 @@ from mmzoo.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from mmzoo.build import build, check, load
-    from mmzoo.data import Dataset
+    from mmzoo.data.dataset import Dataset
     from mmzoo.evaluate import Evaluation, evaluate
     from mmzoo.formats import export_model, import_model
     from mmzoo.hub import push
@@ -45,7 +45,7 @@ _LAZY = {
     "search": "mmzoo.remotes",
     "Recipe": "mmzoo.recipes.schema",
     "MultimodalModel": "mmzoo.model",
-    "Dataset": "mmzoo.data",
+    "Dataset": "mmzoo.data.dataset",
     "Example": "mmzoo.interfaces.example",
     "import_model": "mmzoo.formats",
     "export_model": "mmzoo.formats",

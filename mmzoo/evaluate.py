@@ -11,14 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from mmzoo import checkpoint, datarecord, remotes
+from mmzoo import checkpoint, remotes
 from mmzoo.build import load
 from mmzoo.common.energy import Meter, hardware
 from mmzoo.common.environment import environment
 from mmzoo.common.progress import bar
-from mmzoo.data import Dataset, Example, batches, fingerprint, load_split, open_dataset
+from mmzoo.data import provenance
+from mmzoo.data.batching import batches
+from mmzoo.data.dataset import Dataset
+from mmzoo.data.fingerprint import fingerprint
+from mmzoo.data.open import load_split, open_dataset
 from mmzoo.errors import CheckpointError, DataError
 from mmzoo.fit import check_data
+from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.task import Prediction
 from mmzoo.metrics import Metric, Score, measure
 from mmzoo.modalities.identity import input_key
@@ -174,7 +179,7 @@ def evaluate(
             for name, metric in chosen.items():
                 with attribute_errors_to(f"metric '{name}' cannot measure what the model says"):
                     results[condition][name] = measure(metric, texts, references, groups, seed=seed)
-    data = datarecord.described(dataset)
+    data = provenance.describe(dataset)
     del data["license"]  # it is the model's where it was trained on them, and not where it is measured
     evaluation = Evaluation(
         **data,
@@ -187,7 +192,7 @@ def evaluate(
         seconds=time.monotonic() - started,
         modality=model.modality,
         limit=limit,
-        options=datarecord.plain(options),
+        options=provenance.as_json(options),
         device=where,
         energy=meter.energy,
         samples=_samples(examples, references, predictions[""], min(samples, SAMPLES)),

@@ -15,13 +15,15 @@ from torch import Tensor
 from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from mmzoo.data import Collator, Example, batches, paired, raise_bad, tensors
+from mmzoo.data.batching import batches, paired
+from mmzoo.data.collate import Collator, raise_bad, tensors
+from mmzoo.data.tokens import check_length, pad_with_mask, prompt_ids
+from mmzoo.data.tokens import render_chat as template
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit, MmzooError, PluginBroken
+from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.features import Features
 from mmzoo.interfaces.language_model import CAUSAL, LanguageSpec
 from mmzoo.registry.entries import Entry
-from mmzoo.text import chat as template
-from mmzoo.text import fit_length, padded, prompt_ids
 
 if TYPE_CHECKING:
     from mmzoo.model import MultimodalModel
@@ -214,8 +216,8 @@ class _Prompts:
     def collate(self, examples: Sequence[Example], text: Any, *, training: bool) -> Mapping[str, Tensor]:
         rows = prompt_ids(text, [example.text for example in examples], framed=self.asked.framed)
         causal = text.kind == CAUSAL
-        fit_length(rows, text, [example.id for example in examples], self.asked.max_new_tokens if causal else 0)
-        ids, mask = padded(rows, text.tokenizer.pad_token_id, left=causal)
+        check_length(rows, text, [example.id for example in examples], self.asked.max_new_tokens if causal else 0)
+        ids, mask = pad_with_mask(rows, text.tokenizer.pad_token_id, left=causal)
         return {"ids": ids, "mask": mask}
 
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from mmzoo import card, checkpoint, generation, policy, summary
-from mmzoo.data import Collator, Example, Tiled, batches, paired, raise_bad, tensors
+from mmzoo.data.batching import batches, paired
+from mmzoo.data.collate import Collator, Tiled, raise_bad, tensors
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit
 from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.example import FIELD_MODALITIES, PLACEHOLDER_ID
+from mmzoo.interfaces.example import FIELD_MODALITIES, PLACEHOLDER_ID, Example
 from mmzoo.interfaces.features import Features
 from mmzoo.interfaces.fusion import FusedInput, Fusion
 from mmzoo.interfaces.language_model import CAUSAL, LanguageModel

@@ -25,9 +25,10 @@ from torch.utils.data import Dataset as TorchDataset
 
 from mmzoo.common.files import cache_folder
 from mmzoo.common.progress import Bar, bar
-from mmzoo.data import Example, tensors
+from mmzoo.data.collate import tensors
 from mmzoo.errors import BadInput, BadRecipe, DoesNotFit, FeatureCacheError, MmzooError
 from mmzoo.features import OFF, FeatureStore, Layout, NoPlace, Writer
+from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.features import Features
 from mmzoo.modalities.identity import content_digest, input_key
 from mmzoo.modalities.pipeline import InputPipeline
@@ -48,7 +49,7 @@ Place = tuple[int, int]  # of an input: its example, and which of that one's inp
 
 @dataclass
 class Precomputed:
-    """Features by input, as a `mmzoo.data.FeatureSource`: a `FeatureStore`, the sha256 of each input by its
+    """Features by input, as a `mmzoo.data.collate.FeatureSource`: a `FeatureStore`, the sha256 of each input by its
     `mmzoo.modalities.identity.input_key`, so that files are not read again, and what opens inputs."""
 
     store: FeatureStore

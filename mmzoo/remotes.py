@@ -93,7 +93,7 @@ def local(model: str | Path, *, revision: str | None = None) -> Path:
         raise HubError(f"{model}: is {what}, which has no revision '{revision}'; a repository is written owner/name")
     if is_pack:
         folder = unpack.unpacked(model)
-        unpack.check_plugins(model, checkpoint.read_manifest(folder))
+        unpack.check_pack_plugins(model, checkpoint.read_manifest(folder))
         return folder
     return Path(model).expanduser()
 

@@ -21,13 +21,17 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainerState
 
-from mmzoo import checkpoint, datarecord, transfer
+from mmzoo import checkpoint, transfer
 from mmzoo.build import assemble, read_recipe
 from mmzoo.common.energy import Meter, hardware
 from mmzoo.common.environment import environment
-from mmzoo.data import Dataset, Example, fingerprint, load_split, open_dataset
+from mmzoo.data import provenance
+from mmzoo.data.dataset import Dataset
+from mmzoo.data.fingerprint import fingerprint
+from mmzoo.data.open import load_split, open_dataset
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, MmzooError, TrainingError
 from mmzoo.fit import check_data
+from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.task import Task
 from mmzoo.model import MultimodalModel
 from mmzoo.recipes.resolve import resolve
@@ -234,7 +238,7 @@ def _record(
     options = run.model.recipe.train
     device = str(trainer.args.device)
     return {
-        **datarecord.described(dataset),
+        **provenance.describe(dataset),
         "split": split,
         "examples": len(examples) if isinstance(examples, Sequence) else None,
         "fingerprint": fingerprint(examples) if isinstance(examples, Sequence) else None,

@@ -24,8 +24,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from mmzoo import checkpoint
 from mmzoo.common.progress import Bar, bar
-from mmzoo.data import Example, raise_bad
+from mmzoo.data.collate import raise_bad
 from mmzoo.errors import CheckpointError, TrainingError
+from mmzoo.interfaces.example import Example
 from mmzoo.modalities.identity import input_key
 from mmzoo.model import MultimodalModel
 from mmzoo.precompute import precompute

@@ -86,7 +86,7 @@ def unpacked(path: str | Path) -> Path:
     return target
 
 
-def check_plugins(path: str | Path, manifest: Manifest) -> None:
+def check_pack_plugins(path: str | Path, manifest: Manifest) -> None:
     """Whether the plugins that a pack needs are installed; loading a pack never installs one.
 
     Raises:

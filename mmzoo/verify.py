@@ -10,11 +10,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmzoo import checkpoint, datarecord, remotes, screening
+from mmzoo import checkpoint, remotes, screening
 from mmzoo.build import load
-from mmzoo.data import Dataset, Example, fingerprint, load_split, open_dataset
+from mmzoo.data import provenance
+from mmzoo.data.dataset import Dataset
+from mmzoo.data.fingerprint import fingerprint
+from mmzoo.data.open import load_split, open_dataset
 from mmzoo.errors import DataError, MmzooError
 from mmzoo.evaluate import evaluate
+from mmzoo.interfaces.example import Example
 from mmzoo.metrics import Score
 from mmzoo.modalities.reader import plural
 from mmzoo.model import MultimodalModel
@@ -130,11 +134,11 @@ def verify(
         rerun = Rerun(claim["dataset"], claim["split"], claim["examples"], modality=loaded.modality)
         verification.reruns.append(rerun)
         if dataset is not None and i in stands_in:
-            source = open_dataset(datarecord.given(dataset, claim))
+            source = open_dataset(provenance.substitute(dataset, claim))
             examples = _examples(source, claim)
         else:
             try:
-                examples = _examples(open_dataset(datarecord.again(claim)), claim)
+                examples = _examples(open_dataset(provenance.reopen(claim)), claim)
             except MmzooError as error:
                 rerun.why = str(error)
                 continue
@@ -166,7 +170,7 @@ class _Loaded(Dataset):
 
 def _source(claim: Mapping[str, Any]) -> PartConfig | None:
     try:
-        return datarecord.again(claim)
+        return provenance.reopen(claim)
     except MmzooError:
         return None
 

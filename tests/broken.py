@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 import mmzoo
+from mmzoo.data.tokens import pad_with_mask, prompt_ids
 from mmzoo.errors import BadInput, DataError
 from mmzoo.formats import Format
 from mmzoo.interfaces.encoder import Encoder
@@ -18,7 +19,6 @@ from mmzoo.interfaces.task import Prediction, Task
 from mmzoo.metrics import Metric
 from mmzoo.modalities.reader import Reader
 from mmzoo.testing import Sample
-from mmzoo.text import padded, prompt_ids
 from mmzoo_fusions.late import LateAttention
 from mmzoo_fusions.prefix import LinearPrefix
 from mmzoo_scratch.bag import BagOfWords
@@ -384,7 +384,7 @@ class Measures(Task):
             raise DataError(f"example {example.id} has no number") from None
 
     def collate(self, examples, text, *, training):
-        ids, mask = padded(prompt_ids(text, [e.text for e in examples]), text.tokenizer.pad_token_id)
+        ids, mask = pad_with_mask(prompt_ids(text, [e.text for e in examples]), text.tokenizer.pad_token_id)
         labels = {"labels": torch.tensor([float(e.targets[0]) for e in examples])} if training else {}
         return {"ids": ids, "mask": mask, **labels}
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 import mmzoo
-from mmzoo import backbones, data, errors, formats, metrics, sequence, source, testing, text, vocabulary, weights
+from mmzoo import backbones, errors, formats, metrics, sequence, source, testing, weights
+from mmzoo.data import tokens, vocabulary
 from mmzoo.registry import hookspecs, settings
 from mmzoo.registry.entries import KINDS
 from mmzoo.registry.isolation import TIMEOUT
@@ -27,7 +28,7 @@ MODULES = {
     formats: ("Format", "Clues", "Found", "refused", "assembled"),
     vocabulary: ("VocabularyOptions", "LearnedVocabulary", "default"),
     recipe: ("Recipe", "Part", "TrainOptions"),
-    text: ("encode", "start_ids", "prompt_ids", "fit_length", "padded"),
+    tokens: ("encode", "start_ids", "prompt_ids", "fit_length", "padded"),
     sequence: ("insert", "of_text", "before"),
     weights: None,
     source: ("Source", "explained"),

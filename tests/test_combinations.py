@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mmzoo
-from mmzoo.data import tensors
+from mmzoo.data.collate import tensors
 from mmzoo.errors import DoesNotFit
 from mmzoo.recipes import catalogue
 from mmzoo.testing import PARTNERS, Sample, tiny

@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 
 import mmzoo
 from mmzoo import cli
-from mmzoo.data import Example, open_dataset
+from mmzoo.data.open import open_dataset
 from mmzoo.errors import BadRecipe, MmzooError, TrainingError, UnknownName
+from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.task import Prediction
 from mmzoo.registry.manager import plugin_manager
 from mmzoo_demo import demo as command

@@ -7,8 +7,8 @@ from broken import Measures
 from PIL import Image
 
 import mmzoo
-from mmzoo.data import Example
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, PluginBroken, UnknownName
+from mmzoo.interfaces.example import Example
 from mmzoo.registry.entries import Registry
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing import Sample, tiny

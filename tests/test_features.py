@@ -19,9 +19,9 @@ from test_train import Given, bad_pictures, losses, recipe_file, train
 
 import mmzoo
 from mmzoo import features, precompute
-from mmzoo.data import Example
 from mmzoo.errors import BadImage, BadRecipe, DoesNotFit, FeatureCacheError
 from mmzoo.features import DATA, INDEX, MANIFEST, FeatureStore, Layout
+from mmzoo.interfaces.example import Example
 from mmzoo.modalities.identity import content_digest
 from mmzoo.testing import tiny
 from mmzoo_fusions.cross import GatedCrossAttention

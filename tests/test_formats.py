@@ -38,10 +38,10 @@ def picture(seed=0, size=(45, 61)):
 @torch.no_grad()
 def logits(model, pixels, prompts, index=None):
     """Logits at the positions of the prompts' text, [batch, text, vocab], and the ids."""
-    from mmzoo.text import padded, prompt_ids
+    from mmzoo.data.tokens import pad_with_mask, prompt_ids
 
     text = model.text_context()
-    ids, mask = padded(prompt_ids(text, prompts), text.tokenizer.pad_token_id)
+    ids, mask = pad_with_mask(prompt_ids(text, prompts), text.tokenizer.pad_token_id)
     features = model.encode(pixels, torch.arange(len(prompts)) if index is None else index)
     states = model.states(features, ids, mask)
     return model.language_model.logits(of_text(states.hidden, states.text)), ids

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import mmzoo
-from mmzoo.data import Example, tensors
+from mmzoo.data.collate import tensors
+from mmzoo.interfaces.example import Example
 from mmzoo.testing import Sample
 from mmzoo_transformers import frozen
 

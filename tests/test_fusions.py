@@ -8,16 +8,16 @@ from torch.utils.checkpoint import checkpoint
 from uncached import without_cache
 
 import mmzoo
-from mmzoo.data import Example, tensors
+from mmzoo.data.collate import tensors
+from mmzoo.data.tokens import prompt_ids
 from mmzoo.errors import DoesNotFit
-from mmzoo.interfaces.example import PLACEHOLDER_ID
+from mmzoo.interfaces.example import PLACEHOLDER_ID, Example
 from mmzoo.interfaces.fusion import Fusion
 from mmzoo.recipes import catalogue
 from mmzoo.registry.entries import Registry
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.sequence import of_text
 from mmzoo.testing import Sample, tiny
-from mmzoo.text import prompt_ids
 from mmzoo_fusions.attention import before
 from mmzoo_transformers import blocks as block_names
 

@@ -9,13 +9,13 @@ from typer.testing import CliRunner
 
 import mmzoo
 from mmzoo.cli import app
-from mmzoo.data import open_dataset
+from mmzoo.data.open import open_dataset
+from mmzoo.data.vocabulary import learn_vocabulary
 from mmzoo.errors import BadRecipe, DataError, PluginBroken
 from mmzoo.interfaces.example import PLACEHOLDER_ID, Example
 from mmzoo.sequence import of_text
 from mmzoo.testing import PARTNERS, tiny
 from mmzoo.train import train
-from mmzoo.vocabulary import learn
 
 RED, GREEN, BLUE = (Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "blue"))
 FUSIONS = ["projector", "prefix-mlp", "concat", "cross-attention", "late-concat"]
@@ -193,7 +193,7 @@ def test_stop_strings_end_each_row_where_it_has_them(language_model):
 
 
 def test_a_stop_string_that_begins_with_a_space_is_not_found_before_the_first_word():
-    words = {"use": "gpt-mini", "vocabulary": learn(["red green blue what is this"], 100)}
+    words = {"use": "gpt-mini", "vocabulary": learn_vocabulary(["red green blue what is this"], 100)}
     recipe = tiny(mmzoo.Recipe(**{**PARTNERS, "language_model": "gpt-mini", "task": {"use": "vqa", "template": "{text}"}}))
     model = mmzoo.build(recipe, language_model=words, seed=3)
     asked = {"max_new_tokens": 60, "do_sample": True, "temperature": 3.0}

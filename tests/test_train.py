@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 import mmzoo
-from mmzoo.data import Dataset, Example
+from mmzoo.data.dataset import Dataset
 from mmzoo.errors import BadImage, BadRecipe, CheckpointError, DataError, TrainingError
+from mmzoo.interfaces.example import Example
 from mmzoo.testing import Sample, tiny
 from mmzoo.trainer import parameter_groups
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mmzoo
-from mmzoo.data import tensors
+from mmzoo.data.collate import tensors
 from mmzoo.interfaces.example import Example
 from mmzoo.testing import PARTNERS, Sample, tiny
 from mmzoo_transformers import unpadded

@@ -8,7 +8,8 @@ import pytest
 from test_cli import run
 
 import mmzoo
-from mmzoo import checkpoint, datarecord
+from mmzoo import checkpoint
+from mmzoo.data import provenance
 from mmzoo.errors import DataError, HubError
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.testing import Sample, tiny
@@ -39,7 +40,7 @@ def measured(tmp_path_factory):
 
 
 def _easy():
-    from mmzoo.data import open_dataset
+    from mmzoo.data.open import open_dataset
 
     return open_dataset("easy-vqa")
 
@@ -214,4 +215,4 @@ def test_the_command(measured, model, tmp_path):
 @pytest.mark.parametrize("name", ["folder:/etc", "file:///etc/passwd", "C:/Users", "s3://a/b"])
 def test_a_record_names_no_data_set_by_a_scheme_or_a_drive(name):
     with pytest.raises(DataError, match="file, folder or object of the model's author"):
-        datarecord.again({"dataset": name})
+        provenance.reopen({"dataset": name})

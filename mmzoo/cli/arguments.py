@@ -76,7 +76,7 @@ def changes_of(sets: list[str] | None, **parts: str | None) -> dict[str, Any]:
 
 
 def dataset_of(name: str, data: list[str] | None) -> Any:
-    from mmzoo.data import dataset_part
+    from mmzoo.data.open import dataset_part
     from mmzoo.recipes.merging import assignments
 
     return dataset_part(name, assignments(data or [], "--data"))

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
 from mmzoo.build import load
+from mmzoo.data.tokens import check_length, pad_rows, pad_with_mask
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit
 from mmzoo.generation import NEW_TOKENS, check_writes
 from mmzoo.integration.config import MmzooConfig
@@ -18,7 +19,6 @@ from mmzoo.interfaces.example import PLACEHOLDER_ID
 from mmzoo.interfaces.features import Features
 from mmzoo.interfaces.language_model import CAUSAL
 from mmzoo.model import MultimodalModel
-from mmzoo.text import fit_length, pad, padded
 
 ANSWER = -201  # an id that no token has: in a processor's prompts it is where the answer begins
 # What the auto classes hand on and what says nothing of a model here; anything else would be ignored without a word.
@@ -107,10 +107,10 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
         ]
         causal = text.kind == CAUSAL
         new = chosen.get("max_new_tokens")
-        fit_length(rows, text, [f"#{i}" for i in range(len(rows))], new if causal and isinstance(new, int) else 0)
+        check_length(rows, text, [f"#{i}" for i in range(len(rows))], new if causal and isinstance(new, int) else 0)
         with model._evaluating():
             features = self._features(rows, pixel_values)
-            ids, real = padded(rows, text.tokenizer.pad_token_id, left=causal)
+            ids, real = pad_with_mask(rows, text.tokenizer.pad_token_id, left=causal)
             out = model.generate_ids(features, ids.to(model.device), real.to(model.device), **chosen)
         return torch.cat([input_ids.to(out.device).repeat_interleave(len(out) // len(input_ids), 0), out], 1)
 
@@ -123,7 +123,7 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
             given = 0 if pixels is None else len(pixels)
             raise DataError(f"{len(rows)} prompts ask for {sum(counts)} images and pixel_values hold {given}")
         ends = torch.tensor(counts).cumsum(0).tolist()
-        index = pad([list(range(end - count, end)) for count, end in zip(counts, ends, strict=True)], -1)
+        index = pad_rows([list(range(end - count, end)) for count, end in zip(counts, ends, strict=True)], -1)
         inputs = pixels.to(model.device, next(model.encoder.parameters()).dtype)
         return model.encode(inputs, (index if index.shape[1] > 1 else index[:, 0]).to(model.device))
 

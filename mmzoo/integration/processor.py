@@ -14,11 +14,11 @@ from transformers.image_utils import load_image
 
 from mmzoo import generation
 from mmzoo.build import outline
+from mmzoo.data.tokens import pad_with_mask
 from mmzoo.errors import BadRecipe, DataError
 from mmzoo.integration.model import ANSWER, check_sees, located
 from mmzoo.interfaces.example import PLACEHOLDER
 from mmzoo.interfaces.language_model import CAUSAL
-from mmzoo.text import padded
 
 
 class MmzooProcessor(ProcessorMixin):
@@ -62,7 +62,7 @@ class MmzooProcessor(ProcessorMixin):
         asked, _ = generation.request(model, images, text, max_new_tokens=1, stop=(), chat=False)
         batch = generation.collated(model, asked, asked.examples)
         rows = [[*ids[mask.bool()].tolist(), ANSWER] for ids, mask in zip(batch["ids"], batch["mask"], strict=True)]
-        ids, mask = padded(rows, self.tokenizer.pad_token_id, left=model.language_model.kind == CAUSAL)
+        ids, mask = pad_with_mask(rows, self.tokenizer.pad_token_id, left=model.language_model.kind == CAUSAL)
         found = {"input_ids": ids, "attention_mask": mask}
         if model.encoder.transform is not None:
             index = batch["index"].flatten()

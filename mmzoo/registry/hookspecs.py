@@ -66,7 +66,7 @@ def mmzoo_tasks() -> Sequence[Entry]:  # type: ignore[empty-body]
 
 @hookspec
 def mmzoo_datasets() -> Sequence[Entry]:  # type: ignore[empty-body]
-    """Data sets. ``target`` is a subclass of `mmzoo.data.Dataset`."""
+    """Data sets. ``target`` is a subclass of `mmzoo.data.dataset.Dataset`."""
 
 
 @hookspec

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mmzoo.data import Dataset
+from mmzoo.data.dataset import Dataset
 from mmzoo.formats import Format
 from mmzoo.interfaces.encoder import Encoder
 from mmzoo.interfaces.fusion import Fusion

@@ -14,7 +14,8 @@ from transformers import StoppingCriteria
 
 from mmzoo.build import assemble
 from mmzoo.common.sanitize import short_repr
-from mmzoo.data import tensors
+from mmzoo.data.collate import tensors
+from mmzoo.data.tokens import pad_with_mask
 from mmzoo.interfaces.encoder import Encoder
 from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.interfaces.language_model import CAUSAL, SEQ2SEQ, LanguageModel
@@ -25,7 +26,6 @@ from mmzoo.registry.manager import plugin_manager
 from mmzoo.sequence import of_text
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.subject import TEXTS, Subject, close, finite, shape
-from mmzoo.text import padded
 
 LOUD = 4.0  # times the weights of a tiny model
 
@@ -112,7 +112,7 @@ def states(subject: Subject) -> None:
         len(tokenizer) <= spec.vocab_size, f"the tokenizer has {len(tokenizer)} tokens, and spec.vocab_size is {spec.vocab_size}"
     )
     rows = [row or [tokenizer.pad_token_id] for row in tokenizer([text or "a" for text in TEXTS])["input_ids"]]
-    ids, mask = padded(rows, tokenizer.pad_token_id)
+    ids, mask = pad_with_mask(rows, tokenizer.pad_token_id)
     embeddings = model.embed(ids)
     wanted = [*ids.shape, spec.dim]
     expect(list(embeddings.shape) == wanted, f"embed gives {shape(embeddings)}, not {wanted}")
@@ -158,7 +158,7 @@ def _check_writing(model: LanguageModel, rows: list[list[int]]) -> None:
     if (layer := loud.output_layer()) is not None:
         layer.register_forward_hook(lambda *_: calls.append(1))
     options: dict[str, Any] = {"max_new_tokens": 4}
-    ids, mask = padded(rows, model.tokenizer.pad_token_id, left=model.kind == CAUSAL)
+    ids, mask = pad_with_mask(rows, model.tokenizer.pad_token_id, left=model.kind == CAUSAL)
     embeddings = loud.embed(ids)
     together = loud.generate(torch.where(mask[..., None].bool(), embeddings, torch.randn_like(embeddings)), mask, **options)
     expect(

@@ -14,9 +14,11 @@ from typer.testing import CliRunner
 
 from mmzoo.build import build, read_recipe
 from mmzoo.common.sanitize import short_repr
-from mmzoo.data import Dataset, Example, open_dataset
+from mmzoo.data.dataset import Dataset
+from mmzoo.data.open import open_dataset
 from mmzoo.errors import DataError, DoesNotFit, MmzooError
 from mmzoo.formats import Clues, Format
+from mmzoo.interfaces.example import Example
 from mmzoo.metrics import measure
 from mmzoo.modalities.image import open_image
 from mmzoo.model import MultimodalModel

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmzoo.build import assemble
 from mmzoo.common.sanitize import describe_error
-from mmzoo.data import tensors
+from mmzoo.data.collate import tensors
 from mmzoo.errors import DoesNotFit, MmzooError
 from mmzoo.model import MultimodalModel
 from mmzoo.recipes.schema import PARTS

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmzoo.data import Dataset, Example
+from mmzoo.data.dataset import Dataset
 from mmzoo.errors import BadInput, DataError
 from mmzoo.interfaces.encoder import Encoder
+from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.language_model import CAUSAL, LanguageSpec
 from mmzoo.interfaces.task import Task
 from mmzoo.modalities.reader import NONE, Reader

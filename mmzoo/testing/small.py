@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmzoo.build import assemble, build, load, read_recipe
-from mmzoo.data import Dataset
+from mmzoo.data.dataset import Dataset
 from mmzoo.errors import DoesNotFit
 from mmzoo.model import MultimodalModel
 from mmzoo.recipes.schema import Recipe

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from mmzoo.build import build
-from mmzoo.data import Dataset, Example, tensors
+from mmzoo.data.collate import tensors
+from mmzoo.data.dataset import Dataset
+from mmzoo.interfaces.example import Example
 from mmzoo.model import MultimodalModel
 from mmzoo.recipes import catalogue
 from mmzoo.recipes.schema import PartConfig, Recipe

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from mmzoo.data import Example
 from mmzoo.errors import DataError
+from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.part import Options
 
 IMAGE = ("image", "file_name", "image_path", "path")

@@ -16,8 +16,9 @@ from typing import Any
 
 from pydantic import Field
 
-from mmzoo.data import Dataset, Example
+from mmzoo.data.dataset import Dataset
 from mmzoo.errors import DataError
+from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.part import Options
 
 

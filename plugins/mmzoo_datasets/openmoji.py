@@ -38,8 +38,9 @@ from PIL import Image
 from pydantic import Field
 
 from mmzoo.common.files import cache_folder
-from mmzoo.data import Dataset, Example
+from mmzoo.data.dataset import Dataset
 from mmzoo.errors import DataError
+from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.part import Options
 
 GENDERS = frozenset({"man", "woman", "person", "men", "women", "people"})

@@ -17,7 +17,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from mmzoo.data import Example
+from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.task import Prediction
 from mmzoo.modalities.identity import input_key
 

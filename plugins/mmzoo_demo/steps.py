@@ -21,7 +21,7 @@ import mmzoo
 from mmzoo.build import read_recipe
 from mmzoo.checkpoint import CHECKPOINTS
 from mmzoo.common.environment import environment
-from mmzoo.data import open_dataset
+from mmzoo.data.open import open_dataset
 from mmzoo.errors import CheckpointError, TrainingError
 from mmzoo.metrics import Metric, measure
 from mmzoo.modalities.identity import input_key

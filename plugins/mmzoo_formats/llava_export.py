@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedModel
 
+from mmzoo.data.tokens import with_placeholder
 from mmzoo.errors import DoesNotFit
 from mmzoo.interfaces.example import PLACEHOLDER, PLACEHOLDER_ID
 from mmzoo.model import MultimodalModel
-from mmzoo.text import with_placeholder
 from mmzoo.weights import shown
 
 POOLER, PROJECTION = "vision_tower.pooler.", "vision_tower.visual_projection."

@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmzoo import vocabulary
+from mmzoo.data.vocabulary import LearnedVocabulary, VocabularyOptions, default_vocabulary
 from mmzoo.interfaces.language_model import BIDIRECTIONAL, LanguageModel, LanguageSpec
-from mmzoo.vocabulary import LearnedVocabulary, VocabularyOptions
 
 
 class BagOfWords(LearnedVocabulary, LanguageModel):
@@ -22,7 +21,7 @@ class BagOfWords(LearnedVocabulary, LanguageModel):
     def __init__(self, options: Any) -> None:
         super().__init__()
         self.options = options
-        units = options.vocabulary or vocabulary.default(verbatim=options.verbatim)
+        units = options.vocabulary or default_vocabulary(verbatim=options.verbatim)
         self.embedding = nn.Embedding(len(units), options.dim, padding_idx=0)
         self.spec = LanguageSpec(self.kind, options.dim, len(units), None, self.generates, 0)
 

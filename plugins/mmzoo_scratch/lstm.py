@@ -15,10 +15,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from mmzoo import vocabulary
+from mmzoo.data.vocabulary import LearnedVocabulary, VocabularyOptions, default_vocabulary
 from mmzoo.interfaces.language_model import CAUSAL, CrossAttentionStates, LanguageModel, LanguageSpec
 from mmzoo.sequence import reorder
-from mmzoo.vocabulary import LearnedVocabulary, VocabularyOptions
 
 NEW_TOKENS = 64  # where a caller names no length
 
@@ -36,7 +35,7 @@ class LSTM(LearnedVocabulary, LanguageModel):
     def __init__(self, options: Any) -> None:
         super().__init__()
         self.options = options
-        units = options.vocabulary or vocabulary.default(verbatim=options.verbatim)
+        units = options.vocabulary or default_vocabulary(verbatim=options.verbatim)
         self.embedding = nn.Embedding(len(units), options.dim, padding_idx=0)
         self.lstm = nn.LSTM(
             options.dim, options.dim, options.layers, batch_first=True, dropout=options.dropout if options.layers > 1 else 0.0

@@ -10,13 +10,13 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmzoo.data import Example
+from mmzoo.data.tokens import check_length, pad_with_mask, prompt_ids
 from mmzoo.errors import BadRecipe, DataError
+from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.features import Features
 from mmzoo.interfaces.language_model import LanguageSpec
 from mmzoo.interfaces.part import Options
 from mmzoo.interfaces.task import Prediction, Task, TextContext
-from mmzoo.text import fit_length, padded, prompt_ids
 
 PLACEHOLDERS = ("label_0", "label_1")
 
@@ -82,8 +82,8 @@ class Classify(Task):
         rows = prompt_ids(text, [example.text for example in examples])
         # An empty text still needs one position to be pooled from.
         rows = [row or [text.tokenizer.pad_token_id] for row in rows]
-        fit_length(rows, text, [example.id for example in examples])
-        ids, mask = padded(rows, text.tokenizer.pad_token_id)
+        check_length(rows, text, [example.id for example in examples])
+        ids, mask = pad_with_mask(rows, text.tokenizer.pad_token_id)
         batch = {"ids": ids, "mask": mask}
         if training:
             batch["labels"] = torch.tensor([self._index[self.references(example)[0]] for example in examples])

@@ -13,14 +13,14 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmzoo.data import Example
+from mmzoo.data.tokens import check_length, encode_texts, pad_rows, pad_with_mask, prompt_ids, render_chat
 from mmzoo.errors import BadRecipe, DataError
+from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.features import Features
 from mmzoo.interfaces.language_model import CAUSAL, SEQ2SEQ, LanguageSpec
 from mmzoo.interfaces.part import Options
 from mmzoo.interfaces.task import IGNORE, Prediction, Task, TextContext
 from mmzoo.sequence import before
-from mmzoo.text import chat, encode, fit_length, pad, padded, prompt_ids
 from mmzoo_tasks import chunks
 
 
@@ -34,7 +34,7 @@ class Generative(Task):
     class Options(Options):
         max_new_tokens: int = Field(32, ge=1, le=4096, description="tokens to generate at most")
         num_beams: int = Field(1, ge=1, le=64, description="beams of the search; 1 is greedy")
-        chat: bool = Field(False, description="put each prompt into the tokenizer's chat template, as the user's turn")
+        render_chat: bool = Field(False, description="put each prompt into the tokenizer's chat template, as the user's turn")
 
     def __init__(self, options: Any, language_model: LanguageSpec) -> None:
         super().__init__(options, language_model)
@@ -63,24 +63,24 @@ class Generative(Task):
         prompts = [self.prompt(self.options, example.text) for example in examples]
         if self.options.chat:
             turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-            framed = [chat(text, turn, len(example.images)) for turn, example in zip(turns, examples, strict=True)]
+            framed = [render_chat(text, turn, len(example.images)) for turn, example in zip(turns, examples, strict=True)]
             rows = prompt_ids(text, framed, framed=True)
         else:
             rows = prompt_ids(text, prompts)
         padding = text.tokenizer.pad_token_id
         if not training:
-            fit_length(rows, text, names, self.options.max_new_tokens if self._causal else 0)
-            ids, mask = padded(rows, padding, left=self._causal)
+            check_length(rows, text, names, self.options.max_new_tokens if self._causal else 0)
+            ids, mask = pad_with_mask(rows, padding, left=self._causal)
             return {"ids": ids, "mask": mask}
         targets = self._targets([self.references(e)[0] for e in examples], prompts, text)
         if not self._causal:
-            fit_length(rows, text, names)
+            check_length(rows, text, names)
             return _seq2seq(rows, targets, padding)
         joined = [row + target for row, target in zip(rows, targets, strict=True)]
-        fit_length(joined, text, names)
+        check_length(joined, text, names)
         labels = [[IGNORE] * len(row) + target for row, target in zip(rows, targets, strict=True)]
-        ids, mask = padded(joined, padding)
-        return {"ids": ids, "mask": mask, "labels": pad(labels, IGNORE)}
+        ids, mask = pad_with_mask(joined, padding)
+        return {"ids": ids, "mask": mask, "labels": pad_rows(labels, IGNORE)}
 
     def _targets(self, targets: list[str], prompts: list[str], text: TextContext) -> list[list[int]]:
         """Target ids with the end token. After a prompt, a causal model's word starts with its space,
@@ -90,7 +90,7 @@ class Generative(Task):
             for target, prompt in zip(targets, prompts, strict=True)
         ]
         end = text.tokenizer.eos_token_id
-        return [row if row and row[-1] == end else [*row, end] for row in encode(text.tokenizer, spaced)]
+        return [row if row and row[-1] == end else [*row, end] for row in encode_texts(text.tokenizer, spaced)]
 
     def token_losses(self, model: Any, features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The loss of each labelled token, [tokens], and the row of each, [tokens]."""
@@ -136,8 +136,8 @@ class Generative(Task):
             targets.append(row or [end])
         prompts = [ids[mask.bool()].tolist() for ids, mask in zip(batch["ids"], batch["mask"], strict=True)]
         if self._causal:
-            ids, mask = padded([p + t for p, t in zip(prompts, targets, strict=True)], padding)
-            labels = pad([[IGNORE] * len(p) + t for p, t in zip(prompts, targets, strict=True)], IGNORE)
+            ids, mask = pad_with_mask([p + t for p, t in zip(prompts, targets, strict=True)], padding)
+            labels = pad_rows([[IGNORE] * len(p) + t for p, t in zip(prompts, targets, strict=True)], IGNORE)
             again = {"ids": ids, "mask": mask, "labels": labels}
         else:
             again = _seq2seq(prompts, targets, padding)
@@ -148,9 +148,9 @@ class Generative(Task):
 
 def _seq2seq(prompts: list[list[int]], targets: list[list[int]], padding: int) -> dict[str, Tensor]:
     """Encoder ids, labels, and decoder ids: the labels shifted right behind the padding token (T5, Raffel et al. 2020)."""
-    ids, mask = padded(prompts, padding)
+    ids, mask = pad_with_mask(prompts, padding)
     decoder = [[padding, *target[:-1]] for target in targets]
-    return {"ids": ids, "mask": mask, "labels": pad(targets, IGNORE), "decoder_ids": pad(decoder, padding)}
+    return {"ids": ids, "mask": mask, "labels": pad_rows(targets, IGNORE), "decoder_ids": pad_rows(decoder, padding)}
 
 
 class Caption(Generative):

@@ -9,9 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from mmzoo import vocabulary
+from mmzoo.data.vocabulary import LearnedVocabulary, VocabularyOptions, default_vocabulary
 from mmzoo.errors import BadRecipe
-from mmzoo.vocabulary import LearnedVocabulary, VocabularyOptions
 from mmzoo_transformers.language import HFCausal, LanguageOptions
 
 
@@ -27,7 +26,7 @@ class GPTMini(LearnedVocabulary, HFCausal):
         context: int = Field(256, ge=8, le=65536, description="positions at most, what the fusion adds included")
 
     def __init__(self, options: Any) -> None:
-        units = options.vocabulary or vocabulary.default(verbatim=options.verbatim)
+        units = options.vocabulary or default_vocabulary(verbatim=options.verbatim)
         if options.dim % (2 * options.heads):
             raise BadRecipe(f"language_model.heads: {options.heads} heads do not divide dim {options.dim} into even parts")
         super().__init__(

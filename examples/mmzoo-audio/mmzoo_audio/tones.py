@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 from scipy import signal
 
-from mmzoo.data import Dataset
+from mmzoo.data.dataset import Dataset
 from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.part import Options
 from mmzoo_audio.clips import RATE

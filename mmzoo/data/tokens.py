@@ -18,7 +18,7 @@ from mmzoo.interfaces.task import TextContext
 from mmzoo.modalities.reader import plural
 
 
-def encode(tokenizer: object, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
+def encode_texts(tokenizer: object, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
     """Token ids of each text, with the tokenizer's special tokens only on request."""
     if not texts:
         return []
@@ -76,14 +76,14 @@ def _with_inputs(tokenizer: Any, prompts: Sequence[str], mark: str) -> list[list
     """Ids with `IMAGE` at the placeholders. The whole is read at once, since some tokenizers write what follows a token
     otherwise than what begins a text."""
     if not any(mark in prompt for prompt in prompts):
-        return encode(tokenizer, prompts)
+        return encode_texts(tokenizer, prompts)
     knowing = _KNOWING.get(tokenizer)
     if knowing is None or mark not in knowing.get_added_vocab():  # a tokenizer may serve models of two modalities
         knowing = with_placeholder(tokenizer, mark)
     if knowing is not tokenizer:
         _KNOWING[tokenizer] = knowing
     own = knowing.convert_tokens_to_ids(mark)
-    return [[PLACEHOLDER_ID if i == own else i for i in row] for row in encode(knowing, prompts)]
+    return [[PLACEHOLDER_ID if i == own else i for i in row] for row in encode_texts(knowing, prompts)]
 
 
 def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -92,7 +92,7 @@ def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
     return ([], ids) if ids[:1] == [tokenizer.eos_token_id] else (ids[:1], ids[1:])
 
 
-def chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs: int) -> str:
+def render_chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs: int) -> str:
     """A conversation in the words of the tokenizer's own template, up to where the assistant's turn begins. Where the fusion
     puts inputs among the text and the conversation has no placeholder, the user's first turn begins with one for each.
 
@@ -143,7 +143,7 @@ def check_placeholders(row: Sequence[int], text: TextContext, inputs: int, name:
         )
 
 
-def fit_length(rows: list[list[int]], text: TextContext, ids: Sequence[str], reserve: int = 0) -> None:
+def check_length(rows: list[list[int]], text: TextContext, ids: Sequence[str], reserve: int = 0) -> None:
     """Check that each row fits the context with what the fusion adds and ``reserve`` positions to generate.
 
     Raises:
@@ -162,13 +162,13 @@ def fit_length(rows: list[list[int]], text: TextContext, ids: Sequence[str], res
             )
 
 
-def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
+def pad_rows(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
     """Rows of ids as one tensor [rows, longest]."""
     width = max(1, max(len(row) for row in rows))
     filled = [([value] * (width - len(row)), list(row)) for row in rows]
     return torch.tensor([fill + row if left else row + fill for fill, row in filled], dtype=torch.long)
 
 
-def padded(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> tuple[Tensor, Tensor]:
+def pad_with_mask(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> tuple[Tensor, Tensor]:
     """Rows of ids and their mask, both [rows, longest]."""
-    return pad(rows, value, left=left), pad([[1] * len(row) for row in rows], 0, left=left)
+    return pad_rows(rows, value, left=left), pad_rows([[1] * len(row) for row in rows], 0, left=left)

@@ -19,7 +19,7 @@ from mmzoo.interfaces.part import Options
 PAD, BOS, EOS, UNK = SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]"]
 
 
-def learn(texts: Iterable[str], size: int, *, verbatim: bool = False) -> list[str]:
+def learn_vocabulary(texts: Iterable[str], size: int, *, verbatim: bool = False) -> list[str]:
     """The units of a WordPiece vocabulary of at most ``size``, special tokens first."""
     from tokenizers import Tokenizer, models, trainers
 
@@ -35,18 +35,18 @@ def learn(texts: Iterable[str], size: int, *, verbatim: bool = False) -> list[st
     return SPECIAL + sorted(set(tokenizer.get_vocab()) - set(SPECIAL))
 
 
-def default(*, verbatim: bool = False) -> list[str]:
+def default_vocabulary(*, verbatim: bool = False) -> list[str]:
     """The vocabulary before any data is seen: the printable ASCII characters."""
     characters = [c for c in string.printable if not c.isspace() and (verbatim or not c.isupper())]
     return SPECIAL + sorted(characters + ["##" + c for c in characters])
 
 
-def tokenizer(vocabulary: list[str] | None, *, verbatim: bool = False) -> Any:
+def make_tokenizer(vocabulary: list[str] | None, *, verbatim: bool = False) -> Any:
     """A `transformers.PreTrainedTokenizerFast` over a vocabulary that `learn` gave, or over `default`."""
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
-    units = vocabulary or default(verbatim=verbatim)
+    units = vocabulary or default_vocabulary(verbatim=verbatim)
     built = Tokenizer(models.WordPiece({unit: i for i, unit in enumerate(units)}, unk_token=UNK))
     _prepare(built, verbatim=verbatim)
     built.decoder = decoders.WordPiece(prefix="##", cleanup=not verbatim)
@@ -96,8 +96,8 @@ class LearnedVocabulary:
     def learn(cls, options: Any, texts: Iterable[str]) -> dict[str, Any]:
         if options.vocabulary:
             return {}
-        return {"vocabulary": learn(texts, options.max_vocabulary, verbatim=options.verbatim)}
+        return {"vocabulary": learn_vocabulary(texts, options.max_vocabulary, verbatim=options.verbatim)}
 
     @cached_property
     def tokenizer(self) -> Any:
-        return tokenizer(self.options.vocabulary, verbatim=self.options.verbatim)
+        return make_tokenizer(self.options.vocabulary, verbatim=self.options.verbatim)

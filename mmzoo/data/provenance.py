@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmzoo.data import Dataset
+from mmzoo.data.dataset import Dataset
 from mmzoo.errors import DataError
 from mmzoo.recipes import licence
 from mmzoo.recipes.schema import PartConfig
@@ -19,14 +19,14 @@ from mmzoo.registry.manager import plugin_manager
 _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
-def described(dataset: str | PartConfig | Dataset) -> dict[str, Any]:
+def describe(dataset: str | PartConfig | Dataset) -> dict[str, Any]:
     """The record of a data set as it was given: ``dataset``, ``local``, ``dataset_options`` and ``license``."""
     if isinstance(dataset, Dataset):
         return {"dataset": type(dataset).__name__, "local": True, "dataset_options": {}, "license": licence.UNKNOWN}
     part = dataset if isinstance(dataset, PartConfig) else PartConfig.of(dataset, "dataset")
     registered = split_use(part.use)[0] in _registered()
     place = str(part.options.get("variant") or (split_use(part.use)[1] if registered else part.use) or "")
-    options = plain(part.options)
+    options = as_json(part.options)
     paths = {key for key, value in options.items() if isinstance(value, str) and os.sep in value and _exists(value)}
     local = bool(paths) or (bool(place) and _exists(place))
     if local:
@@ -39,7 +39,7 @@ def described(dataset: str | PartConfig | Dataset) -> dict[str, Any]:
     return {"dataset": name, "local": local, "dataset_options": options, "license": license}
 
 
-def again(said: Mapping[str, Any]) -> PartConfig:
+def reopen(said: Mapping[str, Any]) -> PartConfig:
     """The data set that a record names, if anyone can find it by that name: a registered one, or an id on the Hub. A path in a
     stranger's record is never opened.
 
@@ -59,7 +59,7 @@ def again(said: Mapping[str, Any]) -> PartConfig:
     return PartConfig.of({**options, "use": use}, f"the record of '{use}'")
 
 
-def given(dataset: str | PartConfig | Dataset, said: Mapping[str, Any]) -> PartConfig | Dataset:
+def substitute(dataset: str | PartConfig | Dataset, said: Mapping[str, Any]) -> PartConfig | Dataset:
     """A data set in the place of the one that a record names, with the record's options where it sets none itself."""
     if isinstance(dataset, Dataset):
         return dataset
@@ -68,7 +68,7 @@ def given(dataset: str | PartConfig | Dataset, said: Mapping[str, Any]) -> PartC
     return part.with_options(**{**recorded, **part.options})
 
 
-def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options as JSON has them; what it cannot hold, by its name alone."""
     found: dict[str, Any] = json.loads(json.dumps(options, default=repr))
     return found

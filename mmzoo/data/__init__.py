@@ -1,0 +1,1 @@
+"""Data sets: opening them, their tokens and vocabularies, and batches."""

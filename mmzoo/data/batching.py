@@ -1,0 +1,77 @@
+"""Group examples into batches, and pair inputs with texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mmzoo.errors import BadRecipe, DataError
+from mmzoo.interfaces.example import Example, placeholder
+from mmzoo.modalities.image import open_image as open_image  # where it was first, and people look for it
+from mmzoo.modalities.reader import plural
+
+
+def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
+    """Lists of ``size`` examples; the last may be shorter.
+
+    Raises:
+        BadRecipe: the size is no whole number from 1.
+    """
+    if not isinstance(size, int) or size < 1:
+        raise BadRecipe(f"batch_size: must be a whole number from 1 (got {size!r})")
+    group: list[Example] = []
+    for example in examples:
+        group.append(example)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def paired(given: Any, text: Any, *, modality: str = "image", sees: bool = True) -> tuple[list[tuple[Any, Any]], bool]:
+    """Inputs of a modality and texts, one or many, to pairs; the second value tells whether a list was given. What does not
+    ``see`` can do without inputs.
+
+    One of either serves many of the other. A text is a string, None, or a conversation (a list of mappings). Several inputs of
+    one text are a list in the list, or, for a single text that has so many placeholders, the list itself.
+
+    Raises:
+        DataError: no input, another type of text, or lists of different lengths.
+    """
+    if modality == "image" and isinstance(given, np.ndarray | Tensor) and given.ndim == 4:
+        given = list(given)
+    if given is None and sees:
+        if modality == "image":
+            raise DataError("an image is needed: a path, a file:// URL, a PIL image, an array, or a list of them")
+        raise DataError(f"{modality} is needed, as {modality}=: a path, a file:// URL, bytes, an array, or a list of them")
+    one_text = not isinstance(text, list | tuple) or _is_conversation(text)
+    one_input = not isinstance(given, list | tuple)
+    together = one_text and not one_input and not any(isinstance(each, list | tuple) for each in given)
+    if together and _placeholders(text, placeholder(modality)) > 1:
+        given, one_input = list(given), True
+    inputs: list[Any] = [given] if one_input else list(given)
+    texts: list[Any] = [text] if one_text else list(text)
+    many = not (one_text and one_input)
+    if one_input:
+        inputs *= len(texts)
+    elif one_text:
+        texts *= len(inputs)
+    if len(inputs) != len(texts):
+        raise DataError(f"{len(inputs)} {plural(modality)} and {len(texts)} texts; give one of either, or as many of both")
+    for item in texts:
+        if not (item is None or isinstance(item, str) or _is_conversation(item)):
+            raise DataError(f"a text must be a string, not {type(item).__name__}")
+    return list(zip(inputs, texts, strict=True)), many
+
+
+def _is_conversation(text: Any) -> bool:
+    return isinstance(text, list | tuple) and bool(text) and all(isinstance(turn, Mapping) for turn in text)
+
+
+def _placeholders(text: Any, mark: str) -> int:
+    turns = [str(turn.get("content")) for turn in text] if _is_conversation(text) else [text or ""]
+    return sum(turn.count(mark) for turn in turns)

@@ -1,0 +1,126 @@
+"""Collate examples into batches in which each distinct input stands once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmzoo.data.tokens import check_placeholders, pad_rows
+from mmzoo.errors import BadInput, FeatureCacheError, MmzooError
+from mmzoo.interfaces.example import Example
+from mmzoo.interfaces.task import Task, TextContext
+from mmzoo.modalities.identity import input_key
+from mmzoo.modalities.image import open_image as open_image  # where it was first, and people look for it
+from mmzoo.modalities.pipeline import InputPipeline
+
+
+class FeatureSource(Protocol):
+    """Features that were computed beforehand. Picklable."""
+
+    def of(self, source: Any, key: Hashable) -> dict[str, Tensor]:
+        """``feature_pooled`` [pooled_dim], and where they are kept ``feature_tokens`` [tokens, dim] and ``feature_mask``
+        [tokens], of an input whose `mmzoo.modalities.identity.input_key` is ``key``.
+
+        Raises:
+            BadInput: it cannot be read. FeatureCacheError: its features are not there, or are damaged.
+        """
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """A picture to [1 + grid ** 2, channels, height, width]: the whole, then its pieces row by row, each through ``transform``
+    (LLaVA-NeXT, https://llava-vl.github.io/blog/2024-01-30-llava-next/)."""
+
+    transform: Any
+    grid: int
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        width, height = image.size
+        xs, ys = ([round(size * i / self.grid) for i in range(self.grid + 1)] for size in (width, height))
+        boxes = [
+            (xs[j], ys[i], max(xs[j + 1], xs[j] + 1), max(ys[i + 1], ys[i] + 1))
+            for i in range(self.grid)
+            for j in range(self.grid)
+        ]
+        return torch.stack([self.transform(image), *(self.transform(image.crop(box)) for box in boxes)])
+
+
+@dataclass
+class Collator:
+    """Examples to a batch: ``inputs`` [inputs, ...] with each distinct input (picture, clip) once, ``index`` from example to
+    input, and what the task adds. ``index`` is [batch], or [batch, inputs] with -1 for none where an example has several.
+    Where the encoder's inputs vary, ``input_lengths`` [inputs] says how much of each is real. With ``features``, what it gives
+    of each input stands in the place of ``inputs``.
+
+    For an encoder that looks at nothing no input is opened, and the one of a batch is empty.
+
+    Runs in data workers, so it holds no weights of encoder or language model. What goes wrong with an input travels
+    in the batch (``bad``: pairs of id and message) and is raised, or counted, in the main process.
+    """
+
+    task: Task
+    text: TextContext
+    intake: InputPipeline
+    training: bool = True
+    blank: bool = False
+    features: FeatureSource | None = None
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        opened: list[Any] = []
+        index: list[list[int]] = []
+        kept: list[Example] = []
+        bad: list[tuple[str, str]] = []
+        position: dict[Hashable, int] = {}
+        for example in examples:
+            try:
+                index.append([self._place(each, opened, position) for each in example.inputs(self.intake.modality)])
+                kept.append(example)
+            except BadInput as error:
+                bad.append((example.id, str(error)))
+            except FeatureCacheError as error:  # a worker process would lose its type
+                return {"bad": bad, "error": (type(error), str(error))}
+        batch: dict[str, Any] = {"bad": bad, "names": [example.id for example in kept]}
+        if kept:
+            if self.features is None:
+                batch |= self.intake.batch(opened)
+            else:
+                batch |= {name: torch.stack([each[name] for each in opened]) for name in opened[0]}
+            several = max(len(row) for row in index) > 1
+            batch["index"] = pad_rows(index, -1) if several else torch.tensor([row[0] for row in index])
+            try:
+                batch.update(self.task.collate(kept, self.text, training=self.training))
+                for row, example in zip(batch.get("ids", ()), kept, strict=False):
+                    check_placeholders(row.tolist(), self.text, len(example.inputs(self.intake.modality)), example.id)
+            except MmzooError as error:
+                batch["error"] = (type(error), str(error))
+        return batch
+
+    def _place(self, source: Any, opened: list[Any], position: dict[Hashable, int]) -> int:
+        """Where in ``opened`` the input is, after it was opened if it is new there."""
+        key = "blank" if self.blank or self.intake.transform is None else input_key(source)
+        if key not in position:
+            opened.append(self._open(source, key))
+            position[key] = len(opened) - 1
+        return position[key]
+
+    def _open(self, source: Any, key: Hashable) -> Any:
+        if self.features is not None:
+            return self.features.of(source, key)
+        return self.intake.blank() if self.blank else self.intake.open(source)
+
+
+def raise_bad(batch: dict[str, Any]) -> list[tuple[str, str]]:
+    """Take the bad inputs out of a batch, and raise an error that travelled in it."""
+    if error := batch.pop("error", None):
+        raise error[0](error[1])
+    return batch.pop("bad", [])
+
+
+def tensors(batch: dict[str, Any], device: torch.device | str) -> dict[str, Tensor]:
+    """The tensors of a batch, on ``device``."""
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items() if isinstance(value, Tensor)}

@@ -1,0 +1,78 @@
+"""Open a data set by its name, path or id, and load a split of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmzoo.data.dataset import Dataset
+from mmzoo.errors import BadRecipe, DataError, UnknownName
+from mmzoo.interfaces.example import Example
+from mmzoo.modalities.image import open_image as open_image  # where it was first, and people look for it
+from mmzoo.recipes.resolve import resolve
+from mmzoo.recipes.schema import PartConfig
+from mmzoo.registry.entries import split_use
+from mmzoo.registry.isolation import attribute_errors_to
+from mmzoo.registry.manager import plugin_manager
+
+
+def open_dataset(spec: str | PartConfig | Dataset) -> Dataset:
+    """A data set by name (``easy-vqa``), by path (a folder, .jsonl, .csv or .parquet file), or by ``org/name`` id.
+
+    Raises:
+        UnknownName: nothing has that name.
+        BadRecipe: wrong options.
+    """
+    if isinstance(spec, Dataset):
+        return spec
+    part = spec if isinstance(spec, PartConfig) else PartConfig.of(spec, "dataset")
+    name, _, _ = split_use(part.use)
+    known = {entry.name for entry in plugin_manager().registry.entries("dataset")}
+    if name not in known:
+        if os.path.exists(os.path.expanduser(part.use)) and "files" in known:
+            part = part.with_options(use="files", variant=part.use)  # as an option, since a path may hold '@'
+        elif _looks_like_path(part.use):
+            raise DataError(f"data set '{part.use}': there is no such file or folder")
+        elif "/" in part.use and "datasets" in known:
+            part = part.with_options(use=f"datasets:{part.use}")
+    try:
+        found = resolve("dataset", part)
+    except UnknownName as error:
+        raise UnknownName(f"{error}\nA data set is a registered name, a path, or an id such as 'org/name'.") from None
+    return found.cls(found.options)
+
+
+def _looks_like_path(text: str) -> bool:
+    return text.startswith((".", "/", "~")) or Path(text).suffix in {".jsonl", ".json", ".csv", ".parquet"}
+
+
+def load_split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Example]:
+    """A split that exists and is not empty.
+
+    Raises:
+        DataError: no such split, or no example in it. PluginBroken: the data set's own code fails.
+    """
+    with attribute_errors_to(f"data set '{type(dataset).__name__}' cannot be loaded"):
+        return _split(dataset, split)
+
+
+def _split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Example]:
+    splits = dataset.splits()
+    if split not in splits:
+        raise DataError(f"there is no split '{split}'; there are: {', '.join(splits) or 'none'}")
+    examples = dataset.load(split)
+    if isinstance(examples, Sequence) and not len(examples):
+        raise DataError(f"split '{split}' is empty; training and evaluation need at least one example")
+    return examples
+
+
+def dataset_part(text: str | PartConfig | Dataset, sets: dict[str, Any]) -> str | PartConfig | Dataset:
+    """A data set's name with options laid over it."""
+    if not sets:
+        return text
+    if isinstance(text, Dataset):
+        raise BadRecipe("options are given where a data set is named, not where an object is")
+    part = PartConfig.of(text, "dataset")
+    return part.with_options(**sets)
