@@ -15,15 +15,15 @@ from typing import Any
 
 import typer
 
-from mmzoo import card
 from mmzoo.build import read_recipe
+from mmzoo.checkpoints import card
+from mmzoo.checkpoints.summary import PartSummary, Summary
 from mmzoo.cli import app
 from mmzoo.recipes import catalogue
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.recipes.training_options import TrainingOptions
 from mmzoo.registry import hookspecs
 from mmzoo.registry.entries import KINDS
-from mmzoo.summary import PartSummary, Summary
 from mmzoo.testing import CHECKS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import mmzoo
-from mmzoo import checkpoint
+from mmzoo.checkpoints.folder import is_checkpoint
+from mmzoo.checkpoints.screening import CARD, RUN
 from mmzoo.errors import MmzooError, UnknownName
 from mmzoo.evaluate import BLANKED, SHUFFLED
 from mmzoo.recipes.merging import merge
@@ -145,7 +146,7 @@ def _record(experiment: Experiment, model: Model, seed: int, work: Path, runs: P
         seed=seed,
         progress=False,
     ).to_dict()
-    run = json.loads((folder / checkpoint.RUN).read_text(encoding="utf-8"))
+    run = json.loads((folder / RUN).read_text(encoding="utf-8"))
     training = run["training"]
     training["history"] = training["history"][:: max(1, len(training["history"]) // CURVE)]
     record = {
@@ -160,7 +161,7 @@ def _record(experiment: Experiment, model: Model, seed: int, work: Path, runs: P
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     if seed == experiment.seeds[0]:
-        path.with_suffix(".md").write_text((folder / checkpoint.CARD).read_text(encoding="utf-8"), encoding="utf-8")
+        path.with_suffix(".md").write_text((folder / CARD).read_text(encoding="utf-8"), encoding="utf-8")
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
@@ -168,7 +169,7 @@ def _record(experiment: Experiment, model: Model, seed: int, work: Path, runs: P
 def _trained(experiment: Experiment, model: Model, seed: int, work: Path, *, quick: bool) -> Path:
     """The checkpoint of a model, which is trained if it is not there, after those that it starts from."""
     folder = work / experiment.name / f"{model.name}-seed{seed}"
-    if checkpoint.is_checkpoint(folder):
+    if is_checkpoint(folder):
         return folder
     asked = settings(experiment, model, quick=quick)
     recipe = {"name": f"{experiment.name}-{model.name}", "summary": model.label, **asked["recipe"]}

@@ -10,8 +10,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from experiments.common import ROOT, RUNS, Experiment, Model, read
+from mmzoo.checkpoints.summary import format_count
 from mmzoo.evaluate import BLANKED, SHUFFLED
-from mmzoo.summary import count
 
 DOCS = ROOT / "docs"
 PAGE = "experiments.md"
@@ -147,7 +147,7 @@ def _seeds(experiment: Experiment, models: Sequence[Model], found: Mapping[str, 
             trained = sum(part["trained"] for part in record["parameters"].values())
             whole = sum(part["all"] for part in record["parameters"].values())
             spent = [f"{record[key]['seconds']:.0f}" for key in ("training", "evaluation")]
-            size = f"{count(trained)} of {count(whole)}"
+            size = f"{format_count(trained)} of {format_count(whole)}"
             rows.append([model.label, str(record["seed"]), *cells, size, str(record["training"]["steps"]), *spent])
     return _markdown(rows)
 

@@ -108,7 +108,7 @@ _NAMES = {
     "refused": "mmzoo.formats",
     "named": "mmzoo.formats",
     # The machine
-    "CHECKPOINTS": "mmzoo.checkpoint",
+    "CHECKPOINTS": "mmzoo.checkpoints.folder",
     "cache_folder": "mmzoo.common.files",
     "environment": "mmzoo.common.environment",
     # Errors

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from mmzoo import screening
+from mmzoo.checkpoints import screening
 from mmzoo.errors import CheckpointError
 
 MAX_MEMBERS, MAX_DIRECTORY = 10_000, 4 << 20

@@ -14,7 +14,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, initialization
 
-from mmzoo import screening
+from mmzoo.checkpoints import screening
 from mmzoo.errors import BadRecipe, SourceError
 from mmzoo.source import Source, explained
 

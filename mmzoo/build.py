@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
-from mmzoo import checkpoint, fit, policy, remotes, shelf, stored, transfer, unpack
+from mmzoo import fit, policy, remotes, shelf, stored, transfer, unpack
+from mmzoo.checkpoints.folder import CheckpointContents, read_checkpoint, read_weights, stored_tensors
+from mmzoo.checkpoints.screening import MANIFEST, WEIGHTS
+from mmzoo.checkpoints.summary import Summary
 from mmzoo.errors import BadRecipe, DoesNotFit, PluginBroken
 from mmzoo.interfaces.features import FeatureSpec
 from mmzoo.interfaces.language_model import LanguageSpec
@@ -24,7 +27,6 @@ from mmzoo.recipes.schema import PARTS, Recipe
 from mmzoo.registry import isolation
 from mmzoo.registry.entries import Entry, split_use
 from mmzoo.registry.manager import plugin_manager
-from mmzoo.summary import Summary
 
 
 def build(
@@ -85,7 +87,7 @@ def load(model: str | Path, *, revision: str | None = None, device: str | torch.
         HubError: the repository cannot be reached, or is not there.
     """
     folder = remotes.local(model, revision=revision)
-    contents = checkpoint.read(folder)
+    contents = read_checkpoint(folder)
     plugin_manager().check_needed(contents.plugins)
     with shelf.standing(unpack.backbones(folder)), stored.locked(contents):
         built = _load(contents)
@@ -99,7 +101,7 @@ def outline(model: str | Path, *, revision: str | None = None) -> MultimodalMode
         As `load`.
     """
     folder = remotes.local(model, revision=revision)
-    contents = checkpoint.read(folder)
+    contents = read_checkpoint(folder)
     plugin_manager().check_needed(contents.plugins)
     with shelf.standing(unpack.backbones(folder)), shelf.recording() as fetched, stored.locked(contents):
         plan = _plan(contents)[0]
@@ -112,20 +114,20 @@ def outline(model: str | Path, *, revision: str | None = None) -> MultimodalMode
     return plan
 
 
-def _plan(contents: checkpoint.Contents) -> tuple[MultimodalModel, torch.dtype | None]:
+def _plan(contents: CheckpointContents) -> tuple[MultimodalModel, torch.dtype | None]:
     """The model on the meta device, and the type that it was saved in."""
     folder = contents.folder
-    with stored.named(folder / checkpoint.MANIFEST):
+    with stored.named(folder / MANIFEST):
         recipe = transfer.settled(Recipe.of(contents.recipe, origin="recipe")).pinned(contents.lock)
         plan = assemble(recipe, meta=True, folder=folder)
-    return plan, stored.check_tensors(checkpoint.stored(folder), plan, folder / checkpoint.WEIGHTS, full=contents.full)
+    return plan, stored.check_tensors(stored_tensors(folder), plan, folder / WEIGHTS, full=contents.full)
 
 
-def _load(contents: checkpoint.Contents) -> MultimodalModel:
+def _load(contents: CheckpointContents) -> MultimodalModel:
     plan, dtype = _plan(contents)
     recipe = transfer.settled(Recipe.of(contents.recipe, origin="recipe"))
     built = assemble(recipe, lock=contents.lock, random=contents.full, folder=contents.folder)
-    built.load_state_dict(checkpoint.read_weights(contents.folder, dict(plan.named_parameters())), strict=False)
+    built.load_state_dict(read_weights(contents.folder, dict(plan.named_parameters())), strict=False)
     _ = built.language_model.tokenizer  # while its files are at hand
     if dtype is not None:
         built.to(dtype)
@@ -278,9 +280,9 @@ def _take_weights(model: MultimodalModel, source: str | Path) -> None:
         DoesNotFit: no part agrees; saying why of each.
     """
     folder = remotes.local(source)
-    contents = checkpoint.read(folder)
-    there = checkpoint.stored(folder)
-    theirs = Recipe.of(contents.recipe, origin=str(folder / checkpoint.MANIFEST))
+    contents = read_checkpoint(folder)
+    there = stored_tensors(folder)
+    theirs = Recipe.of(contents.recipe, origin=str(folder / MANIFEST))
     state, chosen, reasons = model.state_dict(), {}, {}
     for kind in PARTS:
         names = [name for name in there if name.startswith(f"{kind}.")]
@@ -295,7 +297,7 @@ def _take_weights(model: MultimodalModel, source: str | Path) -> None:
     if not chosen:
         why = "; ".join(f"{kind.replace('_', ' ')}: {reason}" for kind, reason in reasons.items())
         raise DoesNotFit(f"{source}: has weights for no part of this model: {why or 'it holds none'}")
-    tensors = checkpoint.read_weights(folder, dict(model.named_parameters()))
+    tensors = read_weights(folder, dict(model.named_parameters()))
     model.load_state_dict({name: tensors[name] for name in chosen}, strict=False)
     license = licence.computed(theirs, contents.run).id
     for kind in dict.fromkeys(name.partition(".")[0] for name in chosen):

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from mmzoo import checkpoint, remotes
+from mmzoo import remotes
 from mmzoo.build import load
+from mmzoo.checkpoints.folder import update_run
 from mmzoo.common.energy import Meter, hardware
 from mmzoo.common.environment import environment
 from mmzoo.common.progress import bar
@@ -202,7 +203,7 @@ def evaluate(
     _record(model, evaluation)
     if folder is not None and record is not False:
         try:
-            checkpoint.update_run(folder, model.provenance.run, model.card())
+            update_run(folder, model.provenance.run, model.card())
         except CheckpointError as error:  # the scores are worth more than their record
             evaluation.unrecorded = str(error)
     return evaluation

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mmzoo.build import assemble, load
-from mmzoo.checkpoint import is_checkpoint
+from mmzoo.checkpoints.folder import is_checkpoint
 from mmzoo.errors import BadRecipe, CheckpointError, PluginBroken
 from mmzoo.interfaces.part import Options
 from mmzoo.model import MultimodalModel

@@ -6,8 +6,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from mmzoo import card, checkpoint, unpack
+from mmzoo import unpack
 from mmzoo.build import load
+from mmzoo.checkpoints import card
+from mmzoo.checkpoints.folder import read_manifest, verify_checkpoint
+from mmzoo.checkpoints.screening import CARD
 from mmzoo.errors import CheckpointError, HubError
 from mmzoo.model import MultimodalModel
 from mmzoo.remotes import is_repository, open_remote
@@ -50,14 +53,14 @@ def push(
     try:
         folder = _folder(model, made, full=full)
         files = files_of(folder)
-        if checkpoint.CARD in files:
-            text = files[checkpoint.CARD].read_text(encoding="utf-8")
-            files[checkpoint.CARD] = made / checkpoint.CARD
+        if CARD in files:
+            text = files[CARD].read_text(encoding="utf-8")
+            files[CARD] = made / CARD
             try:
-                files[checkpoint.CARD].write_text(card.addressed(text, remote.name), encoding="utf-8")
+                files[CARD].write_text(card.addressed(text, remote.name), encoding="utf-8")
             except OSError as error:
                 raise CheckpointError(f"{made}: cannot be written: {error.strerror or error}; free some space") from None
-        recipe = checkpoint.read_manifest(folder).recipe
+        recipe = read_manifest(folder).recipe
         message = f"Push {str(recipe.get('name') or 'a model')[:100]} with mmzoo"
         return remote.send(files, private=private, revision=branch, create_pr=create_pr, tag=tag, message=message)
     finally:
@@ -68,7 +71,7 @@ def _folder(model: MultimodalModel | str | Path, made: Path, *, full: bool) -> P
     if isinstance(model, MultimodalModel):
         return model.save(made, full=full)
     folder = unpack.unpacked(model) if unpack.is_pack(model) else Path(model).expanduser()
-    if full and not checkpoint.verify(folder).full:
+    if full and not verify_checkpoint(folder).full:
         return load(folder).save(made, full=True)
-    checkpoint.verify(folder)
+    verify_checkpoint(folder)
     return folder

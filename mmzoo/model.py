@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmzoo import card, checkpoint, generation, policy, summary
+from mmzoo import generation, policy
+from mmzoo.checkpoints import card
+from mmzoo.checkpoints.folder import write_checkpoint
+from mmzoo.checkpoints.summary import Summary, summarise, total_summary
 from mmzoo.data.batching import batches, paired
 from mmzoo.data.collate import Collator, Tiled, raise_bad, tensors
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit
@@ -397,14 +400,14 @@ class MultimodalModel(nn.Module):
 
     # What it is, and keeping it
 
-    def summary(self) -> summary.Summary:
+    def summary(self) -> Summary:
         """Its parts with dims, tokens, parameters, memory and licence; printable."""
         rows = []
         for kind in PARTS:
             module: Part = getattr(self, kind)
             entry = self.provenance.entries[kind]
             rows.append(
-                summary.summarise(
+                summarise(
                     kind,
                     module,
                     use=getattr(self.recipe, kind).use,
@@ -418,7 +421,7 @@ class MultimodalModel(nn.Module):
         license, _ = licence.strictest(
             share.license for share in licence.of_recipe(self.recipe, self.provenance.run.get("weights"))
         )
-        return summary.total(self.recipe.name or "unnamed", rows, buffers, license)
+        return total_summary(self.recipe.name or "unnamed", rows, buffers, license)
 
     def _shape(self, kind: str) -> str:
         vision, text = self.encoder.spec, self.language_model.spec
@@ -474,7 +477,7 @@ class MultimodalModel(nn.Module):
         full = full or self.provenance.full
         state = self.state_dict()
         weights = {name: state[name].detach().cpu() for name in self.saved_names(full=full)}
-        return checkpoint.write(
+        return write_checkpoint(
             folder,
             recipe=self.recipe.to_dict(),
             weights=weights,

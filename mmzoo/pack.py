@@ -10,13 +10,14 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from mmzoo import archive, checkpoint, remotes, screening, shelf
+from mmzoo import archive, remotes, shelf
 from mmzoo.build import load
-from mmzoo.checkpoint import CARD, MANIFEST, FileFacts, Manifest
+from mmzoo.checkpoints import screening
+from mmzoo.checkpoints.folder import STAGING, FileFacts, Manifest, umask, verify_checkpoint
+from mmzoo.checkpoints.screening import BACKBONES, CARD, MANIFEST, PACK, WHEELS
 from mmzoo.errors import CheckpointError
 from mmzoo.model import MultimodalModel
 from mmzoo.recipes.schema import PARTS
-from mmzoo.screening import BACKBONES, PACK, WHEELS
 from mmzoo.unpack import FORMAT, SUFFIX, Index, PackedBackbone, wheels_of
 
 
@@ -43,7 +44,7 @@ def pack(model: MultimodalModel | str | Path, path: str | Path, *, wheels: str |
     made = Path(tempfile.mkdtemp(prefix="mmzoo-pack-"))
     try:
         folder = model.save(made) if isinstance(model, MultimodalModel) else remotes.local(model)
-        manifest = checkpoint.verify(folder)
+        manifest = verify_checkpoint(folder)
         chosen = {} if wheels is None else _wheels(manifest, Path(wheels).expanduser())
         with shelf.recording() as fetched:
             loaded = load(folder)
@@ -68,13 +69,13 @@ def _write(path: Path, members: dict[str, Path], backbones: list[shelf.Backbone]
     listed = [PackedBackbone(id=b.id, revision=b.revision, commit=b.commit, files=sorted(b.files)) for b in backbones]
     index = Index(format=FORMAT, mmzoo=importlib.metadata.version("mmzoo"), files=facts, backbones=listed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=checkpoint.STAGING, delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=STAGING, delete=False) as file:
         staged = Path(file.name)
         try:
             archive.write(file, {PACK: json.dumps(index.model_dump(), indent=2).encode(), **members})  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
-            staged.chmod(0o666 & ~checkpoint.umask())
+            staged.chmod(0o666 & ~umask())
             staged.replace(path)
         finally:
             staged.unlink(missing_ok=True)

@@ -24,8 +24,9 @@ from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mmzoo import checkpoint, screening
-from mmzoo.checkpoint import CARD, MANIFEST, FileFacts
+from mmzoo.checkpoints import screening
+from mmzoo.checkpoints.folder import FileFacts, hash_file, is_checkpoint, umask, verify_checkpoint
+from mmzoo.checkpoints.screening import CARD, MANIFEST
 from mmzoo.common.files import cache_folder
 from mmzoo.common.progress import bar
 from mmzoo.errors import CheckpointError, HubError
@@ -65,7 +66,7 @@ class FolderRepository:
         Raises:
             HubError, CheckpointError.
         """
-        if checkpoint.is_checkpoint(self.folder):
+        if is_checkpoint(self.folder):
             if revision not in (None, MAIN):
                 raise HubError(f"{self.name}: is a single checkpoint; it has no revision '{revision}'")
             files, sources = self._plain()
@@ -81,9 +82,9 @@ class FolderRepository:
         if MANIFEST not in files:
             raise HubError(f"{self.name}: commit {commit} has no {MANIFEST}, so it is no model of mmzoo")
         target = to or self._cached() / commit
-        if to is None and checkpoint.is_checkpoint(target):
+        if to is None and is_checkpoint(target):
             try:
-                checkpoint.verify(target)
+                verify_checkpoint(target)
                 return target
             except CheckpointError:  # damaged since: fetched anew
                 shutil.rmtree(target, ignore_errors=True)
@@ -91,14 +92,14 @@ class FolderRepository:
             for name, source in sources.items():
                 self._copy(source, made / name, files[name], name)
                 shown.advance()
-            checkpoint.verify(made)
+            verify_checkpoint(made)
         return target.expanduser()
 
     def _plain(self) -> tuple[dict[str, FileFacts], dict[str, Path]]:
-        files = dict(checkpoint.verify(self.folder).files)
+        files = dict(verify_checkpoint(self.folder).files)
         for name in (MANIFEST, CARD):
             if (path := self.folder / name).is_file():
-                files[name] = FileFacts(size=path.stat().st_size, sha256=checkpoint.hash_file(path))
+                files[name] = FileFacts(size=path.stat().st_size, sha256=hash_file(path))
         return files, {name: self.folder / name for name in files}
 
     def _cached(self) -> Path:
@@ -113,7 +114,7 @@ class FolderRepository:
             raise CheckpointError(f"{where}: is {size} bytes, {facts.size} were pushed; push it again")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-        if checkpoint.hash_file(target) != facts.sha256:
+        if hash_file(target) != facts.sha256:
             raise CheckpointError(f"{where}: was altered after it was pushed (its sha256 does not match); push it again")
 
     def _find(self, revision: str | None) -> str:
@@ -166,7 +167,7 @@ class FolderRepository:
     def found(self) -> Found | None:
         """What a search says of it; None if it holds no model that can be read."""
         try:
-            if checkpoint.is_checkpoint(self.folder):
+            if is_checkpoint(self.folder):
                 files, sources = self._plain()
                 commit, card = Commit(message="", files=files).id, sources.get(CARD)
             else:
@@ -189,7 +190,7 @@ class FolderRepository:
         Raises:
             HubError: the branch moved meanwhile, or the folder cannot be written; the branch is then where it was.
         """
-        if checkpoint.is_checkpoint(self.folder):
+        if is_checkpoint(self.folder):
             raise HubError(f"{self.name}: is a checkpoint, not a repository of them; push to another name")
         branch = revision or MAIN
         try:
@@ -226,14 +227,14 @@ class FolderRepository:
     def _keep(self, source: Path, facts: FileFacts) -> bool:
         """Copy a file in, unless it is there whole; whether it was copied."""
         target = self.folder / "objects" / facts.sha256
-        if target.is_file() and target.stat().st_size == facts.size and checkpoint.hash_file(target) == facts.sha256:
+        if target.is_file() and target.stat().st_size == facts.size and hash_file(target) == facts.sha256:
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".new-", delete=False) as made:
             pass
         try:
             shutil.copyfile(source, made.name)
-            os.chmod(made.name, 0o666 & ~checkpoint.umask())
+            os.chmod(made.name, 0o666 & ~umask())
             os.replace(made.name, target)
         finally:
             Path(made.name).unlink(missing_ok=True)
@@ -246,7 +247,7 @@ class FolderRepository:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             made = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
-            made.chmod(0o777 & ~checkpoint.umask())
+            made.chmod(0o777 & ~umask())
             (made / "commit").write_text(commit + "\n", encoding="utf-8")
             os.rename(made, folder / f"{number:06d}")
         except OSError as error:
@@ -276,7 +277,7 @@ def _list(value: object) -> list[Any]:
 
 
 def _facts(path: Path) -> FileFacts:
-    return FileFacts(size=path.stat().st_size, sha256=checkpoint.hash_file(path))
+    return FileFacts(size=path.stat().st_size, sha256=hash_file(path))
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -288,5 +289,5 @@ def _write(path: Path, data: bytes) -> None:
         except OSError:
             Path(made.name).unlink(missing_ok=True)
             raise
-    os.chmod(made.name, 0o666 & ~checkpoint.umask())
+    os.chmod(made.name, 0o666 & ~umask())
     os.replace(made.name, path)

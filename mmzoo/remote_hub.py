@@ -38,13 +38,14 @@ from huggingface_hub.errors import (
 )
 from yaml import YAMLError
 
-from mmzoo import checkpoint, screening
-from mmzoo.checkpoint import CARD, MANIFEST
+from mmzoo.checkpoints import screening
+from mmzoo.checkpoints.folder import MAX_JSON, FileFacts, check_file, read_manifest, verify_checkpoint
+from mmzoo.checkpoints.screening import CARD, MANIFEST
 from mmzoo.errors import CheckpointError, HubError, MmzooError
 from mmzoo.sharing import MAIN, Files, Found, Pushed, staging
 
 LIBRARY = "mmzoo"
-MAX_MANIFEST = checkpoint.MAX_JSON
+MAX_MANIFEST = MAX_JSON
 TRIES, WAIT = 4, 1.0
 TIMEOUT = 60.0  # seconds without a byte; the client itself waits for ever in an upload
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -112,7 +113,7 @@ class HubRepository:
         if size > MAX_MANIFEST:
             raise CheckpointError(f"{self.url}: {MANIFEST} is {size} bytes; {MAX_MANIFEST} are allowed")
         folder = self._file(MANIFEST, commit, to).parent
-        manifest = checkpoint.read_manifest(folder)
+        manifest = read_manifest(folder)
         for name, facts in manifest.files.items():
             if names is not None and name not in names:
                 raise CheckpointError(f"{self.url}: {name} is missing; the checkpoint is incomplete")
@@ -121,7 +122,7 @@ class HubRepository:
         for name, facts in manifest.files.items():
             self._file(name, commit, to)
             try:
-                checkpoint.check_file(folder, name, facts)
+                check_file(folder, name, facts)
             except CheckpointError:
                 self._again(name, commit, to, facts)
         if names is None or CARD in names:
@@ -129,7 +130,7 @@ class HubRepository:
                 if self._size(CARD, commit) > screening.MAX_CARD:
                     raise CheckpointError(f"{self.url}: {CARD} is larger than {screening.MAX_CARD >> 20} MiB; that is no card")
                 self._file(CARD, commit, to)
-        checkpoint.verify(folder)
+        verify_checkpoint(folder)
         return folder
 
     def _size(self, name: str, commit: str) -> int:
@@ -142,11 +143,11 @@ class HubRepository:
                 hf_hub_download(self.name, name, revision=commit, local_dir=to, force_download=anew, library_name=LIBRARY)
             )
 
-    def _again(self, name: str, commit: str, to: Path | None, facts: checkpoint.FileFacts) -> None:
+    def _again(self, name: str, commit: str, to: Path | None, facts: FileFacts) -> None:
         """A file whose hash is wrong is fetched once more, and not left in the cache if it is wrong again."""
         path = self._file(name, commit, to, anew=not constants.is_offline_mode())
         try:
-            checkpoint.check_file(path.parent, path.name, facts)
+            check_file(path.parent, path.name, facts)
         except CheckpointError as error:
             if to is None:
                 path.resolve().unlink(missing_ok=True)

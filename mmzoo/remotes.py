@@ -14,7 +14,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from mmzoo import checkpoint, unpack
+from mmzoo import unpack
+from mmzoo.checkpoints.folder import read_manifest
 from mmzoo.errors import HubError
 from mmzoo.sharing import Found, Remote
 
@@ -93,7 +94,7 @@ def local(model: str | Path, *, revision: str | None = None) -> Path:
         raise HubError(f"{model}: is {what}, which has no revision '{revision}'; a repository is written owner/name")
     if is_pack:
         folder = unpack.unpacked(model)
-        unpack.check_pack_plugins(model, checkpoint.read_manifest(folder))
+        unpack.check_pack_plugins(model, read_manifest(folder))
         return folder
     return Path(model).expanduser()
 

@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmzoo import checkpoint, screening
+from mmzoo.checkpoints import screening
+from mmzoo.checkpoints.folder import STAGING, is_checkpoint, read_manifest, umask
+from mmzoo.checkpoints.screening import CARD, MANIFEST
 from mmzoo.errors import CheckpointError, HubError
 
 MAIN = "main"
@@ -62,8 +64,8 @@ class Remote(Protocol):
 
 def files_of(folder: Path) -> dict[str, Path]:
     """The files of a verified checkpoint folder that are shared: those of the manifest, the manifest, the card."""
-    names = [*checkpoint.read_manifest(folder).files, checkpoint.MANIFEST]
-    names += [checkpoint.CARD] if (folder / checkpoint.CARD).is_file() else []
+    names = [*read_manifest(folder).files, MANIFEST]
+    names += [CARD] if (folder / CARD).is_file() else []
     return {name: folder / name for name in sorted(names)}
 
 
@@ -75,14 +77,14 @@ def staging(to: Path) -> Iterator[Path]:
         HubError: ``to`` holds something that is no checkpoint. CheckpointError: it cannot be written, or the disk is full.
     """
     to = to.expanduser()
-    if to.exists() and not (to.is_dir() and (checkpoint.is_checkpoint(to) or not any(to.iterdir()))):
+    if to.exists() and not (to.is_dir() and (is_checkpoint(to) or not any(to.iterdir()))):
         raise HubError(f"{to}: is there already and is no checkpoint; name another folder")
     made: Path | None = None
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=checkpoint.STAGING, dir=to.parent))
+        made = Path(tempfile.mkdtemp(prefix=STAGING, dir=to.parent))
         yield made
-        made.chmod(0o777 & ~checkpoint.umask())
+        made.chmod(0o777 & ~umask())
         _settle(made, to)
     except OSError as error:
         raise CheckpointError(f"{to}: cannot be written: {error.strerror or error}; what was there is unchanged") from None
@@ -102,7 +104,7 @@ def _settle(made: Path, to: Path) -> None:
     old = {path.name for path in to.iterdir() if path.is_file() and (screening.known(path.name) or path.name == screening.PACK)}
     if screening.PACK not in names:  # what was unpacked there is no longer of this checkpoint
         shutil.rmtree(to / screening.BACKBONES, ignore_errors=True)
-    for name in sorted(names, key=lambda name: (name == checkpoint.MANIFEST, name)):
+    for name in sorted(names, key=lambda name: (name == MANIFEST, name)):
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(made / name, to / name)
     for name in old - set(names):

@@ -26,7 +26,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
-from mmzoo import screening, shelf
+from mmzoo import shelf
+from mmzoo.checkpoints import screening
 from mmzoo.errors import MmzooError, SourceError
 from mmzoo.shelf import sha256
 

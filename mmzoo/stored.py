@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from mmzoo import checkpoint
+from mmzoo.checkpoints.folder import CheckpointContents
+from mmzoo.checkpoints.header import Stored
+from mmzoo.checkpoints.screening import MANIFEST
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, PluginBroken, SourceError, UnknownName
 from mmzoo.interfaces.part import Part
 from mmzoo.model import MultimodalModel
-from mmzoo.tensors import Stored
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -60,12 +61,12 @@ def check_tensors(stored: Mapping[str, Stored], plan: MultimodalModel, where: Pa
         if name not in stored and not plan.provenance.pretrained[name.split(".", 1)[0]]
     )
     if computed > MAX_COMPUTED:
-        raise CheckpointError(f"{where.parent / checkpoint.MANIFEST}: its recipe computes buffers of {computed} bytes")
+        raise CheckpointError(f"{where.parent / MANIFEST}: its recipe computes buffers of {computed} bytes")
     return next(iter(changed)) if len(changed) == 1 else None
 
 
 @contextmanager
-def locked(contents: checkpoint.Contents) -> Iterator[None]:
+def locked(contents: CheckpointContents) -> Iterator[None]:
     """A backbone that cannot be fetched any more is said to be locked, and what can be done."""
     try:
         yield
@@ -73,7 +74,7 @@ def locked(contents: checkpoint.Contents) -> Iterator[None]:
         for kind, facts in contents.lock.items():
             if facts["source"] == "hub" and f"'{facts['id']}'" in str(error):
                 raise SourceError(
-                    f"{error}\n{contents.folder / checkpoint.MANIFEST}: its {kind.replace('_', ' ')} is locked to '{facts['id']}'"
+                    f"{error}\n{contents.folder / MANIFEST}: its {kind.replace('_', ' ')} is locked to '{facts['id']}'"
                     f" at commit {facts['commit']}. If that is gone for good, a machine that has it in its cache still loads "
                     "it: there, `mmzoo pack MODEL out.mmzoo` puts all of it into one file, and `mmzoo push MODEL REPOSITORY "
                     "--full` shares every weight"

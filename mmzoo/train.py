@@ -21,8 +21,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainerState
 
-from mmzoo import checkpoint, transfer
+from mmzoo import transfer
 from mmzoo.build import assemble, read_recipe
+from mmzoo.checkpoints.folder import CHECKPOINTS, is_checkpoint
 from mmzoo.common.energy import Meter, hardware
 from mmzoo.common.environment import environment
 from mmzoo.data import provenance
@@ -119,7 +120,7 @@ def train(
             with trainer.stop.listening():
                 trainer.train(resume_from_checkpoint=last)
         if trainer.skipped and not trainer.seen and last is None and trainer.args.world_size == 1:
-            shutil.rmtree(output / checkpoint.CHECKPOINTS, ignore_errors=True)  # nothing was learned that one could go on from
+            shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)  # nothing was learned that one could go on from
             first_bad = ": ".join(trainer.skipped[0])
             raise model.encoder.reader.error(f"no {model.encoder.modality} could be read; the first is of example {first_bad}")
     except BaseException as error:
@@ -143,7 +144,7 @@ def train(
     model.provenance.run["training"] = {**said, "energy": meter.energy, "cached_features": cached}
     if main:
         model.save(output)
-        shutil.rmtree(output / checkpoint.CHECKPOINTS, ignore_errors=True)
+        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return run
 
@@ -173,12 +174,12 @@ def _check_examples(task: Task, examples: Sequence[Example]) -> None:
 
 def _prepare_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> str | None:
     """The checkpoint to resume from, None to start anew; refuses an output that holds something else."""
-    folder = output / checkpoint.CHECKPOINTS
+    folder = output / CHECKPOINTS
     if output.exists() and not output.is_dir():
         raise TrainingError(f"{output} is a file; name a folder")
     last = last_checkpoint(output)
     if resume:
-        if last is None and checkpoint.is_checkpoint(output):
+        if last is None and is_checkpoint(output):
             raise TrainingError(f"{output} holds a finished model, and nothing to resume; --overwrite trains it anew")
         if last is None:
             raise TrainingError(f"{output} holds no checkpoint to resume from; leave out --resume to start anew")
@@ -190,8 +191,8 @@ def _prepare_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: bo
                 "or start anew with --overwrite"
             )
         return last
-    if (checkpoint.is_checkpoint(output) or last is not None) and not overwrite:
-        what = "a model" if checkpoint.is_checkpoint(output) else "an unfinished run; --resume goes on with it"
+    if (is_checkpoint(output) or last is not None) and not overwrite:
+        what = "a model" if is_checkpoint(output) else "an unfinished run; --resume goes on with it"
         raise TrainingError(f"{output} already holds {what}; name another folder, or use --overwrite")
     if overwrite and int(os.environ.get("RANK", "0")) == 0:
         shutil.rmtree(folder, ignore_errors=True)
@@ -200,15 +201,15 @@ def _prepare_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: bo
 
 def _write_recipe(output: Path, recipe: Recipe) -> None:
     try:
-        (output / checkpoint.CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        (output / checkpoint.CHECKPOINTS / RECIPE).write_text(json.dumps(recipe.to_dict(), indent=2), encoding="utf-8")
+        (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        (output / CHECKPOINTS / RECIPE).write_text(json.dumps(recipe.to_dict(), indent=2), encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"{output}: cannot be written: {error.strerror or error}") from None
 
 
 def _remove_unfinished(output: Path, *, whole: bool) -> None:
     """Remove what a failed run wrote, unless it can be gone on with; ``whole``: the output folder is its own too."""
-    folder = output / checkpoint.CHECKPOINTS
+    folder = output / CHECKPOINTS
     if int(os.environ.get("RANK", "0")) or last_checkpoint(output):
         return
     shutil.rmtree(folder, ignore_errors=True)

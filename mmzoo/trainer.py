@@ -22,7 +22,8 @@ from torch.utils.data import IterableDataset, Sampler, get_worker_info
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from mmzoo import checkpoint
+from mmzoo.checkpoints.folder import CHECKPOINTS
+from mmzoo.checkpoints.screening import WEIGHTS
 from mmzoo.common.progress import Bar, bar
 from mmzoo.data.collate import raise_bad
 from mmzoo.errors import CheckpointError, TrainingError
@@ -39,7 +40,7 @@ NAMED = 20  # examples that a message names
 
 def last_checkpoint(output: Path) -> str | None:
     """The newest checkpoint that is complete: a process that was killed may leave half of one."""
-    found = [path for path in (output / checkpoint.CHECKPOINTS).glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    found = [path for path in (output / CHECKPOINTS).glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
     for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         with suppress(OSError, ValueError):
             json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))  # the last file to be written
@@ -61,7 +62,7 @@ def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_ba
     if workers is None:
         workers = min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
     settings: dict[str, Any] = dict(
-        output_dir=str(output / checkpoint.CHECKPOINTS),
+        output_dir=str(output / CHECKPOINTS),
         per_device_train_batch_size=options.batch_size,
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,
@@ -190,7 +191,7 @@ class MultimodalTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: state[name].detach().cpu().contiguous() for name in model.saved_names()}
         check_finite(weights, f"step {self.state.global_step}", Path(self.args.output_dir).parent)
-        save_file(weights, folder / checkpoint.WEIGHTS, {"format": "pt"})
+        save_file(weights, folder / WEIGHTS, {"format": "pt"})
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -206,7 +207,7 @@ class MultimodalTrainer(Trainer):
             raise CheckpointError(f"{folder}: saving failed: {text}{last_good(output)}") from None
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        weights = load_file(Path(resume_from_checkpoint) / checkpoint.WEIGHTS)
+        weights = load_file(Path(resume_from_checkpoint) / WEIGHTS)
         self.model.load_state_dict(weights, strict=False)
 
 

@@ -14,7 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mmzoo import checkpoint, remotes
+from mmzoo import remotes
+from mmzoo.checkpoints.folder import hash_file, read_checkpoint
+from mmzoo.checkpoints.screening import WEIGHTS
 from mmzoo.errors import BadRecipe, CheckpointError
 from mmzoo.recipes import licence
 from mmzoo.recipes.resolve import resolve
@@ -72,7 +74,7 @@ class Source:
             "recipe": self.recipe,
             "use": self.part.use,
             "license": self.license,
-            "sha256": checkpoint.hash_file(self.folder / checkpoint.WEIGHTS),
+            "sha256": hash_file(self.folder / WEIGHTS),
         }
 
     @property
@@ -80,7 +82,7 @@ class Source:
         return f"{self.kind}.weights"
 
     def _open(self) -> Any:
-        path = self.folder / checkpoint.WEIGHTS
+        path = self.folder / WEIGHTS
         try:
             return safe_open(path, framework="pt")
         except (OSError, SafetensorError) as error:
@@ -106,7 +108,7 @@ def adopt(recipe: Recipe) -> tuple[Recipe, dict[str, Source]]:
             continue
         key = f"{kind}.weights"
         try:
-            contents = checkpoint.read(remotes.local(part.weights))
+            contents = read_checkpoint(remotes.local(part.weights))
             theirs = Recipe.of(contents.recipe, origin=part.weights).pinned(contents.lock)
         except CheckpointError as error:
             raise type(error)(f"{key}: {error}; name a folder that `mmzoo train` or model.save wrote") from None

@@ -22,17 +22,27 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 from pydantic import Field
 
-from mmzoo import checkpoint, screening
 from mmzoo.archive import Archive
-from mmzoo.checkpoint import CARD, MANIFEST, FileFacts, Manifest, Strict
+from mmzoo.checkpoints import screening
+from mmzoo.checkpoints.folder import (
+    STAGING,
+    FileFacts,
+    Manifest,
+    Strict,
+    check_plugins,
+    is_checkpoint,
+    read_manifest,
+    validated,
+    verify_checkpoint,
+)
+from mmzoo.checkpoints.header import read_header
+from mmzoo.checkpoints.screening import BACKBONES, CARD, MANIFEST, PACK, WHEELS
 from mmzoo.common import parsing
 from mmzoo.common.files import cache_folder
 from mmzoo.common.progress import bar
 from mmzoo.errors import CheckpointError, MissingPlugin
-from mmzoo.screening import BACKBONES, PACK, WHEELS
 from mmzoo.sharing import staging
 from mmzoo.shelf import Backbone, sha256
-from mmzoo.tensors import read_header
 
 SUFFIX = ".mmzoo"
 FORMAT = 1
@@ -75,9 +85,9 @@ def unpacked(path: str | Path) -> Path:
     path = Path(path).expanduser()
     content = hashlib.sha256(read_index(path).model_dump_json().encode()).hexdigest()
     target = cache_folder() / "unpacked" / content[:32]
-    if checkpoint.is_checkpoint(target):
+    if is_checkpoint(target):
         try:
-            checkpoint.verify(target)
+            verify_checkpoint(target)
             backbones(target)
             return target
         except CheckpointError:  # damaged since: unpacked anew
@@ -94,7 +104,7 @@ def check_pack_plugins(path: str | Path, manifest: Manifest) -> None:
     """
     for name, version in manifest.plugins.items():
         try:
-            checkpoint.check_plugins({name: version})
+            check_plugins({name: version})
         except MissingPlugin as error:
             wheels = wheels_of(read_index(Path(path).expanduser()).wheels, name, version)
             if not wheels:
@@ -136,12 +146,12 @@ def unpack(path: str | Path, to: str | Path) -> Path:
             try:
                 archive.extract(PACK, made / PACK)
                 archive.extract(MANIFEST, made / MANIFEST, index.files[MANIFEST].sha256)
-                _check_manifest(path, index, checkpoint.read_manifest(made))
+                _check_manifest(path, index, read_manifest(made))
                 for name in wanted:
                     if name not in (PACK, MANIFEST):
                         archive.extract(name, made / name, index.files[name].sha256)
                     shown.advance()
-                checkpoint.verify(made)
+                verify_checkpoint(made)
                 backbones(made)
             except CheckpointError as error:  # which names the file by where it is for now
                 raise CheckpointError(str(error).replace(str(made), str(path))) from None
@@ -161,7 +171,7 @@ def extract_wheels(path: str | Path, to: str | Path) -> list[Path]:
             raise CheckpointError(f"{path}: has no wheels; `mmzoo pack MODEL {path.name} --wheels DIR` adds them")
         try:
             to.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=checkpoint.STAGING, dir=to) as made:
+            with tempfile.TemporaryDirectory(prefix=STAGING, dir=to) as made:
                 for name in index.wheels:
                     archive.extract(f"{WHEELS}/{name}", Path(made) / name, index.files[f"{WHEELS}/{name}"].sha256)
                 return [(Path(made) / name).replace(to / name) for name in index.wheels]
@@ -239,7 +249,7 @@ def _validated(text: bytes, where: Path) -> Index:
     version = data.get("format")
     if isinstance(version, int) and version > FORMAT:
         raise CheckpointError(f"{where}: format {version} is newer than this mmzoo reads ({FORMAT}); pip install --upgrade mmzoo")
-    index = checkpoint.validated(Index, data, where)
+    index = validated(Index, data, where)
     if index.format != FORMAT:
         raise CheckpointError(f"{where}: format {index.format} is unknown")
     listed = {name for name in index.files if name.startswith(f"{BACKBONES}/")}

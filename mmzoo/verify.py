@@ -10,8 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmzoo import checkpoint, remotes, screening
+from mmzoo import remotes
 from mmzoo.build import load
+from mmzoo.checkpoints import screening
+from mmzoo.checkpoints.screening import CARD
 from mmzoo.data import provenance
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
@@ -235,7 +237,7 @@ def _unrecorded(folder: Path, claims: list[dict[str, Any]]) -> list[str]:
         for metric, score in scores.items()
     }
     found = []
-    for model in _list(screening.card_metadata(folder / checkpoint.CARD).get("model-index")):
+    for model in _list(screening.card_metadata(folder / CARD).get("model-index")):
         for result in _list(_get(model, "results")):
             for metric in _list(_get(result, "metrics")):
                 said = (_get(_get(result, "dataset"), "split"), _get(metric, "type"), _get(metric, "value"))

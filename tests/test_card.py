@@ -8,7 +8,7 @@ from hub_server import card_errors
 from huggingface_hub import ModelCard
 
 import mmzoo
-from mmzoo import screening
+from mmzoo.checkpoints import screening
 from mmzoo.common import energy
 from mmzoo.testing import Sample
 
@@ -141,7 +141,7 @@ def test_what_was_not_recorded_is_not_in_it(classifier, tmp_path):
 def test_records_of_before_still_load(trained, record, tmp_path):
     import shutil
 
-    from mmzoo import checkpoint
+    from mmzoo.checkpoints import folder as checkpoint
 
     folder = tmp_path / "old"
     shutil.copytree(trained, folder)
@@ -160,7 +160,7 @@ def test_records_of_before_still_load(trained, record, tmp_path):
 def test_too_many_samples_in_a_record_are_refused(trained, record, tmp_path):
     import shutil
 
-    from mmzoo import checkpoint
+    from mmzoo.checkpoints import folder as checkpoint
 
     shutil.copytree(trained, tmp_path / "m")
     said = {"id": "x", "text": "x" * 2000, "targets": [], "prediction": "x"}

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import mmzoo
-from mmzoo import checkpoint
+from mmzoo.checkpoints import folder as checkpoint
 from mmzoo.errors import CheckpointError, MissingPlugin
 from mmzoo.testing import Sample, tiny
 

@@ -10,9 +10,9 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from mmzoo.data.fingerprint import fingerprint
 from PIL import Image
 
+from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_dataset
 from mmzoo.errors import BadImage, BadRecipe, DataError, SourceError, UnknownName
 from mmzoo.interfaces.example import Example

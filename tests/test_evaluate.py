@@ -92,7 +92,7 @@ def test_scores_are_given_even_where_they_cannot_be_recorded(trained, monkeypatc
     def refuse(*_):
         raise CheckpointError("read-only")
 
-    monkeypatch.setattr("mmzoo.checkpoint.update_run", refuse)
+    monkeypatch.setattr("mmzoo.checkpoints.folder.update_run", refuse)
     found = measure(trained)
     assert found.scores["accuracy"].value == 1.0
     assert found.unrecorded == "read-only"

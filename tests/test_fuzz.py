@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import mmzoo
-from mmzoo import checkpoint, tensors
 from mmzoo.build import read_recipe
+from mmzoo.checkpoints import folder, header
 from mmzoo.errors import MmzooError
 from mmzoo.recipes.schema import Recipe
 from mmzoo.testing import tiny
@@ -106,10 +106,10 @@ def test_a_manifest_with_one_wrong_value(at, value, sealed, good):
     holder, key = somewhere(data, at)
     holder[key] = value
     if sealed:
-        data["digest"] = checkpoint._digest(data)
+        data["digest"] = folder._digest(data)
     try:
         path.write_text(json.dumps(data), encoding="utf-8", errors="surrogatepass")
-        only_ours(checkpoint.read, good)
+        only_ours(folder.read_checkpoint, good)
     finally:
         path.write_text(text)
 
@@ -119,10 +119,10 @@ def test_a_manifest_with_one_wrong_value(at, value, sealed, good):
 def test_any_data_as_a_lock(lock, good):
     path, text = good / "mmzoo.json", (good / "mmzoo.json").read_text()
     data = {**json.loads(text), "lock": lock}
-    data["digest"] = checkpoint._digest(data)
+    data["digest"] = folder._digest(data)
     try:
         path.write_text(json.dumps(data), encoding="utf-8", errors="surrogatepass")
-        only_ours(checkpoint.read, good)
+        only_ours(folder.read_checkpoint, good)
     finally:
         path.write_text(text)
 
@@ -132,7 +132,7 @@ def test_any_data_as_a_lock(lock, good):
 def test_any_bytes_as_weights(raw, length, scratch):
     path = scratch / "any.safetensors"
     path.write_bytes(raw if length is None else struct.pack("<Q", length) + raw)
-    only_ours(tensors.read_header, path)
+    only_ours(header.read_header, path)
 
 
 TENSOR = st.fixed_dictionaries(
@@ -153,7 +153,7 @@ def test_any_header_of_weights_that_is_let_through_is_read_by_the_library(head, 
     path = scratch / "weights.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
     try:
-        found = tensors.read_header(path)
+        found = header.read_header(path)
     except MmzooError:
         return
     assert {name: tuple(value.shape) for name, value in load_file(path).items()} == {n: s.shape for n, s in found.items()}

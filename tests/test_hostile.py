@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mmzoo
-from mmzoo import checkpoint
+from mmzoo.checkpoints import folder as checkpoint
 from mmzoo.cli import main as cli_main
 from mmzoo.errors import CheckpointError, HubError, MmzooError
 from mmzoo.testing import no_network, tiny

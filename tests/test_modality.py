@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from mmzoo.data.fingerprint import fingerprint
 from PIL import Image
 from typer.testing import CliRunner
 
 import mmzoo
 from mmzoo.cli import app
+from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import open_dataset
 from mmzoo.errors import BadInput, DataError, DoesNotFit, PluginBroken
 from mmzoo.interfaces.encoder import Encoder

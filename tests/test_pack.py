@@ -11,7 +11,8 @@ import pytest
 from hub import environment, make_hub, run_script, serve
 
 import mmzoo
-from mmzoo import archive, checkpoint, source, unpack
+from mmzoo import archive, source, unpack
+from mmzoo.checkpoints import folder as checkpoint
 from mmzoo.cli import main
 from mmzoo.errors import CheckpointError, HubError, MissingPlugin
 from mmzoo.testing import Sample, no_network, tiny

@@ -8,7 +8,7 @@ import pytest
 from test_cli import run
 
 import mmzoo
-from mmzoo import checkpoint
+from mmzoo.checkpoints import folder as checkpoint
 from mmzoo.data import provenance
 from mmzoo.errors import DataError, HubError
 from mmzoo.recipes.schema import PartConfig

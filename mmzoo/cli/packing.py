@@ -44,10 +44,11 @@ def load(
     as_json: Json = False,
 ) -> None:
     """Verify a pack and say what it is; nothing of it is run, and its plugins need not be installed."""
-    from mmzoo import checkpoint, unpack
+    from mmzoo import unpack
+    from mmzoo.checkpoints.folder import read_manifest
 
     folder = unpack.unpack(pack, to) if to is not None else unpack.unpacked(pack)
-    manifest = checkpoint.read_manifest(folder)
+    manifest = read_manifest(folder)
     extracted = [] if wheels is None else unpack.extract_wheels(pack, wheels)
     said: dict[str, Any] = {
         **_contents(Path(pack), unpack.read_index(Path(pack))),

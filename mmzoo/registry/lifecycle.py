@@ -18,7 +18,7 @@ from mmzoo.errors import PluginBroken, PluginWarning, TrainingError
 from mmzoo.registry import hookspecs
 
 MAX_LISTED = 1000
-MAX_BYTES = 1 << 18  # of a card's sections: a model whose card is above `mmzoo.screening.MAX_CARD` does not load
+MAX_BYTES = 1 << 18  # of a card's sections: a model whose card is above `mmzoo.checkpoints.screening.MAX_CARD` does not load
 
 logger = logging.getLogger(__name__)
 

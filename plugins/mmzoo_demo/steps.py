@@ -19,7 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 import mmzoo
 from mmzoo.build import read_recipe
-from mmzoo.checkpoint import CHECKPOINTS
+from mmzoo.checkpoints.folder import CHECKPOINTS
 from mmzoo.common.environment import environment
 from mmzoo.data.open import open_dataset
 from mmzoo.errors import CheckpointError, TrainingError

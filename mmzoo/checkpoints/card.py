@@ -11,13 +11,13 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from mmzoo import screening
+from mmzoo.checkpoints import screening
+from mmzoo.checkpoints.record import Evaluated, Measured, Record
+from mmzoo.checkpoints.summary import Summary, format_bytes, format_count
 from mmzoo.modalities.reader import plural
 from mmzoo.recipes import licence
 from mmzoo.recipes.schema import Recipe
-from mmzoo.record import Evaluated, Measured, Record
 from mmzoo.registry.entries import split_use
-from mmzoo.summary import Summary, count, size
 
 TEMPLATE = "card.md.j2"
 SAMPLES = {"image": "picture.png", "audio": "clip.wav"}
@@ -41,7 +41,7 @@ def render(
     record = Record.model_validate(run)
     training, evaluations = record.training, record.evaluations
     found = licence.computed(recipe, run)
-    text = (importlib.resources.files("mmzoo") / TEMPLATE).read_text(encoding="utf-8")
+    text = (importlib.resources.files("mmzoo.checkpoints") / TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True, trim_blocks=True
     )
@@ -55,8 +55,8 @@ def render(
         folder=folder,
         summary=summary,
         licence=found,
-        count=count,
-        size=size,
+        count=format_count,
+        size=format_bytes,
         interval=_interval,
         energy=_energy,
         options=_options,

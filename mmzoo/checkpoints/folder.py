@@ -28,11 +28,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmzoo import screening
+from mmzoo.checkpoints import screening
+from mmzoo.checkpoints.header import Stored, read_header
+from mmzoo.checkpoints.record import Record
+from mmzoo.checkpoints.screening import CARD, CONFIG, MANIFEST, RUN, TOKENIZER_CONFIG, WEIGHTS
 from mmzoo.errors import CheckpointError, MissingPlugin
-from mmzoo.record import Record
-from mmzoo.screening import CARD, CONFIG, MANIFEST, RUN, TOKENIZER_CONFIG, WEIGHTS
-from mmzoo.tensors import Stored, read_header
 
 FORMAT = 1
 MAX_JSON = 64 << 20
@@ -81,7 +81,7 @@ class Manifest(Strict):
 
 
 @dataclass
-class Contents:
+class CheckpointContents:
     """A checkpoint folder, read and verified; ``weights`` are loaded on demand by `read_weights`."""
 
     folder: Path
@@ -92,7 +92,7 @@ class Contents:
     full: bool = False
 
 
-def write(
+def write_checkpoint(
     folder: str | Path,
     *,
     recipe: Mapping[str, Any],
@@ -155,7 +155,7 @@ def is_checkpoint(folder: str | Path) -> bool:
     return (Path(folder) / MANIFEST).is_file()
 
 
-def read(folder: str | Path) -> Contents:
+def read_checkpoint(folder: str | Path) -> CheckpointContents:
     """Read and verify a checkpoint folder: the format, every file's size and hash, and that its plugins are here.
 
     Raises:
@@ -163,14 +163,14 @@ def read(folder: str | Path) -> Contents:
         MissingPlugin: a plugin that it needs is not installed.
     """
     folder = Path(folder).expanduser()
-    manifest = verify(folder)
+    manifest = verify_checkpoint(folder)
     check_plugins(manifest.plugins)
     lock: dict[str, dict[str, Any]] = {kind: entry.model_dump() for kind, entry in manifest.lock.items()}
     run = screening.read_json(folder / RUN, MAX_JSON, numbers=True)
-    return Contents(folder, manifest.recipe, manifest.plugins, lock, run, manifest.full)
+    return CheckpointContents(folder, manifest.recipe, manifest.plugins, lock, run, manifest.full)
 
 
-def verify(folder: Path) -> Manifest:
+def verify_checkpoint(folder: Path) -> Manifest:
     """Check a checkpoint folder as `read` does, whether its plugins are installed or not.
 
     Raises:
@@ -182,7 +182,7 @@ def verify(folder: Path) -> Manifest:
     for name in (CONFIG, TOKENIZER_CONFIG):
         screening.check_config(folder / name)
     screening.check_card(folder / CARD)
-    stored(folder)
+    stored_tensors(folder)
     validated(Record, screening.read_json(folder / RUN, MAX_JSON, numbers=True), folder / RUN)
     return manifest
 
@@ -221,7 +221,7 @@ def read_manifest(folder: Path) -> Manifest:
     return valid
 
 
-def stored(folder: str | Path) -> dict[str, Stored]:
+def stored_tensors(folder: str | Path) -> dict[str, Stored]:
     """Type and shape of each tensor, from the header of the weights alone.
 
     Raises:

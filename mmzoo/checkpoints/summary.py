@@ -55,18 +55,18 @@ class Summary:
                     part.part.replace("_", " "),
                     part.use,
                     part.shape,
-                    count(part.parameters),
-                    count(part.trained),
+                    format_count(part.parameters),
+                    format_count(part.trained),
                     part.policy,
                     part.license,
                 )
             )
-        rows.append(("total", "", "", count(self.parameters), count(self.trained), "", ""))
+        rows.append(("total", "", "", format_count(self.parameters), format_count(self.trained), "", ""))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
         lines.append(
-            f"memory: {size(self.memory_run)} to run, {size(self.memory_train)} to train "
+            f"memory: {format_bytes(self.memory_run)} to run, {format_bytes(self.memory_train)} to train "
             "(float32 weights, gradients and Adam; activations come on top)"
         )
         lines.append(f"licence of the parts: {self.license}; the data that it is trained on add theirs")
@@ -88,13 +88,13 @@ def summarise(part: str, module: nn.Module, *, use: str, shape: str, policy: str
     )
 
 
-def total(recipe: str, parts: list[PartSummary], buffers: int = 0, license: str = "unknown") -> Summary:
+def total_summary(recipe: str, parts: list[PartSummary], buffers: int = 0, license: str = "unknown") -> Summary:
     run = 4 * sum(part.parameters for part in parts) + buffers
     trained = sum(part.trained for part in parts)
     return Summary(recipe, parts, run, run + (4 + ADAM_BYTES) * trained, license)
 
 
-def count(number: int) -> str:
+def format_count(number: int) -> str:
     """12345678 as '12.3 M'."""
     for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= scale:
@@ -102,7 +102,7 @@ def count(number: int) -> str:
     return str(number)
 
 
-def size(number: float) -> str:
+def format_bytes(number: float) -> str:
     """Bytes as '12.3 MB'."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= scale:
