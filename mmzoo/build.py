@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from mmzoo import fit, policy, remotes, shelf, stored, transfer, unpack
+from mmzoo import fit, policy, remotes, stored, transfer, unpack
+from mmzoo.backbones import local_backbones
 from mmzoo.checkpoints.folder import CheckpointContents, read_checkpoint, read_weights, stored_tensors
 from mmzoo.checkpoints.screening import MANIFEST, WEIGHTS
 from mmzoo.checkpoints.summary import Summary
@@ -89,7 +90,7 @@ def load(model: str | Path, *, revision: str | None = None, device: str | torch.
     folder = remotes.local(model, revision=revision)
     contents = read_checkpoint(folder)
     plugin_manager().check_needed(contents.plugins)
-    with shelf.standing(unpack.backbones(folder)), stored.locked(contents):
+    with local_backbones.use_local(unpack.backbones(folder)), stored.locked(contents):
         built = _load(contents)
     return built if device is None else built.to(device)
 
@@ -103,10 +104,14 @@ def outline(model: str | Path, *, revision: str | None = None) -> MultimodalMode
     folder = remotes.local(model, revision=revision)
     contents = read_checkpoint(folder)
     plugin_manager().check_needed(contents.plugins)
-    with shelf.standing(unpack.backbones(folder)), shelf.recording() as fetched, stored.locked(contents):
+    with (
+        local_backbones.use_local(unpack.backbones(folder)),
+        local_backbones.record_fetches() as fetched,
+        stored.locked(contents),
+    ):
         plan = _plan(contents)[0]
         _ = plan.language_model.tokenizer
-    now = {(b.id, name): shelf.sha256(path) for b in fetched.values() for name, path in b.files.items()}
+    now = {(b.id, name): local_backbones.sha256(path) for b in fetched.values() for name, path in b.files.items()}
     for kind, facts in contents.lock.items():
         for name, digest in facts["files"].items():
             if now.get((facts["id"], name), digest) != digest:

@@ -19,6 +19,8 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 from torch import Tensor
 
+from mmzoo.backbones.repository import CONFIG_FILE, Source
+from mmzoo.backbones.weights import first_names, names_in
 from mmzoo.build import assemble, load
 from mmzoo.checkpoints.folder import is_checkpoint
 from mmzoo.errors import BadRecipe, CheckpointError, PluginBroken
@@ -27,8 +29,6 @@ from mmzoo.model import MultimodalModel
 from mmzoo.recipes import catalogue
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig, Recipe
-from mmzoo.source import CONFIG, Source
-from mmzoo.weights import names_in, shown
 
 
 class Format:
@@ -160,7 +160,7 @@ def refused(source: str, why: str) -> CheckpointError:
     try:
         if path.is_file():
             clues = Clues(keys=frozenset(names_in(path)))
-        elif path.is_dir() and isinstance(data := json.loads((path / CONFIG).read_text(encoding="utf-8")), dict):
+        elif path.is_dir() and isinstance(data := json.loads((path / CONFIG_FILE).read_text(encoding="utf-8")), dict):
             clues = Clues(config=data)
     except (OSError, ValueError, RecursionError):
         pass  # then it tells nothing
@@ -254,7 +254,7 @@ def assembled(
             problems.append(f"{key} is of the type {value.dtype}; quantised weights are not read")
     left = [key for key in state if key not in used and not (ignore is not None and ignore(key))]
     said = [
-        f"{len(names)} {what}: {shown(names)}"
+        f"{len(names)} {what}: {first_names(names)}"
         for names, what in ((missing, "keys are missing"), (left, "keys are unexpected"), (problems, "tensors do not fit"))
         if names
     ]

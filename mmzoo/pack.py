@@ -10,7 +10,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from mmzoo import archive, remotes, shelf
+from mmzoo import archive, remotes
+from mmzoo.backbones import local_backbones
 from mmzoo.build import load
 from mmzoo.checkpoints import screening
 from mmzoo.checkpoints.folder import STAGING, FileFacts, Manifest, umask, verify_checkpoint
@@ -46,7 +47,7 @@ def pack(model: MultimodalModel | str | Path, path: str | Path, *, wheels: str |
         folder = model.save(made) if isinstance(model, MultimodalModel) else remotes.local(model)
         manifest = verify_checkpoint(folder)
         chosen = {} if wheels is None else _wheels(manifest, Path(wheels).expanduser())
-        with shelf.recording() as fetched:
+        with local_backbones.record_fetches() as fetched:
             loaded = load(folder)
         found = [backbone for backbone in fetched.values() if backbone.files]
         _check_whole(loaded, found)
@@ -64,8 +65,8 @@ def pack(model: MultimodalModel | str | Path, path: str | Path, *, wheels: str |
     return path
 
 
-def _write(path: Path, members: dict[str, Path], backbones: list[shelf.Backbone]) -> None:
-    facts = {name: FileFacts(size=file.stat().st_size, sha256=shelf.sha256(file)) for name, file in members.items()}
+def _write(path: Path, members: dict[str, Path], backbones: list[local_backbones.LocalBackbone]) -> None:
+    facts = {name: FileFacts(size=file.stat().st_size, sha256=local_backbones.sha256(file)) for name, file in members.items()}
     listed = [PackedBackbone(id=b.id, revision=b.revision, commit=b.commit, files=sorted(b.files)) for b in backbones]
     index = Index(format=FORMAT, mmzoo=importlib.metadata.version("mmzoo"), files=facts, backbones=listed)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,7 @@ def _write(path: Path, members: dict[str, Path], backbones: list[shelf.Backbone]
             staged.unlink(missing_ok=True)
 
 
-def _check_whole(model: MultimodalModel, found: list[shelf.Backbone]) -> None:
+def _check_whole(model: MultimodalModel, found: list[local_backbones.LocalBackbone]) -> None:
     """A part with weights whose files were not seen fetches them by means of its own, and would fail where there is no network.
 
     Raises:
@@ -94,7 +95,7 @@ def _check_whole(model: MultimodalModel, found: list[shelf.Backbone]) -> None:
             entry = model.provenance.entries[kind]
             raise CheckpointError(
                 f"{entry.label} of plugin '{entry.plugin}' does not say which files it fetches, so they cannot be packed; "
-                "pack what model.save(folder, full=True) wrote, or ask its author to fetch with mmzoo.source or mmzoo.weights"
+                "pack what model.save(folder, full=True) wrote, or ask its author to fetch with mmzoo.backbones.repository or mmzoo.backbones.weights"
             )
 
 

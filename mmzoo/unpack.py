@@ -23,6 +23,7 @@ from packaging.version import InvalidVersion, Version
 from pydantic import Field
 
 from mmzoo.archive import Archive
+from mmzoo.backbones.local_backbones import LocalBackbone, sha256
 from mmzoo.checkpoints import screening
 from mmzoo.checkpoints.folder import (
     STAGING,
@@ -42,7 +43,6 @@ from mmzoo.common.files import cache_folder
 from mmzoo.common.progress import bar
 from mmzoo.errors import CheckpointError, MissingPlugin
 from mmzoo.sharing import staging
-from mmzoo.shelf import Backbone, sha256
 
 SUFFIX = ".mmzoo"
 FORMAT = 1
@@ -189,7 +189,7 @@ def read_index(path: Path) -> Index:
         return _index(archive)
 
 
-def backbones(folder: Path) -> Sequence[Backbone]:
+def backbones(folder: Path) -> Sequence[LocalBackbone]:
     """What stands on the shelf of an unpacked pack, each file as its hash says; nothing if the folder is no such.
 
     Raises:
@@ -202,7 +202,7 @@ def backbones(folder: Path) -> Sequence[Backbone]:
     index = _validated((folder / PACK).read_bytes(), folder / PACK)
     found = []
     for i, facts in enumerate(index.backbones):
-        made = Backbone(facts.id, facts.revision, facts.commit)
+        made = LocalBackbone(facts.id, facts.revision, facts.commit)
         for name in facts.files:
             path = made.files[name] = folder / BACKBONES / str(i) / name
             expected = index.files[f"{BACKBONES}/{i}/{name}"]

@@ -11,7 +11,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 import mmzoo
-from mmzoo import backbones, errors, formats, metrics, sequence, source, testing, weights
+from mmzoo import errors, formats, metrics, sequence, testing
+from mmzoo.backbones import repository, transformers_models, weights
 from mmzoo.data import tokens, vocabulary
 from mmzoo.registry import hookspecs, settings
 from mmzoo.registry.entries import KINDS
@@ -31,8 +32,8 @@ MODULES = {
     tokens: ("encode", "start_ids", "prompt_ids", "fit_length", "padded"),
     sequence: ("insert", "of_text", "before"),
     weights: None,
-    source: ("Source", "explained"),
-    backbones: ("class_for", "config_of", "construct", "load"),
+    repository: ("Source", "explained"),
+    transformers_models: ("class_for", "config_of", "construct", "load"),
     testing: testing.__all__,
     errors: None,
 }

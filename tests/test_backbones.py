@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from uncached import without_cache
 
 import mmzoo
-from mmzoo import backbones, source, weights
+from mmzoo.backbones import repository as source
+from mmzoo.backbones import transformers_models, weights
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
 from mmzoo.interfaces.fusion import FusedInput
 from mmzoo.recipes.resolve import resolve
@@ -813,16 +814,16 @@ def test_open_clip_refuses_a_wrong_config():
 def test_a_part_of_the_model_that_a_source_holds(tmp_path):
     """As a plugin takes the encoder out of a checkpoint of encoder and decoder."""
     sizes = {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads", "ffn_dim")}
-    config = backbones.config_of({"model_type": "whisper", "d_model": 8, "vocab_size": 64, "pad_token_id": 0, **sizes})
+    config = transformers_models.config_of({"model_type": "whisper", "d_model": 8, "vocab_size": 64, "pad_token_id": 0, **sizes})
     whole = transformers.WhisperForConditionalGeneration(config)
     whole.save_pretrained(tmp_path)
     encoder = whole.get_encoder()
-    found = backbones.load(type(encoder), config, source.Source(str(tmp_path)), within="encoder.")
+    found = transformers_models.load_backbone(type(encoder), config, source.Source(str(tmp_path)), within="encoder.")
     assert {"conv1.weight", "layers.1.fc2.bias"} <= set(found.state_dict())
     for name, value in encoder.state_dict().items():
         assert torch.equal(found.state_dict()[name], value), name
     with pytest.raises(SourceError, match="lacks"):
-        backbones.load(type(encoder), config, source.Source(str(tmp_path)), within="nowhere.")
+        transformers_models.load_backbone(type(encoder), config, source.Source(str(tmp_path)), within="nowhere.")
 
 
 @pytest.mark.parametrize(

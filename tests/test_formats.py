@@ -17,7 +17,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from typer.testing import CliRunner
 
 import mmzoo
-from mmzoo import source
+from mmzoo.backbones import repository as source
 from mmzoo.cli import app
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, SourceError
 from mmzoo.formats import Format

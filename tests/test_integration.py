@@ -12,7 +12,8 @@ from hub import environment, run, run_script
 from hub_server import serve_writable
 
 import mmzoo
-from mmzoo import integration, source
+from mmzoo import integration
+from mmzoo.backbones import repository
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, DoesNotFit, SourceError
 from mmzoo.testing import Sample, no_network, tiny
 from mmzoo_transformers.bytes import byte_tokenizer
@@ -135,7 +136,7 @@ def test_what_is_refused(models, tmp_path):
     with pytest.raises(BadRecipe, match="no_such_option"):
         loaded.generate(**inputs, no_such_option=1)
     with pytest.raises(SourceError, match="is a model of mmzoo and no part of one"):
-        source.Source(folder).config()
+        repository.Source(folder).config()
     with pytest.raises(BadRecipe, match="transformers .* has no 'mmzoo'"):
         mmzoo.check(RECIPES["prefix"], language_model={"use": "hf-causal", "config": {"model_type": "mmzoo"}})
 

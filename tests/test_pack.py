@@ -11,7 +11,8 @@ import pytest
 from hub import environment, make_hub, run_script, serve
 
 import mmzoo
-from mmzoo import archive, source, unpack
+from mmzoo import archive, unpack
+from mmzoo.backbones import repository
 from mmzoo.checkpoints import folder as checkpoint
 from mmzoo.cli import main
 from mmzoo.errors import CheckpointError, HubError, MissingPlugin
@@ -109,7 +110,7 @@ def test_a_locked_file_that_was_changed_in_the_pack(made, tmp_path):
 
 def rewrite(source, target, changes):
     """The pack with some files changed, as one would write it who knows how."""
-    with zipfile.ZipFile(source) as old:
+    with zipfile.ZipFile(repository) as old:
         files = {name: changes.get(name, lambda data: data)(old.read(name)) for name in old.namelist()}
     index = json.loads(files["pack.json"])
     for name, data in files.items():
@@ -303,7 +304,7 @@ def test_a_pack_without_the_wheel_says_so(needy, tmp_path, monkeypatch):
 
 
 def test_a_part_that_fetches_by_means_of_its_own_is_refused(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(source.shelf, "record", lambda id, revision: source.shelf.Backbone(id, revision, None))
+    monkeypatch.setattr(repository.shelf, "record", lambda id, revision: repository.shelf.Backbone(id, revision, None))
     with pytest.raises(CheckpointError, match=r"'hf-causal' of plugin 'mmzoo' does not say which files it fetches"):
         mmzoo.pack(model, tmp_path / "out.mmzoo")
     assert not (tmp_path / "out.mmzoo").exists()

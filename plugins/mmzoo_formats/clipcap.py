@@ -18,12 +18,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from mmzoo.backbones.repository import Source
+from mmzoo.backbones.weights import read_metadata, read_pickle, read_tensors
 from mmzoo.errors import BadRecipe, CheckpointError
 from mmzoo.formats import Clues, Format, Found, assembled, refused
 from mmzoo.interfaces.part import Options
 from mmzoo.model import MultimodalModel
-from mmzoo.source import Source
-from mmzoo.weights import read_metadata, read_pickle, read_tensors
 
 GPT2 = "openai-community/gpt2"
 WORDS = 50257  # of GPT-2's vocabulary

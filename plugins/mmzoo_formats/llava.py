@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor
 
+from mmzoo.backbones.repository import CONFIG_FILE, PROCESSORS, Source, explain_errors
+from mmzoo.backbones.weights import read_tensors
 from mmzoo.errors import DoesNotFit
 from mmzoo.formats import Clues, Format, Found, assembled, named, planned, refused
 from mmzoo.model import MultimodalModel
-from mmzoo.source import CONFIG, PROCESSORS, Source, explained
-from mmzoo.weights import read_tensors
 from mmzoo_formats.llava_export import write
 
 VISION = {"clip_vision_model": "clip", "siglip_vision_model": "siglip"}
@@ -41,9 +41,9 @@ class Llava(Format):
 
     def read(self, source: str) -> MultimodalModel:
         files = named(source)
-        files.need(CONFIG)
-        if not self.recognises(Clues(config=files.json(CONFIG))):
-            raise refused(source, f"its {CONFIG} is none of LLaVA's in transformers")
+        files.need(CONFIG_FILE)
+        if not self.recognises(Clues(config=files.json(CONFIG_FILE))):
+            raise refused(source, f"its {CONFIG_FILE} is none of LLaVA's in transformers")
         config = files.config()
         _check(config, source)
         recipe = self._recipe(config, files)
@@ -74,7 +74,7 @@ class Llava(Format):
 
     def _recipe(self, config: Any, files: Source) -> dict[str, Any]:
         path = next((path for name in PROCESSORS if (path := files.find(name))), None) or files.need(PROCESSORS[0])
-        with explained(f"'{files.name}': {path.name} cannot be used"):
+        with explain_errors(f"'{files.name}': {path.name} cannot be used"):
             processor = AutoImageProcessor.from_pretrained(str(path.parent), trust_remote_code=False)
         vision, text = _plain(config.vision_config), _plain(config.text_config)
         if vision["model_type"] == "clip_vision_model":
@@ -110,7 +110,7 @@ def _check(config: Any, source: str) -> None:
         ),
     }
     if found := [what for what, holds in problems.items() if holds]:
-        raise DoesNotFit(f"{source}: {CONFIG}: " + "; ".join(found))
+        raise DoesNotFit(f"{source}: {CONFIG_FILE}: " + "; ".join(found))
 
 
 def _layer(config: Any) -> Any:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedModel
 
+from mmzoo.backbones.weights import first_names
 from mmzoo.data.tokens import with_placeholder
 from mmzoo.errors import DoesNotFit
 from mmzoo.interfaces.example import PLACEHOLDER, PLACEHOLDER_ID
 from mmzoo.model import MultimodalModel
-from mmzoo.weights import shown
 
 POOLER, PROJECTION = "vision_tower.pooler.", "vision_tower.visual_projection."
 TOLERANCE = 1e-3  # of the largest logit
@@ -147,9 +147,9 @@ def _llava(model: MultimodalModel, config: LlavaConfig, image_id: int) -> LlavaF
         state.update({name: torch.zeros(value.shape) for name, value in wanted.items() if POOLER in name and name not in state})
         unused = {name for name in set(state) - set(wanted) if PROJECTION not in name}
         if missing := set(wanted) - set(state):
-            raise ValueError(f"it has no {shown(missing)}")
+            raise ValueError(f"it has no {first_names(missing)}")
         if unused:
-            raise ValueError(f"LLaVA has no place for {shown(unused)}")
+            raise ValueError(f"LLaVA has no place for {first_names(unused)}")
         state = {name: state[name].detach().cpu() for name in wanted}
         llava = LlavaForConditionalGeneration.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
         if llava.get_input_embeddings().weight.shape[0] <= image_id:

@@ -13,13 +13,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import AddedToken
 
+from mmzoo.backbones.repository import CONFIG_FILE, WEIGHTS_FILE, Source
+from mmzoo.backbones.weights import read_tensors
 from mmzoo.errors import CheckpointError, DoesNotFit
 from mmzoo.formats import Clues, Format, Found, assembled, named, refused
 from mmzoo.interfaces.part import Options
 from mmzoo.model import MultimodalModel
 from mmzoo.recipes.messages import explain
-from mmzoo.source import CONFIG, WEIGHTS, Source
-from mmzoo.weights import read_tensors
 
 BILINEAR, BICUBIC = 2, 3  # as PIL counts them
 SIGLIP = {
@@ -94,16 +94,16 @@ class NanoVLM(Format):
 
     def read(self, source: str) -> MultimodalModel:
         files = named(source)
-        files.need(CONFIG)
-        data = files.json(CONFIG)
+        files.need(CONFIG_FILE)
+        data = files.json(CONFIG_FILE)
         if not self.recognises(Clues(config=data)):
-            raise refused(source, f"its {CONFIG} is none of nanoVLM's")
+            raise refused(source, f"its {CONFIG_FILE} is none of nanoVLM's")
         try:
             config = _Config.model_validate(data)
         except ValidationError as error:
-            raise CheckpointError(explain(error, f"{source}: {CONFIG}")) from None
+            raise CheckpointError(explain(error, f"{source}: {CONFIG_FILE}")) from None
         self._check(config, source)
-        state = read_tensors([files.need(WEIGHTS)])
+        state = read_tensors([files.need(WEIGHTS_FILE)])
         tokenizer = self._tokenizer(config, files)
         return assembled(
             _recipe(config, chat=bool(tokenizer.chat_template) and config.mp_image_token_length is not None),
@@ -135,7 +135,7 @@ class NanoVLM(Format):
             ),
         }
         if found := [what for what, holds in problems.items() if holds]:
-            raise DoesNotFit(f"{source}: {CONFIG}: " + "; ".join(found))
+            raise DoesNotFit(f"{source}: {CONFIG_FILE}: " + "; ".join(found))
 
     def _tokenizer(self, config: _Config, files: Source) -> Any:
         """As its get_tokenizer makes it: the base, its own tokens behind, padded by the end token."""

@@ -22,11 +22,11 @@ from pydantic import BaseModel, Field, model_validator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mmzoo.backbones.weights import Weights, explain_loading, fetch_weights
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
 from mmzoo.interfaces.encoder import Encoder
 from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.interfaces.part import Options
-from mmzoo.weights import Weights, fetch, loading
 
 WEIGHTS = "open_clip_model.safetensors"
 
@@ -121,8 +121,8 @@ class OpenCLIP(Encoder):
         if not name or Path(filename).suffix not in ("", ".bin", ".pt", ".pth", ".safetensors"):
             raise SourceError(f"{label} has no safetensors on the Hub, and pickled weights are never loaded")
         wanted = str(Path(filename).with_suffix(".safetensors")) if filename else WEIGHTS
-        weights = fetch(label, name, [wanted], self.options.revision)
-        with loading(label):
+        weights = fetch_weights(label, name, [wanted], self.options.revision)
+        with explain_loading(label):
             state = {key[len("visual.") :]: value for key, value in load_file(weights.path).items() if key.startswith("visual.")}
             model = self._create("cpu")
             model.load_state_dict(state, strict=True)

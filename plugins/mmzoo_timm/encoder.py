@@ -18,11 +18,11 @@ from pydantic import BaseModel, Field
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
+from mmzoo.backbones.weights import Weights, explain_loading, fetch_weights
 from mmzoo.errors import BadRecipe, DoesNotFit, MmzooError, SourceError, UnknownName
 from mmzoo.interfaces.encoder import Encoder
 from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.interfaces.part import Options
-from mmzoo.weights import Weights, fetch, loading
 
 BLOCKS = ("blocks", "stages", "layers", "transformers", "levels", "dense_stages")
 SAFETENSORS = ("model.safetensors", "open_clip_model.safetensors")
@@ -78,8 +78,8 @@ class Timm(Encoder):
             )
         given = config.get("hf_hub_filename")
         names = [str(Path(given).with_suffix(".safetensors")), *SAFETENSORS] if given else SAFETENSORS
-        weights = fetch(f"timm:{self.name}", name, names, self.options.revision)
-        with loading(f"timm:{self.name}"), _load_results() as results:
+        weights = fetch_weights(f"timm:{self.name}", name, names, self.options.revision)
+        with explain_loading(f"timm:{self.name}"), _load_results() as results:
             self.model = self._create(pretrained=True, pretrained_cfg_overlay={"file": str(weights.path)})
         # Without its classifier timm loads whatever of the weights it finds, and says nothing of the rest.
         missing = results[-1].missing_keys if results else list(self.model.state_dict())

@@ -25,11 +25,11 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING,
 )
 
-from mmzoo.backbones import class_for, config_of, construct, load, quiet
+from mmzoo.backbones.repository import Source, explain_errors
+from mmzoo.backbones.transformers_models import class_for, config_of, construct_model, load_backbone, quiet
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
 from mmzoo.interfaces.language_model import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, CrossAttentionStates, LanguageModel, LanguageSpec
 from mmzoo.interfaces.part import Options
-from mmzoo.source import Source, explained
 from mmzoo_transformers import bytes as byte_level
 from mmzoo_transformers import frozen, unpadded
 from mmzoo_transformers.blocks import find_blocks
@@ -83,8 +83,8 @@ class _HFLanguageModel(LanguageModel):
         self.name = options.variant if self.source is not None else f"a {options.config['model_type']}"  # type: ignore[index]
         config = config_of(options.config) if self.source is None else self.source.config()  # type: ignore[arg-type]
         self._class, self._config, self._extra = self._plan(config)
-        with explained(f"'{self.name}' cannot be built", BadRecipe if self.source is None else SourceError):
-            self.model: Any = construct(self._class, self._config, **self._extra)
+        with explain_errors(f"'{self.name}' cannot be built", BadRecipe if self.source is None else SourceError):
+            self.model: Any = construct_model(self._class, self._config, **self._extra)
         self._pretrained = False
         self._tokenizer: Any = None
         self._tokenizer_source: Source | None = None
@@ -121,7 +121,7 @@ class _HFLanguageModel(LanguageModel):
         if self.source is None:
             raise SourceError("config: it has no pretrained weights; set pretrained: false, or give a variant instead")
         commit = self.source.commit
-        self.model = load(self._class, self._config, self.source, **self._extra)
+        self.model = load_backbone(self._class, self._config, self.source, **self._extra)
         if commit != self.source.commit:  # the source moved to a commit with safetensors
             self._tokenizer = None
         self._pretrained = True

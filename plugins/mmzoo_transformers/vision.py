@@ -29,12 +29,12 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from mmzoo.backbones import class_for, config_of, construct, load
+from mmzoo.backbones.repository import PROCESSORS, Source, explain_errors
+from mmzoo.backbones.transformers_models import class_for, config_of, construct_model, load_backbone
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
 from mmzoo.interfaces.encoder import Encoder
 from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.interfaces.part import Options
-from mmzoo.source import PROCESSORS, Source, explained
 from mmzoo_transformers.blocks import find_blocks
 
 log = logging.getLogger(__name__)
@@ -101,8 +101,8 @@ class HFVision(Encoder):
         self.name = options.variant if self.source is not None else f"a {options.config['model_type']}"  # type: ignore[index]
         config = config_of(options.config) if self.source is None else self.source.config()  # type: ignore[arg-type]
         self._class, self._config, self._extra = self._plan(config)
-        with explained(f"'{self.name}' cannot be built", BadRecipe if self.source is None else SourceError):
-            self.model: Any = construct(self._class, self._config, **self._extra)
+        with explain_errors(f"'{self.name}' cannot be built", BadRecipe if self.source is None else SourceError):
+            self.model: Any = construct_model(self._class, self._config, **self._extra)
         with torch.device("cpu"):  # a processor may hold tensors
             self.transform = self._transform()
         self._measure()
@@ -119,7 +119,7 @@ class HFVision(Encoder):
         """
         if self.source is None:
             raise SourceError("config: it has no pretrained weights; set pretrained: false, or give a variant instead")
-        self.model = load(self._class, self._config, self.source, **self._extra)
+        self.model = load_backbone(self._class, self._config, self.source, **self._extra)
         self._pretrained = True
 
     def lock(self) -> dict[str, Any]:
@@ -158,8 +158,11 @@ class HFVision(Encoder):
             config.use_mask_token = False
         if getattr(config, "num_channels", 3) != 3:
             raise DoesNotFit(f"'{self.name}' takes images of {config.num_channels} channels; only RGB is supported")
-        with torch.device("meta"), explained(f"'{self.name}' cannot be built", BadRecipe if self.source is None else SourceError):
-            pooler = getattr(construct(cls, config), "pooler", None)
+        with (
+            torch.device("meta"),
+            explain_errors(f"'{self.name}' cannot be built", BadRecipe if self.source is None else SourceError),
+        ):
+            pooler = getattr(construct_model(cls, config), "pooler", None)
         # A dense pooler is a head that most checkpoints lack; the class token under the final norm serves instead.
         return cls, config, {"add_pooling_layer": False} if isinstance(getattr(pooler, "dense", None), nn.Linear) else {}
 
@@ -167,7 +170,7 @@ class HFVision(Encoder):
         if self.source is not None:
             path = next((path for name in PROCESSORS if (path := self.source.find(name))), None)
             if path is not None:
-                with explained(f"'{self.name}': {path.name} cannot be used"):
+                with explain_errors(f"'{self.name}': {path.name} cannot be used"):
                     processor = AutoImageProcessor.from_pretrained(str(path.parent), trust_remote_code=False)
                 return ProcessorTransform(processor)
             log.warning("'%s' has no %s: images are resized and scaled to [-1, 1]", self.name, PROCESSORS[0])
@@ -185,7 +188,7 @@ class HFVision(Encoder):
             raise DoesNotFit(f"'{self.name}' takes images of different sizes, which make no batch; choose another encoder")
         channels, height, width = shapes.pop()
         with torch.device("meta"):
-            model = construct(self._class, self._one_layer(), **self._extra)
+            model = construct_model(self._class, self._one_layer(), **self._extra)
             was_training = model.training
             try:
                 with torch.no_grad():
@@ -266,7 +269,7 @@ def processor_of(data: dict[str, Any]) -> Any:
     cls = get_image_processor_class_from_name(kind)
     if not hasattr(cls, "from_dict") or not kind.endswith(("ImageProcessor", "ImageProcessorPil")):
         raise BadRecipe(f"encoder.processor.image_processor_type: transformers has no '{kind}'")
-    with explained(f"encoder.processor: {kind} does not take it", BadRecipe):
+    with explain_errors(f"encoder.processor: {kind} does not take it", BadRecipe):
         return cls.from_dict(copy.deepcopy(data))
 
 

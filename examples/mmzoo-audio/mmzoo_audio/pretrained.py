@@ -17,12 +17,12 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import MODEL_MAPPING, Wav2Vec2FeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from mmzoo.backbones import class_for, config_of, construct, load
+from mmzoo.backbones.repository import Source, explain_errors
+from mmzoo.backbones.transformers_models import class_for, config_of, construct_model, load_backbone
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
 from mmzoo.interfaces.encoder import Encoder
 from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.interfaces.part import Options
-from mmzoo.source import Source, explained
 from mmzoo_audio.clips import RATE, Clip, ClipReader, Waveform
 from mmzoo_audio.mel import HOP, LogMel, frames, mean, within
 
@@ -75,8 +75,8 @@ class HFAudio(Encoder):
         if kind != "whisper" and kind not in WAVEFORM:
             raise DoesNotFit(f"'{name}' is a {kind} model; hf-audio takes whisper, {', '.join(WAVEFORM)}")
         self._class = WhisperEncoder if kind == "whisper" else class_for(self._config, MODEL_MAPPING)
-        with explained(f"'{name}' cannot be built", BadRecipe if self.source is None else SourceError):
-            self.model: Any = construct(self._class, self._config)
+        with explain_errors(f"'{name}' cannot be built", BadRecipe if self.source is None else SourceError):
+            self.model: Any = construct_model(self._class, self._config)
         self._loaded = False
         adapted = kind != "whisper" and getattr(self._config, "add_adapter", False)
         dim = self._config.output_hidden_size if adapted else self._config.hidden_size
@@ -100,7 +100,9 @@ class HFAudio(Encoder):
         """
         if self.source is None:
             raise SourceError("config: it has no pretrained weights; set pretrained: false, or give a variant instead")
-        self.model = load(self._class, self._config, self.source, within="encoder." if self.mel is not None else "").eval()
+        self.model = load_backbone(
+            self._class, self._config, self.source, within="encoder." if self.mel is not None else ""
+        ).eval()
         self._loaded = True
 
     def lock(self) -> dict[str, Any]:
@@ -138,7 +140,7 @@ class HFAudio(Encoder):
         path = self.source and self.source.find("preprocessor_config.json")
         extractor = Wav2Vec2FeatureExtractor()
         if path is not None:
-            with explained(f"'{name}': {path.name} cannot be used"):
+            with explain_errors(f"'{name}': {path.name} cannot be used"):
                 extractor = Wav2Vec2FeatureExtractor.from_pretrained(str(path.parent))
         shortest = _shortest(self._config)
         return Normalised(Waveform(extractor.sampling_rate, shortest, self.options.max_seconds), extractor)

@@ -1,6 +1,6 @@
 """Files of backbones that lie beside a checkpoint, in the place of the Hub or the folder that they came from.
 
-A pack has such a shelf. Whatever fetches files through `mmzoo.source` or `mmzoo.weights` looks there first, and only there for
+A pack has such a shelf. Whatever fetches files through `mmzoo.backbones.repository` or `mmzoo.backbones.weights` looks there first, and only there for
 what stands on it; `recording` notes what was fetched, so that it can be packed.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 @dataclass
-class Backbone:
+class LocalBackbone:
     """Files of a repository, or of a folder (which has no commit). ``id`` and ``revision`` are as they were asked for."""
 
     id: str
@@ -30,24 +30,24 @@ class Backbone:
         return next(iter(self.files.values())).parent
 
 
-_standing: ContextVar[Sequence[Backbone]] = ContextVar("standing", default=())
-_recorded: ContextVar[dict[tuple[str, str | None], Backbone] | None] = ContextVar("recorded", default=None)
+_standing: ContextVar[Sequence[LocalBackbone]] = ContextVar("standing", default=())
+_recorded: ContextVar[dict[tuple[str, str | None], LocalBackbone] | None] = ContextVar("recorded", default=None)
 
 
-def find(id: str, revision: str | None) -> Backbone | None:
+def find_local(id: str, revision: str | None) -> LocalBackbone | None:
     """What stands on the shelf under a name and revision."""
     return next((b for b in _standing.get() if b.id == id and revision in (b.revision, b.commit)), None)
 
 
-def record(id: str, revision: str | None) -> Backbone:
+def fetch_record(id: str, revision: str | None) -> LocalBackbone:
     """What to enter files into that are fetched under a name and revision; nobody reads it outside `recording`."""
-    made = Backbone(id, revision, None)
+    made = LocalBackbone(id, revision, None)
     notes = _recorded.get()
     return made if notes is None else notes.setdefault((id, revision), made)
 
 
 @contextmanager
-def standing(backbones: Sequence[Backbone]) -> Iterator[None]:
+def use_local(backbones: Sequence[LocalBackbone]) -> Iterator[None]:
     """For the length of the block these stand on the shelf, for what is made in it and as long as that lives."""
     token = _standing.set(backbones)
     try:
@@ -57,9 +57,9 @@ def standing(backbones: Sequence[Backbone]) -> Iterator[None]:
 
 
 @contextmanager
-def recording() -> Iterator[dict[tuple[str, str | None], Backbone]]:
+def record_fetches() -> Iterator[dict[tuple[str, str | None], LocalBackbone]]:
     """What is fetched by whatever is made in the block."""
-    notes: dict[tuple[str, str | None], Backbone] = {}
+    notes: dict[tuple[str, str | None], LocalBackbone] = {}
     token = _recorded.set(notes)
     try:
         yield notes

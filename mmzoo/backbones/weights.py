@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmzoo import shelf
+from mmzoo.backbones import local_backbones
 from mmzoo.errors import CheckpointError, MmzooError, SourceError
 
 LISTED = 10
@@ -46,14 +46,14 @@ class Weights:
         return {"source": "hub", "id": self.repository, "commit": self.commit, "files": {self.path.name: digest}}
 
 
-def fetch(label: str, repository: str, names: Sequence[str], revision: str | None) -> Weights:
+def fetch_weights(label: str, repository: str, names: Sequence[str], revision: str | None) -> Weights:
     """The first of ``names`` that ``repository`` has; ``label`` is the part that wants it.
 
     Raises:
         SourceError: it has none of them, or the Hub does not give it.
     """
     page = f"{constants.ENDPOINT}/{repository}"
-    packed, record = shelf.find(repository, revision), shelf.record(repository, revision)
+    packed, record = local_backbones.find_local(repository, revision), local_backbones.fetch_record(repository, revision)
     for name in names:
         try:
             if packed is not None:
@@ -85,7 +85,7 @@ def fetch(label: str, repository: str, names: Sequence[str], revision: str | Non
 
 
 @contextmanager
-def loading(label: str) -> Iterator[None]:
+def explain_loading(label: str) -> Iterator[None]:
     """Turn whatever loading raises into a `SourceError`."""
     try:
         yield
@@ -151,7 +151,9 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: holds a {type(data).__name__} and not a mapping of tensors")
     if wrong := [key for key, value in data.items() if not (isinstance(key, str) and isinstance(value, Tensor))]:
         kinds = type(data[wrong[0]]).__name__
-        raise CheckpointError(f"{path}: holds more than tensors: {shown(map(str, wrong))} ({kinds}); save the state_dict alone")
+        raise CheckpointError(
+            f"{path}: holds more than tensors: {first_names(map(str, wrong))} ({kinds}); save the state_dict alone"
+        )
     return dict(data)
 
 
@@ -162,7 +164,7 @@ def names_in(path: Path) -> list[str]:
         return list(json.loads(file.read(size))) if size <= min(MAX_HEADER, path.stat().st_size) else []
 
 
-def shown(names: Iterable[str]) -> str:
+def first_names(names: Iterable[str]) -> str:
     """The first names of many, and how many more there are."""
     names = sorted(names)
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

@@ -1,5 +1,5 @@
 """Models of the transformers library, for plugins whose parts are made of one: from plain data, or from a
-`mmzoo.source.Source` with its weights. Only safetensors is read, and what a stranger's configuration could make the library fetch
+`mmzoo.backbones.repository.Source` with its weights. Only safetensors is read, and what a stranger's configuration could make the library fetch
 or run is refused."""
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, initialization
 
+from mmzoo.backbones.repository import Source, explain_errors
 from mmzoo.checkpoints import screening
 from mmzoo.errors import BadRecipe, SourceError
-from mmzoo.source import Source, explained
 
 
 def config_of(data: dict[str, Any]) -> PreTrainedConfig:
@@ -30,7 +30,7 @@ def config_of(data: dict[str, Any]) -> PreTrainedConfig:
     if kind not in transformers.CONFIG_MAPPING or kind == "mmzoo":
         raise BadRecipe(f"config.model_type: transformers {transformers.__version__} has no '{kind}'")
     # Quiet, since it warns of its own default ids where the vocabulary is small.
-    with explained(f"config: {kind} does not take it", BadRecipe), quiet():
+    with explain_errors(f"config: {kind} does not take it", BadRecipe), quiet():
         return AutoConfig.for_model(**copy.deepcopy(data))
 
 
@@ -81,13 +81,13 @@ def on_meta() -> bool:
     return torch.get_default_device().type == "meta"
 
 
-def construct(cls: type[PreTrainedModel], config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
+def construct_model(cls: type[PreTrainedModel], config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
     """A float32 model with random weights on the current device; on the meta device nothing is initialised."""
     with initialization.meta_device_safe_creation_ops() if on_meta() else nullcontext():
         return cls._from_config(copy.deepcopy(config), dtype=torch.float32, **options)
 
 
-def load(
+def load_backbone(
     cls: type[PreTrainedModel], config: PreTrainedConfig, source: Source, *, within: str = "", **options: Any
 ) -> PreTrainedModel:
     """A float32 model on the CPU with the weights of ``source``; those below ``within``, as ``encoder.``, where ``cls`` is a part
@@ -99,7 +99,7 @@ def load(
     state: dict[str, torch.Tensor] = {}
     model: PreTrainedModel
     info: dict[str, Any]
-    with explained(f"'{source.name}': the weights cannot be loaded into {cls.__name__}"):
+    with explain_errors(f"'{source.name}': the weights cannot be loaded into {cls.__name__}"):
         for path in source.weights(cls.__name__):
             # load_file maps the file, which costs no time and no memory but for what is used. A folder's files are copied:
             # whoever wrote to one later would write into the model. The Hub's lie in a cache that is only added to. What

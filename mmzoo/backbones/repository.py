@@ -26,13 +26,13 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
-from mmzoo import shelf
+from mmzoo.backbones import local_backbones
+from mmzoo.backbones.local_backbones import sha256
 from mmzoo.checkpoints import screening
 from mmzoo.errors import MmzooError, SourceError
-from mmzoo.shelf import sha256
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 FAST_TOKENIZER = (
@@ -73,8 +73,8 @@ class Source:
         self.commit: str | None = None
         self.files: dict[str, Path] = {}
         self._unreachable = ""
-        self._packed = shelf.find(name, revision)
-        self._record = shelf.record(name, revision)
+        self._packed = local_backbones.find_local(name, revision)
+        self._record = local_backbones.fetch_record(name, revision)
         if self._packed is not None:
             self.commit = self._packed.commit
             self.folder = None if self.commit else self._packed.folder
@@ -82,7 +82,7 @@ class Source:
         path = Path(name).expanduser()
         self.folder = path if path.is_dir() else None
         if self.folder is None and (name.startswith((".", "/", "~")) or path.exists()):
-            raise SourceError(f"'{name}': there is no such folder; it must hold {CONFIG} and {WEIGHTS}")
+            raise SourceError(f"'{name}': there is no such folder; it must hold {CONFIG_FILE} and {WEIGHTS_FILE}")
         if self.folder is not None and revision is not None:
             raise SourceError(f"'{name}' is a folder and has no revision '{revision}'; leave '@{revision}' out")
 
@@ -149,14 +149,16 @@ class Source:
         except RevisionNotFoundError:
             raise SourceError(f"'{self.name}' has no revision '{self.revision}'; {page}/commits/main lists them") from None
         except HFValidationError as error:
-            raise SourceError(f"'{self.name}' is neither a folder here nor an id 'owner/name': {line(error)}") from None
+            raise SourceError(f"'{self.name}' is neither a folder here nor an id 'owner/name': {one_line(error)}") from None
         except Exception as error:  # an HTTP client without a network raises what it likes
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-                raise SourceError(f"'{self.name}': {name} cannot be stored in {constants.HF_HUB_CACHE}: {line(error)}") from None
+                raise SourceError(
+                    f"'{self.name}': {name} cannot be stored in {constants.HF_HUB_CACHE}: {one_line(error)}"
+                ) from None
             if constants.is_offline_mode():
                 why = "HF_HUB_OFFLINE is set, and the cache has no copy; unset it, or download it before"
             else:
-                why = f"{line(error)}\nCheck the connection to {constants.ENDPOINT}, or give a local folder"
+                why = f"{one_line(error)}\nCheck the connection to {constants.ENDPOINT}, or give a local folder"
             self._unreachable = f"'{self.name}': {name} could not be fetched: {why}"
             raise Unreachable(self._unreachable) from error
         if self.commit is None and path.parent.parent.name == "snapshots":
@@ -171,7 +173,7 @@ class Source:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise SourceError(f"'{self.name}': {name} is not valid JSON: {line(error)}") from None
+            raise SourceError(f"'{self.name}': {name} is not valid JSON: {one_line(error)}") from None
         if not isinstance(data, dict):
             raise SourceError(f"'{self.name}': {name} is no mapping")
         return data
@@ -184,8 +186,8 @@ class Source:
         Raises:
             SourceError: it cannot be fetched or read, is of a type that is not built in, or of quantised weights.
         """
-        path = self.need(CONFIG)
-        data = self.json(CONFIG)
+        path = self.need(CONFIG_FILE)
+        data = self.json(CONFIG_FILE)
         kind = data.get("model_type")
         if kind == "mmzoo":
             raise SourceError(
@@ -195,7 +197,7 @@ class Source:
             if "auto_map" in data:
                 why = "needs code from its repository, and mmzoo never runs such code"
             elif kind is None:
-                why = f"is no transformers model: its {CONFIG} has no model_type"
+                why = f"is no transformers model: its {CONFIG_FILE} has no model_type"
                 if "architecture" in data:
                     why += f" (perhaps `timm:{data['architecture']}`)"
             else:
@@ -207,8 +209,8 @@ class Source:
             screening.check_sizes(data)
             screening.check_reach(data)
         except ValueError as error:
-            raise SourceError(f"'{self.name}': {CONFIG}: {error}; choose another repository or folder") from None
-        with explained(f"'{self.name}': {CONFIG} cannot be used"):
+            raise SourceError(f"'{self.name}': {CONFIG_FILE}: {error}; choose another repository or folder") from None
+        with explain_errors(f"'{self.name}': {CONFIG_FILE} cannot be used"):
             return AutoConfig.from_pretrained(str(path.parent), trust_remote_code=False)
 
     def weights(self, model: str) -> list[Path]:
@@ -224,12 +226,12 @@ class Source:
             self.revision, self.commit = reference, None
             self.files.clear()
             self._record.files.clear()
-            self.need(CONFIG)
+            self.need(CONFIG_FILE)
             paths = self._weights()
         if not paths:
             other = "" if self.folder is not None else f"Name a revision that has it ('{self.name}@refs/pr/1'), or: "
             raise SourceError(
-                f"'{self.name}' has no {WEIGHTS}, and pickled weights are never loaded.\n"
+                f"'{self.name}' has no {WEIGHTS_FILE}, and pickled weights are never loaded.\n"
                 f"{other}if you trust it, convert it once:\n"
                 f"  python -c \"from transformers import {model} as M; M.from_pretrained('{self.name}')"
                 ".save_pretrained('converted')\"\nthen save its tokenizer or processor there too, and give ./converted"
@@ -238,7 +240,7 @@ class Source:
 
     def _weights(self) -> list[Path]:
         unreachable = None
-        for name in (WEIGHTS, INDEX):
+        for name in (WEIGHTS_FILE, INDEX):
             try:
                 path = self.get(name)
             except Unreachable as error:
@@ -246,7 +248,7 @@ class Source:
                 continue
             if path is None:
                 continue
-            if name == WEIGHTS:
+            if name == WEIGHTS_FILE:
                 return [path]
             shards = self.json(INDEX).get("weight_map")
             names = sorted(set(shards.values())) if isinstance(shards, dict) and shards else []
@@ -283,8 +285,8 @@ class Source:
         present = [path for path in found if path is not None]
         if not any(path.name not in FAST_TOKENIZER[1:] for path in present):
             self.need(FAST_TOKENIZER[0])
-        self.find(CONFIG)  # it names the tokenizer's class where tokenizer_config.json does not
-        with explained(f"'{self.name}': the tokenizer cannot be used"):
+        self.find(CONFIG_FILE)  # it names the tokenizer's class where tokenizer_config.json does not
+        with explain_errors(f"'{self.name}': the tokenizer cannot be used"):
             tokenizer = AutoTokenizer.from_pretrained(str(present[0].parent), trust_remote_code=False)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -302,18 +304,18 @@ class Source:
         }
 
 
-def line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An error in one line."""
     text = " ".join(str(error).split())
     return (text if len(text) <= 300 else text[:297] + "...") or type(error).__name__
 
 
 @contextmanager
-def explained(what: str, kind: type[MmzooError] = SourceError) -> Iterator[None]:
+def explain_errors(what: str, kind: type[MmzooError] = SourceError) -> Iterator[None]:
     """Turn whatever a library raises into an error of this package that begins with ``what``."""
     try:
         yield
     except MmzooError:
         raise
     except Exception as error:  # transformers, tokenizers and safetensors raise what they like at a damaged file
-        raise kind(f"{what}: {type(error).__name__}: {line(error)}") from error
+        raise kind(f"{what}: {type(error).__name__}: {one_line(error)}") from error
