@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mmzoo.pack import pack
     from mmzoo.recipes.catalogue import entries
     from mmzoo.recipes.schema import Recipe
-    from mmzoo.remotes import pull, search
+    from mmzoo.sharing.locations import pull, search
     from mmzoo.train import Run, train
     from mmzoo.verify import Verification, verify
 
@@ -41,8 +41,8 @@ _LAZY = {
     "entries": "mmzoo.recipes.catalogue",
     "push": "mmzoo.hub",
     "pack": "mmzoo.pack",
-    "pull": "mmzoo.remotes",
-    "search": "mmzoo.remotes",
+    "pull": "mmzoo.sharing.locations",
+    "search": "mmzoo.sharing.locations",
     "Recipe": "mmzoo.recipes.schema",
     "MultimodalModel": "mmzoo.model",
     "Dataset": "mmzoo.data.dataset",

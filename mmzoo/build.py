@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mmzoo import fit, policy, remotes, stored, transfer, unpack
+from mmzoo import fit, policy, stored, transfer
 from mmzoo.backbones import local_backbones
 from mmzoo.checkpoints.folder import CheckpointContents, read_checkpoint, read_weights, stored_tensors
 from mmzoo.checkpoints.screening import MANIFEST, WEIGHTS
@@ -28,6 +28,8 @@ from mmzoo.recipes.schema import PARTS, Recipe
 from mmzoo.registry import isolation
 from mmzoo.registry.entries import Entry, split_use
 from mmzoo.registry.manager import plugin_manager
+from mmzoo.sharing.locations import local_folder
+from mmzoo.sharing.unpack import backbones
 
 
 def build(
@@ -87,10 +89,10 @@ def load(model: str | Path, *, revision: str | None = None, device: str | torch.
             not those of the recipe, or the format is newer. MissingPlugin: naming the pip command.
         HubError: the repository cannot be reached, or is not there.
     """
-    folder = remotes.local(model, revision=revision)
+    folder = local_folder(model, revision=revision)
     contents = read_checkpoint(folder)
     plugin_manager().check_needed(contents.plugins)
-    with local_backbones.use_local(unpack.backbones(folder)), stored.locked(contents):
+    with local_backbones.use_local(backbones(folder)), stored.locked(contents):
         built = _load(contents)
     return built if device is None else built.to(device)
 
@@ -101,11 +103,11 @@ def outline(model: str | Path, *, revision: str | None = None) -> MultimodalMode
     Raises:
         As `load`.
     """
-    folder = remotes.local(model, revision=revision)
+    folder = local_folder(model, revision=revision)
     contents = read_checkpoint(folder)
     plugin_manager().check_needed(contents.plugins)
     with (
-        local_backbones.use_local(unpack.backbones(folder)),
+        local_backbones.use_local(backbones(folder)),
         local_backbones.record_fetches() as fetched,
         stored.locked(contents),
     ):
@@ -284,7 +286,7 @@ def _take_weights(model: MultimodalModel, source: str | Path) -> None:
     Raises:
         DoesNotFit: no part agrees; saying why of each.
     """
-    folder = remotes.local(source)
+    folder = local_folder(source)
     contents = read_checkpoint(folder)
     there = stored_tensors(folder)
     theirs = Recipe.of(contents.recipe, origin=str(folder / MANIFEST))

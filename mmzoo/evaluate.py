@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from mmzoo import remotes
 from mmzoo.build import load
 from mmzoo.checkpoints.folder import update_run
 from mmzoo.common.energy import Meter, hardware
@@ -33,6 +32,7 @@ from mmzoo.model import MultimodalModel
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.registry.isolation import attribute_errors_to
+from mmzoo.sharing.locations import is_folder
 
 SHUFFLED, BLANKED = "shuffled", "blanked"
 CONTROLS = (SHUFFLED, BLANKED)
@@ -143,7 +143,7 @@ def evaluate(
         DataError: the split is missing or empty, or a target is outside the label set. BadInput: an image or clip.
         DoesNotFit: the data is of another modality than the encoder.
     """
-    folder = None if isinstance(model, MultimodalModel) or not remotes.is_folder(model) else Path(model)
+    folder = None if isinstance(model, MultimodalModel) or not is_folder(model) else Path(model)
     if record and folder is None:
         raise DataError("record=True needs a checkpoint folder, not a model in memory or in a repository")
     if not isinstance(model, MultimodalModel):

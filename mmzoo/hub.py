@@ -6,15 +6,15 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from mmzoo import unpack
 from mmzoo.build import load
 from mmzoo.checkpoints import card
 from mmzoo.checkpoints.folder import read_manifest, verify_checkpoint
 from mmzoo.checkpoints.screening import CARD
 from mmzoo.errors import CheckpointError, HubError
 from mmzoo.model import MultimodalModel
-from mmzoo.remotes import is_repository, open_remote
-from mmzoo.sharing import Pushed, files_of
+from mmzoo.sharing.locations import is_repository, open_remote
+from mmzoo.sharing.repository import Pushed, files_of
+from mmzoo.sharing.unpack import is_pack, unpacked
 
 
 def push(
@@ -70,7 +70,7 @@ def push(
 def _folder(model: MultimodalModel | str | Path, made: Path, *, full: bool) -> Path:
     if isinstance(model, MultimodalModel):
         return model.save(made, full=full)
-    folder = unpack.unpacked(model) if unpack.is_pack(model) else Path(model).expanduser()
+    folder = unpacked(model) if is_pack(model) else Path(model).expanduser()
     if full and not verify_checkpoint(folder).full:
         return load(folder).save(made, full=True)
     verify_checkpoint(folder)

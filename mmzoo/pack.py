@@ -1,4 +1,4 @@
-"""Writing packs: `mmzoo.unpack` has what one holds."""
+"""Writing packs: `mmzoo.sharing.unpack` has what one holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from mmzoo import archive, remotes
 from mmzoo.backbones import local_backbones
 from mmzoo.build import load
 from mmzoo.checkpoints import screening
@@ -19,7 +18,9 @@ from mmzoo.checkpoints.screening import BACKBONES, CARD, MANIFEST, PACK, WHEELS
 from mmzoo.errors import CheckpointError
 from mmzoo.model import MultimodalModel
 from mmzoo.recipes.schema import PARTS
-from mmzoo.unpack import FORMAT, SUFFIX, Index, PackedBackbone, wheels_of
+from mmzoo.sharing.archive import write
+from mmzoo.sharing.locations import local_folder
+from mmzoo.sharing.unpack import FORMAT, SUFFIX, Index, PackedBackbone, wheels_of
 
 
 def pack(model: MultimodalModel | str | Path, path: str | Path, *, wheels: str | Path | None = None) -> Path:
@@ -44,7 +45,7 @@ def pack(model: MultimodalModel | str | Path, path: str | Path, *, wheels: str |
         raise CheckpointError(f"{path}: a pack is a file whose name ends in {SUFFIX}")
     made = Path(tempfile.mkdtemp(prefix="mmzoo-pack-"))
     try:
-        folder = model.save(made) if isinstance(model, MultimodalModel) else remotes.local(model)
+        folder = model.save(made) if isinstance(model, MultimodalModel) else local_folder(model)
         manifest = verify_checkpoint(folder)
         chosen = {} if wheels is None else _wheels(manifest, Path(wheels).expanduser())
         with local_backbones.record_fetches() as fetched:
@@ -73,7 +74,7 @@ def _write(path: Path, members: dict[str, Path], backbones: list[local_backbones
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=STAGING, delete=False) as file:
         staged = Path(file.name)
         try:
-            archive.write(file, {PACK: json.dumps(index.model_dump(), indent=2).encode(), **members})  # type: ignore[arg-type]
+            write(file, {PACK: json.dumps(index.model_dump(), indent=2).encode(), **members})  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
             staged.chmod(0o666 & ~umask())

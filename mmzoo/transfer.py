@@ -14,7 +14,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mmzoo import remotes
 from mmzoo.checkpoints.folder import hash_file, read_checkpoint
 from mmzoo.checkpoints.screening import WEIGHTS
 from mmzoo.errors import BadRecipe, CheckpointError
@@ -22,6 +21,7 @@ from mmzoo.recipes import licence
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.entries import split_use
+from mmzoo.sharing.locations import local_folder
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def adopt(recipe: Recipe) -> tuple[Recipe, dict[str, Source]]:
             continue
         key = f"{kind}.weights"
         try:
-            contents = read_checkpoint(remotes.local(part.weights))
+            contents = read_checkpoint(local_folder(part.weights))
             theirs = Recipe.of(contents.recipe, origin=part.weights).pinned(contents.lock)
         except CheckpointError as error:
             raise type(error)(f"{key}: {error}; name a folder that `mmzoo train` or model.save wrote") from None

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmzoo import remotes
 from mmzoo.build import load
 from mmzoo.checkpoints import screening
 from mmzoo.checkpoints.screening import CARD
@@ -25,6 +24,7 @@ from mmzoo.metrics import Score
 from mmzoo.modalities.reader import plural
 from mmzoo.model import MultimodalModel
 from mmzoo.recipes.schema import PartConfig
+from mmzoo.sharing.locations import is_repository, local_folder
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # A claimed interval may be so many times as wide as the one found, and so many examples wider, for one of no width.
@@ -126,9 +126,9 @@ def verify(
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit: must be 1 or more, not {limit}")
-    folder = remotes.local(model, revision=revision)
+    folder = local_folder(model, revision=revision)
     loaded = load(folder, device=device)
-    pulled = remotes.is_repository(model) and _COMMIT.fullmatch(folder.name)
+    pulled = is_repository(model) and _COMMIT.fullmatch(folder.name)
     claims = list(loaded.provenance.run.get("evaluations", []))
     verification = Verification(str(model), folder.name if pulled else None, unrecorded=_unrecorded(folder, claims))
     stands_in = {i for i, claim in enumerate(claims) if _source(claim) is None} or set(range(len(claims)))

@@ -401,7 +401,7 @@ STRANGE = [".git/config", "README.MD", "mmzoo.json ", "README.md\n", "CON", "a/b
     ids=["a way out", "a pickle", *map(ascii, STRANGE), "no manifest", "an object's name with a way out"],
 )
 def test_a_forged_commit_in_a_shared_folder(good, tmp_path, change, said):
-    from mmzoo.remote_folder import Commit
+    from mmzoo.sharing.folder import Commit
 
     url = f"file://{tmp_path}/zoo/me/x"
     mmzoo.push(good, url)

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mmzoo
-from mmzoo import archive, unpack
 from mmzoo.checkpoints import folder as checkpoint
 from mmzoo.errors import CheckpointError, MmzooError
+from mmzoo.sharing import archive, unpack
 from mmzoo.testing import no_network, tiny
 
 GIGABYTES = 8 << 30

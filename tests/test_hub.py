@@ -578,7 +578,7 @@ def test_a_checkpoint_folder_is_served_as_it_is(models, saved, tmp_path):
 
 
 def test_two_pushes_to_a_folder_at_once(models, zoo, monkeypatch):
-    from mmzoo.remote_folder import FolderRepository
+    from mmzoo.sharing.folder import FolderRepository
 
     mmzoo.push(models[0], zoo)
     real = FolderRepository._steps
@@ -594,7 +594,7 @@ def test_two_pushes_to_a_folder_at_once(models, zoo, monkeypatch):
 
 
 def test_a_push_to_a_folder_that_fails_leaves_the_old_commit(models, zoo, tmp_path, monkeypatch):
-    from mmzoo import remote_folder
+    from mmzoo.sharing import folder as remote_folder
 
     mmzoo.push(models[0], zoo)
 
@@ -614,7 +614,7 @@ def test_a_push_to_a_folder_that_fails_leaves_the_old_commit(models, zoo, tmp_pa
 @pytest.mark.parametrize("call", ["mkdtemp", "rename"])
 def test_a_step_that_cannot_be_written(models, zoo, monkeypatch, kind, call):
     """It is not taken for a push of someone else's."""
-    from mmzoo import remote_folder
+    from mmzoo.sharing import folder as remote_folder
 
     mmzoo.push(models[0], zoo)
     room = remote_folder.tempfile if call == "mkdtemp" else remote_folder.os

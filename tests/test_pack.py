@@ -11,11 +11,11 @@ import pytest
 from hub import environment, make_hub, run_script, serve
 
 import mmzoo
-from mmzoo import archive, unpack
 from mmzoo.backbones import repository
 from mmzoo.checkpoints import folder as checkpoint
 from mmzoo.cli import main
 from mmzoo.errors import CheckpointError, HubError, MissingPlugin
+from mmzoo.sharing import archive, unpack
 from mmzoo.testing import Sample, no_network, tiny
 
 CLIP, GPT2 = "openai/clip-vit-base-patch32", "openai-community/gpt2"

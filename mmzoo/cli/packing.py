@@ -23,7 +23,7 @@ def pack(
 ) -> None:
     """Write one file with a model, its backbones, tokenizer and processor, which loads without network and cache."""
     from mmzoo.pack import pack as run_pack
-    from mmzoo.unpack import read_index
+    from mmzoo.sharing.unpack import read_index
 
     quiet()
     path = run_pack(model, output, wheels=wheels)
@@ -44,14 +44,14 @@ def load(
     as_json: Json = False,
 ) -> None:
     """Verify a pack and say what it is; nothing of it is run, and its plugins need not be installed."""
-    from mmzoo import unpack
     from mmzoo.checkpoints.folder import read_manifest
+    from mmzoo.sharing.unpack import extract_wheels, read_index, unpack, unpacked
 
-    folder = unpack.unpack(pack, to) if to is not None else unpack.unpacked(pack)
+    folder = unpack(pack, to) if to is not None else unpacked(pack)
     manifest = read_manifest(folder)
-    extracted = [] if wheels is None else unpack.extract_wheels(pack, wheels)
+    extracted = [] if wheels is None else extract_wheels(pack, wheels)
     said: dict[str, Any] = {
-        **_contents(Path(pack), unpack.read_index(Path(pack))),
+        **_contents(Path(pack), read_index(Path(pack))),
         "recipe": manifest.recipe.get("name"),
         "parts": {kind: _use(manifest.recipe.get(kind)) for kind in ("encoder", "fusion", "language_model", "task")},
         "plugins": manifest.plugins,

@@ -65,7 +65,7 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Fetch a shared model and verify it; nothing of it is run or loaded."""
-    from mmzoo.remotes import pull as run_pull
+    from mmzoo.sharing.locations import pull as run_pull
 
     folder = run_pull(repo, revision=revision, to=to)
     if as_json:
@@ -87,7 +87,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """List shared models, by name, part or data set."""
-    from mmzoo.remotes import search as run_search
+    from mmzoo.sharing.locations import search as run_search
 
     asked = {"encoder": encoder, "fusion": fusion, "language_model": language_model, "task": task, "dataset": dataset}
     found = run_search(query, at=at, limit=limit, **{kind: name for kind, name in asked.items() if name})

@@ -42,7 +42,7 @@ from mmzoo.checkpoints import screening
 from mmzoo.checkpoints.folder import MAX_JSON, FileFacts, check_file, read_manifest, verify_checkpoint
 from mmzoo.checkpoints.screening import CARD, MANIFEST
 from mmzoo.errors import CheckpointError, HubError, MmzooError
-from mmzoo.sharing import MAIN, Files, Found, Pushed, staging
+from mmzoo.sharing.repository import MAIN, Files, Pushed, SharedModel, staging
 
 LIBRARY = "mmzoo"
 MAX_MANIFEST = MAX_JSON
@@ -350,13 +350,13 @@ _REASONS = {
 }
 
 
-def search(query: str | None, tags: list[str], limit: int) -> list[Found]:
+def search(query: str | None, tags: list[str], limit: int) -> list[SharedModel]:
     """The models of the Hub with ``library_name: mmzoo``."""
     hub = HubRepository("search")
     hub.url = constants.ENDPOINT
     with hub._talking("the search"):
         models = hub.api.list_models(filter=[LIBRARY, *tags], search=query, limit=limit)
-        return [Found(model.id, model.sha or "", list(model.tags or [])) for model in models]
+        return [SharedModel(model.id, model.sha or "", list(model.tags or [])) for model in models]
 
 
 def _moved(url: str, branch: str) -> str:

@@ -14,10 +14,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from mmzoo import unpack
 from mmzoo.checkpoints.folder import read_manifest
 from mmzoo.errors import HubError
-from mmzoo.sharing import Found, Remote
+from mmzoo.sharing.repository import Remote, SharedModel
+from mmzoo.sharing.unpack import check_pack_plugins, is_pack, unpacked
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MAX_NAME = 255  # bytes, of one step of a path
@@ -26,7 +26,7 @@ _REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 
 def is_repository(model: str | Path) -> bool:
     """Whether this names a repository, and no folder or pack."""
-    if isinstance(model, Path) or unpack.is_pack(model):
+    if isinstance(model, Path) or is_pack(model):
         return False
     name = _split(model)[0]
     return name.startswith("file:") or (_REPOSITORY.fullmatch(name) is not None and not Path(model).exists())
@@ -34,7 +34,7 @@ def is_repository(model: str | Path) -> bool:
 
 def is_folder(model: str | Path) -> bool:
     """Whether this names a folder, and no repository or pack."""
-    return not (is_repository(model) or unpack.is_pack(model))
+    return not (is_repository(model) or is_pack(model))
 
 
 def pull(repo: str, *, revision: str | None = None, to: str | Path | None = None) -> Path:
@@ -56,7 +56,7 @@ def pull(repo: str, *, revision: str | None = None, to: str | Path | None = None
     return remote.fetch(chosen, None if to is None else Path(to))
 
 
-def search(query: str | None = None, *, at: str | None = None, limit: int = 50, **parts: str) -> list[Found]:
+def search(query: str | None = None, *, at: str | None = None, limit: int = 50, **parts: str) -> list[SharedModel]:
     """Shared models.
 
     Args:
@@ -69,32 +69,32 @@ def search(query: str | None = None, *, at: str | None = None, limit: int = 50, 
     """
     tags = [f"{'' if kind == 'dataset' else 'mmzoo-'}{kind.replace('_', '-')}:{name}" for kind, name in parts.items()]
     if at is None:
-        from mmzoo.remote_hub import search as on_hub
+        from mmzoo.sharing.huggingface import search as on_hub
 
         return on_hub(query, tags, limit)
-    from mmzoo.remote_folder import search as in_folder
+    from mmzoo.sharing.folder import search as in_folder
 
     if not (folder := _path(at)).is_dir():
         raise HubError(f"{at}: there is no such folder")
     return in_folder(folder, query, tags, limit)
 
 
-def local(model: str | Path, *, revision: str | None = None) -> Path:
+def local_folder(model: str | Path, *, revision: str | None = None) -> Path:
     """The folder of a model that is one, or that is pulled or unpacked.
 
     Raises:
-        HubError: a revision of a folder or pack; else as `pull`. CheckpointError: as `mmzoo.unpack.unpacked`.
+        HubError: a revision of a folder or pack; else as `pull`. CheckpointError: as `mmzoo.sharing.unpack.unpacked`.
         MissingPlugin: a plugin that a pack needs.
     """
     if is_repository(model):
         return pull(str(model), revision=revision)
-    is_pack = unpack.is_pack(model)
+    packed = is_pack(model)
     if revision is not None:
-        what = "a pack" if is_pack else "a folder"
+        what = "a pack" if packed else "a folder"
         raise HubError(f"{model}: is {what}, which has no revision '{revision}'; a repository is written owner/name")
-    if is_pack:
-        folder = unpack.unpacked(model)
-        unpack.check_pack_plugins(model, read_manifest(folder))
+    if packed:
+        folder = unpacked(model)
+        check_pack_plugins(model, read_manifest(folder))
         return folder
     return Path(model).expanduser()
 
@@ -112,12 +112,12 @@ def open_remote(repo: str, revision: str | None = None) -> tuple[Remote, str | N
     if revision is not None and not (len(revision) < MAX_NAME and _REVISION.fullmatch(revision)):
         raise HubError(f"'{revision[:80]}' is no revision: name a branch, a tag or a commit")
     if name.startswith("file:"):
-        from mmzoo.remote_folder import FolderRepository
+        from mmzoo.sharing.folder import FolderRepository
 
         return FolderRepository(_path(name)), revision
     if not _REPOSITORY.fullmatch(name):
         raise HubError(f"'{repo}' is no repository: write owner/name, or file:///folder/owner/name")
-    from mmzoo.remote_hub import HubRepository
+    from mmzoo.sharing.huggingface import HubRepository
 
     return HubRepository(name), revision
 

@@ -22,7 +22,6 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 from pydantic import Field
 
-from mmzoo.archive import Archive
 from mmzoo.backbones.local_backbones import LocalBackbone, sha256
 from mmzoo.checkpoints import screening
 from mmzoo.checkpoints.folder import (
@@ -42,7 +41,8 @@ from mmzoo.common import parsing
 from mmzoo.common.files import cache_folder
 from mmzoo.common.progress import bar
 from mmzoo.errors import CheckpointError, MissingPlugin
-from mmzoo.sharing import staging
+from mmzoo.sharing.archive import Archive
+from mmzoo.sharing.repository import staging
 
 SUFFIX = ".mmzoo"
 FORMAT = 1

@@ -37,7 +37,7 @@ class Pushed:
 
 
 @dataclass(frozen=True)
-class Found:
+class SharedModel:
     """A shared model, as a search lists it: its name, and the tags of its card."""
 
     repo: str

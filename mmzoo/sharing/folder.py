@@ -30,7 +30,7 @@ from mmzoo.checkpoints.screening import CARD, MANIFEST
 from mmzoo.common.files import cache_folder
 from mmzoo.common.progress import bar
 from mmzoo.errors import CheckpointError, HubError
-from mmzoo.sharing import MAIN, Files, Found, Pushed, staging
+from mmzoo.sharing.repository import MAIN, Files, Pushed, SharedModel, staging
 
 MAX_COMMIT = 1 << 20
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -164,7 +164,7 @@ class FolderRepository:
             raise CheckpointError(f"{path}: was altered after it was pushed (it is no longer the commit that it is named after)")
         return found
 
-    def found(self) -> Found | None:
+    def found(self) -> SharedModel | None:
         """What a search says of it; None if it holds no model that can be read."""
         try:
             if is_checkpoint(self.folder):
@@ -178,7 +178,7 @@ class FolderRepository:
         except (HubError, CheckpointError):
             return None
         tags = [str(tag) for tag in _list(data.get("tags"))] + [f"dataset:{name}" for name in _list(data.get("datasets"))]
-        return Found(self.name, commit, tags)
+        return SharedModel(self.name, commit, tags)
 
     # Pushing
 
@@ -265,7 +265,7 @@ class FolderRepository:
                 shutil.rmtree(made, ignore_errors=True)
 
 
-def search(folder: Path, query: str | None, tags: list[str], limit: int) -> list[Found]:
+def search(folder: Path, query: str | None, tags: list[str], limit: int) -> list[SharedModel]:
     """The models of a folder of ``owner/name`` folders."""
     models = (FolderRepository(path).found() for path in sorted(folder.glob("*/*")) if path.is_dir())
     found = [model for model in models if model and set(tags) <= set(model.tags)]

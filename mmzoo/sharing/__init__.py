@@ -1,0 +1,1 @@
+"""Places where models are shared: the Hub, folders, packs."""
