@@ -89,7 +89,7 @@ def _mmzoo() -> Callable[[], Iterable[Any]]:
     from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection, GPT2LMHeadModel  # noqa: F401
 
     import mmzoo
-    from mmzoo.build import read_recipe
+    from mmzoo.recipes.reading import read_recipe
     from mmzoo.recipes.resolve import resolve
 
     for kind, part in read_recipe(RECIPE).parts().items():

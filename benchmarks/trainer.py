@@ -96,7 +96,7 @@ def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
     from transformers import TrainerState, get_cosine_schedule_with_warmup
 
     import mmzoo
-    from mmzoo.build import read_recipe
+    from mmzoo.recipes.reading import read_recipe
     from mmzoo.train import learn
     from mmzoo.trainer import Shuffled  # so that both sides see the same batches
 

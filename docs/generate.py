@@ -15,11 +15,11 @@ from typing import Any
 
 import typer
 
-from mmzoo.build import read_recipe
 from mmzoo.checkpoints import card
 from mmzoo.checkpoints.summary import PartSummary, Summary
 from mmzoo.cli import app
 from mmzoo.recipes import catalogue
+from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.recipes.training_options import TrainingOptions
 from mmzoo.registry import hookspecs

@@ -18,13 +18,14 @@ from mmzoo.registry.entries import Entry
 from mmzoo.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from mmzoo.build import build, check, load
     from mmzoo.data.dataset import Dataset
     from mmzoo.evaluate import Evaluation, evaluate
     from mmzoo.formats import export_model, import_model
     from mmzoo.hub import push
     from mmzoo.interfaces.example import Example
-    from mmzoo.model import MultimodalModel
+    from mmzoo.models.build import build, check
+    from mmzoo.models.load import load
+    from mmzoo.models.model import MultimodalModel
     from mmzoo.pack import pack
     from mmzoo.recipes.catalogue import entries
     from mmzoo.recipes.schema import Recipe
@@ -35,16 +36,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
-    "build": "mmzoo.build",
-    "check": "mmzoo.build",
-    "load": "mmzoo.build",
+    "build": "mmzoo.models.build",
+    "check": "mmzoo.models.build",
+    "load": "mmzoo.models.load",
     "entries": "mmzoo.recipes.catalogue",
     "push": "mmzoo.hub",
     "pack": "mmzoo.pack",
     "pull": "mmzoo.sharing.locations",
     "search": "mmzoo.sharing.locations",
     "Recipe": "mmzoo.recipes.schema",
-    "MultimodalModel": "mmzoo.model",
+    "MultimodalModel": "mmzoo.models.model",
     "Dataset": "mmzoo.data.dataset",
     "Example": "mmzoo.interfaces.example",
     "import_model": "mmzoo.formats",

@@ -67,10 +67,10 @@ _NAMES = {
     "learn_vocabulary": "mmzoo.data.vocabulary",
     "make_tokenizer": "mmzoo.data.vocabulary",
     # Positions of the language model's input
-    "insert": "mmzoo.sequence",
-    "of_text": "mmzoo.sequence",
-    "before": "mmzoo.sequence",
-    "reorder": "mmzoo.sequence",
+    "insert_features": "mmzoo.models.sequence",
+    "text_states": "mmzoo.models.sequence",
+    "positions_before": "mmzoo.models.sequence",
+    "reorder_positions": "mmzoo.models.sequence",
     # Pretrained weights
     "Source": "mmzoo.backbones.repository",
     "explain_errors": "mmzoo.backbones.repository",
@@ -91,12 +91,12 @@ _NAMES = {
     "load_backbone": "mmzoo.backbones.transformers_models",
     "quiet": "mmzoo.backbones.transformers_models",
     # Models and recipes
-    "MultimodalModel": "mmzoo.model",
-    "States": "mmzoo.model",
+    "MultimodalModel": "mmzoo.models.model",
+    "States": "mmzoo.models.model",
     "Recipe": "mmzoo.recipes.schema",
     "PartConfig": "mmzoo.recipes.schema",
     "TrainingOptions": "mmzoo.recipes.training_options",
-    "read_recipe": "mmzoo.build",
+    "read_recipe": "mmzoo.recipes.reading",
     "resolve": "mmzoo.recipes.resolve",
     "explain": "mmzoo.recipes.messages",
     # Checkpoints of other code

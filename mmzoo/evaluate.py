@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from mmzoo.build import load
 from mmzoo.checkpoints.folder import update_run
 from mmzoo.common.energy import Meter, hardware
 from mmzoo.common.environment import environment
@@ -22,13 +21,14 @@ from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_dataset
 from mmzoo.errors import CheckpointError, DataError
-from mmzoo.fit import check_data
 from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.task import Prediction
 from mmzoo.metrics import Metric, Score, measure
 from mmzoo.modalities.identity import input_key
 from mmzoo.modalities.reader import plural
-from mmzoo.model import MultimodalModel
+from mmzoo.models.compatibility import check_data
+from mmzoo.models.load import load
+from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.registry.isolation import attribute_errors_to

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from mmzoo.backbones.repository import CONFIG_FILE, Source
 from mmzoo.backbones.weights import first_names, names_in
-from mmzoo.build import assemble, load
 from mmzoo.checkpoints.folder import is_checkpoint
 from mmzoo.errors import BadRecipe, CheckpointError, PluginBroken
 from mmzoo.interfaces.part import Options
-from mmzoo.model import MultimodalModel
+from mmzoo.models.assemble import assemble
+from mmzoo.models.load import load
+from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes import catalogue
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig, Recipe

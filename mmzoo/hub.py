@@ -6,12 +6,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from mmzoo.build import load
 from mmzoo.checkpoints import card
 from mmzoo.checkpoints.folder import read_manifest, verify_checkpoint
 from mmzoo.checkpoints.screening import CARD
 from mmzoo.errors import CheckpointError, HubError
-from mmzoo.model import MultimodalModel
+from mmzoo.models.load import load
+from mmzoo.models.model import MultimodalModel
 from mmzoo.sharing.locations import is_repository, open_remote
 from mmzoo.sharing.repository import Pushed, files_of
 from mmzoo.sharing.unpack import is_pack, unpacked

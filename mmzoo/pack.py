@@ -11,12 +11,12 @@ import zipfile
 from pathlib import Path
 
 from mmzoo.backbones import local_backbones
-from mmzoo.build import load
 from mmzoo.checkpoints import screening
 from mmzoo.checkpoints.folder import STAGING, FileFacts, Manifest, umask, verify_checkpoint
 from mmzoo.checkpoints.screening import BACKBONES, CARD, MANIFEST, PACK, WHEELS
 from mmzoo.errors import CheckpointError
-from mmzoo.model import MultimodalModel
+from mmzoo.models.load import load
+from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.schema import PARTS
 from mmzoo.sharing.archive import write
 from mmzoo.sharing.locations import local_folder

@@ -33,7 +33,7 @@ from mmzoo.interfaces.features import Features
 from mmzoo.modalities.identity import content_digest, input_key
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import plural
-from mmzoo.model import MultimodalModel
+from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.resolve import resolve
 
 log = logging.getLogger(__name__)

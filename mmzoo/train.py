@@ -21,8 +21,6 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainerState
 
-from mmzoo import transfer
-from mmzoo.build import assemble, read_recipe
 from mmzoo.checkpoints.folder import CHECKPOINTS, is_checkpoint
 from mmzoo.common.energy import Meter, hardware
 from mmzoo.common.environment import environment
@@ -31,10 +29,13 @@ from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_dataset
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, MmzooError, TrainingError
-from mmzoo.fit import check_data
 from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.task import Task
-from mmzoo.model import MultimodalModel
+from mmzoo.models.assemble import assemble
+from mmzoo.models.compatibility import check_data
+from mmzoo.models.model import MultimodalModel
+from mmzoo.models.warm_start import inherit_options
+from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.trainer import MultimodalTrainer, check_finite, last_checkpoint, last_good, make_trainer
@@ -97,7 +98,7 @@ def train(
         raise BadRecipe("train.max_steps: a streamed data set has no length; say how many steps to train")
     first = examples[0] if isinstance(examples, Sequence) else next(iter(examples), None)
     check_data(chosen, first, dataset if isinstance(dataset, str) else type(source).__name__)
-    chosen, _ = transfer.adopt(chosen)  # what a checkpoint has learned is not learned anew
+    chosen, _ = inherit_options(chosen)  # what a checkpoint has learned is not learned anew
     chosen = learn(chosen, examples, streamed=streamed)
     try:
         last = _prepare_output(output, chosen, resume=resume, overwrite=overwrite)

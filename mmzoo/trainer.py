@@ -29,7 +29,7 @@ from mmzoo.data.collate import raise_bad
 from mmzoo.errors import CheckpointError, TrainingError
 from mmzoo.interfaces.example import Example
 from mmzoo.modalities.identity import input_key
-from mmzoo.model import MultimodalModel
+from mmzoo.models.model import MultimodalModel
 from mmzoo.precompute import precompute
 from mmzoo.recipes.schema import PARTS
 from mmzoo.recipes.training_options import TrainingOptions

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmzoo.build import load
 from mmzoo.checkpoints import screening
 from mmzoo.checkpoints.screening import CARD
 from mmzoo.data import provenance
@@ -22,7 +21,8 @@ from mmzoo.evaluate import evaluate
 from mmzoo.interfaces.example import Example
 from mmzoo.metrics import Score
 from mmzoo.modalities.reader import plural
-from mmzoo.model import MultimodalModel
+from mmzoo.models.load import load
+from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.sharing.locations import is_repository, local_folder
 

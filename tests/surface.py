@@ -11,9 +11,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 import mmzoo
-from mmzoo import errors, formats, metrics, sequence, testing
+from mmzoo import errors, formats, metrics, testing
 from mmzoo.backbones import repository, transformers_models, weights
 from mmzoo.data import tokens, vocabulary
+from mmzoo.models import sequence
 from mmzoo.registry import hookspecs, settings
 from mmzoo.registry.entries import KINDS
 from mmzoo.registry.isolation import TIMEOUT

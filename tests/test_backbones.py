@@ -21,10 +21,10 @@ from mmzoo.backbones import repository as source
 from mmzoo.backbones import transformers_models, weights
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
 from mmzoo.interfaces.fusion import FusedInput
+from mmzoo.models.sequence import pad_to_side, text_states
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.registry.manager import plugin_manager
-from mmzoo.sequence import arrange, of_text
 from mmzoo_open_clip.encoder import OpenCLIP, OpenCLIPOptions
 from mmzoo_timm.encoder import Timm, TimmOptions
 from mmzoo_transformers.bytes import SIZE, byte_tokenizer
@@ -300,9 +300,9 @@ def padded_in_three_places(model, embeddings):
         mask[:, at : at + 3] = 0
         wide = torch.cat([embeddings[:, :at], junk, embeddings[:, at:]], 1)
         sequence = FusedInput(wide, mask, slice(0, wide.shape[1]))
-        right, _ = arrange(sequence)
-        states = of_text(model(right.embeddings, right.mask), right.text)
-        yield arrange(sequence, left=True)[0], states[mask.bool()].view_as(embeddings)
+        right, _ = pad_to_side(sequence)
+        states = text_states(model(right.embeddings, right.mask), right.text)
+        yield pad_to_side(sequence, left=True)[0], states[mask.bool()].view_as(embeddings)
 
 
 @pytest.mark.parametrize("name", [*CAUSAL, *ENCODERS, "t5", "bart"])

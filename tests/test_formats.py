@@ -22,8 +22,8 @@ from mmzoo.cli import app
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, SourceError
 from mmzoo.formats import Format
 from mmzoo.interfaces.example import PLACEHOLDER_ID
+from mmzoo.models.sequence import text_states
 from mmzoo.registry.manager import fake_entry_point, plugin_manager
-from mmzoo.sequence import of_text
 from mmzoo.testing import tiny
 from mmzoo_transformers.bytes import byte_tokenizer
 
@@ -44,7 +44,7 @@ def logits(model, pixels, prompts, index=None):
     ids, mask = pad_with_mask(prompt_ids(text, prompts), text.tokenizer.pad_token_id)
     features = model.encode(pixels, torch.arange(len(prompts)) if index is None else index)
     states = model.states(features, ids, mask)
-    return model.language_model.logits(of_text(states.hidden, states.text)), ids
+    return model.language_model.logits(text_states(states.hidden, states.text)), ids
 
 
 # ClipCap

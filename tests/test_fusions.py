@@ -13,10 +13,10 @@ from mmzoo.data.tokens import prompt_ids
 from mmzoo.errors import DoesNotFit
 from mmzoo.interfaces.example import PLACEHOLDER_ID, Example
 from mmzoo.interfaces.fusion import Fusion
+from mmzoo.models.sequence import text_states
 from mmzoo.recipes import catalogue
 from mmzoo.registry.entries import Registry
 from mmzoo.registry.manager import plugin_manager
-from mmzoo.sequence import of_text
 from mmzoo.testing import Sample, tiny
 from mmzoo_fusions.attention import before
 from mmzoo_transformers import blocks as block_names
@@ -84,7 +84,7 @@ def states(model, batch, *, left=False):
         ids, mask = ids.gather(1, order), mask.gather(1, order)
     features = model.encode(batch["inputs"], batch["index"])
     found = model.states(features, ids, mask)
-    hidden = of_text(model.fusion.late(features, found.hidden), found.text)
+    hidden = text_states(model.fusion.late(features, found.hidden), found.text)
     return [row[real.bool()] for row, real in zip(hidden, found.mask, strict=True)]
 
 
@@ -241,7 +241,7 @@ def test_a_text_attends_to_the_latest_image_before_it_or_to_all(variant):
 
     def run(*images):
         found = model.states(model.encode(inputs, torch.tensor([images])), ids, torch.ones_like(ids))
-        hidden = of_text(found.hidden, found.text)[0]
+        hidden = text_states(found.hidden, found.text)[0]
         return [hidden[span] for span in spans]
 
     first = run(0, 1)

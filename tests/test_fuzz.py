@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import mmzoo
-from mmzoo.build import read_recipe
 from mmzoo.checkpoints import folder, header
 from mmzoo.errors import MmzooError
+from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.schema import Recipe
 from mmzoo.testing import tiny
 

@@ -13,7 +13,7 @@ from mmzoo.data.open import open_dataset
 from mmzoo.data.vocabulary import learn_vocabulary
 from mmzoo.errors import BadRecipe, DataError, PluginBroken
 from mmzoo.interfaces.example import PLACEHOLDER_ID, Example
-from mmzoo.sequence import of_text
+from mmzoo.models.sequence import text_states
 from mmzoo.testing import PARTNERS, tiny
 from mmzoo.train import train
 
@@ -66,7 +66,7 @@ def test_text_sees_the_images_before_it_and_none_after(fusion):
         with torch.no_grad():
             found = model.states(features, batch["ids"], batch["mask"])
         places.append((batch["ids"][0] == PLACEHOLDER_ID).nonzero().flatten().tolist())
-        return of_text(found.hidden, found.text)[0]
+        return text_states(found.hidden, found.text)[0]
 
     places = []
     one, other = states(RED, GREEN), states(RED, BLUE)

@@ -11,7 +11,8 @@ from hub import MODELS, environment, make, make_hub, run_script
 from hub_server import TOKEN, serve_writable
 
 import mmzoo
-from mmzoo.build import assemble, read_recipe
+from mmzoo.models.assemble import assemble
+from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.schema import Recipe
 
 CLIP, GPT2 = "openai/clip-vit-base-patch32", "openai-community/gpt2"

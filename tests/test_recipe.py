@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 import mmzoo
-from mmzoo.build import read_recipe
 from mmzoo.errors import BadRecipe, UnknownName
 from mmzoo.recipes.merging import assignments
+from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.schema import Recipe
 
 PARTS = {"encoder": "cnn", "fusion": "prefix-mlp", "language_model": "gpt-mini", "task": "caption"}

@@ -162,7 +162,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Check that the parts fit, from configurations alone, and show dims, tokens, parameters, memory and licences."""
-    from mmzoo.build import check as check_fit
+    from mmzoo.models.build import check as check_fit
 
     quiet()
     changes = changes_of(sets, encoder=encoder, fusion=fusion, language_model=language_model, task=task)

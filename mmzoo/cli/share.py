@@ -27,7 +27,7 @@ from mmzoo.common.sanitize import sanitize
 @app.command()
 def card(model: ModelFolder) -> None:
     """Print the card of a model, from its recorded runs."""
-    from mmzoo.build import load
+    from mmzoo.models.load import load
 
     quiet()
     print(load(model).card())

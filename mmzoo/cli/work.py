@@ -177,7 +177,7 @@ def generate(
     """Generate text for images, audio or what else the model takes."""
     import torch
 
-    from mmzoo.build import load
+    from mmzoo.models.load import load
 
     quiet()
     options: dict[str, Any] = {
@@ -220,7 +220,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict a label, an answer or a value for images, audio or what else the model takes."""
-    from mmzoo.build import load
+    from mmzoo.models.load import load
 
     quiet()
     loaded = load(model, device=device_of(device))

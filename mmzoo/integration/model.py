@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
-from mmzoo.build import load
 from mmzoo.data.tokens import check_length, pad_rows, pad_with_mask
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit
-from mmzoo.generation import NEW_TOKENS, check_writes
 from mmzoo.integration.config import MmzooConfig
 from mmzoo.interfaces.example import PLACEHOLDER_ID
 from mmzoo.interfaces.features import Features
 from mmzoo.interfaces.language_model import CAUSAL
-from mmzoo.model import MultimodalModel
+from mmzoo.models.generation import NEW_TOKENS, check_writes
+from mmzoo.models.load import load
+from mmzoo.models.model import MultimodalModel
 
 ANSWER = -201  # an id that no token has: in a processor's prompts it is where the answer begins
 # What the auto classes hand on and what says nothing of a model here; anything else would be ignored without a word.

@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 from transformers.image_utils import load_image
 
-from mmzoo import generation
-from mmzoo.build import outline
 from mmzoo.data.tokens import pad_with_mask
 from mmzoo.errors import BadRecipe, DataError
 from mmzoo.integration.model import ANSWER, check_sees, located
 from mmzoo.interfaces.example import PLACEHOLDER
 from mmzoo.interfaces.language_model import CAUSAL
+from mmzoo.models.generation import collated, request
+from mmzoo.models.load import load_without_weights
 
 
 class MmzooProcessor(ProcessorMixin):
@@ -39,7 +39,7 @@ class MmzooProcessor(ProcessorMixin):
             BadRecipe, CheckpointError, HubError: as there.
         """
         options = {key: value for key, value in options.items() if key not in ("dtype", "torch_dtype")}
-        return cls(outline(*located(name, options)))
+        return cls(load_without_weights(*located(name, options)))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> list[str]:  # type: ignore[override]
         """The tokenizer; the rest is the model's."""
@@ -59,8 +59,8 @@ class MmzooProcessor(ProcessorMixin):
             raise BadRecipe(f"{strange[0]}: this processor has no such option")
         model = self.model
         check_sees(model)
-        asked, _ = generation.request(model, images, text, max_new_tokens=1, stop=(), chat=False)
-        batch = generation.collated(model, asked, asked.examples)
+        asked, _ = request(model, images, text, max_new_tokens=1, stop=(), chat=False)
+        batch = collated(model, asked, asked.examples)
         rows = [[*ids[mask.bool()].tolist(), ANSWER] for ids, mask in zip(batch["ids"], batch["mask"], strict=True)]
         ids, mask = pad_with_mask(rows, self.tokenizer.pad_token_id, left=model.language_model.kind == CAUSAL)
         found = {"input_ids": ids, "attention_mask": mask}

@@ -70,7 +70,7 @@ class Fusion(Part):
 
     def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
         """Text ``embeddings`` [batch, text, dim] and ``mask`` [batch, text] to the language model's input.
-        `mmzoo.sequence.insert` puts the tokens of each image where it stands."""
+        `mmzoo.models.sequence.insert_features` puts the tokens of each image where it stands."""
         return FusedInput(embeddings, mask, slice(0, embeddings.shape[1]))
 
     def deep(self, language_model: LanguageModel) -> None:

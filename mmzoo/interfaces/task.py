@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from mmzoo.model import MultimodalModel
+    from mmzoo.models.model import MultimodalModel
 from mmzoo.interfaces.example import Example, placeholder
 from mmzoo.interfaces.features import Features
 from mmzoo.interfaces.language_model import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, LanguageSpec

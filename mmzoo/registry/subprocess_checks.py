@@ -217,7 +217,7 @@ def _torch() -> dict[str, Any]:
 
 
 def _try(kind: str, entry: Entry) -> None:
-    from mmzoo.fit import BASES
+    from mmzoo.models.compatibility import BASES
 
     made, base = entry.load(), BASES.get(kind)
     if base is not None and not (isinstance(made, type) and issubclass(made, base)):

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from mmzoo.build import assemble
 from mmzoo.common.sanitize import short_repr
 from mmzoo.data.collate import tensors
 from mmzoo.data.tokens import pad_with_mask
@@ -21,9 +20,10 @@ from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.interfaces.language_model import CAUSAL, SEQ2SEQ, LanguageModel
 from mmzoo.interfaces.task import Prediction
 from mmzoo.modalities.pipeline import InputPipeline
+from mmzoo.models.assemble import assemble
+from mmzoo.models.sequence import text_states
 from mmzoo.recipes.resolve import resolve
 from mmzoo.registry.manager import plugin_manager
-from mmzoo.sequence import of_text
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.subject import TEXTS, Subject, close, finite, shape
 
@@ -207,7 +207,7 @@ def positions(subject: Subject) -> None:
     expect(list(found.mask.shape) == wanted[:2], f"early gives a mask {shape(found.mask)}, not {wanted[:2]}")
     if fusion.added_tokens is not None:
         expect(added == fusion.added_tokens, f"early adds {added} positions, and added_tokens is {fusion.added_tokens}")
-    held = of_text(found.mask[..., None], found.text)[..., 0]
+    held = text_states(found.mask[..., None], found.text)[..., 0]
     expect(torch.equal(held, mask), "the positions that `text` names do not hold the text: the mask there is not the text's")
     if fusion.is_late:
         model.states(seen, ids, mask)  # what it does deep inside may be what it goes by after

@@ -12,7 +12,6 @@ import numpy as np
 import typer
 from typer.testing import CliRunner
 
-from mmzoo.build import build, read_recipe
 from mmzoo.common.sanitize import short_repr
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.open import open_dataset
@@ -21,7 +20,9 @@ from mmzoo.formats import Clues, Format
 from mmzoo.interfaces.example import Example
 from mmzoo.metrics import measure
 from mmzoo.modalities.image import open_image
-from mmzoo.model import MultimodalModel
+from mmzoo.models.build import build
+from mmzoo.models.model import MultimodalModel
+from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.manager import plugin_manager

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmzoo.build import assemble
 from mmzoo.common.sanitize import describe_error
 from mmzoo.data.collate import tensors
 from mmzoo.errors import DoesNotFit, MmzooError
-from mmzoo.model import MultimodalModel
+from mmzoo.models.assemble import assemble
+from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.schema import PARTS
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing.contract import check, expect

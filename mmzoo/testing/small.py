@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from mmzoo.build import assemble, build, load, read_recipe
 from mmzoo.data.dataset import Dataset
 from mmzoo.errors import DoesNotFit
-from mmzoo.model import MultimodalModel
+from mmzoo.models.assemble import assemble
+from mmzoo.models.build import build
+from mmzoo.models.load import load
+from mmzoo.models.model import MultimodalModel
+from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.schema import Recipe
 from mmzoo.registry.entries import Entry, split_use
 from mmzoo.registry.manager import plugin_manager

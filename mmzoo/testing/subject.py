@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmzoo.build import build
 from mmzoo.data.collate import tensors
 from mmzoo.data.dataset import Dataset
 from mmzoo.interfaces.example import Example
-from mmzoo.model import MultimodalModel
+from mmzoo.models.build import build
+from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes import catalogue
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.discovery import GROUP

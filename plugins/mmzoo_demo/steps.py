@@ -18,13 +18,13 @@ import torch
 from transformers.trainer_utils import get_last_checkpoint
 
 import mmzoo
-from mmzoo.build import read_recipe
 from mmzoo.checkpoints.folder import CHECKPOINTS
 from mmzoo.common.environment import environment
 from mmzoo.data.open import open_dataset
 from mmzoo.errors import CheckpointError, TrainingError
 from mmzoo.metrics import Metric, measure
 from mmzoo.modalities.identity import input_key
+from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig
 from mmzoo_demo import report

@@ -23,7 +23,7 @@ from mmzoo.backbones.weights import read_metadata, read_pickle, read_tensors
 from mmzoo.errors import BadRecipe, CheckpointError
 from mmzoo.formats import Clues, Format, Found, assembled, refused
 from mmzoo.interfaces.part import Options
-from mmzoo.model import MultimodalModel
+from mmzoo.models.model import MultimodalModel
 
 GPT2 = "openai-community/gpt2"
 WORDS = 50257  # of GPT-2's vocabulary

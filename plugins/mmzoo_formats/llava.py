@@ -18,7 +18,7 @@ from mmzoo.backbones.repository import CONFIG_FILE, PROCESSORS, Source, explain_
 from mmzoo.backbones.weights import read_tensors
 from mmzoo.errors import DoesNotFit
 from mmzoo.formats import Clues, Format, Found, assembled, named, planned, refused
-from mmzoo.model import MultimodalModel
+from mmzoo.models.model import MultimodalModel
 from mmzoo_formats.llava_export import write
 
 VISION = {"clip_vision_model": "clip", "siglip_vision_model": "siglip"}

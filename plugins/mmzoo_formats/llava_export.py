@@ -18,7 +18,7 @@ from mmzoo.backbones.weights import first_names
 from mmzoo.data.tokens import with_placeholder
 from mmzoo.errors import DoesNotFit
 from mmzoo.interfaces.example import PLACEHOLDER, PLACEHOLDER_ID
-from mmzoo.model import MultimodalModel
+from mmzoo.models.model import MultimodalModel
 
 POOLER, PROJECTION = "vision_tower.pooler.", "vision_tower.visual_projection."
 TOLERANCE = 1e-3  # of the largest logit

@@ -18,7 +18,7 @@ from mmzoo.backbones.weights import read_tensors
 from mmzoo.errors import CheckpointError, DoesNotFit
 from mmzoo.formats import Clues, Format, Found, assembled, named, refused
 from mmzoo.interfaces.part import Options
-from mmzoo.model import MultimodalModel
+from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.messages import explain
 
 BILINEAR, BICUBIC = 2, 3  # as PIL counts them

@@ -12,7 +12,7 @@ from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.interfaces.fusion import FusedInput, Fusion
 from mmzoo.interfaces.language_model import BIDIRECTIONAL, LanguageSpec
 from mmzoo.interfaces.part import Options
-from mmzoo.sequence import insert
+from mmzoo.models.sequence import insert_features
 
 
 class SingleStream(Fusion):
@@ -47,7 +47,7 @@ class SingleStream(Fusion):
         each = features.by_image()
         visual = self.norm(self.project(each.tokens)) + self.type_embedding
         if not self._after:
-            return insert(visual, each.token_mask(), features, embeddings, mask)
+            return insert_features(visual, each.token_mask(), features, embeddings, mask)
         visual = visual.reshape(mask.shape[0], -1, visual.shape[-1]).to(embeddings.dtype)
         joined = torch.cat([embeddings, visual], dim=1)
         return FusedInput(joined, torch.cat([mask, features.token_mask().to(mask.dtype)], dim=1), slice(0, mask.shape[1]))

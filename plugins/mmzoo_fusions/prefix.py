@@ -18,7 +18,7 @@ from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.interfaces.fusion import FusedInput, Fusion
 from mmzoo.interfaces.language_model import LanguageSpec
 from mmzoo.interfaces.part import Options
-from mmzoo.sequence import insert
+from mmzoo.models.sequence import insert_features
 from mmzoo_fusions.attention import attend, check_heads
 
 
@@ -40,7 +40,7 @@ class Prefix(Fusion):
     def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
         pooled = features.by_image().pooled
         prefix = self.prefix(F.normalize(pooled, dim=-1) if self.options.normalize else pooled)
-        return insert(prefix, mask.new_ones(prefix.shape[:2]), features, embeddings, mask)
+        return insert_features(prefix, mask.new_ones(prefix.shape[:2]), features, embeddings, mask)
 
 
 class LinearPrefix(Prefix):

@@ -19,7 +19,7 @@ from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.interfaces.fusion import FusedInput, Fusion
 from mmzoo.interfaces.language_model import LanguageSpec
 from mmzoo.interfaces.part import Options
-from mmzoo.sequence import insert
+from mmzoo.models.sequence import insert_features
 
 
 class Projector(Fusion):
@@ -71,7 +71,7 @@ class Projector(Fusion):
             tokens = tokens.unflatten(0, (-1, self._pictures)).flatten(1, 2)
             squares = real.unflatten(1, (self._pictures, -1)).flatten(0, 1)[..., None]
             real = pixel_shuffle(squares, side).amax(-1).unflatten(0, (-1, self._pictures)).flatten(1, 2)
-        return insert(self.model(tokens), real, features, embeddings, mask)
+        return insert_features(self.model(tokens), real, features, embeddings, mask)
 
 
 def pixel_shuffle(tokens: Tensor, side: int) -> Tensor:

@@ -16,7 +16,7 @@ from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.interfaces.fusion import FusedInput, Fusion
 from mmzoo.interfaces.language_model import LanguageSpec
 from mmzoo.interfaces.part import Options
-from mmzoo.sequence import insert
+from mmzoo.models.sequence import insert_features
 from mmzoo_fusions.attention import check_heads
 
 
@@ -61,7 +61,7 @@ class QFormer(Fusion):
         queries = self.queries.expand(len(each.tokens), -1, -1)
         found = self.model(query_embeds=queries, encoder_hidden_states=each.tokens, encoder_attention_mask=_real(each))
         tokens = self.project(found.last_hidden_state)
-        return insert(tokens, mask.new_ones(tokens.shape[:2]), features, embeddings, mask)
+        return insert_features(tokens, mask.new_ones(tokens.shape[:2]), features, embeddings, mask)
 
 
 def _real(each: Features) -> Tensor | None:

@@ -16,7 +16,7 @@ from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.interfaces.fusion import FusedInput, Fusion
 from mmzoo.interfaces.language_model import LanguageSpec
 from mmzoo.interfaces.part import Options
-from mmzoo.sequence import insert
+from mmzoo.models.sequence import insert_features
 from mmzoo_fusions.attention import attend
 
 LATENTS = 64
@@ -50,7 +50,7 @@ class Resampler(Fusion):
     def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
         each = features.by_image()
         tokens = self.project(self.perceiver(each.tokens, each.token_mask()))
-        return insert(tokens, mask.new_ones(tokens.shape[:2]), features, embeddings, mask)
+        return insert_features(tokens, mask.new_ones(tokens.shape[:2]), features, embeddings, mask)
 
 
 class Perceiver(nn.Module):

@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 
 from mmzoo.data.vocabulary import LearnedVocabulary, VocabularyOptions, default_vocabulary
 from mmzoo.interfaces.language_model import CAUSAL, CrossAttentionStates, LanguageModel, LanguageSpec
-from mmzoo.sequence import reorder
+from mmzoo.models.sequence import reorder_positions
 
 NEW_TOKENS = 64  # where a caller names no length
 
@@ -108,7 +108,9 @@ class _Writer(PreTrainedModel, GenerationMixin):
             # Padding before the text would be read; behind it, it is cut off.
             order = attention_mask.argsort(dim=1, descending=True, stable=True)
             lengths = attention_mask.sum(1).cpu()
-            embeddings = pack_padded_sequence(reorder(embeddings, order), lengths, batch_first=True, enforce_sorted=False)
+            embeddings = pack_padded_sequence(
+                reorder_positions(embeddings, order), lengths, batch_first=True, enforce_sorted=False
+            )
         _, (hidden, cell) = self.lstm(embeddings, state)
         return _Written(self.output(hidden[-1].unsqueeze(1)), (hidden, cell) if use_cache else None)
 

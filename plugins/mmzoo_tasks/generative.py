@@ -20,7 +20,7 @@ from mmzoo.interfaces.features import Features
 from mmzoo.interfaces.language_model import CAUSAL, SEQ2SEQ, LanguageSpec
 from mmzoo.interfaces.part import Options
 from mmzoo.interfaces.task import IGNORE, Prediction, Task, TextContext
-from mmzoo.sequence import before
+from mmzoo.models.sequence import positions_before
 from mmzoo_tasks import chunks
 
 
@@ -98,7 +98,7 @@ class Generative(Task):
         states = model.states(features, batch["ids"], batch["mask"], batch.get("decoder_ids"))
         rows, columns = (labels != IGNORE).nonzero(as_tuple=True)
         # A causal state predicts the next token; a decoder's states are shifted already.
-        at = before(states.text, rows, columns) if self._causal else columns
+        at = positions_before(states.text, rows, columns) if self._causal else columns
         hidden = model.fusion.late(features, states.hidden)[rows, at]
         language, wanted = model.language_model, labels[rows, columns]
         if chunks.apply_to(language):

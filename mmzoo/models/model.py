@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmzoo import generation, policy
 from mmzoo.checkpoints import card
 from mmzoo.checkpoints.folder import write_checkpoint
 from mmzoo.checkpoints.summary import Summary, summarise, total_summary
@@ -27,11 +26,14 @@ from mmzoo.interfaces.part import Part
 from mmzoo.interfaces.task import Prediction, Task, TextContext
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import NONE, plural
+from mmzoo.models.generation import NEW_TOKENS, check_count, check_room, checked, request, write
+from mmzoo.models.sequence import pad_to_side, text_states
+from mmzoo.models.streaming import stream_text
+from mmzoo.models.trainable import set_training_mode
 from mmzoo.recipes import licence
 from mmzoo.recipes.schema import PARTS, Recipe
 from mmzoo.registry.entries import Entry
 from mmzoo.registry.manager import plugin_manager
-from mmzoo.sequence import arrange, of_text
 
 
 @dataclass
@@ -153,7 +155,7 @@ class MultimodalModel(nn.Module):
                 f"the text and the {self.encoder.modality}'s tokens fill {length} positions, and the language model's context is "
                 f"{context}; shorten the {plural(self.encoder.modality)}, or choose another fusion or language model"
             )
-        sequence, moved = arrange(sequence, left=left)
+        sequence, moved = pad_to_side(sequence, left=left)
         self.fusion.mask = sequence.mask
         self.fusion.latest = latest if latest is None or moved is None else latest.gather(1, moved)
         return sequence
@@ -161,7 +163,7 @@ class MultimodalModel(nn.Module):
     def pooled(self, features: Features, ids: Tensor, mask: Tensor) -> Tensor:
         """One fused vector an example, [batch, dim]."""
         states = self.states(features, ids, mask)
-        vector = self.language_model.pool(of_text(states.hidden, states.text), states.mask)
+        vector = self.language_model.pool(text_states(states.hidden, states.text), states.mask)
         return self.fusion.late(features, vector.unsqueeze(1)).squeeze(1)
 
     def forward(self, labels: Tensor | None = None, num_items_in_batch: Any = None, **batch: Tensor) -> dict[str, Tensor]:
@@ -181,7 +183,7 @@ class MultimodalModel(nn.Module):
         """Training or evaluation mode; what is frozen stays in evaluation mode."""
         self.training = mode
         for kind in PARTS:
-            policy.set_mode(getattr(self, kind), self.provenance.policies[kind], mode)
+            set_training_mode(getattr(self, kind), self.provenance.policies[kind], mode)
         if mode and self._checkpoint_blocks:
             for block in self.language_model.blocks():
                 if not block.training:
@@ -309,7 +311,7 @@ class MultimodalModel(nn.Module):
         *,
         audio: Any = None,
         batch_size: int = 16,
-        max_new_tokens: int = generation.NEW_TOKENS,
+        max_new_tokens: int = NEW_TOKENS,
         stop: str | Sequence[str] = (),
         chat: bool = False,
         **options: Any,
@@ -331,9 +333,9 @@ class MultimodalModel(nn.Module):
             DataError: placeholders and inputs differ in number, or a prompt exceeds the context. BadInput: as `predict`.
         """
         given = self.given(image=image, audio=audio, **self._own(options))
-        asked, many = generation.request(self, given, prompt, max_new_tokens=max_new_tokens, stop=stop, chat=chat, **options)
+        asked, many = request(self, given, prompt, max_new_tokens=max_new_tokens, stop=stop, chat=chat, **options)
         with self._evaluating():
-            found = generation.write(self, asked, batch_size)
+            found = write(self, asked, batch_size)
         return found if many else found[0] if len(found) == 1 else found
 
     def stream(
@@ -342,7 +344,7 @@ class MultimodalModel(nn.Module):
         prompt: Any = None,
         *,
         audio: Any = None,
-        max_new_tokens: int = generation.NEW_TOKENS,
+        max_new_tokens: int = NEW_TOKENS,
         stop: str | Sequence[str] = (),
         chat: bool = False,
         **options: Any,
@@ -353,13 +355,13 @@ class MultimodalModel(nn.Module):
             BadRecipe: beams or several answers, which are not known before the end; else as `generate`.
         """
         given = self.given(image=image, audio=audio, **self._own(options))
-        asked, many = generation.request(self, given, prompt, max_new_tokens=max_new_tokens, stop=stop, chat=chat, **options)
+        asked, many = request(self, given, prompt, max_new_tokens=max_new_tokens, stop=stop, chat=chat, **options)
         if many or options.get("num_beams", 1) > 1 or options.get("num_return_sequences", 1) > 1:
             raise BadRecipe(f"stream: one {self.modality} and one prompt, without beams; use generate for more")
         if "streamer" in options:
             raise BadRecipe("stream: streamer: the pieces are what stream itself gives; use generate with a streamer of your own")
         with self._evaluating():
-            yield from generation.stream(self, asked)
+            yield from stream_text(self, asked)
 
     def generate_ids(self, features: Features, ids: Tensor, mask: Tensor, **options: Any) -> Tensor:
         """New token ids [batch * returned, out] after prompts [batch, text], padded on the left for causal models.
@@ -370,13 +372,13 @@ class MultimodalModel(nn.Module):
         """
         self._generating = True
         try:
-            with generation.checked(options):
+            with checked(options):
                 sequence = self._sequence(features, ids, mask, left=self.language_model.kind == CAUSAL)
-                generation.check_room(self.language_model.spec, sequence.mask, options.get("max_new_tokens") or 0)
+                check_room(self.language_model.spec, sequence.mask, options.get("max_new_tokens") or 0)
                 memory = _given(memory=sequence.memory)
                 out = self.language_model.generate(sequence.embeddings, sequence.mask, **memory, **options)
             entry = self.provenance.entries["language_model"]
-            generation.check_count(out, len(ids) * (options.get("num_return_sequences") or 1), entry)
+            check_count(out, len(ids) * (options.get("num_return_sequences") or 1), entry)
             return out
         finally:
             self._generating = False

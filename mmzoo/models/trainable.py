@@ -8,7 +8,7 @@ from mmzoo.errors import DoesNotFit
 from mmzoo.interfaces.part import Part
 
 
-def check(part: Part, policy: str, label: str, key: str) -> None:
+def check_policy(part: Part, policy: str, label: str, key: str) -> None:
     """Refuse a policy that the part cannot follow.
 
     Raises:
@@ -21,7 +21,7 @@ def check(part: Part, policy: str, label: str, key: str) -> None:
         raise DoesNotFit(f"{key}.train: {policy}: {label} has no linear layers in blocks to adapt; use full or last:N")
 
 
-def apply(part: Part, policy: str) -> None:
+def apply_policy(part: Part, policy: str) -> None:
     """Set ``requires_grad`` on every parameter; ``lora:r`` adds adapters (Hu et al. 2021, alpha = 2r) through peft."""
     kind, _, number = policy.partition(":")
     part.requires_grad_(kind == "full")
@@ -36,7 +36,7 @@ def apply(part: Part, policy: str) -> None:
         inject_adapter_in_model(config, part)
 
 
-def set_mode(part: Part, policy: str, training: bool) -> None:
+def set_training_mode(part: Part, policy: str, training: bool) -> None:
     """Train mode for what is trained; the frozen rest stays in eval mode, without dropout or moving statistics."""
     kind, _, number = policy.partition(":")
     part.model_trains = training

@@ -11,7 +11,7 @@ from mmzoo.interfaces.features import Features
 from mmzoo.interfaces.fusion import FusedInput
 
 
-def insert(visual: Tensor, visual_mask: Tensor, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
+def insert_features(visual: Tensor, visual_mask: Tensor, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
     """Each image's tokens at its place in the text, or before it.
 
     Args:
@@ -35,10 +35,10 @@ def insert(visual: Tensor, visual_mask: Tensor, features: Features, embeddings: 
     places = torch.arange(mask.shape[1], device=mask.device).expand(batch, -1) * 2
     keys = torch.cat([features.at.repeat_interleave(count, 1) * 2 + 1, places], dim=1)
     order = keys.argsort(dim=1, stable=True)
-    return FusedInput(reorder(joined, order), joined_mask.gather(1, order), order.argsort(1)[:, added:])
+    return FusedInput(reorder_positions(joined, order), joined_mask.gather(1, order), order.argsort(1)[:, added:])
 
 
-def arrange(sequence: FusedInput, *, left: bool = False) -> tuple[FusedInput, Tensor | None]:
+def pad_to_side(sequence: FusedInput, *, left: bool = False) -> tuple[FusedInput, Tensor | None]:
     """The sequence with all its padding on one side, and the order [batch, positions] that did it; None if it was so.
 
     Models count positions from the left in their own ways (learned, rotary, relative, recurrent, sliding windows); with
@@ -51,20 +51,22 @@ def arrange(sequence: FusedInput, *, left: bool = False) -> tuple[FusedInput, Te
     order = (real if left else ~real).long().argsort(dim=1, stable=True)
     back = order.argsort(1)
     text = back[:, sequence.text] if isinstance(sequence.text, slice) else back.gather(1, sequence.text)
-    moved = replace(sequence, embeddings=reorder(sequence.embeddings, order), mask=sequence.mask.gather(1, order), text=text)
+    moved = replace(
+        sequence, embeddings=reorder_positions(sequence.embeddings, order), mask=sequence.mask.gather(1, order), text=text
+    )
     return moved, order
 
 
-def reorder(states: Tensor, order: Tensor) -> Tensor:
+def reorder_positions(states: Tensor, order: Tensor) -> Tensor:
     """[batch, positions, dim] with its positions in ``order`` [batch, any]."""
     return states.gather(1, order[..., None].expand(-1, -1, states.shape[-1]))
 
 
-def of_text(states: Tensor, text: slice | Tensor) -> Tensor:
+def text_states(states: Tensor, text: slice | Tensor) -> Tensor:
     """[batch, positions, dim] to those of the text, [batch, text, dim]."""
-    return states[:, text] if isinstance(text, slice) else reorder(states, text)
+    return states[:, text] if isinstance(text, slice) else reorder_positions(states, text)
 
 
-def before(text: slice | Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def positions_before(text: slice | Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Where a causal model predicts the text tokens ``columns`` [n] of ``rows`` [n]: the positions [n] before theirs."""
     return (columns + text.start if isinstance(text, slice) else text[rows, columns]) - 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from mmzoo import policy
 from mmzoo.errors import DoesNotFit, PluginBroken
 from mmzoo.interfaces.encoder import Encoder
 from mmzoo.interfaces.example import Example
@@ -14,6 +13,7 @@ from mmzoo.interfaces.language_model import LanguageModel
 from mmzoo.interfaces.part import Part
 from mmzoo.interfaces.task import Task
 from mmzoo.modalities.reader import NONE, TAKEN, is_modality, plural
+from mmzoo.models.trainable import check_policy
 from mmzoo.recipes.resolve import Resolved, resolve
 from mmzoo.recipes.schema import PARTS, Recipe
 from mmzoo.registry import isolation
@@ -129,7 +129,7 @@ def check_parts(found: dict[str, Resolved], parts: dict[str, Any], policies: dic
             "a smaller task.max_new_tokens, or a longer context"
         )
     for kind, part in parts.items():
-        policy.check(part, policies[kind], found[kind].entry.label, kind)
+        check_policy(part, policies[kind], found[kind].entry.label, kind)
 
 
 def _instead(kind: str, fits: Any) -> str:

@@ -25,7 +25,7 @@ from mmzoo.sharing.locations import local_folder
 
 
 @dataclass(frozen=True)
-class Source:
+class WarmStart:
     """A part of a verified checkpoint ``folder``, and the licence of all of that."""
 
     kind: str
@@ -95,7 +95,7 @@ class Source:
             return {name.removeprefix(prefix): list(file.get_slice(name).get_shape()) for name in names}
 
 
-def adopt(recipe: Recipe) -> tuple[Recipe, dict[str, Source]]:
+def inherit_options(recipe: Recipe) -> tuple[Recipe, dict[str, WarmStart]]:
     """The recipe with the options of each part that names ``weights`` taken over from there, and those sources by kind.
 
     Raises:
@@ -113,13 +113,13 @@ def adopt(recipe: Recipe) -> tuple[Recipe, dict[str, Source]]:
         except CheckpointError as error:
             raise type(error)(f"{key}: {error}; name a folder that `mmzoo train` or model.save wrote") from None
         license = licence.computed(theirs, contents.run).id
-        source = Source(kind, contents.folder, getattr(theirs, kind), theirs.name or "unnamed", license)
+        source = WarmStart(kind, contents.folder, getattr(theirs, kind), theirs.name or "unnamed", license)
         recipe = recipe.model_copy(update={kind: _adopted(kind, part, source)})
         sources[kind] = source
     return recipe, sources
 
 
-def settled(recipe: Recipe) -> Recipe:
+def without_sources(recipe: Recipe) -> Recipe:
     """The recipe of a model whose parts have their weights: it names no other checkpoint, and of what came from one no
     pretrained weights are wanted."""
     for kind, part in recipe.parts().items():
@@ -128,7 +128,7 @@ def settled(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def _adopted(kind: str, part: PartConfig, source: Source) -> PartConfig:
+def _adopted(kind: str, part: PartConfig, source: WarmStart) -> PartConfig:
     """The part with every option of its source; those that it sets itself must agree."""
     key, theirs = f"{kind}.weights", source.part
     (name, variant, revision), (their_name, _, _) = split_use(part.use), split_use(theirs.use)

@@ -1,19 +1,15 @@
-"""Writing text: prompts and conversations with images or other inputs in, words out, at once or as they come."""
+"""Generate text: prompts and conversations with images or other inputs in, words out."""
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria
-from transformers.generation.streamers import BaseStreamer
 
 from mmzoo.data.batching import batches, paired
 from mmzoo.data.collate import Collator, raise_bad, tensors
@@ -26,7 +22,7 @@ from mmzoo.interfaces.language_model import CAUSAL, LanguageSpec
 from mmzoo.registry.entries import Entry
 
 if TYPE_CHECKING:
-    from mmzoo.model import MultimodalModel
+    from mmzoo.models.model import MultimodalModel
 
 NEW_TOKENS = 32  # at most, where nobody says otherwise
 # Beyond these an option is a slip: rows are held all at once, and a model without a context would write for days.
@@ -183,12 +179,12 @@ def write(model: MultimodalModel, asked: Request, batch_size: int) -> list[str]:
     found: list[str] = []
     tokenizer = model.language_model.tokenizer
     for group in batches(asked.examples, batch_size):
-        out = model.generate_ids(*_inputs(model, asked, group), **_options(asked, tokenizer))
+        out = model.generate_ids(*model_inputs(model, asked, group), **decoding_options(asked, tokenizer))
         found += [cut(line.strip(), asked.stop).strip() for line in tokenizer.batch_decode(out, skip_special_tokens=True)]
     return found
 
 
-def _inputs(model: MultimodalModel, asked: Request, group: list[Example]) -> tuple[Features, Tensor, Tensor]:
+def model_inputs(model: MultimodalModel, asked: Request, group: list[Example]) -> tuple[Features, Tensor, Tensor]:
     """Features, and prompts [batch, text] with their mask, on the model's device."""
     moved = tensors(collated(model, asked, group), model.device)
     return model.batch_features(moved), moved["ids"], moved["mask"]
@@ -221,7 +217,7 @@ class _Prompts:
         return {"ids": ids, "mask": mask}
 
 
-def _options(asked: Request, tokenizer: Any) -> dict[str, Any]:
+def decoding_options(asked: Request, tokenizer: Any) -> dict[str, Any]:
     criteria = [*(asked.options.get("stopping_criteria") or ()), *([_Said(tokenizer, asked.stop)] if asked.stop else ())]
     return {**asked.options, **({"stopping_criteria": criteria} if criteria else {})}
 
@@ -229,58 +225,6 @@ def _options(asked: Request, tokenizer: Any) -> dict[str, Any]:
 def cut(text: str, stop: Sequence[str]) -> str:
     """The text before the first of the strings in it."""
     return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
-
-
-def stream(model: MultimodalModel, asked: Request) -> Iterator[str]:
-    """The pieces of one text as they are written; joined, they are what `write` gives.
-
-    The library's loop runs in a thread; it ends when the caller stops listening.
-    """
-    tokenizer = model.language_model.tokenizer
-    streamer = _Texts(tokenizer)
-    left = threading.Event()
-    failed: list[BaseException] = []
-    with torch.no_grad():
-        inputs = _inputs(model, asked, asked.examples)
-
-    def run() -> None:
-        try:
-            with torch.no_grad():
-                options = _options(asked, tokenizer)
-                options["stopping_criteria"] = [*options.get("stopping_criteria", ()), _Left(left)]
-                out = model.generate_ids(*inputs, streamer=streamer, **options)
-            if not streamer.ids:  # a language model's own loop may know no streams: then all comes at once
-                streamer.put(out[0])
-            streamer.end()
-        except BaseException as error:  # raised where it is read
-            failed.append(error)
-            streamer.end()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield from _shown(iter(streamer.queue.get, None), asked.stop)
-    finally:
-        left.set()
-        thread.join()
-    if failed:
-        raise failed[0]
-
-
-class _Texts(BaseStreamer):
-    """The whole text so far, after each token; None at the end."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self.ids: list[int] = []
-        self.queue: queue.Queue[str | None] = queue.Queue()
-
-    def put(self, value: Tensor) -> None:
-        self.ids += value.flatten().tolist()
-        self.queue.put(self.tokenizer.decode(self.ids, skip_special_tokens=True))
-
-    def end(self) -> None:
-        self.queue.put(None)
 
 
 class _Said(StoppingCriteria):
@@ -293,33 +237,3 @@ class _Said(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
         texts = [text.strip() for text in self.tokenizer.batch_decode(input_ids, skip_special_tokens=True)]
         return torch.tensor([cut(text, self.stop) != text for text in texts], device=input_ids.device)
-
-
-class _Left(StoppingCriteria):
-    """Nobody listens any more."""
-
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
-
-
-def _shown(texts: Iterator[str], stop: Sequence[str]) -> Iterator[str]:
-    """The pieces that growing texts add, without the space around the whole and from a stop string on.
-
-    What the next token may still change is held back: half a character, a stop string's beginning, the space before a full stop.
-    """
-    before, shown = "", ""
-    for text in texts:
-        text = cut(text.strip(), stop)
-        same = takewhile(lambda pair: pair[0] == pair[1], zip(before, text, strict=False))
-        firm = "".join(character for character, _ in same).rstrip().rstrip("\ufffd")
-        held = max((n for s in stop for n in range(1, len(s)) if firm.endswith(s[:n])), default=0)
-        firm = firm[: len(firm) - held].rstrip()
-        if firm.startswith(shown) and firm != shown:
-            yield firm[len(shown) :]
-            shown = firm
-        before = text
-    if rest := before[len(shown) :].rstrip():
-        yield rest

@@ -14,7 +14,7 @@ from mmzoo.checkpoints.header import Stored
 from mmzoo.checkpoints.screening import MANIFEST
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, PluginBroken, SourceError, UnknownName
 from mmzoo.interfaces.part import Part
-from mmzoo.model import MultimodalModel
+from mmzoo.models.model import MultimodalModel
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,

@@ -1,0 +1,1 @@
+"""Models: assembling them from a recipe, loading them, and the way of data through them."""

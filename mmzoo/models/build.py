@@ -1,0 +1,59 @@
+"""Build a model from a recipe, and check a recipe without building it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmzoo.checkpoints.summary import Summary
+from mmzoo.models.assemble import assemble
+from mmzoo.models.load import take_weights
+from mmzoo.models.model import MultimodalModel
+from mmzoo.recipes.reading import read_recipe
+from mmzoo.recipes.schema import Recipe
+
+
+def build(
+    recipe: str | Path | Recipe | None = None,
+    /,
+    *,
+    pretrained: bool | None = None,
+    seed: int | None = None,
+    weights: str | Path | None = None,
+    **changes: Any,
+) -> MultimodalModel:
+    """Make a model from a recipe's name, a YAML or JSON file, a `Recipe`, or from parts.
+
+    Args:
+        recipe: what to start from; None if ``changes`` name encoder, fusion, language_model and task.
+        pretrained: False gives the same sizes with random weights and downloads none.
+        seed: of the random initialisation; None leaves torch's generator as it is.
+        weights: a checkpoint, as `load` takes it, to start from: each part that is the same entry there, with tensors of the
+            same names and shapes, takes its weights; a warning names the parts that do not.
+        changes: parts and options laid over the recipe: ``fusion={"length": 20}``, ``encoder="timm:resnet18"``.
+
+    Returns:
+        The model, on the CPU, in evaluation mode.
+
+    Raises:
+        UnknownName, BadRecipe, DoesNotFit: before any weight is downloaded.
+        SourceError: pretrained weights cannot be fetched. CheckpointError, HubError: ``weights`` cannot be read.
+    """
+    chosen = read_recipe(recipe, pretrained=pretrained, **changes)
+    if seed is not None:
+        torch.manual_seed(seed)
+    built = assemble(chosen)
+    if weights is not None:
+        take_weights(built, weights)
+    return built
+
+
+def check(recipe: str | Path | Recipe | None = None, /, *, pretrained: bool | None = None, **changes: Any) -> Summary:
+    """The fit check alone, from configurations, on the meta device: what the model would be, in numbers.
+
+    Raises:
+        DoesNotFit: saying what does not fit, and which entries would. UnknownName, BadRecipe: as `build`.
+    """
+    return assemble(read_recipe(recipe, pretrained=pretrained, **changes), meta=True).summary()

@@ -1,0 +1,55 @@
+"""Read the recipe that a user names: a registered name, a file, a `Recipe`, a mapping, or parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmzoo.errors import BadRecipe, PluginBroken
+from mmzoo.recipes.files import read_mapping
+from mmzoo.recipes.merging import merge
+from mmzoo.recipes.schema import PARTS, Recipe
+from mmzoo.registry.manager import plugin_manager
+
+
+def read_recipe(recipe: str | Path | Recipe | None = None, /, *, pretrained: bool | None = None, **changes: Any) -> Recipe:
+    """The recipe that `build` would build.
+
+    Raises:
+        UnknownName: no recipe and no file of that name. BadRecipe: a key is missing, unknown or of a wrong type.
+    """
+    base, origin = _read_base(recipe)
+    if pretrained is not None:
+        changes["pretrained"] = pretrained
+    if unknown := [key for key in changes if key not in Recipe.model_fields]:
+        raise BadRecipe(f"unknown key '{unknown[0]}'; the keys of a recipe are {', '.join(Recipe.model_fields)}")
+    for key, value in changes.items():
+        if hasattr(value, "model_dump"):
+            changes[key] = value.model_dump(exclude_none=True)
+        elif key in PARTS and not isinstance(value, str | Mapping):
+            raise BadRecipe(f"{key}: must be a name or a mapping, not {type(value).__name__}")
+    merged = merge(base, changes)
+    if recipe is None and (missing := [part for part in PARTS if part not in merged]):
+        raise BadRecipe(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: name a recipe (`mmzoo list recipe`), "
+            f"or each of {', '.join(PARTS)}"
+        )
+    return Recipe.of(merged, origin)
+
+
+def _read_base(recipe: str | Path | Recipe | None) -> tuple[dict[str, Any], str]:
+    if recipe is None:
+        return {}, "recipe"
+    if isinstance(recipe, Recipe):
+        return recipe.to_dict(), recipe.name or "recipe"
+    if isinstance(recipe, Mapping):
+        return dict(recipe), "recipe"
+    text = str(recipe)
+    if isinstance(recipe, Path) or Path(text).suffix in {".yaml", ".yml", ".json"}:
+        return read_mapping(text), text
+    entry = plugin_manager().get("recipe", text)
+    data = entry.load()
+    if not isinstance(data, Mapping):
+        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': {entry.target} is not a mapping")
+    return {"name": entry.name, "summary": entry.summary, "source": entry.source, **data}, f"recipe '{text}'"
