@@ -19,7 +19,8 @@ from mmzoo.registry.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from mmzoo.data.dataset import Dataset
-    from mmzoo.evaluate import Evaluation, evaluate
+    from mmzoo.evaluation.run import Evaluation, evaluate
+    from mmzoo.evaluation.verify import Verification, verify
     from mmzoo.formats import export_model, import_model
     from mmzoo.hub import push
     from mmzoo.interfaces.example import Example
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from mmzoo.recipes.schema import Recipe
     from mmzoo.sharing.locations import pull, search
     from mmzoo.train import Run, train
-    from mmzoo.verify import Verification, verify
 
 __version__ = "0.1.0"
 
@@ -52,10 +52,10 @@ _LAZY = {
     "export_model": "mmzoo.formats",
     "train": "mmzoo.train",
     "Run": "mmzoo.train",
-    "evaluate": "mmzoo.evaluate",
-    "Evaluation": "mmzoo.evaluate",
-    "verify": "mmzoo.verify",
-    "Verification": "mmzoo.verify",
+    "evaluate": "mmzoo.evaluation.run",
+    "Evaluation": "mmzoo.evaluation.run",
+    "verify": "mmzoo.evaluation.verify",
+    "Verification": "mmzoo.evaluation.verify",
 }
 
 __all__ = [

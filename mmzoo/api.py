@@ -50,8 +50,8 @@ _NAMES = {
     # Data sets and metrics
     "Dataset": "mmzoo.data.dataset",
     "open_dataset": "mmzoo.data.open",
-    "Metric": "mmzoo.metrics",
-    "measure": "mmzoo.metrics",
+    "Metric": "mmzoo.evaluation.metric",
+    "measure": "mmzoo.evaluation.statistics",
     # Texts
     "encode_texts": "mmzoo.data.tokens",
     "start_ids": "mmzoo.data.tokens",

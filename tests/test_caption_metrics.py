@@ -12,7 +12,7 @@ from caption_cases import FIXTURE, METRICS, original, pairs
 
 import mmzoo
 from mmzoo.errors import DataError
-from mmzoo.metrics import measure
+from mmzoo.evaluation.statistics import measure
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.testing import Sample, tiny

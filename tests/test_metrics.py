@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as sk
 
 from mmzoo.errors import BadRecipe, DataError
-from mmzoo.metrics import measure
+from mmzoo.evaluation.statistics import measure
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig
 

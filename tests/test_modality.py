@@ -270,7 +270,7 @@ def test_train_evaluate_and_use_from_files(tmp_path, quick):
 
 
 def test_blanked_and_shuffled_clips_are_others(tmp_path):
-    from mmzoo.evaluate import _shuffled
+    from mmzoo.evaluation.run import _shuffled
 
     examples = Sample(4).load("test")
     dealt = _shuffled(examples, 0, "audio")

@@ -116,7 +116,7 @@ def verify(
 ) -> None:
     """Measure again what a model claims, and say score by score whether it is reproduced; exit code 1 if not all is."""
     from mmzoo.errors import BadRecipe
-    from mmzoo.verify import verify as run_verification
+    from mmzoo.evaluation.verify import verify as run_verification
 
     quiet()
     if data and dataset is None:

@@ -15,7 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 
 if TYPE_CHECKING:
     from mmzoo.models.model import MultimodalModel
-from mmzoo.models.generation import Request, model_inputs, decoding_options, cut
+from mmzoo.models.generation import Request, cut, decoding_options, model_inputs
 
 
 def stream_text(model: MultimodalModel, asked: Request) -> Iterator[str]:

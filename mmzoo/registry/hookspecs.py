@@ -71,7 +71,7 @@ def mmzoo_datasets() -> Sequence[Entry]:  # type: ignore[empty-body]
 
 @hookspec
 def mmzoo_metrics() -> Sequence[Entry]:  # type: ignore[empty-body]
-    """Metrics. ``target`` is a subclass of `mmzoo.metrics.Metric`."""
+    """Metrics. ``target`` is a subclass of `mmzoo.evaluation.metric.Metric`."""
 
 
 @hookspec

@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mmzoo.data.dataset import Dataset
+from mmzoo.evaluation.metric import Metric
 from mmzoo.formats import Format
 from mmzoo.interfaces.encoder import Encoder
 from mmzoo.interfaces.fusion import Fusion
 from mmzoo.interfaces.language_model import LanguageModel
 from mmzoo.interfaces.task import Task
-from mmzoo.metrics import Metric
 from mmzoo.modalities.reader import NONE
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.registry.entries import KINDS

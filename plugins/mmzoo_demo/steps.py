@@ -22,7 +22,8 @@ from mmzoo.checkpoints.folder import CHECKPOINTS
 from mmzoo.common.environment import environment
 from mmzoo.data.open import open_dataset
 from mmzoo.errors import CheckpointError, TrainingError
-from mmzoo.metrics import Metric, measure
+from mmzoo.evaluation.metric import Metric
+from mmzoo.evaluation.statistics import measure
 from mmzoo.modalities.identity import input_key
 from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.resolve import resolve

@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from mmzoo.errors import DataError
-from mmzoo.metrics import Metric
+from mmzoo.evaluation.metric import Metric
 from mmzoo_metrics.ptb import tokenize
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from pydantic import Field
 
 from mmzoo.errors import DataError
+from mmzoo.evaluation.metric import Metric
 from mmzoo.interfaces.part import Options
-from mmzoo.metrics import Metric
 
 MAX_BYTES = 2 << 30
 

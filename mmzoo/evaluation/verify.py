@@ -17,9 +17,9 @@ from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_dataset
 from mmzoo.errors import DataError, MmzooError
-from mmzoo.evaluate import evaluate
+from mmzoo.evaluation.run import evaluate
+from mmzoo.evaluation.statistics import Score
 from mmzoo.interfaces.example import Example
-from mmzoo.metrics import Score
 from mmzoo.modalities.reader import plural
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel

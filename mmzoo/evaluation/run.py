@@ -21,9 +21,10 @@ from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_dataset
 from mmzoo.errors import CheckpointError, DataError
+from mmzoo.evaluation.metric import Metric
+from mmzoo.evaluation.statistics import Score, measure
 from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.task import Prediction
-from mmzoo.metrics import Metric, Score, measure
 from mmzoo.modalities.identity import input_key
 from mmzoo.modalities.reader import plural
 from mmzoo.models.compatibility import check_data

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, scores with intervals, controls, and verifying what a shared model claims."""
