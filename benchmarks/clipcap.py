@@ -170,7 +170,7 @@ def plain(seed: int) -> None:
     from transformers import TrainerState
 
     import mmzoo as package
-    from mmzoo.trainer import Shuffled
+    from mmzoo.training.sampling import Shuffled
 
     examples = _examples(seed)
     model = package.build(package.Recipe.of(RECIPE), seed=seed)

@@ -33,7 +33,7 @@ def run(settings: Settings) -> list[Ratio]:
     from accelerate import Accelerator
 
     import mmzoo
-    from mmzoo.precompute import precompute
+    from mmzoo.training.feature_cache import precompute
 
     with (
         tempfile.TemporaryDirectory() if settings.work is None else nullcontext(settings.work) as work,

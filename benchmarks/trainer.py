@@ -97,8 +97,8 @@ def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
 
     import mmzoo
     from mmzoo.recipes.reading import read_recipe
-    from mmzoo.train import learn
-    from mmzoo.trainer import Shuffled  # so that both sides see the same batches
+    from mmzoo.training.run import learn
+    from mmzoo.training.sampling import Shuffled  # so that both sides see the same batches
 
     recipe = learn(read_recipe(RECIPE), examples)
     options = recipe.train

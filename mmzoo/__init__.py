@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mmzoo.recipes.catalogue import entries
     from mmzoo.recipes.schema import Recipe
     from mmzoo.sharing.locations import pull, search
-    from mmzoo.train import Run, train
+    from mmzoo.training.run import Run, train
 
 __version__ = "0.1.0"
 
@@ -50,8 +50,8 @@ _LAZY = {
     "Example": "mmzoo.interfaces.example",
     "import_model": "mmzoo.formats",
     "export_model": "mmzoo.formats",
-    "train": "mmzoo.train",
-    "Run": "mmzoo.train",
+    "train": "mmzoo.training.run",
+    "Run": "mmzoo.training.run",
     "evaluate": "mmzoo.evaluation.run",
     "Evaluation": "mmzoo.evaluation.run",
     "verify": "mmzoo.evaluation.verify",

@@ -18,12 +18,12 @@ from PIL import Image
 from test_train import Given, bad_pictures, losses, recipe_file, train
 
 import mmzoo
-from mmzoo import features, precompute
 from mmzoo.errors import BadImage, BadRecipe, DoesNotFit, FeatureCacheError
-from mmzoo.features import DATA, INDEX, MANIFEST, FeatureStore, Layout
 from mmzoo.interfaces.example import Example
 from mmzoo.modalities.identity import content_digest
 from mmzoo.testing import tiny
+from mmzoo.training import feature_cache, feature_store
+from mmzoo.training.feature_store import DATA, INDEX, MANIFEST, FeatureStore, Layout
 from mmzoo_fusions.cross import GatedCrossAttention
 from mmzoo_scratch.cnn import CNN
 
@@ -258,7 +258,7 @@ def test_the_store_of_another_encoder_is_refused(sample, cache, tmp_path, recipe
 
 
 def test_a_store_of_a_newer_format_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "FORMAT", 2)
+    monkeypatch.setattr(feature_store, "FORMAT", 2)
     FeatureStore(tmp_path / "s", {}).begin(Layout.of({"pooled": torch.zeros(1, 3)}), 1, most=1)
     monkeypatch.undo()
     with pytest.raises(FeatureCacheError, match="format 2, this mmzoo reads 1"):
@@ -268,7 +268,7 @@ def test_a_store_of_a_newer_format_is_refused(tmp_path, monkeypatch):
 def test_a_run_that_is_stopped_while_it_encodes_goes_on_there(captions, recipe, tmp_path, cache, encoded, monkeypatch):
     whole = train(recipe, captions, tmp_path / "a", train={**OPTIONS, "cache_features": False})
     encoded.clear()
-    append, calls = features.Writer.append, []
+    append, calls = feature_store.Writer.append, []
 
     def stop(self, *arguments):
         calls.append(arguments)
@@ -276,10 +276,10 @@ def test_a_run_that_is_stopped_while_it_encodes_goes_on_there(captions, recipe, 
             raise KeyboardInterrupt
         append(self, *arguments)
 
-    monkeypatch.setattr(features.Writer, "append", stop)
+    monkeypatch.setattr(feature_store.Writer, "append", stop)
     with pytest.raises(KeyboardInterrupt):
         train(recipe, captions, tmp_path / "b", train={**OPTIONS, "batch_size": 2})
-    monkeypatch.setattr(features.Writer, "append", append)
+    monkeypatch.setattr(feature_store.Writer, "append", append)
     assert not (tmp_path / "b").exists()
     encoded.clear()
     run = train(recipe, captions, tmp_path / "b", train=OPTIONS)
@@ -317,7 +317,7 @@ def test_a_killed_process_leaves_whole_records_only(tmp_path):
 
 
 def write_some(folder, first, barrier):
-    features.COMMIT_SECONDS = 0
+    feature_store.COMMIT_SECONDS = 0
     store = FeatureStore(folder, {"weights": "w"})
     layout = Layout.of(rows([0])[1])
     barrier.wait()
@@ -346,7 +346,7 @@ Disk = namedtuple("Disk", "total used free")
 
 
 def test_a_disk_without_room(sample, cache, recipe, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: Disk(1000, 900, 100))
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: Disk(1000, 900, 100))
     with pytest.raises(FeatureCacheError, match=r"8 images need .*kB, and 100 bytes are free.*MMZOO_CACHE.*cache_features=false"):
         train(recipe, sample, tmp_path / "a", train={**OPTIONS, "cache_features": True})
     assert not (tmp_path / "a").exists()
@@ -357,8 +357,8 @@ def test_a_disk_without_room(sample, cache, recipe, tmp_path, monkeypatch, caplo
 
 
 def test_a_disk_that_fills_up_keeps_what_was_encoded(captions, recipe, cache, tmp_path, encoded, monkeypatch):
-    monkeypatch.setattr(features, "COMMIT_SECONDS", 0)
-    real, calls = features.os.fsync, []
+    monkeypatch.setattr(feature_store, "COMMIT_SECONDS", 0)
+    real, calls = feature_store.os.fsync, []
 
     def full(handle):
         calls.append(handle)
@@ -366,7 +366,7 @@ def test_a_disk_that_fills_up_keeps_what_was_encoded(captions, recipe, cache, tm
             raise OSError(errno.ENOSPC, "No space left on device")
         real(handle)
 
-    monkeypatch.setattr(features.os, "fsync", full)
+    monkeypatch.setattr(feature_store.os, "fsync", full)
     options = {**OPTIONS, "batch_size": 2}
     with pytest.raises(FeatureCacheError, match=r"No space left on device.*stays.*MMZOO_CACHE"):
         train(recipe, captions, tmp_path / "a", train=options)
@@ -403,7 +403,7 @@ def test_bad_images_are_what_they_were(tmp_path):
 
 
 def test_resuming_gives_the_numbers_of_an_unbroken_run(captions, recipe, tmp_path, encoded, monkeypatch):
-    from mmzoo.trainer import Stop
+    from mmzoo.training.callbacks import Stop
 
     options = {**OPTIONS, "save_every": 3}
     whole = train(recipe, captions, tmp_path / "whole", train=options)
@@ -491,8 +491,8 @@ def test_an_image_that_changes_while_training_is_noticed(captions, recipe, tmp_p
         Image.new("RGB", (32, 32), "blue").save(tmp_path / "0.png")
         return result
 
-    real = precompute._digests
-    monkeypatch.setattr(precompute, "_digests", change)
+    real = feature_cache._digests
+    monkeypatch.setattr(feature_cache, "_digests", change)
     with pytest.raises(FeatureCacheError, match="not what it was when training began"):
         train(recipe, captions, tmp_path / "a", train=OPTIONS)
 
@@ -515,6 +515,6 @@ def test_two_processes_share_the_work(recipe, captions, tmp_path, cache):
 
     two = curve(launch, "two", 4)
     (name,) = folders(cache)
-    assert sorted(path.stat().st_size // features.ENTRY.itemsize for path in (cache / name).glob(f"*{INDEX}")) == [2, 3]
+    assert sorted(path.stat().st_size // feature_store.ENTRY.itemsize for path in (cache / name).glob(f"*{INDEX}")) == [2, 3]
     assert two == pytest.approx(curve([], "one", 8), abs=1e-4)
     assert mmzoo.load(tmp_path / "two").provenance.run["training"]["cached_features"]

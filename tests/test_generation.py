@@ -15,7 +15,7 @@ from mmzoo.errors import BadRecipe, DataError, PluginBroken
 from mmzoo.interfaces.example import PLACEHOLDER_ID, Example
 from mmzoo.models.sequence import text_states
 from mmzoo.testing import PARTNERS, tiny
-from mmzoo.train import train
+from mmzoo.training.run import train
 
 RED, GREEN, BLUE = (Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "blue"))
 FUSIONS = ["projector", "prefix-mlp", "concat", "cross-attention", "late-concat"]

@@ -17,7 +17,7 @@ from mmzoo.data.dataset import Dataset
 from mmzoo.errors import BadImage, BadRecipe, CheckpointError, DataError, TrainingError
 from mmzoo.interfaces.example import Example
 from mmzoo.testing import Sample, tiny
-from mmzoo.trainer import parameter_groups
+from mmzoo.training.trainer import parameter_groups
 
 
 class Given(Dataset):
@@ -75,7 +75,7 @@ def test_resuming_gives_the_numbers_of_an_unbroken_run(sample, tmp_path, togethe
     options = {"epochs": 4, "batch_size": 2, "log_every": 1, "save_every": 3, "keep_images_together": together}
     whole = train(recipe, sample, tmp_path / "whole", train=options)
 
-    from mmzoo.trainer import Stop
+    from mmzoo.training.callbacks import Stop
 
     on_step_end = Stop.on_step_end
 
@@ -203,7 +203,7 @@ def test_a_stream_of_the_datasets_library_gives_each_example_to_one_worker(tmp_p
     import datasets
     from torch.utils.data import DataLoader
 
-    from mmzoo.trainer import _Stream
+    from mmzoo.training.sampling import _Stream
     from mmzoo_datasets.columns import Columns, Reader
     from mmzoo_datasets.hub import Stream
 

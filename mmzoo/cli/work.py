@@ -29,7 +29,7 @@ from mmzoo.cli.arguments import (
 from mmzoo.cli.printing import print_json, quiet
 
 if TYPE_CHECKING:
-    from mmzoo.train import Run
+    from mmzoo.training.run import Run
 from mmzoo.cli.root import app
 
 
@@ -52,8 +52,8 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a recipe on a data set. Ctrl-C saves a checkpoint; --resume goes on."""
-    from mmzoo.train import NAMED_BAD
-    from mmzoo.train import train as run_training
+    from mmzoo.training.run import NAMED_BAD
+    from mmzoo.training.run import train as run_training
 
     quiet()
     changes = changes_of(sets, encoder=encoder, fusion=fusion, language_model=language_model, task=task)

@@ -30,7 +30,7 @@ from mmzoo.testing.contract import Inapplicable, check, expect
 from mmzoo.testing.samples import Sample, sample_of
 from mmzoo.testing.small import PARTNERS, round_trip, tiny
 from mmzoo.testing.subject import Subject
-from mmzoo.train import train
+from mmzoo.training.run import train
 
 FEW, NUMBERS = 3, ("2.5", "-1.0")
 RIGHT = ("two dogs run after one ball", "some birds sit over there again")

@@ -19,7 +19,7 @@ from mmzoo.recipes.schema import Recipe
 from mmzoo.registry.entries import Entry, split_use
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing.samples import Sample
-from mmzoo.train import train
+from mmzoo.training.run import train
 
 PARTNERS = {"encoder": "cnn", "fusion": "projector", "language_model": "gpt-mini", "task": "vqa"}
 

@@ -22,7 +22,7 @@ from mmzoo.registry.discovery import GROUP
 from mmzoo.registry.entries import Entry
 from mmzoo.testing.samples import sample_of
 from mmzoo.testing.small import tiny_parts
-from mmzoo.train import learn
+from mmzoo.training.run import learn
 
 TEXTS = ("what color is it?", "", "is it a red, a green or a blue square, or is it none of these three?")
 TOLERANCE: dict[str, Any] = {"atol": 1e-4, "rtol": 1e-3}  # float32 in another order of summation

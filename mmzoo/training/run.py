@@ -38,7 +38,9 @@ from mmzoo.models.warm_start import inherit_options
 from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig, Recipe
-from mmzoo.trainer import MultimodalTrainer, check_finite, last_checkpoint, last_good, make_trainer
+from mmzoo.training.arguments import make_trainer
+from mmzoo.training.output import last_checkpoint, last_good
+from mmzoo.training.trainer import MultimodalTrainer, check_finite
 
 RECIPE = "recipe.json"
 NAMED_BAD = 10

@@ -1,5 +1,5 @@
 """Encoding beforehand: each distinct input (picture, clip) goes through a frozen encoder once, and its features are kept in a
-`mmzoo.features.FeatureStore` that is named by what they depend on.
+`mmzoo.training.feature_store.FeatureStore` that is named by what they depend on.
 
 Over several processes each encodes a share, and each machine keeps a store of its own.
 """
@@ -27,7 +27,6 @@ from mmzoo.common.files import cache_folder
 from mmzoo.common.progress import Bar, bar
 from mmzoo.data.collate import tensors
 from mmzoo.errors import BadInput, BadRecipe, DoesNotFit, FeatureCacheError, MmzooError
-from mmzoo.features import OFF, FeatureStore, Layout, NoPlace, Writer
 from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.features import Features
 from mmzoo.modalities.identity import content_digest, input_key
@@ -35,6 +34,7 @@ from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import plural
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.resolve import resolve
+from mmzoo.training.feature_store import OFF, FeatureStore, Layout, NoPlace, Writer
 
 log = logging.getLogger(__name__)
 

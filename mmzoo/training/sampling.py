@@ -1,0 +1,53 @@
+"""Order the examples of an epoch as a function of seed and epoch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset, Sampler, get_worker_info
+from transformers import TrainerState
+
+from mmzoo.interfaces.example import Example
+from mmzoo.modalities.identity import input_key
+
+
+class Shuffled(Sampler[int]):
+    """A new order each epoch, a function of seed and epoch alone, so that a resumed run sees the same batches. The examples that
+    share their inputs of the modality ``together`` stay together."""
+
+    def __init__(self, examples: Sequence[Example], seed: int, together: str, state: TrainerState) -> None:
+        self.count, self.seed, self.state = len(examples), seed, state
+        self.groups: list[list[int]] | None = None
+        if together:
+            found: dict[Any, list[int]] = {}
+            for i, example in enumerate(examples):
+                found.setdefault(input_key(example.inputs(together)), []).append(i)
+            self.groups = list(found.values())
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        epoch = int((self.state.epoch or 0) + 1e-6)
+        generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
+        if self.groups is None:
+            yield from torch.randperm(self.count, generator=generator).tolist()
+        else:
+            for group in torch.randperm(len(self.groups), generator=generator).tolist():
+                yield from self.groups[group]
+
+
+class _Stream(IterableDataset):
+    """A streamed split, shared out among data workers."""
+
+    def __init__(self, examples: Iterable[Example]) -> None:
+        self.examples = examples
+
+    def __iter__(self) -> Iterator[Example]:
+        worker = get_worker_info()
+        if worker is None:
+            return iter(self.examples)
+        return islice(iter(self.examples), worker.id, None, worker.num_workers)

@@ -1,0 +1,149 @@
+"""Train with `transformers.Trainer`: parameter groups by part, checkpoints of trained weights, unreadable inputs counted."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset, Sampler
+from transformers import Trainer
+
+from mmzoo.checkpoints.screening import WEIGHTS
+from mmzoo.data.collate import raise_bad
+from mmzoo.errors import CheckpointError, TrainingError
+from mmzoo.models.model import MultimodalModel
+from mmzoo.recipes.schema import PARTS
+from mmzoo.training.callbacks import ProgressCallback, Stop
+from mmzoo.training.feature_cache import precompute
+from mmzoo.training.output import last_good
+from mmzoo.training.sampling import Shuffled
+
+NAMED = 20  # examples that a message names
+
+
+class MultimodalTrainer(Trainer):
+    """`transformers.Trainer` with our parameter groups, checkpoints of trained weights, and bad inputs counted."""
+
+    model: Any
+    args: Any
+
+    def __init__(self, *, skip_bad: bool, progress: bool, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.model_accepts_loss_kwargs = True
+        self.skip_bad = skip_bad
+        self.skipped: list[tuple[str, str]] = []
+        self.seen = 0  # examples trained on
+        self.stop = Stop(self)
+        self.add_callback(self.stop)
+        for callback in self.callback_handler.callbacks[:]:
+            if type(callback).__name__ == "PrinterCallback":
+                self.remove_callback(callback)
+        self.add_callback(ProgressCallback(shown=progress and self.is_world_process_zero()))
+
+    def cache_features(self, *, progress: bool) -> bool:
+        """Encode each input beforehand, if `TrainOptions.cache_features` says so; whether it was done."""
+        steps = self.args.max_steps * self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        data: Any = self.train_dataset
+        collator: Any = self.data_collator
+        collator.features = precompute(
+            self.model,
+            data,
+            self.accelerator,
+            workers=self.args.dataloader_num_workers,
+            reads=lambda: steps if steps > 0 else self.args.num_train_epochs * len(data),
+            progress=progress,
+        )
+        return collator.features is not None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        examples: Any = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(examples, IterableDataset):
+            return None
+        together = self.model.encoder.modality if self.model.recipe.train.keep_images_together else ""
+        return Shuffled(examples, self.args.seed, together, self.state)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            kind, keywords = self.get_optimizer_cls_and_kwargs(self.args, None)
+            self.optimizer = kind(parameter_groups(self.model, model or self.model, self.args.weight_decay), **keywords)
+        return self.optimizer
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        bad, names = raise_bad(inputs), inputs.pop("names", [])
+        if bad and not self.skip_bad:
+            raise self.model.encoder.reader.error(f"example {bad[0][0]}: {bad[0][1]}\nTo train without such examples: --skip-bad")
+        self.skipped += bad
+        self.seen += len(inputs["index"]) if "index" in inputs else 0
+        tensors = {key: value for key, value in inputs.items() if isinstance(value, Tensor)}
+        found = super().compute_loss(model, tensors, return_outputs, num_items_in_batch)
+        loss: Any = found[0] if return_outputs else found
+        if not bool(torch.isfinite(loss)):
+            shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+            raise TrainingError(
+                f"step {self.state.global_step + 1}: the loss is {loss.item()}, on a batch of the examples {shown}. "
+                "Lower train.learning_rate or train.max_grad_norm, or look at these examples"
+                + last_good(Path(self.args.output_dir).parent, "")
+            )
+        return found
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        model: MultimodalModel = self.accelerator.unwrap_model(self.model)
+        state = model.state_dict() if state_dict is None else state_dict
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: state[name].detach().cpu().contiguous() for name in model.saved_names()}
+        check_finite(weights, f"step {self.state.global_step}", Path(self.args.output_dir).parent)
+        save_file(weights, folder / WEIGHTS, {"format": "pt"})
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except TrainingError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch.save reports a full disk as RuntimeError
+            shutil.rmtree(folder, ignore_errors=True)
+            output = Path(self.args.output_dir).parent
+            text = f"the disk may be full ({error})" if isinstance(error, RuntimeError) else error
+            raise CheckpointError(f"{folder}: saving failed: {text}{last_good(output)}") from None
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        weights = load_file(Path(resume_from_checkpoint) / WEIGHTS)
+        self.model.load_state_dict(weights, strict=False)
+
+
+def check_finite(weights: Mapping[str, Tensor], when: str, output: Path) -> None:
+    """Check that no weight is NaN or infinite.
+
+    Raises:
+        TrainingError: naming the first that is, and the last good checkpoint.
+    """
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise TrainingError(
+                f"{when}: {name} holds NaN or infinite weights, which are not saved. Lower train.learning_rate or "
+                "train.max_grad_norm" + last_good(output, "")
+            )
+
+
+def parameter_groups(model: MultimodalModel, wrapped: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups a part, with its own learning rate: matrices, which decay, and the rest, which does not."""
+    rates = {kind: getattr(model.recipe, kind).learning_rate or model.recipe.train.learning_rate for kind in PARTS}
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in wrapped.named_parameters():
+        if parameter.requires_grad:
+            kind = name.removeprefix("module.").split(".", 1)[0]
+            groups.setdefault((kind, parameter.ndim >= 2), []).append(parameter)
+    return [
+        {"params": parameters, "lr": rates[kind], "weight_decay": weight_decay if decays else 0.0}
+        for (kind, decays), parameters in groups.items()
+    ]
