@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmzoo.data.dataset import Dataset
     from mmzoo.evaluation.run import Evaluation, evaluate
     from mmzoo.evaluation.verify import Verification, verify
-    from mmzoo.formats import export_model, import_model
+    from mmzoo.formats.format import export_model, import_model
     from mmzoo.hub import push
     from mmzoo.interfaces.example import Example
     from mmzoo.models.build import build, check
@@ -48,8 +48,8 @@ _LAZY = {
     "MultimodalModel": "mmzoo.models.model",
     "Dataset": "mmzoo.data.dataset",
     "Example": "mmzoo.interfaces.example",
-    "import_model": "mmzoo.formats",
-    "export_model": "mmzoo.formats",
+    "import_model": "mmzoo.formats.format",
+    "export_model": "mmzoo.formats.format",
     "train": "mmzoo.training.run",
     "Run": "mmzoo.training.run",
     "evaluate": "mmzoo.evaluation.run",

@@ -13,7 +13,7 @@ import mmzoo
 from mmzoo.data.tokens import pad_with_mask, prompt_ids
 from mmzoo.errors import BadInput, DataError
 from mmzoo.evaluation.metric import Metric
-from mmzoo.formats import Format
+from mmzoo.formats.format import Format
 from mmzoo.interfaces.encoder import Encoder
 from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.interfaces.task import Prediction, Task

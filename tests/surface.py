@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 import mmzoo
-from mmzoo import errors, formats, testing
+from mmzoo import errors, testing
 from mmzoo.backbones import repository, transformers_models, weights
 from mmzoo.data import tokens, vocabulary
 from mmzoo.models import sequence

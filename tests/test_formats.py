@@ -20,7 +20,7 @@ import mmzoo
 from mmzoo.backbones import repository as source
 from mmzoo.cli import app
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, SourceError
-from mmzoo.formats import Format
+from mmzoo.formats.format import Format
 from mmzoo.interfaces.example import PLACEHOLDER_ID
 from mmzoo.models.sequence import text_states
 from mmzoo.registry.manager import fake_entry_point, plugin_manager

@@ -30,7 +30,7 @@ def import_(
     sets: Option = None,
 ) -> None:
     """Make a model from a checkpoint of other code; it computes the same."""
-    from mmzoo.formats import import_model
+    from mmzoo.formats.format import import_model
 
     quiet()
     folder = Path(output).expanduser()
@@ -49,7 +49,7 @@ def export(
     sets: Option = None,
 ) -> None:
     """Write a model as a checkpoint of other code, which gives the same tokens."""
-    from mmzoo.formats import export_model
+    from mmzoo.formats.format import export_model
 
     quiet()
     print(f"exported {model}; the checkpoint is in {export_model(format, model, folder, **changes_of(sets))}")

@@ -81,7 +81,7 @@ def mmzoo_recipes() -> Sequence[Entry]:  # type: ignore[empty-body]
 
 @hookspec
 def mmzoo_formats() -> Sequence[Entry]:  # type: ignore[empty-body]
-    """Checkpoints of other code, read or written. ``target`` is a subclass of `mmzoo.formats.Format`."""
+    """Checkpoints of other code, read or written. ``target`` is a subclass of `mmzoo.formats.format.Format`."""
 
 
 @hookspec

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from mmzoo.data.dataset import Dataset
 from mmzoo.evaluation.metric import Metric
-from mmzoo.formats import Format
+from mmzoo.formats.format import Format
 from mmzoo.interfaces.encoder import Encoder
 from mmzoo.interfaces.fusion import Fusion
 from mmzoo.interfaces.language_model import LanguageModel

@@ -17,7 +17,7 @@ from mmzoo.data.dataset import Dataset
 from mmzoo.data.open import open_dataset
 from mmzoo.errors import DataError, DoesNotFit, MmzooError
 from mmzoo.evaluation.statistics import measure
-from mmzoo.formats import Clues, Format
+from mmzoo.formats.format import Clues, Format
 from mmzoo.interfaces.example import Example
 from mmzoo.modalities.image import open_image
 from mmzoo.models.build import build

@@ -21,7 +21,9 @@ from transformers import PreTrainedTokenizerFast
 from mmzoo.backbones.repository import Source
 from mmzoo.backbones.weights import read_metadata, read_pickle, read_tensors
 from mmzoo.errors import BadRecipe, CheckpointError
-from mmzoo.formats import Clues, Format, Found, assembled, refused
+from mmzoo.formats.conversion import WeightSource, convert_checkpoint
+from mmzoo.formats.format import Clues, Format
+from mmzoo.formats.source import not_this_format
 from mmzoo.interfaces.part import Options
 from mmzoo.models.model import MultimodalModel
 
@@ -70,11 +72,11 @@ class ClipCap(Format):
         path = Path(source).expanduser()
         if not path.is_file():
             what = "a folder, and this format is a file: .pt or .safetensors" if path.is_dir() else "no file"
-            raise refused(source, f"is {what}")
+            raise not_this_format(source, f"is {what}")
         safe = path.suffix == ".safetensors"
         state = read_tensors([path]) if safe else read_pickle(path)
         if not any(key.startswith("clip_project.") for key in state):
-            raise refused(source, "has no clip_project.*, so ClipCap's training did not save it")
+            raise not_this_format(source, "has no clip_project.*, so ClipCap's training did not save it")
         has_gpt = any(key.startswith("gpt.") for key in state)
         if WORDS_OUT in state:
             state.setdefault(WORDS_IN, state[WORDS_OUT])
@@ -93,7 +95,7 @@ class ClipCap(Format):
             "task": {"use": "caption", "max_new_tokens": max(1, min(NEW_TOKENS, room - fusion["length"] - 1))},
         }
         try:
-            return assembled(
+            return convert_checkpoint(
                 recipe,
                 state,
                 lambda name: _find(name, has_gpt),
@@ -194,18 +196,18 @@ def numbers(words: int) -> PreTrainedTokenizerFast:
     )
 
 
-def _find(name: str, has_gpt: bool) -> Found | None:
+def _find(name: str, has_gpt: bool) -> WeightSource | None:
     kind, _, rest = name.partition(".")
     if kind == "language_model":
         key = "gpt." + rest.removeprefix("model.")
-        return Found((key, WORDS_OUT) if key == WORDS_IN else (key,)) if has_gpt else None
+        return WeightSource((key, WORDS_OUT) if key == WORDS_IN else (key,)) if has_gpt else None
     if kind != "fusion":
         return None
     if rest.startswith("model."):
-        return Found((f"clip_project.{rest}",))
+        return WeightSource((f"clip_project.{rest}",))
     for ours, theirs in MAPPER.items():
         rest = rest.replace(ours, theirs)
-    return Found((f"clip_project.{rest}", f"clip_project.{rest.removeprefix('linear.')}"))
+    return WeightSource((f"clip_project.{rest}", f"clip_project.{rest.removeprefix('linear.')}"))
 
 
 def _size(state: Mapping[str, Tensor], key: str, axis: int, source: str) -> int:

@@ -17,7 +17,9 @@ from transformers import AutoImageProcessor
 from mmzoo.backbones.repository import CONFIG_FILE, PROCESSORS, Source, explain_errors
 from mmzoo.backbones.weights import read_tensors
 from mmzoo.errors import DoesNotFit
-from mmzoo.formats import Clues, Format, Found, assembled, named, planned, refused
+from mmzoo.formats.conversion import WeightSource, convert_checkpoint, plan_model
+from mmzoo.formats.format import Clues, Format
+from mmzoo.formats.source import not_this_format, open_source
 from mmzoo.models.model import MultimodalModel
 from mmzoo_formats.llava_export import write
 
@@ -40,14 +42,14 @@ class Llava(Format):
         return source.config.get("model_type") == "llava" and "text_config" in source.config
 
     def read(self, source: str) -> MultimodalModel:
-        files = named(source)
+        files = open_source(source)
         files.need(CONFIG_FILE)
         if not self.recognises(Clues(config=files.json(CONFIG_FILE))):
-            raise refused(source, f"its {CONFIG_FILE} is none of LLaVA's in transformers")
+            raise not_this_format(source, f"its {CONFIG_FILE} is none of LLaVA's in transformers")
         config = files.config()
         _check(config, source)
         recipe = self._recipe(config, files)
-        tokens, kept = (planned(_kept(recipe, keep), source).encoder.spec.tokens for keep in (False, True))
+        tokens, kept = (plan_model(_kept(recipe, keep), source).encoder.spec.tokens for keep in (False, True))
         if config.vision_feature_select_strategy == "full":
             recipe = _kept(recipe, True)
         elif kept - tokens != 1:
@@ -60,7 +62,7 @@ class Llava(Format):
         # As the library has it: where a file has both and they differ, they are two, whatever its configuration says.
         tied = config.tie_word_embeddings and (head is None or words is None or torch.equal(head, words))
         recipe["language_model"]["config"]["tie_word_embeddings"] = tied
-        return assembled(
+        return convert_checkpoint(
             recipe,
             state,
             lambda name: _find(name, tied),
@@ -152,15 +154,15 @@ def _current(name: str) -> str:
     return re.sub(r"^vision_tower\.vision_model\.", "vision_tower.", name)
 
 
-def _find(name: str, tied: bool) -> Found:
+def _find(name: str, tied: bool) -> WeightSource:
     kind, _, rest = name.partition(".")
     rest = rest.removeprefix("model.")
     if kind == "encoder":
-        return Found((f"vision_tower.{rest.removeprefix('vision_model.')}",))
+        return WeightSource((f"vision_tower.{rest.removeprefix('vision_model.')}",))
     if kind == "fusion":
         layer, _, leaf = rest.partition(".")
-        return Found((f"multi_modal_projector.linear_{1 if layer == '0' else 2}.{leaf}",))
+        return WeightSource((f"multi_modal_projector.linear_{1 if layer == '0' else 2}.{leaf}",))
     if rest.startswith("lm_head."):
-        return Found((rest,))
+        return WeightSource((rest,))
     first = f"language_model.{rest.partition('.')[2]}"
-    return Found((first, "lm_head.weight") if tied and "embed" in first else (first,))
+    return WeightSource((first, "lm_head.weight") if tied and "embed" in first else (first,))

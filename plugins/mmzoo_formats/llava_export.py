@@ -25,7 +25,7 @@ TOLERANCE = 1e-3  # of the largest logit
 
 
 def write(model: MultimodalModel, folder: Path) -> None:
-    """As `mmzoo.formats.Format.write`."""
+    """As `mmzoo.formats.format.Format.write`."""
     _check(model)
     patches, extra, strategy = _tokens(model)
     tokenizer = copy.deepcopy(with_placeholder(model.language_model.tokenizer))

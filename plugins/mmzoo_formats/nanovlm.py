@@ -16,7 +16,9 @@ from transformers import AddedToken
 from mmzoo.backbones.repository import CONFIG_FILE, WEIGHTS_FILE, Source
 from mmzoo.backbones.weights import read_tensors
 from mmzoo.errors import CheckpointError, DoesNotFit
-from mmzoo.formats import Clues, Format, Found, assembled, named, refused
+from mmzoo.formats.conversion import WeightSource, convert_checkpoint
+from mmzoo.formats.format import Clues, Format
+from mmzoo.formats.source import not_this_format, open_source
 from mmzoo.interfaces.part import Options
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.messages import explain
@@ -93,11 +95,11 @@ class NanoVLM(Format):
         return {"vit_hidden_dim", "lm_hidden_dim"} <= set(source.config)
 
     def read(self, source: str) -> MultimodalModel:
-        files = named(source)
+        files = open_source(source)
         files.need(CONFIG_FILE)
         data = files.json(CONFIG_FILE)
         if not self.recognises(Clues(config=data)):
-            raise refused(source, f"its {CONFIG_FILE} is none of nanoVLM's")
+            raise not_this_format(source, f"its {CONFIG_FILE} is none of nanoVLM's")
         try:
             config = _Config.model_validate(data)
         except ValidationError as error:
@@ -105,7 +107,7 @@ class NanoVLM(Format):
         self._check(config, source)
         state = read_tensors([files.need(WEIGHTS_FILE)])
         tokenizer = self._tokenizer(config, files)
-        return assembled(
+        return convert_checkpoint(
             _recipe(config, chat=bool(tokenizer.chat_template) and config.mp_image_token_length is not None),
             state,
             lambda name: _find(name, config.lm_tie_weights),
@@ -140,7 +142,9 @@ class NanoVLM(Format):
     def _tokenizer(self, config: _Config, files: Source) -> Any:
         """As its get_tokenizer makes it: the base, its own tokens behind, padded by the end token."""
         chosen = self.options.tokenizer or config.lm_tokenizer
-        tokenizer = (files if self.options.tokenizer is None and files.find("tokenizer.json") else named(chosen)).tokenizer()
+        tokenizer = (
+            files if self.options.tokenizer is None and files.find("tokenizer.json") else open_source(chosen)
+        ).tokenizer()
         tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in config.vlm_extra_tokens.values()])
         tokenizer.pad_token = tokenizer.eos_token
         if config.lm_chat_template:
@@ -203,20 +207,20 @@ def _recipe(config: _Config, chat: bool) -> dict[str, Any]:
     }
 
 
-def _find(name: str, tied: bool) -> Found:
+def _find(name: str, tied: bool) -> WeightSource:
     kind, _, rest = name.partition(".")
     if kind == "fusion":
-        return Found(("MP.proj." + rest.removeprefix("model."),))
+        return WeightSource(("MP.proj." + rest.removeprefix("model."),))
     rest = rest.removeprefix("model.")
     for ours, theirs in (SIGLIP if kind == "encoder" else LLAMA).items():
         rest = rest.replace(ours, theirs)
     if kind == "language_model":
         # Tied, it is one matrix, saved under either name or both.
         also = ("decoder.head.weight",) if tied and rest == "token_embedding.weight" else ()
-        return Found((f"decoder.{rest}", *also))
+        return WeightSource((f"decoder.{rest}", *also))
     if match := QKV.search(rest):
         third = "qkv".index(match[1])
-        return Found((f"vision_encoder.{QKV.sub('qkv_proj', rest)}",), lambda value: value.unflatten(0, (3, -1))[third])
+        return WeightSource((f"vision_encoder.{QKV.sub('qkv_proj', rest)}",), lambda value: value.unflatten(0, (3, -1))[third])
     if rest.endswith("position_embedding"):
-        return Found((f"vision_encoder.{rest}",), lambda value: value.squeeze(0))
-    return Found((f"vision_encoder.{rest}",))
+        return WeightSource((f"vision_encoder.{rest}",), lambda value: value.squeeze(0))
+    return WeightSource((f"vision_encoder.{rest}",))
