@@ -8,11 +8,10 @@ Importing this package imports no torch: names below are loaded on first use (PE
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mmzoo import errors, integration
+from mmzoo import errors
+from mmzoo.integrations.transformers import watch
 from mmzoo.registry.api_version import API_VERSION
 from mmzoo.registry.entries import Entry
 from mmzoo.registry.hookspecs import hookimpl
@@ -22,12 +21,11 @@ if TYPE_CHECKING:
     from mmzoo.evaluation.run import Evaluation, evaluate
     from mmzoo.evaluation.verify import Verification, verify
     from mmzoo.formats.format import export_model, import_model
-    from mmzoo.hub import push
     from mmzoo.interfaces.example import Example
     from mmzoo.models.build import build, check
     from mmzoo.models.load import load
     from mmzoo.models.model import MultimodalModel
-    from mmzoo.pack import pack
+    from mmzoo.publish import pack, push
     from mmzoo.recipes.catalogue import entries
     from mmzoo.recipes.schema import Recipe
     from mmzoo.sharing.locations import pull, search
@@ -40,8 +38,8 @@ _LAZY = {
     "check": "mmzoo.models.build",
     "load": "mmzoo.models.load",
     "entries": "mmzoo.recipes.catalogue",
-    "push": "mmzoo.hub",
-    "pack": "mmzoo.pack",
+    "push": "mmzoo.publish",
+    "pack": "mmzoo.publish",
     "pull": "mmzoo.sharing.locations",
     "search": "mmzoo.sharing.locations",
     "Recipe": "mmzoo.recipes.schema",
@@ -99,13 +97,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
 
 
-class _Door(ModuleType):
-    """Importing the module `mmzoo.train` would put it in the place of the function `mmzoo.train`; here it does not."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (isinstance(value, ModuleType) and name in _LAZY):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Door
-integration.watch()
+watch()

@@ -12,9 +12,9 @@ from hub import environment, run, run_script
 from hub_server import serve_writable
 
 import mmzoo
-from mmzoo import integration
 from mmzoo.backbones import repository
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, DoesNotFit, SourceError
+from mmzoo.integrations import transformers as integration
 from mmzoo.testing import Sample, no_network, tiny
 from mmzoo_transformers.bytes import byte_tokenizer
 

@@ -22,7 +22,7 @@ def pack(
     as_json: Json = False,
 ) -> None:
     """Write one file with a model, its backbones, tokenizer and processor, which loads without network and cache."""
-    from mmzoo.pack import pack as run_pack
+    from mmzoo.publish import pack as run_pack
     from mmzoo.sharing.unpack import read_index
 
     quiet()

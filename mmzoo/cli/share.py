@@ -45,7 +45,7 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Share a model, in one commit. The token is that of `hf auth login` or HF_TOKEN."""
-    from mmzoo.hub import push as run_push
+    from mmzoo.publish import push as run_push
 
     quiet()
     done = run_push(model, repo, private=private, revision=revision, create_pr=create_pr, full=full, tag=tag)

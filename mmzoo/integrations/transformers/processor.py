@@ -14,7 +14,7 @@ from transformers.image_utils import load_image
 
 from mmzoo.data.tokens import pad_with_mask
 from mmzoo.errors import BadRecipe, DataError
-from mmzoo.integration.model import ANSWER, check_sees, located
+from mmzoo.integrations.transformers.model import ANSWER, check_sees, located
 from mmzoo.interfaces.example import PLACEHOLDER
 from mmzoo.interfaces.language_model import CAUSAL
 from mmzoo.models.generation import collated, request

@@ -18,14 +18,14 @@ MODEL_TYPE = "mmzoo"
 
 
 def _enter_config(auto: ModuleType) -> None:
-    from mmzoo.integration.config import MmzooConfig
+    from mmzoo.integrations.transformers.config import MmzooConfig
 
     auto.AutoConfig.register(MODEL_TYPE, MmzooConfig, exist_ok=True)
 
 
 def _enter_model(auto: ModuleType) -> None:
-    from mmzoo.integration.config import MmzooConfig
-    from mmzoo.integration.model import MmzooForImageTextToText
+    from mmzoo.integrations.transformers.config import MmzooConfig
+    from mmzoo.integrations.transformers.model import MmzooForImageTextToText
 
     for name in ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
         getattr(auto, name).register(MmzooConfig, MmzooForImageTextToText, exist_ok=True)
@@ -33,8 +33,8 @@ def _enter_model(auto: ModuleType) -> None:
 
 
 def _enter_processor(auto: ModuleType) -> None:
-    from mmzoo.integration.config import MmzooConfig
-    from mmzoo.integration.processor import MmzooProcessor
+    from mmzoo.integrations.transformers.config import MmzooConfig
+    from mmzoo.integrations.transformers.processor import MmzooProcessor
 
     auto.AutoProcessor.register(MmzooConfig, MmzooProcessor, exist_ok=True)
 

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
 from mmzoo.data.tokens import check_length, pad_rows, pad_with_mask
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit
-from mmzoo.integration.config import MmzooConfig
+from mmzoo.integrations.transformers.config import MmzooConfig
 from mmzoo.interfaces.example import PLACEHOLDER_ID
 from mmzoo.interfaces.features import Features
 from mmzoo.interfaces.language_model import CAUSAL
