@@ -43,7 +43,7 @@ RECIPE: dict[str, Any] = {
     "fusion": {"use": "prefix-mlp", "length": LENGTH},
     "language_model": {"use": "gpt2", "train": "frozen", "config": {"model_type": "gpt2"}},
     "task": "caption",
-    "train": {
+    "training": {
         "batch_size": BATCH,
         "epochs": 1,
         "learning_rate": RATE,
@@ -132,7 +132,7 @@ def mmzoo(seed: int) -> None:
     module = clock.plugin()
     plugin_manager().manager.register(module)
     with tempfile.TemporaryDirectory() as folder:
-        recipe = {**RECIPE, "train": {**RECIPE["train"], "seed": seed}}
+        recipe = {**RECIPE, "training": {**RECIPE["train"], "seed": seed}}
         done = package.train(package.Recipe.of(recipe), dataset=Captions(None), output=Path(folder, "m"), progress=False)
     _report(clock.end - clock.begin, [entry["loss"] for entry in done.history])
 

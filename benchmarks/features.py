@@ -47,7 +47,7 @@ def run(settings: Settings) -> list[Ratio]:
                 "fusion": "projector",
                 "language_model": "gpt-mini",
                 "task": "caption",
-                "train": {"batch_size": BATCH, "cache_features": True},
+                "training": {"batch_size": BATCH, "cache_features": True},
             }
         )
         model = mmzoo.build(recipe, seed=settings.seed).to(accelerator.device)

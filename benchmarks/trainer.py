@@ -83,7 +83,7 @@ def _mmzoo(steps: int) -> tuple[float, float]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             options: dict[str, Any] = {"max_steps": steps, "precision": "fp32", "workers": 0, "log_every": LOGGED}
-            done = mmzoo.train(RECIPE, dataset=DATASET, output=Path(folder, "model"), progress=False, train=options)
+            done = mmzoo.train(RECIPE, dataset=DATASET, output=Path(folder, "model"), progress=False, training=options)
     finally:
         plugin_manager().manager.unregister(module)
     return clock.ends[-1] - clock.ends[0], done.history[-1]["loss"]
@@ -101,7 +101,7 @@ def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
     from mmzoo.training.sampling import Shuffled  # so that both sides see the same batches
 
     recipe = learn(read_recipe(RECIPE), examples)
-    options = recipe.train
+    options = recipe.training
     model = mmzoo.build(recipe, seed=options.seed)
     order = list(Shuffled(examples, options.seed, options.keep_images_together, TrainerState()))
     loader = DataLoader(

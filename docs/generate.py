@@ -15,15 +15,16 @@ from typing import Any
 
 import typer
 
+from mmzoo.api import SUBJECTS
 from mmzoo.checkpoints import card
 from mmzoo.checkpoints.summary import PartSummary, Summary
 from mmzoo.cli import app
+from mmzoo.interfaces.kinds import KINDS
 from mmzoo.recipes import catalogue
 from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.recipes.training_options import TrainingOptions
 from mmzoo.registry import hookspecs
-from mmzoo.registry.entries import KINDS
 from mmzoo.testing import CHECKS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,44 +74,37 @@ def hooks() -> str:
     return "\n".join(lines)
 
 
-INTERFACES = """\
-# Interfaces
+API = """\
+# The interface of plugins
 
-What the parts of a model promise each other, from `mmzoo/interfaces.py` without the bodies; then the bases of data sets, readers
-of inputs, metrics and formats. A plugin's class derives from one of them and overrides what it needs; its entry goes through the
-[hook](hooks.md) of its kind.
+Everything that a plugin may rely on, by subject: `from mmzoo.api import NAME`. Classes to derive from come first; what a plugin's
+code is given, and may call, follows. Bodies are left out. These names change as `mmzoo.api.API_VERSION` says; the
+[hooks](hooks.md) have a page of their own.
 """
 
 
-HELPERS = """\
-# Helpers
-
-What the code of a plugin is given, and may call: the model that a task gets, the layout of texts, the order of positions, learned
-vocabularies, files of weights, checkpoints of other code, configurations of transformers, and errors. Like the
-[interfaces](interfaces.md), these change as `mmzoo.API_VERSION` says.
-"""
-
-
-def interfaces() -> str:
-    return _code(INTERFACES, BASES)
-
-
-def helpers() -> str:
-    return _code(HELPERS, CALLED)
-
-
-def _code(head: str, names: dict[str, tuple[str, ...]]) -> str:
-    """Classes and functions of files, without their bodies; all classes of a file that no names are given of."""
-    lines = [head]
-    for file, wanted in names.items():
-        for node in ast.parse((ROOT / "mmzoo" / file).read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and (not wanted or node.name in wanted):
-                node.body = [kept for child in node.body if (kept := _without_body(child))]
-            elif not (isinstance(node, ast.FunctionDef) and node.name in wanted and _without_body(node)):
-                continue
-            module = f"mmzoo.{file.removesuffix('.py')}"
-            lines.append(f"## `{module}.{node.name}`\n\n```python\n{ast.unparse(node)}\n```\n")
+def api() -> str:
+    lines = [API]
+    for subject, names in SUBJECTS.items():
+        lines.append(f"## {subject}\n")
+        for name, module in names.items():
+            lines.append(f"### `{name}`\n\n```python\n{_code(module, name)}\n```\n")
     return "\n".join(lines)
+
+
+def _code(module: str, name: str) -> str:
+    """Return the source of a definition without its body."""
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            node.body = [kept for child in node.body if (kept := _without_body(child))]
+            return ast.unparse(node)
+        if isinstance(node, ast.FunctionDef) and node.name == name and (kept := _without_body(node)):
+            return ast.unparse(kept)
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        if any(isinstance(target, ast.Name) and target.id == name for each in targets for target in ast.walk(each)):
+            return ast.unparse(node)
+    raise LookupError(f"{module} does not define {name}")
 
 
 def _without_body(node: ast.stmt) -> ast.stmt | None:
@@ -147,7 +141,7 @@ def _commands(group: Any, context: Any) -> list[str]:
 
 def recipe() -> str:
     lines = ["# The recipe\n\nA YAML or JSON file with these keys. Its JSON schema stands at the end.\n"]
-    for title, model in (("Keys", Recipe), ("Keys of a part", PartConfig), ("Keys of `train`", TrainingOptions)):
+    for title, model in (("Keys", Recipe), ("Keys of a part", PartConfig), ("Keys of `training`", TrainingOptions)):
         lines.append(f"## {title}\n\n| key | type | default | |\n|---|---|---|---|")
         for name, field in model.model_fields.items():
             default = (
@@ -206,7 +200,7 @@ As one test an entry and check, with pytest:
         mmzoo_case.run()
 
 `mmzoo plugin new mmzoo-foo --kind encoder,fusion` writes a package that passes. What an entry is, and the hooks, are in
-[reference/hooks.md](reference/hooks.md); what parts are asked for, in the docstrings of `mmzoo.interfaces`.
+[reference/hooks.md](reference/hooks.md); what parts are asked for, in the [interface of plugins](reference/api.md).
 """
 
 
@@ -229,32 +223,10 @@ def blind(record: dict) -> tuple[str, str]:
     return "Trained blind", text + "\n".join(rows)
 
 
-# The bases of what a plugin brings; of interfaces.py every class.
-BASES = {
-    "interfaces.py": (),
-    "data.py": ("Dataset",),
-    "inputs.py": ("Reader",),
-    "metrics.py": ("Metric",),
-    "formats.py": ("Format",),
-}
-CALLED = {
-    "registry.py": ("Entry",),
-    "model.py": ("MultimodalModel", "States"),
-    "text.py": ("encode", "start_ids", "prompt_ids", "fit_length", "padded"),
-    "sequence.py": ("insert", "of_text", "before"),
-    "inputs.py": ("file_of", "name_of"),
-    "vocabulary.py": ("VocabularyOptions", "LearnedVocabulary", "default"),
-    "formats.py": ("Clues", "Found", "refused", "assembled"),
-    "errors.py": (),
-    "weights.py": ("Weights", "fetch", "loading", "read_tensors", "read_metadata", "read_pickle", "names_in", "shown"),
-    "source.py": ("Source", "explained"),
-    "backbones.py": ("config_of", "class_for", "construct", "load"),
-}
 REFERENCE = {
     "entries": entries,
     "hooks": hooks,
-    "interfaces": interfaces,
-    "helpers": helpers,
+    "api": api,
     "cli": command_line,
     "recipe": recipe,
 }

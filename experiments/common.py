@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "experiments" / "runs"
 CURVE = 40  # points of a loss curve that are kept
 
-QUICK = {"train": {"max_steps": 2, "batch_size": 4, "warmup": 0}}
+QUICK = {"training": {"max_steps": 2, "batch_size": 4, "warmup": 0}}
 QUICK_EXAMPLES = 16
 
 
@@ -177,7 +177,7 @@ def _trained(experiment: Experiment, model: Model, seed: int, work: Path, *, qui
     for kind, name in model.start.items():
         weights = _trained(experiment, models[name], seed, work, quick=quick)
         recipe = merge(recipe, {kind: {"weights": str(weights)}})
-    recipe = merge(recipe, {"train": {"seed": seed, "blank_images": model.blind}})
+    recipe = merge(recipe, {"training": {"seed": seed, "blank_images": model.blind}})
     try:
         done = mmzoo.train(
             recipe, dataset=_dataset(asked["trained_on"], quick=quick), output=folder, overwrite=True, progress=False

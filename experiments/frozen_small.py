@@ -15,7 +15,7 @@ TEXT = {
     "fusion": "none",
     "language_model": LANGUAGE,
     "task": TASK,
-    "train": {**TRAIN, "learning_rate": 3e-3, "epochs": 6},
+    "training": {**TRAIN, "learning_rate": 3e-3, "epochs": 6},
 }
 START = {"language_model": "text"}
 FROZEN = {"use": "gpt-mini", "train": "frozen"}
@@ -35,15 +35,15 @@ validation split: rates, sizes and epochs were chosen by looking at test questio
     metrics=("exact-match",),
     models=(
         Model("text", "text alone", TEXT, dataset={"use": "easy-vqa", "context": 2}, sees=False),
-        Model("frozen", "frozen", {**SIGHT, "language_model": FROZEN, "train": TOGETHER}, START),
-        Model("tuned", "tuned", {**SIGHT, "language_model": "gpt-mini", "train": TOGETHER}, START),
-        Model("scratch", "from scratch", {**SIGHT, "language_model": LANGUAGE, "train": TOGETHER}),
-        Model("blind", "blind", {**SIGHT, "language_model": FROZEN, "train": {**TOGETHER, "epochs": 1}}, START, blind=True),
+        Model("frozen", "frozen", {**SIGHT, "language_model": FROZEN, "training": TOGETHER}, START),
+        Model("tuned", "tuned", {**SIGHT, "language_model": "gpt-mini", "training": TOGETHER}, START),
+        Model("scratch", "from scratch", {**SIGHT, "language_model": LANGUAGE, "training": TOGETHER}),
+        Model("blind", "blind", {**SIGHT, "language_model": FROZEN, "training": {**TOGETHER, "epochs": 1}}, START, blind=True),
         Model("text-single", "text alone, single questions", TEXT, sees=False),
         Model(
             "frozen-single",
             "frozen, single questions",
-            {**SIGHT, "language_model": FROZEN, "train": TOGETHER},
+            {**SIGHT, "language_model": FROZEN, "training": TOGETHER},
             {"language_model": "text-single"},
         ),
     ),

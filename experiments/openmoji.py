@@ -38,7 +38,7 @@ network from scratch. Both give 16 tokens.""",
                 "fusion": chosen,
                 "language_model": {"use": "gpt-mini", "dim": 128, "layers": 2, "verbatim": True},
                 "task": {"use": "caption", "max_new_tokens": 24},
-                "train": TRAIN,
+                "training": TRAIN,
             },
         )
         for encoder, (label, sight) in ENCODERS.items()

@@ -15,9 +15,9 @@ from mmzoo.checkpoints import card, screening
 from mmzoo.checkpoints.folder import STAGING, FileFacts, Manifest, read_manifest, umask, verify_checkpoint
 from mmzoo.checkpoints.screening import BACKBONES, CARD, MANIFEST, PACK, WHEELS
 from mmzoo.errors import CheckpointError, HubError
+from mmzoo.interfaces.kinds import PARTS
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel
-from mmzoo.recipes.schema import PARTS
 from mmzoo.sharing.archive import write
 from mmzoo.sharing.locations import is_repository, local_folder, open_remote
 from mmzoo.sharing.repository import Pushed, files_of

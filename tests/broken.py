@@ -51,7 +51,7 @@ class OtherDim(CNN):
 
 
 class SeesAhead(BagOfWords):
-    kind = "causal"
+    architecture = "causal"
 
 
 class AddsOneMore(LinearPrefix):
@@ -144,7 +144,7 @@ class OtherwiseRecomputed(GPTMini):
 
 
 class Repeats(Sample):
-    class Options(mmzoo.interfaces.part.Options):
+    class Options(mmzoo.api.Options):
         pass
 
     def __init__(self, options: Any) -> None:
@@ -337,7 +337,7 @@ class Heard(Encoder):
 
     modality = "pulse"
     reader = Clips()
-    varies = True
+    variable_length = True
 
     def __init__(self, options: Any) -> None:
         super().__init__()

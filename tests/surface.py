@@ -11,51 +11,32 @@ from pathlib import Path
 from pydantic import BaseModel
 
 import mmzoo
-from mmzoo import errors, testing
-from mmzoo.backbones import repository, transformers_models, weights
-from mmzoo.data import tokens, vocabulary
-from mmzoo.models import sequence
+from mmzoo import api, testing
+from mmzoo.interfaces.kinds import KINDS
 from mmzoo.registry import hookspecs, settings
-from mmzoo.registry.entries import KINDS
 from mmzoo.registry.isolation import TIMEOUT
 
 FILE = Path(__file__).parent / "public_surface.txt"
-# What plugins may use beside the names of `mmzoo` itself: of each module these names, or all that it defines.
-MODULES = {
-    hookspecs: None,
-    interfaces: None,
-    inputs: ("Reader", "file_of", "name_of"),
-    data: ("Dataset",),
-    metrics: ("Metric",),
-    formats: ("Format", "Clues", "Found", "refused", "assembled"),
-    vocabulary: ("VocabularyOptions", "LearnedVocabulary", "default"),
-    recipe: ("Recipe", "Part", "TrainOptions"),
-    tokens: ("encode", "start_ids", "prompt_ids", "fit_length", "padded"),
-    sequence: ("insert", "of_text", "before"),
-    weights: None,
-    repository: ("Source", "explained"),
-    transformers_models: ("class_for", "config_of", "construct", "load"),
-    testing: testing.__all__,
-    errors: None,
-}
+HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("mmzoo_"))
 
 
 def surface() -> str:
+    """Return every name that users, plugins and their tests may rely on, with signatures, as text."""
     lines = [f"API {mmzoo.API_VERSION}", f"environment: {settings.ONLY} {settings.CONFIG} {TIMEOUT} MMZOO_CACHE"]
     lines.append(f"kinds: {' '.join(KINDS)}")
-    for name in sorted(mmzoo.__all__):
-        if not inspect.ismodule(value := getattr(mmzoo, name)):
-            lines += described(f"mmzoo.{name}", value)
-    for module, chosen in MODULES.items():
-        for name in sorted(chosen or [name for name, value in vars(module).items() if defined(module, name, value)]):
-            value = getattr(module, name)
-            own = name in mmzoo.__all__ and getattr(mmzoo, name) is value
-            lines += [f"{module.__name__}.{name} is mmzoo.{name}"] if own else described(f"{module.__name__}.{name}", value)
+    lines += [f"def hook {name}{signature(getattr(hookspecs, name))}" for name in HOOKS]
+    shown = {}
+    for module, names in ((mmzoo, mmzoo.__all__), (api, api._NAMES), (testing, testing.__all__)):
+        for name in sorted(names):
+            value, label = getattr(module, name), f"{module.__name__}.{name}"
+            if inspect.ismodule(value):
+                continue
+            if (key := id(value)) in shown and (inspect.isclass(value) or callable(value)):
+                lines.append(f"{label} is {shown[key]}")
+                continue
+            shown[key] = label
+            lines += described(label, value)
     return "\n".join(lines) + "\n"
-
-
-def defined(module, name, value) -> bool:
-    return not name.startswith("_") and getattr(value, "__module__", None) == module.__name__ and callable(value)
 
 
 def described(name, value) -> list[str]:

@@ -112,7 +112,7 @@ def test_deep_fusion_starts_as_the_bare_language_model():
 def test_a_frozen_language_model_passes_gradients_and_keeps_its_weights(sample, tmp_path, quick):
     recipe = tiny("cnn-prefix-gpt", language_model={"train": "frozen"})
     before = mmzoo.build(recipe, seed=0).language_model.state_dict()
-    run = mmzoo.train(recipe, dataset=sample, output=tmp_path / "m", progress=False, train=quick)
+    run = mmzoo.train(recipe, dataset=sample, output=tmp_path / "m", progress=False, training=quick)
     after = run.model.language_model.state_dict()
     torch.manual_seed(0)
     fusion = mmzoo.build(run.model.recipe, seed=0).fusion.state_dict()

@@ -175,7 +175,7 @@ def test_vqa_accuracy_leaves_one_out():
 def test_tasks_report_their_fields_scores(tmp_path):
     data = Sample()
     options = {"max_steps": 1, "batch_size": 2, "precision": "fp32"}
-    model = mmzoo.train(tiny("cnn-prefix-gpt"), dataset=data, output=tmp_path / "m", progress=False, train=options).model
+    model = mmzoo.train(tiny("cnn-prefix-gpt"), dataset=data, output=tmp_path / "m", progress=False, training=options).model
     found = mmzoo.evaluate(model, dataset=data, split="test", controls=("shuffled",), progress=False)
     assert list(found.scores) == ["vqa-accuracy", "exact-match"]
     found = mmzoo.evaluate(model, dataset=data, split="test", metrics=["bleu-4", "cider-d"], controls=(), progress=False)

@@ -56,7 +56,7 @@ def trained(tmp_path_factory, counters):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(energy, "POWERCAP", counters)
         options = {"max_steps": 4, "batch_size": 4}
-        mmzoo.train(tiny("cnn-product-lstm"), dataset=Burning(), output=folder, progress=False, train=options)
+        mmzoo.train(tiny("cnn-product-lstm"), dataset=Burning(), output=folder, progress=False, training=options)
     mmzoo.evaluate(folder, dataset=Odd(), progress=False)
     mmzoo.evaluate(folder, dataset=Odd(), progress=False, limit=4, controls=("shuffled",), samples=0)
     return folder

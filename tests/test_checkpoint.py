@@ -50,14 +50,14 @@ def test_outputs_are_equal_to_the_last_bit_in_a_new_process(classifier, tmp_path
 @pytest.mark.parametrize("policy", ["full", "last:1", "lora:2", "frozen"])
 def test_every_policy_reloads_the_same(policy, sample, tmp_path, quick):
     recipe = tiny("cnn-prefix-gpt", language_model={"train": policy})
-    run = mmzoo.train(recipe, dataset=sample, output=tmp_path / "m", progress=False, train=quick)
+    run = mmzoo.train(recipe, dataset=sample, output=tmp_path / "m", progress=False, training=quick)
     loaded = mmzoo.load(tmp_path / "m").state_dict()
     assert loaded.keys() == run.model.state_dict().keys()
     assert all(torch.equal(value, loaded[name]) for name, value in run.model.state_dict().items())
 
 
 def test_the_folder_holds_no_pickle_and_no_training_leftovers(sample, classifier, tmp_path, quick):
-    mmzoo.train(classifier, dataset=sample, output=tmp_path / "m", progress=False, train=quick)
+    mmzoo.train(classifier, dataset=sample, output=tmp_path / "m", progress=False, training=quick)
     names = {path.relative_to(tmp_path / "m").as_posix() for path in (tmp_path / "m").rglob("*")}
     assert {"mmzoo.json", "model.safetensors", "run.json", "README.md", "config.json", "tokenizer.json"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl")) or name.startswith((".", "checkpoints"))]

@@ -101,7 +101,7 @@ def test_every_plugin_of_ours_can_be_left_out(away, tmp_path):
         gone = {plugin.name: plugin for plugin in host.plugins}[away]
         assert (gone.state, gone.entries) == (DISABLED, [])
         with manager.use_manager(whole := PluginManager()):
-            whole.load(manager.installed.points())
+            whole.load(discovery.entry_points())
         taken = next(plugin.entries for plugin in whole.plugins if plugin.name == away)
         assert taken
         ours = {(entry.kind, entry.name) for entry in whole.registry.entries() if entry.plugin == "mmzoo"}

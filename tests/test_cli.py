@@ -107,14 +107,14 @@ def test_predict_generate_evaluate_and_card(saved):
 
 def test_what_is_said_after_training_can_be_done(saved, tmp_path):
     data = ["--dataset", str(saved / "test.jsonl"), "--data", "text_column=question", "--data", "target_column=answer"]
-    options = [f"--set=train.{option}" for option in ("epochs=2", "batch_size=8", "precision=fp32")]
+    options = [f"--set=training.{option}" for option in ("epochs=2", "batch_size=8", "precision=fp32")]
     command = ["train", "cnn-product-lstm", *data, "--split", "test", "--output", tmp_path / "m", *options]
     done = run(*command)
     assert f"measure it:  mmzoo evaluate {tmp_path / 'm'} {' '.join(data)}\n" in done.stdout
     assert "note: " not in done.stderr
-    again = run(*command, "--overwrite", "--set=train.batch_size=100")
+    again = run(*command, "--overwrite", "--set=training.batch_size=100")
     assert "a batch of 100 holds all 8 examples" in again.stderr
-    assert "--set train.batch_size=1," in again.stderr
+    assert "--set training.batch_size=1," in again.stderr
     assert "holds a finished model" in run(*command, "--resume", code=2).stderr
     (tmp_path / "half" / "checkpoints").mkdir(parents=True)
     assert "not finished" in run("predict", tmp_path / "half", saved / "0.png", code=2).stderr
@@ -131,7 +131,7 @@ def test_what_is_said_after_training_can_be_done(saved, tmp_path):
         (["check", "clip-prefix-gpt3"], "did you mean 'clip-prefix-gpt2'"),
         (["check", "cnn-prefix-gpt", "--set", "fusion.length"], "KEY=VALUE"),
         (["check", "cnn-prefix-gpt", "--set", "fusion.lenght=2"], "fusion.lenght"),
-        (["check", "cnn-prefix-gpt", "--set", "train.epochs=soon"], "train.epochs"),
+        (["check", "cnn-prefix-gpt", "--set", "training.epochs=soon"], "training.epochs"),
         (["check", "nowhere.yaml"], "nowhere.yaml"),
         (["train", "cnn-prefix-gpt", "--dataset", "easy-vqua", "-o", "OUT"], "easy-vqa"),
         (["train", "cnn-prefix-gpt", "--dataset", "test.jsonl", "-o", "OUT", "--data", "text_column=riddle"], "riddle"),

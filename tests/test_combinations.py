@@ -97,7 +97,7 @@ def test_the_list_names_nothing_else():
 def unused(name, model, task):
     """Weights that a task does not need: a language model's, and where only the encoder of a seq2seq model is read, the
     deep layers in its decoder."""
-    decoder = model.language_model.kind == "seq2seq" and task == "classify" and name.startswith("fusion.layers.")
+    decoder = model.language_model.architecture == "seq2seq" and task == "classify" and name.startswith("fusion.layers.")
     return name.startswith("language_model.") or decoder
 
 

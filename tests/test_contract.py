@@ -25,7 +25,7 @@ IMAGES = {"tiny": {"image_size": 16, "channels": [8, 16]}, "modality": "image"}
 # By check: the kind of a broken entry, its target in tests/broken.py, what it is besides, and what is said to have happened.
 BROKEN = {
     "metadata": ("encoder", "OtherDim", {**IMAGES, "source": ""}, "source is empty"),
-    "target": ("encoder", "NoEncoder", IMAGES, "no subclass of mmzoo.interfaces.encoder.Encoder"),
+    "target": ("encoder", "NoEncoder", IMAGES, "no subclass of mmzoo.api.Encoder"),
     "options": ("encoder", "TakesAnything", IMAGES, "options without a description: image_size, channels"),
     "features": ("encoder", "OtherDim", IMAGES, "pooled is [3, 32], not [3, 33]"),
     "states": (
@@ -253,7 +253,7 @@ def test_a_plugin_that_keeps_the_contract(tmp_path, monkeypatch, fresh_host):
 
 def test_what_a_check_needs_and_is_not_there_is_said(tmp_path, monkeypatch, fresh_host):
     code = METRIC + (
-        "from mmzoo.errors import DataError\n"
+        "from mmzoo.api import DataError\n"
         "class Mine(Mine):\n    def __init__(self, options=None):\n        raise DataError('needs Java')\n"
     )
     plugin = installed(tmp_path, monkeypatch, ENTRY, metric=code)

@@ -32,7 +32,7 @@ encoder: {use: cnn, image_size: 16, channels: [8, 16]}
 fusion: late-product
 language_model: {use: bag-of-words, dim: 16}
 task: classify
-train: {learning_rate: 0.01, batch_size: 100, save_every: 5}
+training: {learning_rate: 0.01, batch_size: 100, save_every: 5}
 """
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -407,9 +407,9 @@ def test_a_stopped_demo_goes_on(tmp_path, monkeypatch, capsys):
 
     unbroken = mmzoo.train(
         recipe,
-        dataset=steps.Part(use="easy-vqa", limit=steps.QUICK_LIMIT),
+        dataset=steps.PartConfig(use="easy-vqa", limit=steps.QUICK_LIMIT),
         output=tmp_path / "unbroken",
-        train={"epochs": steps.QUICK_EPOCHS, "log_every": 2},
+        training={"epochs": steps.QUICK_EPOCHS, "log_every": 2},
         progress=False,
     )
     resumed = mmzoo.load(output / "model").state_dict()

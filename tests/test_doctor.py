@@ -216,7 +216,7 @@ def test_doctor_works_where_torch_does_not(tmp_path, monkeypatch, configured):
 
 
 def test_doctor_is_content_with_what_is_well(configured, monkeypatch):
-    monkeypatch.setattr(diagnosis.trial, "libraries", lambda targets: diagnosis.trial.Libraries())
+    monkeypatch.setattr(diagnosis.subprocess_checks, "libraries", lambda targets: diagnosis.subprocess_checks.Libraries())
     assert run("doctor").stdout.endswith("nothing is broken\n")
 
 
@@ -232,7 +232,7 @@ def test_doctor_mends_what_stops_every_other_command(tmp_path, monkeypatch, name
     (tmp_path / "config.json").write_text("{")
     config = str(tmp_path / "config.json")
     monkeypatch.setenv(name, value.replace("CONFIG", config))
-    monkeypatch.setattr(diagnosis.trial, "libraries", lambda targets: diagnosis.trial.Libraries())
+    monkeypatch.setattr(diagnosis.subprocess_checks, "libraries", lambda targets: diagnosis.subprocess_checks.Libraries())
     report = diagnosis.diagnose()
     assert [problem.fixes for problem in report.problems] == [(fix.replace("rm CONFIG", f"rm {config}"),)]
 

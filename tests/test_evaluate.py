@@ -18,7 +18,7 @@ from mmzoo.testing import Sample, tiny
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "m"
     options = {"max_steps": 40, "batch_size": 8, "learning_rate": 1e-2}
-    mmzoo.train(tiny("cnn-product-lstm"), dataset=Sample(), output=folder, progress=False, train=options)
+    mmzoo.train(tiny("cnn-product-lstm"), dataset=Sample(), output=folder, progress=False, training=options)
     return folder
 
 
@@ -38,7 +38,7 @@ def test_a_model_that_sees_scores_above_its_controls(trained):
 
 def test_a_model_that_is_blind_is_seen_at_once(tmp_path):
     options = {"max_steps": 20, "batch_size": 8, "learning_rate": 1e-2, "blank_images": True}
-    run = mmzoo.train(tiny("cnn-product-lstm"), dataset=Sample(), output=tmp_path / "m", progress=False, train=options)
+    run = mmzoo.train(tiny("cnn-product-lstm"), dataset=Sample(), output=tmp_path / "m", progress=False, training=options)
     assert measure(run.model).ignores_images
 
 
@@ -92,7 +92,7 @@ def test_scores_are_given_even_where_they_cannot_be_recorded(trained, monkeypatc
     def refuse(*_):
         raise CheckpointError("read-only")
 
-    monkeypatch.setattr("mmzoo.checkpoints.folder.update_run", refuse)
+    monkeypatch.setattr("mmzoo.evaluation.run.update_run", refuse)
     found = measure(trained)
     assert found.scores["accuracy"].value == 1.0
     assert found.unrecorded == "read-only"
@@ -130,13 +130,13 @@ def test_a_task_of_numbers_is_measured_and_a_small_error_is_a_good_one(tmp_path,
     monkeypatch.setattr(plugin_manager(), "registry", registry)
     options = {"max_steps": 60, "batch_size": 16, "learning_rate": 1e-2}
     recipe = tiny("cnn-product-lstm", task="brightness", fusion="late-concat")
-    run = mmzoo.train(recipe, dataset=Greys(), output=tmp_path / "m", progress=False, train=options)
+    run = mmzoo.train(recipe, dataset=Greys(), output=tmp_path / "m", progress=False, training=options)
     measured = measure(run.output, Greys())
     assert measured.scores["absolute-error"].value < 0.5 < measured.controls["shuffled"]["absolute-error"].value
     assert not measured.ignores_images
     assert measured.predictions[0].text == repr(measured.predictions[0].value)
     options["blank_images"] = True
-    blind = mmzoo.train(recipe, dataset=Greys(), output=tmp_path / "blind", progress=False, train=options)
+    blind = mmzoo.train(recipe, dataset=Greys(), output=tmp_path / "blind", progress=False, training=options)
     assert measure(blind.model, Greys()).ignores_images
 
 

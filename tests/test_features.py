@@ -88,8 +88,8 @@ def cached(run):
 def test_the_curve_is_that_of_encoding_every_time(captions, tmp_path, fusion, options):
     recipe = tiny("cnn-prefix-gpt", encoder=FROZEN, fusion={"use": fusion})
     options = {**OPTIONS, **options}
-    without = train(recipe, captions, tmp_path / "a", train={**options, "cache_features": False})
-    kept = train(recipe, captions, tmp_path / "b", train=options)
+    without = train(recipe, captions, tmp_path / "a", training={**options, "cache_features": False})
+    kept = train(recipe, captions, tmp_path / "b", training=options)
     assert (cached(without), cached(kept)) == (False, True)
     tolerance = 1e-3 if options["precision"] == "bf16" else 1e-6
     assert losses(kept) == pytest.approx(losses(without), abs=tolerance)
@@ -106,30 +106,30 @@ def test_several_images_and_tiles(tmp_path, encoded, monkeypatch, tiles):
     )
     recipe = tiny("cnn-prefix-gpt", encoder=FROZEN, fusion={"use": "cross-attention"})
     options = {**OPTIONS, "learning_rate": 0.1}
-    without = train(recipe, data, tmp_path / "a", train={**options, "cache_features": False})
+    without = train(recipe, data, tmp_path / "a", training={**options, "cache_features": False})
     encoded.clear()
-    kept = train(recipe, data, tmp_path / "b", train=options)
+    kept = train(recipe, data, tmp_path / "b", training=options)
     assert cached(kept)
     assert sum(encoded) == 3 * (1 if tiles == 1 else 5)
     assert losses(kept) == pytest.approx(losses(without), abs=1e-5)
 
 
 def test_each_picture_is_encoded_once_even_in_the_first_epoch(captions, recipe, tmp_path, encoded):
-    run = train(recipe, captions, tmp_path / "a", train={**OPTIONS, "epochs": 1, "keep_images_together": False})
+    run = train(recipe, captions, tmp_path / "a", training={**OPTIONS, "epochs": 1, "keep_images_together": False})
     assert cached(run)
     assert sum(encoded) == 5
     encoded.clear()
-    train(recipe, captions, tmp_path / "b", train=OPTIONS)
+    train(recipe, captions, tmp_path / "b", training=OPTIONS)
     assert encoded == []
     more = Given(*captions.examples, Example("new", Image.new("RGB", (32, 32), "red"), "what", ("red",)))
-    train(recipe, more, tmp_path / "c", train=OPTIONS, language_model={"vocabulary": None})
+    train(recipe, more, tmp_path / "c", training=OPTIONS, language_model={"vocabulary": None})
     assert encoded == [1]
 
 
 def test_records_are_what_the_encoder_gave_to_the_last_bit(sample, cache, tmp_path):
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         recipe = tiny("siglip-projector-smollm2")
-        run = train(recipe, sample, tmp_path / precision, train={**OPTIONS, "batch_size": 8, "precision": precision})
+        run = train(recipe, sample, tmp_path / precision, training={**OPTIONS, "batch_size": 8, "precision": precision})
         assert cached(run)
         examples, model = sample.load("train"), run.model
         inputs = torch.stack([model.encoder.transform(example.image) for example in examples])
@@ -147,20 +147,20 @@ def test_records_are_what_the_encoder_gave_to_the_last_bit(sample, cache, tmp_pa
 
 
 def test_only_what_the_fusion_reads_is_kept(sample, cache, tmp_path, recipe):
-    train(recipe, sample, tmp_path / "a", train=OPTIONS)
+    train(recipe, sample, tmp_path / "a", training=OPTIONS)
     assert list(json.loads((cache / folders(cache)[0] / MANIFEST).read_text())["layout"]) == ["pooled"]
-    train(tiny(recipe, fusion={"use": "projector"}), sample, tmp_path / "b", train=OPTIONS)
+    train(tiny(recipe, fusion={"use": "projector"}), sample, tmp_path / "b", training=OPTIONS)
     layouts = [list(json.loads((cache / name / MANIFEST).read_text())["layout"]) for name in folders(cache)]
     assert sorted(layouts) == [["pooled"], ["pooled", "tokens"]]
 
 
 def test_other_weights_and_other_preprocessing_have_other_stores(sample, cache, tmp_path, recipe):
-    train(recipe, sample, tmp_path / "a", train=OPTIONS)
-    train(recipe, sample, tmp_path / "b", train={**OPTIONS, "seed": 1})
+    train(recipe, sample, tmp_path / "a", training=OPTIONS)
+    train(recipe, sample, tmp_path / "b", training={**OPTIONS, "seed": 1})
     assert len(folders(cache)) == 2
-    train(recipe, sample, tmp_path / "c", train=OPTIONS, encoder={"image_size": 40})
+    train(recipe, sample, tmp_path / "c", training=OPTIONS, encoder={"image_size": 40})
     assert len(folders(cache)) == 3
-    train(recipe, sample, tmp_path / "d", train=OPTIONS, fusion={"length": 3})
+    train(recipe, sample, tmp_path / "d", training=OPTIONS, fusion={"length": 3})
     assert len(folders(cache)) == 3
 
 
@@ -221,39 +221,39 @@ def test_damage_is_named(tmp_path, what):
     assert suffix in said.split(": ")[0]
     assert "is damaged" in said
     assert f"delete the folder {folder}" in said
-    assert "--set train.cache_features=false" in said
+    assert "--set training.cache_features=false" in said
 
 
 @pytest.mark.parametrize("what", ["a record", "the manifest"])
 def test_damage_stops_training_until_the_folder_is_deleted(sample, cache, tmp_path, recipe, what):
-    before = train(recipe, sample, tmp_path / "a", train=OPTIONS)
+    before = train(recipe, sample, tmp_path / "a", training=OPTIONS)
     folder = cache / folders(cache)[0]
     DAMAGE[what][0](folder)
     with pytest.raises(FeatureCacheError, match="is damaged"):
-        train(recipe, sample, tmp_path / "b", train=OPTIONS)
+        train(recipe, sample, tmp_path / "b", training=OPTIONS)
     assert not (tmp_path / "b").exists()
-    without = train(recipe, sample, tmp_path / "b", train={**OPTIONS, "cache_features": False})
+    without = train(recipe, sample, tmp_path / "b", training={**OPTIONS, "cache_features": False})
     assert losses(without) == pytest.approx(losses(before), abs=1e-6)
     shutil.rmtree(folder)
-    assert losses(train(recipe, sample, tmp_path / "c", train=OPTIONS)) == losses(before)
+    assert losses(train(recipe, sample, tmp_path / "c", training=OPTIONS)) == losses(before)
 
 
 def test_damage_seen_in_a_data_worker_is_the_same_message(sample, cache, tmp_path, recipe):
-    train(recipe, sample, tmp_path / "a", train=OPTIONS)
+    train(recipe, sample, tmp_path / "a", training=OPTIONS)
     flip(one(cache / folders(cache)[0], DATA), 5)
     with pytest.raises(FeatureCacheError, match=r"\.data: the feature cache is damaged: the file record 0 is not"):
-        train(recipe, sample, tmp_path / "b", train={**OPTIONS, "workers": 1})
+        train(recipe, sample, tmp_path / "b", training={**OPTIONS, "workers": 1})
 
 
 def test_the_store_of_another_encoder_is_refused(sample, cache, tmp_path, recipe):
-    train(recipe, sample, tmp_path / "a", train=OPTIONS)
+    train(recipe, sample, tmp_path / "a", training=OPTIONS)
     (first,) = folders(cache)
-    train(recipe, sample, tmp_path / "b", train={**OPTIONS, "seed": 1})
+    train(recipe, sample, tmp_path / "b", training={**OPTIONS, "seed": 1})
     (second,) = set(folders(cache)) - {first}
     shutil.rmtree(cache / second)
     (cache / first).rename(cache / second)
     with pytest.raises(FeatureCacheError, match=r"another encoder \(different: weights\)"):
-        train(recipe, sample, tmp_path / "c", train={**OPTIONS, "seed": 1})
+        train(recipe, sample, tmp_path / "c", training={**OPTIONS, "seed": 1})
     assert (cache / second / MANIFEST).exists()
 
 
@@ -266,7 +266,7 @@ def test_a_store_of_a_newer_format_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_run_that_is_stopped_while_it_encodes_goes_on_there(captions, recipe, tmp_path, cache, encoded, monkeypatch):
-    whole = train(recipe, captions, tmp_path / "a", train={**OPTIONS, "cache_features": False})
+    whole = train(recipe, captions, tmp_path / "a", training={**OPTIONS, "cache_features": False})
     encoded.clear()
     append, calls = feature_store.Writer.append, []
 
@@ -278,11 +278,11 @@ def test_a_run_that_is_stopped_while_it_encodes_goes_on_there(captions, recipe, 
 
     monkeypatch.setattr(feature_store.Writer, "append", stop)
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, captions, tmp_path / "b", train={**OPTIONS, "batch_size": 2})
+        train(recipe, captions, tmp_path / "b", training={**OPTIONS, "batch_size": 2})
     monkeypatch.setattr(feature_store.Writer, "append", append)
     assert not (tmp_path / "b").exists()
     encoded.clear()
-    run = train(recipe, captions, tmp_path / "b", train=OPTIONS)
+    run = train(recipe, captions, tmp_path / "b", training=OPTIONS)
     assert encoded == [1]
     assert losses(run) == pytest.approx(losses(whole), abs=1e-6)
 
@@ -348,9 +348,9 @@ Disk = namedtuple("Disk", "total used free")
 def test_a_disk_without_room(sample, cache, recipe, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: Disk(1000, 900, 100))
     with pytest.raises(FeatureCacheError, match=r"8 images need .*kB, and 100 bytes are free.*MMZOO_CACHE.*cache_features=false"):
-        train(recipe, sample, tmp_path / "a", train={**OPTIONS, "cache_features": True})
+        train(recipe, sample, tmp_path / "a", training={**OPTIONS, "cache_features": True})
     assert not (tmp_path / "a").exists()
-    run = train(recipe, sample, tmp_path / "a", train=OPTIONS)
+    run = train(recipe, sample, tmp_path / "a", training=OPTIONS)
     assert not cached(run)
     assert "goes on without a feature cache" in caplog.text
     assert [path for name in folders(cache) for path in (cache / name).iterdir()] == []
@@ -369,13 +369,13 @@ def test_a_disk_that_fills_up_keeps_what_was_encoded(captions, recipe, cache, tm
     monkeypatch.setattr(feature_store.os, "fsync", full)
     options = {**OPTIONS, "batch_size": 2}
     with pytest.raises(FeatureCacheError, match=r"No space left on device.*stays.*MMZOO_CACHE"):
-        train(recipe, captions, tmp_path / "a", train=options)
+        train(recipe, captions, tmp_path / "a", training=options)
     assert not (tmp_path / "a").exists()
     folder = cache / folders(cache)[0]
     record = Layout.read(json.loads((folder / MANIFEST).read_text())["layout"]).record
     assert one(folder, DATA).stat().st_size == 2 * record
     encoded.clear()
-    assert cached(train(recipe, captions, tmp_path / "a", train=options))
+    assert cached(train(recipe, captions, tmp_path / "a", training=options))
     assert sum(encoded) == 3
 
 
@@ -383,8 +383,8 @@ def test_a_folder_that_cannot_be_used(sample, recipe, tmp_path, monkeypatch, cap
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MMZOO_CACHE", str(tmp_path / "file"))
     with pytest.raises(FeatureCacheError, match="set MMZOO_CACHE"):
-        train(recipe, sample, tmp_path / "a", train={**OPTIONS, "cache_features": True})
-    assert not cached(train(recipe, sample, tmp_path / "a", train=OPTIONS))
+        train(recipe, sample, tmp_path / "a", training={**OPTIONS, "cache_features": True})
+    assert not cached(train(recipe, sample, tmp_path / "a", training=OPTIONS))
     assert "goes on without a feature cache" in caplog.text
 
 
@@ -392,12 +392,12 @@ def test_bad_images_are_what_they_were(tmp_path):
     recipe = tiny("cnn-product-lstm", encoder=FROZEN)
     data, options = bad_pictures(tmp_path), {**OPTIONS, "batch_size": 2, "epochs": 2}
     with pytest.raises(BadImage, match=r"example bad\d+: .*\n.*--skip-bad"):
-        train(recipe, data, tmp_path / "m", train=options)
+        train(recipe, data, tmp_path / "m", training=options)
     assert not (tmp_path / "m").exists()
-    run = train(recipe, data, tmp_path / "m", skip_bad=True, train=options)
+    run = train(recipe, data, tmp_path / "m", skip_bad=True, training=options)
     assert cached(run)
     assert sorted(run.skipped) == sorted(
-        train(recipe, data, tmp_path / "n", skip_bad=True, train={**options, "cache_features": False}).skipped
+        train(recipe, data, tmp_path / "n", skip_bad=True, training={**options, "cache_features": False}).skipped
     )
     assert len(run.skipped) == 24
 
@@ -406,7 +406,7 @@ def test_resuming_gives_the_numbers_of_an_unbroken_run(captions, recipe, tmp_pat
     from mmzoo.training.callbacks import Stop
 
     options = {**OPTIONS, "save_every": 3}
-    whole = train(recipe, captions, tmp_path / "whole", train=options)
+    whole = train(recipe, captions, tmp_path / "whole", training=options)
     encoded.clear()
     on_step_end = Stop.on_step_end
 
@@ -416,9 +416,9 @@ def test_resuming_gives_the_numbers_of_an_unbroken_run(captions, recipe, tmp_pat
         on_step_end(self, args, state, control, **more)
 
     monkeypatch.setattr(Stop, "on_step_end", stop_at_7)
-    assert not train(recipe, captions, tmp_path / "parts", train=options).finished
+    assert not train(recipe, captions, tmp_path / "parts", training=options).finished
     monkeypatch.setattr(Stop, "on_step_end", on_step_end)
-    second = train(recipe, captions, tmp_path / "parts", train=options, resume=True)
+    second = train(recipe, captions, tmp_path / "parts", training=options, resume=True)
     assert losses(second) == losses(whole)
     assert encoded == []
 
@@ -455,15 +455,15 @@ def test_what_cannot_be_kept_is_encoded_each_time_and_refused_if_asked_for(sampl
     stream = Given(*sample.load("train"), streamed=True)
     cases = [
         (sample, {"encoder": {"train": "full"}}, {}, DoesNotFit, r"encoder\.train: full"),
-        (sample, {}, {"blank_images": True}, BadRecipe, r"train\.blank_images"),
+        (sample, {}, {"blank_images": True}, BadRecipe, r"training\.blank_images"),
         (stream, {}, {"max_steps": 12}, BadRecipe, "streamed"),
         (Noisy(), {}, {}, BadRecipe, "change each time"),
     ]
     for number, (data, changes, options, kind, said) in enumerate(cases):
         options = {**OPTIONS, **options}
-        with pytest.raises(kind, match=rf"train\.cache_features: .*{said}"):
-            train(recipe, data, tmp_path / f"{number}", train={**options, "cache_features": True}, **changes)
-        run = train(recipe, data, tmp_path / f"{number}", train=options, **changes)
+        with pytest.raises(kind, match=rf"training\.cache_features: .*{said}"):
+            train(recipe, data, tmp_path / f"{number}", training={**options, "cache_features": True}, **changes)
+        run = train(recipe, data, tmp_path / f"{number}", training=options, **changes)
         assert not cached(run)
     made = CNN.__init__
 
@@ -473,16 +473,16 @@ def test_what_cannot_be_kept_is_encoded_each_time_and_refused_if_asked_for(sampl
 
     monkeypatch.setattr(CNN, "__init__", jittery)
     with pytest.raises(DoesNotFit, match="transform is random"):
-        train(recipe, sample, tmp_path / "j", train={**OPTIONS, "cache_features": True})
+        train(recipe, sample, tmp_path / "j", training={**OPTIONS, "cache_features": True})
     assert folders(cache) == []
 
 
 def test_nothing_is_kept_where_it_would_not_pay(sample, recipe, tmp_path, cache):
-    assert not cached(train(recipe, sample, tmp_path / "a", train={**OPTIONS, "epochs": 1}))
-    assert not cached(train(recipe, sample, tmp_path / "b", train={**OPTIONS, "max_steps": 1}))
+    assert not cached(train(recipe, sample, tmp_path / "a", training={**OPTIONS, "epochs": 1}))
+    assert not cached(train(recipe, sample, tmp_path / "b", training={**OPTIONS, "max_steps": 1}))
     assert folders(cache) == []
-    assert cached(train(recipe, sample, tmp_path / "c", train={**OPTIONS, "max_steps": 1, "cache_features": True}))
-    assert cached(train(recipe, sample, tmp_path / "d", train={**OPTIONS, "max_steps": 1}))
+    assert cached(train(recipe, sample, tmp_path / "c", training={**OPTIONS, "max_steps": 1, "cache_features": True}))
+    assert cached(train(recipe, sample, tmp_path / "d", training={**OPTIONS, "max_steps": 1}))
 
 
 def test_an_image_that_changes_while_training_is_noticed(captions, recipe, tmp_path, monkeypatch):
@@ -494,7 +494,7 @@ def test_an_image_that_changes_while_training_is_noticed(captions, recipe, tmp_p
     real = feature_cache._digests
     monkeypatch.setattr(feature_cache, "_digests", change)
     with pytest.raises(FeatureCacheError, match="not what it was when training began"):
-        train(recipe, captions, tmp_path / "a", train=OPTIONS)
+        train(recipe, captions, tmp_path / "a", training=OPTIONS)
 
 
 @pytest.mark.slow
@@ -502,13 +502,13 @@ def test_two_processes_share_the_work(recipe, captions, tmp_path, cache):
     lines = [json.dumps({"image": e.image, "text": e.text, "target": e.targets[0]}) for e in captions.examples[:16]]
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
     command = ["-m", "mmzoo", "train", str(recipe_file(tmp_path, recipe)), "--dataset", str(tmp_path / "train.jsonl"), "--json"]
-    command += ["--set", "train.epochs=3", "--set", "train.log_every=1", "--set", "train.precision=fp32"]
+    command += ["--set", "training.epochs=3", "--set", "training.log_every=1", "--set", "training.precision=fp32"]
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
     def curve(head, output, batch):
-        full = [sys.executable, *head, *command, "-o", str(tmp_path / output), "--set", f"train.batch_size={batch}"]
+        full = [sys.executable, *head, *command, "-o", str(tmp_path / output), "--set", f"training.batch_size={batch}"]
         done = subprocess.run(full, capture_output=True, text=True, timeout=200, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]
         return [entry["loss"] for entry in json.loads(done.stdout[done.stdout.index("{") :])["history"]]

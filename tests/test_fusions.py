@@ -48,7 +48,7 @@ EXAMPLES = [
 
 
 def pairs(variants, language_models):
-    return [(v, m) for v in variants for m in language_models if KINDS[m] in CLASSES[VARIANTS[v]["use"]].kinds]
+    return [(v, m) for v in variants for m in language_models if KINDS[m] in CLASSES[VARIANTS[v]["use"]].architectures]
 
 
 def build(variant, language_model, *, opened=True):
@@ -98,7 +98,7 @@ def test_deep_fusion_starts_as_the_bare_language_model(variant, language_model):
     decoder = {"decoder_ids": ids} if KINDS[language_model] == "seq2seq" else {}
     fused = model.states(features, ids, mask, **decoder).hidden
     fused = model.fusion.late(features, fused)
-    model.fusion.see(None)
+    model.fusion.set_features(None)
     bare = model.language_model(model.language_model.embed(ids), mask, **decoder)
     assert torch.equal(fused, bare)
 
@@ -260,7 +260,7 @@ def test_a_late_fusion_sees_all_images(variant):
     def fused(*images):
         batch = read(model, [Example("x", [PICTURES[i] for i in images], "a " + "<image> " * len(images))])
         features = model.encode(batch["inputs"], batch["index"])
-        model.fusion.see(features)
+        model.fusion.set_features(features)
         return model.fusion.late(features, torch.ones(1, 1, 32, dtype=torch.double))
 
     torch.testing.assert_close(fused(0, 0), fused(0), atol=1e-5, rtol=1e-5)
@@ -296,7 +296,7 @@ def test_an_encoder_states_fusion_leaves_the_encoder_alone():
 @pytest.mark.parametrize("variant", DEEP)
 def test_blocks_that_cannot_be_found_are_refused(variant, monkeypatch):
     monkeypatch.setattr(block_names, "NAMES", frozenset({"another_name"}))
-    language_model = "bert" if KINDS["gpt2"] not in CLASSES[VARIANTS[variant]["use"]].kinds else "gpt2"
+    language_model = "bert" if KINDS["gpt2"] not in CLASSES[VARIANTS[variant]["use"]].architectures else "gpt2"
     with pytest.raises(DoesNotFit, match=f"'{language_model}' has none.*\n?.*Each fusion that fits: concat"):
         build(variant, language_model)
 
@@ -329,7 +329,7 @@ class After(Fusion):
 
     def changed(self, layer, out):
         states = out if isinstance(out, torch.Tensor) else out[0]
-        features = self.seen(states.shape[0])
+        features = self.features_for(states.shape[0])
         if features is None:
             return None
         states = states + layer(features.pooled).unsqueeze(1)
@@ -354,4 +354,4 @@ def test_a_deep_fusion_of_a_stranger_is_given_rows_however_it_attaches(monkeypat
     torch.testing.assert_close(together, (losses * tokens).sum() / tokens.sum())
     model(**batch)
     with pytest.raises(ValueError, match="states of 3 rows do not go with the features of 2 examples"):
-        model.fusion.seen(3)
+        model.fusion.features_for(3)

@@ -245,7 +245,7 @@ def test_data_files_hold_several_pictures_of_an_example(tmp_path):
     assert [len(example.images) for example in examples] == [2, 1]
     options = {"max_steps": 2, "batch_size": 2, "precision": "fp32"}
     run = train(
-        tiny("cnn-prefix-gpt"), dataset=str(tmp_path / "train.jsonl"), output=tmp_path / "m", train=options, progress=False
+        tiny("cnn-prefix-gpt"), dataset=str(tmp_path / "train.jsonl"), output=tmp_path / "m", training=options, progress=False
     )
     assert run.steps == 2
     result = mmzoo.evaluate(run.model, dataset=str(tmp_path / "train.jsonl"), split="train", progress=False)

@@ -249,7 +249,7 @@ KINDS = {
         recipe(encoder={"use": "hf-vision", "config": {"model_type": "timm_wrapper", "architecture": "hf-hub:me/evil"}}),
         r"mmzoo\.json: config\.architecture",
     ),
-    "epochs without end": (recipe(train={"epochs": 1e308}), "train.epochs"),
+    "epochs without end": (recipe(training={"epochs": 1e308}), "training.epochs"),
     "more examples than a machine counts": (
         run_json(evaluations=[{"dataset": "x", "split": "test", "examples": 10**30, "fingerprint": "", "scores": {}}]),
         "run.json: evaluations.0.examples",

@@ -29,7 +29,8 @@ from pathlib import Path
 from huggingface_hub import constants
 
 import mmzoo
-from mmzoo import hub, remote_hub, remotes
+import mmzoo.publish
+from mmzoo.sharing import huggingface, locations
 from mmzoo.errors import MmzooError
 
 time.sleep = lambda seconds: None
@@ -39,7 +40,7 @@ for line in sys.stdin:
     if asked["token"]:
         os.environ["HF_TOKEN"] = asked["token"]
     constants.HF_HUB_CACHE = asked["cache"]
-    remote_hub.TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT = asked["timeout"]
+    huggingface.TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT = asked["timeout"]
     try:
         done = getattr(mmzoo, asked["call"])(*asked["arguments"], **asked["options"])
         plain = str if isinstance(done, Path) else lambda value: value.to_dict()

@@ -40,7 +40,7 @@ PUSH = (
 found, options = {}, {"max_steps": 2, "batch_size": 4, "precision": "fp32", "learning_rate": 0.1, "warmup": 0}
 for policy in sys.argv[2:]:
     run = mmzoo.train("clip-prefix-gpt2", language_model={"train": policy}, dataset=Sample(), output=f"{sys.argv[1]}/{policy}",
-                      progress=False, train=options)
+                      progress=False, training=options)
     name = "me/" + policy.replace(":", "-")
     pushed = mmzoo.push(run.output, name, tag="v1")
     found[name] = [*say(run.model), pushed.sent]

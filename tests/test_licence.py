@@ -65,19 +65,19 @@ def test_a_variant_of_ones_own_is_not_under_the_licence_of_the_entry(classifier)
 
 
 def test_data_of_ones_own_are_unknown_unless_one_says(files, quick, classifier, tmp_path):
-    run = mmzoo.train(classifier, dataset=str(files), output=tmp_path / "a", progress=False, train=quick)
+    run = mmzoo.train(classifier, dataset=str(files), output=tmp_path / "a", progress=False, training=quick)
     found = licence.computed(run.model.recipe, run.model.provenance.run)
     assert (found.id, found.why) == ("unknown", "that of the training data is not known")
     assert run.model.provenance.run["training"]["dataset"] == "pets"
     assert str(tmp_path) not in (tmp_path / "a" / "run.json").read_text() + run.model.card()
     said = PartConfig.of({"use": str(files), "license": "CC-BY-SA-4.0"}, "data")
-    stated = mmzoo.train(classifier, dataset=said, output=tmp_path / "b", progress=False, train=quick).model
+    stated = mmzoo.train(classifier, dataset=said, output=tmp_path / "b", progress=False, training=quick).model
     assert "**CC-BY-SA-4.0**, the strictest of:" in stated.card()
     assert "license: cc-by-sa-4.0" in stated.card()
     # What starts from it is under it too, whatever it is trained on.
     recipe = {**classifier.to_dict(), "encoder": {**classifier.to_dict()["encoder"], "weights": str(tmp_path / "b")}}
     few = PartConfig.of({"use": "easy-vqa", "limit": 8}, "data")
-    later = mmzoo.train(recipe, dataset=few, output=tmp_path / "c", progress=False, train=quick).model
+    later = mmzoo.train(recipe, dataset=few, output=tmp_path / "c", progress=False, training=quick).model
     assert later.provenance.run["weights"]["encoder"]["license"] == "CC-BY-SA-4.0"
     assert licence.computed(later.recipe, later.provenance.run).id == "CC-BY-SA-4.0"
     again = mmzoo.build(stated.recipe, weights=tmp_path / "b")

@@ -90,7 +90,7 @@ class Captions(Sample):
 def test_a_captioner_learns_its_pictures_by_heart(recipe, steps, tmp_path):
     data, part = Captions(count=3), {"learning_rate": 5e-3}
     options = {**part, "max_steps": steps, "batch_size": 3, "precision": "fp32", "log_every": 1}
-    run = mmzoo.train(tiny(recipe, language_model=part), dataset=data, output=tmp_path / "m", progress=False, train=options)
+    run = mmzoo.train(tiny(recipe, language_model=part), dataset=data, output=tmp_path / "m", progress=False, training=options)
     assert run.history[-1]["loss"] < run.history[0]["loss"] / 10
     examples = data.load("test")
     pictures, captions = [e.image for e in examples], [e.targets[0] for e in examples]

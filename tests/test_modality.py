@@ -60,7 +60,7 @@ class Ear(Encoder):
 
     modality = "audio"
     reader = Clips()
-    varies = True
+    variable_length = True
 
     def __init__(self, options):
         super().__init__()
@@ -186,7 +186,7 @@ def test_the_wrong_modality_is_named():
 
 
 def test_an_encoder_that_contradicts_itself_is_refused():
-    with pytest.raises(PluginBroken, match=r"takes audio and opens images; give it a mmzoo\.inputs\.Reader"):
+    with pytest.raises(PluginBroken, match=r"takes audio and opens images; give it a mmzoo\.api\.Reader"):
         mmzoo.check(recipe(encoder="deaf"))
     with pytest.raises(PluginBroken, match="its modality is 'text'; it is a name in small letters"):
         mmzoo.check(recipe(encoder="read"))
@@ -215,7 +215,11 @@ def test_a_modality_that_nobody_thought_of_goes_all_the_way(tmp_path, quick):
     ]
     chosen = recipe(encoder="nose")
     run = mmzoo.train(
-        chosen, dataset=Of(examples), output=tmp_path / "model", progress=False, train={**chosen.train.model_dump(), **quick}
+        chosen,
+        dataset=Of(examples),
+        output=tmp_path / "model",
+        progress=False,
+        training={**chosen.training.model_dump(), **quick},
     )
     loaded = mmzoo.load(run.output)
     one = examples[0].others["smell"]
@@ -239,9 +243,9 @@ def test_data_of_another_modality_is_refused_before_training(tmp_path, quick):
     hears = [Example(str(i), text="what", targets=("red",), audio=clip(pitch=100 * i)) for i in range(1, 4)]
     sees = [Example(str(i), Image.new("RGB", (8, 8)), "what", ("red",)) for i in range(3)]
     with pytest.raises(DoesNotFit, match=r"'Of' holds images, and encoder 'ear' takes audio(.|\n)*cnn(.|\n)*audio_column"):
-        mmzoo.train(recipe(), dataset=Of(sees), output=tmp_path / "m", train=quick)
+        mmzoo.train(recipe(), dataset=Of(sees), output=tmp_path / "m", training=quick)
     with pytest.raises(DoesNotFit, match=r"'Of' holds audio, and encoder 'cnn' takes images(.|\n)*fits: .*ear"):
-        mmzoo.train(recipe(encoder="cnn"), dataset=Of(hears), output=tmp_path / "m", train=quick)
+        mmzoo.train(recipe(encoder="cnn"), dataset=Of(hears), output=tmp_path / "m", training=quick)
     assert not (tmp_path / "m").exists()
     with pytest.raises(DoesNotFit, match="holds images"):
         mmzoo.evaluate(mmzoo.build(recipe(), seed=0), dataset=Of(sees), progress=False)
@@ -254,7 +258,7 @@ def test_train_evaluate_and_use_from_files(tmp_path, quick):
         rows.append({"audio": f"{i}.raw", "question": "how high", "answer": ["low", "middle", "high"][i % 3]})
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "model"
-    run = mmzoo.train(recipe(), dataset=str(tmp_path), output=out, progress=False, train={**quick, "blank_images": False})
+    run = mmzoo.train(recipe(), dataset=str(tmp_path), output=out, progress=False, training={**quick, "blank_images": False})
     assert run.steps == 4
     found = mmzoo.evaluate(out, dataset=str(tmp_path), split="train", progress=False)
     assert set(found.controls) == {"shuffled", "blanked"}
@@ -286,7 +290,11 @@ def test_features_are_kept_by_content(tmp_path, quick):
     chosen = recipe(fusion="prefix-mlp").with_part("encoder", train="frozen")
     runs = {
         cached: mmzoo.train(
-            chosen, dataset=Of(examples), output=tmp_path / str(cached), progress=False, train={**quick, "cache_features": cached}
+            chosen,
+            dataset=Of(examples),
+            output=tmp_path / str(cached),
+            progress=False,
+            training={**quick, "cache_features": cached},
         )
         for cached in (True, False)
     }
@@ -299,7 +307,7 @@ def test_features_are_kept_by_content(tmp_path, quick):
             dataset=Of(examples),
             output=tmp_path / "tokens",
             progress=False,
-            train={**quick, "cache_features": True},
+            training={**quick, "cache_features": True},
         )
 
 

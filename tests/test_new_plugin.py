@@ -11,7 +11,7 @@ import pytest
 from test_cli import run
 
 from mmzoo.errors import BadPlugin
-from mmzoo.registry.entries import KINDS
+from mmzoo.interfaces.kinds import KINDS
 from mmzoo.registry.manager import reset
 from mmzoo.scaffold import package_of
 

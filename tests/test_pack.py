@@ -15,7 +15,7 @@ from mmzoo.backbones import repository
 from mmzoo.checkpoints import folder as checkpoint
 from mmzoo.cli import main
 from mmzoo.errors import CheckpointError, HubError, MissingPlugin
-from mmzoo.sharing import archive, unpack
+from mmzoo.sharing import unpack
 from mmzoo.testing import Sample, no_network, tiny
 
 CLIP, GPT2 = "openai/clip-vit-base-patch32", "openai-community/gpt2"
@@ -110,7 +110,7 @@ def test_a_locked_file_that_was_changed_in_the_pack(made, tmp_path):
 
 def rewrite(source, target, changes):
     """The pack with some files changed, as one would write it who knows how."""
-    with zipfile.ZipFile(repository) as old:
+    with zipfile.ZipFile(source) as old:
         files = {name: changes.get(name, lambda data: data)(old.read(name)) for name in old.namelist()}
     index = json.loads(files["pack.json"])
     for name, data in files.items():
@@ -304,7 +304,11 @@ def test_a_pack_without_the_wheel_says_so(needy, tmp_path, monkeypatch):
 
 
 def test_a_part_that_fetches_by_means_of_its_own_is_refused(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(repository.shelf, "record", lambda id, revision: repository.shelf.Backbone(id, revision, None))
+    monkeypatch.setattr(
+        repository.local_backbones,
+        "fetch_record",
+        lambda id, revision: repository.local_backbones.LocalBackbone(id, revision, None),
+    )
     with pytest.raises(CheckpointError, match=r"'hf-causal' of plugin 'mmzoo' does not say which files it fetches"):
         mmzoo.pack(model, tmp_path / "out.mmzoo")
     assert not (tmp_path / "out.mmzoo").exists()
@@ -345,7 +349,7 @@ def test_what_was_there_stays_if_packing_fails(model, tmp_path, monkeypatch):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(archive, "write", full)
+    monkeypatch.setattr("mmzoo.publish.write", full)
     with pytest.raises(CheckpointError, match="No space left on device; what was there is unchanged"):
         mmzoo.pack(model, path)
     assert path.read_bytes() == before

@@ -10,8 +10,8 @@ import pytest
 
 import mmzoo
 from mmzoo.errors import UnknownName
+from mmzoo.interfaces.kinds import HOOKS
 from mmzoo.registry import hookspecs
-from mmzoo.registry.loading import ENTRY_HOOKS
 from mmzoo.registry.manager import PluginManager, fake_entry_point
 
 
@@ -130,7 +130,7 @@ def test_listing_imports_no_torch():
     assert heavy == []
 
 
-@pytest.mark.parametrize(("hook", "kind"), ENTRY_HOOKS.items())
+@pytest.mark.parametrize(("hook", "kind"), HOOKS.items())
 def test_each_hook_brings_entries_of_its_kind(hook, kind):
     host = loaded(fake_entry_point("p", plugin(**{hook: lambda: [entry(kind=kind)]}), dist="mmzoo-foo"))
     assert host.failures == []
@@ -140,10 +140,10 @@ def test_each_hook_brings_entries_of_its_kind(hook, kind):
 def test_every_hook_is_documented_and_tested_here():
     here = Path(__file__).read_text()
     hooks = [name for name in dir(hookspecs) if name.startswith("mmzoo_")]
-    assert len(hooks) > len(ENTRY_HOOKS)
+    assert len(hooks) > len(HOOKS)
     for name in hooks:
         assert getattr(hookspecs, name).__doc__, name
-        assert name in ENTRY_HOOKS or name in here, name
+        assert name in HOOKS or name in here, name
 
 
 def test_lifecycle_hooks_are_called(classifier, sample, tmp_path, quick, monkeypatch):
@@ -164,7 +164,7 @@ def test_lifecycle_hooks_are_called(classifier, sample, tmp_path, quick, monkeyp
     )
     plugin_manager().manager.register(module)
     try:
-        run = mmzoo.train(classifier, dataset=sample, output=tmp_path / "m", progress=False, train=quick)
+        run = mmzoo.train(classifier, dataset=sample, output=tmp_path / "m", progress=False, training=quick)
     finally:
         plugin_manager().manager.unregister(module)
     assert seen == ["MultimodalModel", *["step"] * 4]

@@ -20,10 +20,10 @@ def test_by_name_by_parts_by_file_and_by_object_are_the_same(tmp_path):
 
 
 def test_changes_are_laid_over_a_recipe():
-    changed = read_recipe("clip-prefix-gpt2", fusion={"length": 20}, train={"epochs": 1})
+    changed = read_recipe("clip-prefix-gpt2", fusion={"length": 20}, training={"epochs": 1})
     assert changed.fusion.options == {"length": 20}
-    assert changed.train.epochs == 1
-    assert changed.train.batch_size == 40
+    assert changed.training.epochs == 1
+    assert changed.training.batch_size == 40
 
 
 def test_another_part_loses_the_old_ones_options():
@@ -38,8 +38,13 @@ def test_a_recipe_survives_its_own_data():
 
 
 def test_assignments_read_numbers_lists_and_words():
-    found = assignments(["train.learning_rate=1e-3", "encoder.channels=[8, 16]", "task=caption", "pretrained=false"])
-    assert found == {"train": {"learning_rate": 0.001}, "encoder": {"channels": [8, 16]}, "task": "caption", "pretrained": False}
+    found = assignments(["training.learning_rate=1e-3", "encoder.channels=[8, 16]", "task=caption", "pretrained=false"])
+    assert found == {
+        "training": {"learning_rate": 0.001},
+        "encoder": {"channels": [8, 16]},
+        "task": "caption",
+        "pretrained": False,
+    }
 
 
 @pytest.mark.parametrize(
@@ -48,10 +53,10 @@ def test_assignments_read_numbers_lists_and_words():
         ({"fusion": {"lenght": 3}}, "fusion.lenght: unknown option; did you mean 'length'"),
         ({"fusion": {"length": "many"}}, "fusion.length"),
         ({"fusion": {"length": 0}}, "fusion.length"),
-        ({"train": {"epochs": -1}}, "train.epochs"),
-        ({"train": {"epoch": 1}}, "train.epoch: unknown option; did you mean 'epochs'"),
-        ({"train": {"epochs": float("inf")}}, "train.epochs"),
-        ({"train": {"seed": 1 << 32}}, "train.seed"),
+        ({"training": {"epochs": -1}}, "training.epochs"),
+        ({"training": {"epoch": 1}}, "training.epoch: unknown option; did you mean 'epochs'"),
+        ({"training": {"epochs": float("inf")}}, "training.epochs"),
+        ({"training": {"seed": 1 << 32}}, "training.seed"),
         ({"encoder": {"use": "cnn", "channels": [0]}}, "encoder.channels.0"),
         ({"encoder": {"learning_rate": float("inf")}}, "encoder.learning_rate"),
         ({"encoder": "timm:"}, "name a variant"),

@@ -308,7 +308,7 @@ def test_several_are_one_line_too(tmp_path, monkeypatch):
 
 
 PART = """
-from mmzoo.interfaces import Encoder, Fusion, Options
+from mmzoo.api import Encoder, Fusion, Options
 class {name}(Encoder):
     Options = Options
     transform = None
@@ -327,7 +327,7 @@ class {name}(Encoder):
         ("Part = 7", "has no pydantic Options"),
         (PART.format(name="Part", body="raise RuntimeError('no eyes')"), "could not be built: RuntimeError: no eyes"),
         (PART.format(name="Part", body="raise SystemExit(1)"), "could not be built: SystemExit: 1"),
-        (PART.format(name="Part", body="pass"), "its spec is no mmzoo.interfaces.features.FeatureSpec"),
+        (PART.format(name="Part", body="pass"), "its spec is no mmzoo.api.FeatureSpec"),
     ],
     ids=["import", "exit", "no class", "raises", "exits when made", "no spec"],
 )
@@ -369,7 +369,7 @@ def test_a_lifecycle_hook_that_raises_is_told_once_and_passed_over(classifier, s
     with with_plugin(broken_hooks(ValueError("no"))), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         mmzoo.build(classifier, seed=0)
-        run = mmzoo.train(classifier, dataset=sample, output=tmp_path / "m", progress=False, train=quick)
+        run = mmzoo.train(classifier, dataset=sample, output=tmp_path / "m", progress=False, training=quick)
         assert mmzoo.load(tmp_path / "m").card()
     assert run.finished
     said = [str(warning.message) for warning in told if issubclass(warning.category, PluginWarning)]
@@ -422,7 +422,7 @@ def test_a_callback_that_returns_nonsense_is_passed_over(classifier, sample, tmp
 
     plugin = type("Plugin", (), {"mmzoo_train_callbacks": staticmethod(mmzoo.hookimpl(lambda recipe: [Odd()]))})()
     with with_plugin(plugin), pytest.warns(PluginWarning, match=r"its Odd\.on_train_begin failed .*TrainerControl, not str"):
-        assert mmzoo.train(classifier, output=tmp_path / "a", dataset=sample, progress=False, train=quick).finished
+        assert mmzoo.train(classifier, output=tmp_path / "a", dataset=sample, progress=False, training=quick).finished
 
 
 def test_a_callback_that_raises_does_not_end_the_training_unless_it_means_to(classifier, sample, tmp_path, quick):
@@ -439,7 +439,7 @@ def test_a_callback_that_raises_does_not_end_the_training_unless_it_means_to(cla
         hook = staticmethod(mmzoo.hookimpl(lambda recipe: [Bad(error)]))
         return type("Plugin", (), {"mmzoo_train_callbacks": hook})()
 
-    options = {"dataset": sample, "progress": False, "train": quick}
+    options = {"dataset": sample, "progress": False, "training": quick}
     with with_plugin(plugin(ValueError("no"))), pytest.warns(PluginWarning, match=r"its Bad\.on_step_end failed"):
         assert mmzoo.train(classifier, output=tmp_path / "a", **options).finished
     with with_plugin(plugin(TrainingError("enough"))), pytest.raises(TrainingError, match="enough"):

@@ -52,7 +52,7 @@ def losses(run):
 
 def test_it_learns(sample, classifier, tmp_path):
     options = {"max_steps": 40, "batch_size": 8, "learning_rate": 1e-2, "log_every": 1}
-    run = train(classifier, sample, tmp_path / "m", train=options)
+    run = train(classifier, sample, tmp_path / "m", training=options)
     assert losses(run)[-1] < 0.2 * losses(run)[0]
     examples = sample.load("test")
     said = mmzoo.load(tmp_path / "m").predict(image=[e.image for e in examples], text=[e.text for e in examples])
@@ -62,7 +62,7 @@ def test_it_learns(sample, classifier, tmp_path):
 
 def test_a_model_that_writes_learns(sample, writer, tmp_path):
     options = {"max_steps": 60, "batch_size": 8, "learning_rate": 1e-2, "log_every": 1}
-    run = train(writer, sample, tmp_path / "m", train=options)
+    run = train(writer, sample, tmp_path / "m", training=options)
     examples = sample.load("test")
     said = run.model.predict(image=[e.image for e in examples], text=[e.text for e in examples])
     assert [p.label for p in said] == [e.targets[0] for e in examples]
@@ -73,7 +73,7 @@ def test_a_model_that_writes_learns(sample, writer, tmp_path):
 def test_resuming_gives_the_numbers_of_an_unbroken_run(sample, tmp_path, together, monkeypatch):
     recipe = tiny("cnn-prefix-gpt", encoder={"train": "full"})
     options = {"epochs": 4, "batch_size": 2, "log_every": 1, "save_every": 3, "keep_images_together": together}
-    whole = train(recipe, sample, tmp_path / "whole", train=options)
+    whole = train(recipe, sample, tmp_path / "whole", training=options)
 
     from mmzoo.training.callbacks import Stop
 
@@ -85,12 +85,12 @@ def test_resuming_gives_the_numbers_of_an_unbroken_run(sample, tmp_path, togethe
         on_step_end(self, args, state, control, **more)
 
     monkeypatch.setattr(Stop, "on_step_end", stop_at_7)
-    first = train(recipe, sample, tmp_path / "parts", train=options)
+    first = train(recipe, sample, tmp_path / "parts", training=options)
     assert not first.finished
     assert first.steps == 7
     assert not (tmp_path / "parts" / "mmzoo.json").exists()
     monkeypatch.undo()
-    second = train(recipe, sample, tmp_path / "parts", train=options, resume=True)
+    second = train(recipe, sample, tmp_path / "parts", training=options, resume=True)
     assert second.finished
     assert losses(second) == losses(whole)
     a, b = whole.model.state_dict(), second.model.state_dict()
@@ -98,16 +98,16 @@ def test_resuming_gives_the_numbers_of_an_unbroken_run(sample, tmp_path, togethe
 
 
 def test_an_output_that_is_taken(sample, classifier, tmp_path, quick):
-    train(classifier, sample, tmp_path / "m", train=quick)
+    train(classifier, sample, tmp_path / "m", training=quick)
     with pytest.raises(TrainingError, match="--overwrite"):
-        train(classifier, sample, tmp_path / "m", train=quick)
+        train(classifier, sample, tmp_path / "m", training=quick)
     with pytest.raises(TrainingError, match="holds a finished model"):
-        train(classifier, sample, tmp_path / "m", train=quick, resume=True)
-    train(classifier, sample, tmp_path / "m", train=quick, overwrite=True)
+        train(classifier, sample, tmp_path / "m", training=quick, resume=True)
+    train(classifier, sample, tmp_path / "m", training=quick, overwrite=True)
 
 
 def test_each_part_has_its_learning_rate(writer):
-    rate = writer.train.learning_rate
+    rate = writer.training.learning_rate
     model = mmzoo.build(writer, encoder={"learning_rate": 1e-5}, language_model={"train": "frozen"})
     rates = {(group["lr"], group["weight_decay"]) for group in parameter_groups(model, model, 0.1)}
     assert rates == {(1e-5, 0.1), (1e-5, 0.0), (rate, 0.1), (rate, 0.0)}
@@ -115,13 +115,13 @@ def test_each_part_has_its_learning_rate(writer):
 
 def test_gradient_checkpointing_gives_equal_losses(sample, tmp_path, quick):
     recipe = tiny("cnn-prefix-gpt", fusion={"use": "cross-attention"}, language_model={"train": "frozen"})
-    plain = train(recipe, sample, tmp_path / "a", train=quick)
-    again = train(recipe, sample, tmp_path / "b", train={**quick, "gradient_checkpointing": True})
+    plain = train(recipe, sample, tmp_path / "a", training=quick)
+    again = train(recipe, sample, tmp_path / "b", training={**quick, "gradient_checkpointing": True})
     assert losses(plain) == pytest.approx(losses(again), abs=1e-6)
 
 
 def test_the_curve_ends_with_the_last_step(sample, classifier, tmp_path, capsys):
-    run = mmzoo.train(classifier, dataset=sample, output=tmp_path / "m", train={"max_steps": 3, "batch_size": 4})
+    run = mmzoo.train(classifier, dataset=sample, output=tmp_path / "m", training={"max_steps": 3, "batch_size": 4})
     assert [entry["step"] for entry in run.history] == [1, 3]
     assert f"training: 3/3 loss {run.history[-1]['loss']:.4f}" in capsys.readouterr().err.splitlines()
 
@@ -129,7 +129,7 @@ def test_the_curve_ends_with_the_last_step(sample, classifier, tmp_path, capsys)
 def test_nothing_to_train(sample, writer, tmp_path, quick):
     frozen = {"train": "frozen"}
     with pytest.raises(TrainingError, match="every part is frozen"):
-        train(writer, sample, tmp_path / "m", train=quick, encoder=frozen, fusion=frozen, language_model=frozen, task=frozen)
+        train(writer, sample, tmp_path / "m", training=quick, encoder=frozen, fusion=frozen, language_model=frozen, task=frozen)
 
 
 def bad_pictures(folder, count=12):
@@ -149,7 +149,7 @@ def bad_pictures(folder, count=12):
 
 def test_a_bad_image_stops_training_with_its_name(classifier, tmp_path, quick):
     with pytest.raises(BadImage, match=r"example bad\d+: ") as error:
-        train(classifier, bad_pictures(tmp_path), tmp_path / "m", train={**quick, "max_steps": 20})
+        train(classifier, bad_pictures(tmp_path), tmp_path / "m", training={**quick, "max_steps": 20})
     assert "--skip-bad" in str(error.value)
     assert not (tmp_path / "m").exists()
 
@@ -158,14 +158,14 @@ def test_no_good_image_at_all_is_an_error(classifier, tmp_path, quick):
     bad = Given(*[example for example in bad_pictures(tmp_path).examples if example.id.startswith("bad")])
     labels = {"labels": ["a", "b"]}
     with pytest.raises(BadImage, match=r"no image could be read.*bad\d"):
-        train(classifier, bad, tmp_path / "m", skip_bad=True, train=quick, task=labels)
+        train(classifier, bad, tmp_path / "m", skip_bad=True, training=quick, task=labels)
     assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_images_are_skipped_on_request_and_counted(classifier, tmp_path, quick, workers):
     options = {"epochs": 1, "batch_size": 2, "workers": workers}
-    run = train(classifier, bad_pictures(tmp_path), tmp_path / "m", skip_bad=True, train=options)
+    run = train(classifier, bad_pictures(tmp_path), tmp_path / "m", skip_bad=True, training=options)
     assert {name for name, _ in run.skipped} == {f"bad{i}" for i in range(12)}
     assert json.loads((tmp_path / "m" / "run.json").read_text())["training"]["skipped"] == 12
 
@@ -182,20 +182,20 @@ def test_bad_data_is_refused_before_the_first_step(classifier, tmp_path, quick):
     ]
     for dataset, said in cases:
         with pytest.raises(DataError, match=said):
-            train(classifier, dataset, tmp_path / "m", train=quick)
+            train(classifier, dataset, tmp_path / "m", training=quick)
         assert not (tmp_path / "m").exists()
     with pytest.raises(DataError, match="no split 'dev'"):
-        train(classifier, Sample(), tmp_path / "m", split="dev", train=quick)
+        train(classifier, Sample(), tmp_path / "m", split="dev", training=quick)
     outside = {"labels": ["red", "green"]}
     with pytest.raises(DataError, match=r"'blue' is not in the label set .*task\.labels"):
-        train(classifier, Sample(), tmp_path / "m", train=quick, task=outside)
+        train(classifier, Sample(), tmp_path / "m", training=quick, task=outside)
 
 
 def test_a_stream_trains_for_the_steps_it_is_given(classifier, sample, tmp_path, quick):
     stream = Given(*sample.load("train"), streamed=True)
-    with pytest.raises(BadRecipe, match=r"train\.max_steps"):
-        train(classifier, stream, tmp_path / "m", train={"epochs": 1})
-    run = train(classifier, stream, tmp_path / "m", train={**quick, "max_steps": 6})
+    with pytest.raises(BadRecipe, match=r"training\.max_steps"):
+        train(classifier, stream, tmp_path / "m", training={"epochs": 1})
+    run = train(classifier, stream, tmp_path / "m", training={**quick, "max_steps": 6})
     assert run.steps == 6
 
 
@@ -222,25 +222,24 @@ def test_an_error_in_a_data_worker_is_one_plain_message(classifier, sample, tmp_
     data = Given()
     data.load = lambda split: Breaks(sample.load("train"))
     with pytest.raises(DataError) as error:
-        train(classifier, data, tmp_path / "m", train={**quick, "workers": 1})
+        train(classifier, data, tmp_path / "m", training={**quick, "workers": 1})
     assert str(error.value) == "row 1: it holds a number"
 
 
 def test_half_a_checkpoint_of_a_killed_process_is_passed_over(classifier, sample, tmp_path, monkeypatch):
     options = {"max_steps": 6, "batch_size": 2, "save_every": 2}
-    module = sys.modules["mmzoo.trainer"]
-    monkeypatch.setattr(module.MultimodalModel, "save", lambda *_: (_ for _ in ()).throw(CheckpointError("killed")))
+    monkeypatch.setattr(mmzoo.MultimodalModel, "save", lambda *_: (_ for _ in ()).throw(CheckpointError("killed")))
     with pytest.raises(CheckpointError, match="killed"):
-        train(classifier, sample, tmp_path / "m", train=options)
+        train(classifier, sample, tmp_path / "m", training=options)
     monkeypatch.undo()
     (tmp_path / "m" / "checkpoints" / "checkpoint-6" / "trainer_state.json").write_text("{")
-    run = train(classifier, sample, tmp_path / "m", train=options, resume=True)
+    run = train(classifier, sample, tmp_path / "m", training=options, resume=True)
     assert run.finished
     assert run.steps == 6
 
 
 def test_a_full_disk_while_saving_keeps_the_last_good_checkpoint(classifier, sample, tmp_path, monkeypatch):
-    module = sys.modules["mmzoo.trainer"]
+    module = sys.modules["mmzoo.training.trainer"]
     real, calls = module.save_file, []
 
     def full(weights, path, metadata):
@@ -253,14 +252,14 @@ def test_a_full_disk_while_saving_keeps_the_last_good_checkpoint(classifier, sam
     monkeypatch.setattr(module, "save_file", full)
     options = {"max_steps": 6, "batch_size": 2, "save_every": 2}
     with pytest.raises(CheckpointError, match=r"No space left.*last good checkpoint is .*checkpoint-2"):
-        train(classifier, sample, tmp_path / "m", train=options)
+        train(classifier, sample, tmp_path / "m", training=options)
     assert [p.name for p in (tmp_path / "m" / "checkpoints").glob("checkpoint-*")] == ["checkpoint-2"]
     monkeypatch.undo()
-    assert train(classifier, sample, tmp_path / "m", train=options, resume=True).finished
+    assert train(classifier, sample, tmp_path / "m", training=options, resume=True).finished
 
 
 def test_blank_images_train_a_blind_control(classifier, sample, tmp_path, quick):
-    run = train(classifier, sample, tmp_path / "m", train={**quick, "blank_images": True})
+    run = train(classifier, sample, tmp_path / "m", training={**quick, "blank_images": True})
     assert run.model.collator(training=True, blank=True)(sample.load("train"))["inputs"].abs().sum() == 0
 
 
@@ -284,7 +283,7 @@ def recipe_file(tmp_path, recipe):
 
 def test_sigint_saves_a_checkpoint_and_says_how_to_go_on(writer, folder_of_data, tmp_path):
     command = [sys.executable, "-m", "mmzoo", "train", str(recipe_file(tmp_path, writer)), "--dataset", str(folder_of_data)]
-    command += ["-o", str(tmp_path / "m"), "--set", "train.max_steps=100000", "--set", "train.batch_size=4"]
+    command += ["-o", str(tmp_path / "m"), "--set", "training.max_steps=100000", "--set", "training.batch_size=4"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
     while not (tmp_path / "m" / "checkpoints" / "recipe.json").exists() and time.monotonic() < deadline:
@@ -300,13 +299,13 @@ def test_sigint_saves_a_checkpoint_and_says_how_to_go_on(writer, folder_of_data,
 
 def test_two_processes_give_the_curve_of_one_with_twice_the_batch(writer, folder_of_data, tmp_path):
     """Over gloo. The learning rate is small so that the order of float sums cannot show."""
-    common = ["--dataset", str(folder_of_data), "--json", "--set", "train.max_steps=6", "--set", "train.log_every=1"]
-    common += ["--set", "train.learning_rate=1e-3", "--set", "train.precision=fp32"]
+    common = ["--dataset", str(folder_of_data), "--json", "--set", "training.max_steps=6", "--set", "training.log_every=1"]
+    common += ["--set", "training.learning_rate=1e-3", "--set", "training.precision=fp32"]
     path = str(recipe_file(tmp_path, writer))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def curve(command, output, batch):
-        full = [*command, "train", path, "-o", str(tmp_path / output), *common, "--set", f"train.batch_size={batch}"]
+        full = [*command, "train", path, "-o", str(tmp_path / output), *common, "--set", f"training.batch_size={batch}"]
         done = subprocess.run(full, capture_output=True, text=True, timeout=200, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]
         return [entry["loss"] for entry in json.loads(done.stdout[done.stdout.index("{") :])["history"]]
@@ -343,7 +342,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_examples(writer, sample, t
         with pytest.raises(
             TrainingError, match=r"step 4: the loss is nan, on a batch of the examples train/\d, train/\d\."
         ) as error:
-            train(writer, Poisoned(), tmp_path / "m", train=options)
+            train(writer, Poisoned(), tmp_path / "m", training=options)
     finally:
         handle.remove()
     last = tmp_path / "m" / "checkpoints" / "checkpoint-2"
@@ -357,5 +356,5 @@ def test_a_loss_that_is_no_number_stops_and_names_the_examples(writer, sample, t
 def test_weights_that_are_no_numbers_are_not_saved(writer, sample, tmp_path):
     options = {"max_steps": 1, "batch_size": 8, "learning_rate": 1e38, "precision": "fp32", "schedule": "constant"}
     with pytest.raises(TrainingError, match="NaN or infinite"):
-        train(writer, sample, tmp_path / "m", train=options)
+        train(writer, sample, tmp_path / "m", training=options)
     assert not (tmp_path / "m" / "model.safetensors").exists()

@@ -42,7 +42,7 @@ def text(tmp_path_factory):
     """A language model that was trained on text alone."""
     folder = tmp_path_factory.mktemp("text") / "model"
     options = {"max_steps": 8, "batch_size": 4, "precision": "fp32", "learning_rate": 1e-2}
-    mmzoo.train(**ALONE, language_model=LANGUAGE, dataset=Words(), output=folder, progress=False, train=options)
+    mmzoo.train(**ALONE, language_model=LANGUAGE, dataset=Words(), output=folder, progress=False, training=options)
     return folder
 
 
@@ -92,7 +92,7 @@ def test_a_file_without_pictures(tmp_path, quick):
     (tmp_path / "words.jsonl").write_text("\n".join(map(json.dumps, rows)))
     words = PartConfig(use=str(tmp_path / "words.jsonl"), image_column="")
     run = mmzoo.train(
-        **ALONE, language_model=LANGUAGE, dataset=words, output=tmp_path / "m", split="train", progress=False, train=quick
+        **ALONE, language_model=LANGUAGE, dataset=words, output=tmp_path / "m", split="train", progress=False, training=quick
     )
     assert run.model.provenance.run["training"]["examples"] == len(rows)
     with pytest.raises(DataError, match="image_column to the one of the pictures .to an empty text"):
@@ -115,7 +115,7 @@ def test_text_alone_on_the_command_line(text, capsys, monkeypatch):
 
 def test_a_prefix_of_nothing_is_a_learned_prompt(tmp_path, quick):
     recipe = mmzoo.Recipe(encoder="none", fusion={"use": "prefix-mlp", "length": 2}, language_model=LANGUAGE, task="vqa")
-    run = mmzoo.train(recipe, dataset=Words(), output=tmp_path / "m", progress=False, train=quick)
+    run = mmzoo.train(recipe, dataset=Words(), output=tmp_path / "m", progress=False, training=quick)
     assert isinstance(mmzoo.load(run.output).generate(prompt="what", max_new_tokens=2), str)
 
 
@@ -124,7 +124,7 @@ def test_a_prefix_of_nothing_is_a_learned_prompt(tmp_path, quick):
 
 def test_a_frozen_language_model_is_taken_whole_and_left_as_it_is(text, tmp_path, quick):
     before = language(mmzoo.load(text))
-    run = mmzoo.train(through(text, train="frozen"), dataset=Sample(), output=tmp_path / "m", progress=False, train=quick)
+    run = mmzoo.train(through(text, train="frozen"), dataset=Sample(), output=tmp_path / "m", progress=False, training=quick)
     assert run.model.recipe.language_model.options == mmzoo.load(text).recipe.language_model.options
     for name, value in language(run.model).items():
         assert torch.equal(value, before[name]), name
@@ -132,14 +132,14 @@ def test_a_frozen_language_model_is_taken_whole_and_left_as_it_is(text, tmp_path
 
 
 def test_what_is_trained_moves_from_there(text, tmp_path, quick):
-    run = mmzoo.train(through(text), dataset=Sample(), output=tmp_path / "m", progress=False, train=quick)
+    run = mmzoo.train(through(text), dataset=Sample(), output=tmp_path / "m", progress=False, training=quick)
     before = language(mmzoo.load(text))
     assert all(not torch.equal(value, before[name]) for name, value in language(run.model).items() if value.is_floating_point())
 
 
 def test_the_saved_model_stands_alone(text, tmp_path, quick):
     source = shutil.copytree(text, tmp_path / "source")
-    run = mmzoo.train(through(source, train="frozen"), dataset=Sample(), output=tmp_path / "m", progress=False, train=quick)
+    run = mmzoo.train(through(source, train="frozen"), dataset=Sample(), output=tmp_path / "m", progress=False, training=quick)
     said = run.model.predict(image=Sample().load("test")[0].image, text="what color is it")
     shutil.rmtree(source)
     assert mmzoo.load(run.output).predict(image=Sample().load("test")[0].image, text="what color is it") == said
@@ -154,16 +154,16 @@ def test_the_vocabulary_is_not_learned_anew(text, tmp_path, quick):
     class Others(Sample):
         COLOURS = ("red", "green", "magenta")
 
-    run = mmzoo.train(through(text), dataset=Others(), output=tmp_path / "m", progress=False, train=quick)
+    run = mmzoo.train(through(text), dataset=Others(), output=tmp_path / "m", progress=False, training=quick)
     assert run.model.recipe.language_model.options["vocabulary"] == mmzoo.load(text).recipe.language_model.options["vocabulary"]
 
 
 def test_an_encoder_and_a_task_can_start_from_one_too(tmp_path, quick, classifier):
-    first = mmzoo.train(classifier, dataset=Sample(), output=tmp_path / "first", progress=False, train=quick).model
+    first = mmzoo.train(classifier, dataset=Sample(), output=tmp_path / "first", progress=False, training=quick).model
     parts = {"fusion": "late-sum", "language_model": {"use": "lstm", "dim": 16}}
     for kind in ("encoder", "task"):
         parts[kind] = {"use": getattr(first.recipe, kind).use, "weights": str(tmp_path / "first"), "train": "frozen"}
-    model = mmzoo.train(parts, dataset=Sample(), output=tmp_path / "second", progress=False, train=quick).model
+    model = mmzoo.train(parts, dataset=Sample(), output=tmp_path / "second", progress=False, training=quick).model
     assert model.task.labels == first.task.labels
     for kind in ("encoder", "task"):
         for name, value in getattr(model, kind).state_dict().items():

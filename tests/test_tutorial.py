@@ -7,7 +7,7 @@ import re
 import pytest
 from tutorial import PAGE, ROOT, Reader, blocks, files
 
-from mmzoo.registry.loading import ENTRY_HOOKS
+from mmzoo.interfaces.kinds import HOOKS
 from mmzoo.registry.manager import plugin_manager
 
 EXAMPLE = ROOT / "examples" / "mmzoo-film"
@@ -74,5 +74,5 @@ def test_every_link_leads_somewhere():
 
 def test_other_kinds_have_a_row_each():
     text = PAGE.read_text().partition("## Other kinds")[2]
-    for hook, kind in ENTRY_HOOKS.items():
+    for hook, kind in HOOKS.items():
         assert f"| `{kind}` | `{hook}` |" in text

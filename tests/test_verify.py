@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 
 import pytest
 from test_cli import run
@@ -151,7 +150,7 @@ def test_data_of_the_authors_own(measured, pets, tmp_path):
 )
 def test_a_path_in_a_record_is_not_opened(model, claim, monkeypatch):
     opened = []
-    monkeypatch.setattr(sys.modules["mmzoo.verify"], "open_dataset", lambda part: opened.append(part) or _easy())
+    monkeypatch.setattr("mmzoo.evaluation.verify.open_dataset", lambda part: opened.append(part) or _easy())
     change(model, lambda said: said.update(claim))
     (rerun,) = mmzoo.verify(model, progress=False).reruns
     assert [part.use for part in opened] == (["easy-vqa"] if "limit" in claim.get("dataset_options", {}) else [])

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mmzoo.interfaces.kinds import KINDS
 from mmzoo.recipes import catalogue
-from mmzoo.registry.entries import KINDS
 
 
 def complete(kind: str) -> Any:
@@ -27,7 +27,8 @@ def complete_any(incomplete: str) -> list[str]:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. train.epochs=3; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. training.epochs=3; may be repeated."),
 ]
 Data = Annotated[
     list[str] | None,

@@ -94,13 +94,13 @@ def _data_again(data: list[str] | None) -> list[str]:
 
 def _say_if_one_step_an_epoch(run: Run) -> None:
     """A recipe's batch size is meant for its own data; with few examples, so few steps learn little."""
-    options = run.model.recipe.train
+    options = run.model.recipe.training
     examples = run.model.provenance.run["training"]["examples"]
     if examples and run.steps > 1 and options.max_steps is None and examples < options.batch_size:
         smaller = max(1, examples // 8)
         print(
             f"note: a batch of {options.batch_size} holds all {examples} examples, so an epoch was one step; "
-            f"for more: --set train.batch_size={smaller}, or more of train.epochs",
+            f"for more: --set training.batch_size={smaller}, or more of training.epochs",
             file=sys.stderr,
         )
 

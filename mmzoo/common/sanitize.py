@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 MAX_SHOWN = 100
+MAX_LINE = 300
 
 # Also what turns the direction of text around, what some take for the end of a line, and halves of characters, which no
 # output encodes.
@@ -33,3 +34,11 @@ def short_repr(value: Any) -> str:
 def sanitize(text: str) -> str:
     """A stranger's text, without what a terminal obeys."""
     return _CONTROL.sub("?", text)
+
+
+def one_line(error: BaseException | str, limit: int = MAX_LINE) -> str:
+    """Return an error's message as one line of at most ``limit`` characters; its type's name if it has no message."""
+    text = " ".join(str(error).split())
+    if not text and isinstance(error, BaseException):
+        text = type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -65,7 +65,7 @@ class Collator:
 
     task: Task
     text: TextContext
-    intake: InputPipeline
+    pipeline: InputPipeline
     training: bool = True
     blank: bool = False
     features: FeatureSource | None = None
@@ -78,7 +78,7 @@ class Collator:
         position: dict[Hashable, int] = {}
         for example in examples:
             try:
-                index.append([self._place(each, opened, position) for each in example.inputs(self.intake.modality)])
+                index.append([self._place(each, opened, position) for each in example.inputs(self.pipeline.modality)])
                 kept.append(example)
             except BadInput as error:
                 bad.append((example.id, str(error)))
@@ -87,7 +87,7 @@ class Collator:
         batch: dict[str, Any] = {"bad": bad, "names": [example.id for example in kept]}
         if kept:
             if self.features is None:
-                batch |= self.intake.batch(opened)
+                batch |= self.pipeline.batch(opened)
             else:
                 batch |= {name: torch.stack([each[name] for each in opened]) for name in opened[0]}
             several = max(len(row) for row in index) > 1
@@ -95,14 +95,14 @@ class Collator:
             try:
                 batch.update(self.task.collate(kept, self.text, training=self.training))
                 for row, example in zip(batch.get("ids", ()), kept, strict=False):
-                    check_placeholders(row.tolist(), self.text, len(example.inputs(self.intake.modality)), example.id)
+                    check_placeholders(row.tolist(), self.text, len(example.inputs(self.pipeline.modality)), example.id)
             except MmzooError as error:
                 batch["error"] = (type(error), str(error))
         return batch
 
     def _place(self, source: Any, opened: list[Any], position: dict[Hashable, int]) -> int:
         """Where in ``opened`` the input is, after it was opened if it is new there."""
-        key = "blank" if self.blank or self.intake.transform is None else input_key(source)
+        key = "blank" if self.blank or self.pipeline.transform is None else input_key(source)
         if key not in position:
             opened.append(self._open(source, key))
             position[key] = len(opened) - 1
@@ -111,7 +111,7 @@ class Collator:
     def _open(self, source: Any, key: Hashable) -> Any:
         if self.features is not None:
             return self.features.of(source, key)
-        return self.intake.blank() if self.blank else self.intake.open(source)
+        return self.pipeline.blank() if self.blank else self.pipeline.open(source)
 
 
 def raise_bad(batch: dict[str, Any]) -> list[tuple[str, str]]:

@@ -30,7 +30,7 @@ def encode_texts(tokenizer: object, texts: Sequence[str], *, special: bool = Fal
 def start_ids(text: TextContext, image: bool = False) -> list[int]:
     """What must stand before a text: what the tokenizer itself puts there ([CLS], <s>), or nothing where ``image`` says that an
     input's tokens do, else the start token, so that a causal model always has a state to predict the first token from."""
-    if text.kind != CAUSAL:
+    if text.architecture != CAUSAL:
         return []
     tokenizer = text.tokenizer
     own = tokenizer("")["input_ids"][:1]
@@ -48,7 +48,7 @@ def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = Fals
     """
     tokenizer = text.tokenizer
     rows = _with_inputs(tokenizer, prompts, text.placeholder)
-    if text.kind != CAUSAL:
+    if text.architecture != CAUSAL:
         head, tail = _frame(tokenizer)
         return [[*head, *row, *tail] or [tokenizer.pad_token_id] for row in rows]
     if framed:

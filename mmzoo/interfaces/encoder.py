@@ -28,17 +28,17 @@ class Encoder(Part, ABC):
         modality: what it takes: ``"image"``, ``"audio"``, ``"none"`` if it looks at nothing, or any other name in small letters,
             which is then a keyword of ``predict`` and ``generate`` and a key of `Example.others`.
         reader: how an input of that modality is opened, a `mmzoo.modalities.reader.Reader`; that of images if it says nothing.
-        varies: whether the tensors that ``transform`` gives differ in the length of their first axis, as those of clips do. They
+        variable_length: whether the tensors that ``transform`` gives differ in the length of their first axis, as those of clips do. They
             are then batched with zeros at the end of the shorter ones, and `forward` is given their ``lengths``.
     """
 
     modality: ClassVar[str] = "image"
     reader: ClassVar[Reader] = ImageReader()
-    varies: ClassVar[bool] = False
+    variable_length: ClassVar[bool] = False
     spec: FeatureSpec
     transform: Callable[[Any], Tensor] | None
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Features:
-        """``inputs`` [batch, ...], of images [batch, channels, height, width], to features. An encoder that ``varies`` takes
+        """``inputs`` [batch, ...], of images [batch, channels, height, width], to features. An encoder that ``variable_length`` takes
         ``lengths`` [batch] as second argument; the zeros beyond them must change nothing but the number of masked tokens."""

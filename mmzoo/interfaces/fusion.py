@@ -32,13 +32,13 @@ class Fusion(Part):
     A fusion overrides one or more of the three; the model calls them in that order and knows nothing more.
 
     Class attributes:
-        kinds: the kinds of language model that it serves.
+        architectures: the architectures of language model that it serves.
         needs_tokens: whether it reads the encoder's token features; if not, it may be given none, [batch, 0, dim].
         needs_blocks: whether it attaches to the language model's blocks.
         needs_decoder: whether only what the language model writes can see the image.
     """
 
-    kinds: ClassVar[frozenset[str]] = frozenset({CAUSAL, BIDIRECTIONAL, SEQ2SEQ})
+    architectures: ClassVar[frozenset[str]] = frozenset({CAUSAL, BIDIRECTIONAL, SEQ2SEQ})
     needs_tokens: ClassVar[bool] = False
     needs_blocks: ClassVar[bool] = False
     needs_decoder: ClassVar[bool] = False
@@ -63,7 +63,7 @@ class Fusion(Part):
         (1 + tiles ** 2) times the encoder's tokens, the whole picture's first. 1: the whole picture alone."""
         return 1
 
-    def see(self, features: Features | None) -> None:
+    def set_features(self, features: Features | None) -> None:
         """Keep what deep and late hooks will see. The model calls it once a forward, before `early`, so what all hooks share is
         computed here; and with None when it is done."""
         self.features = features
@@ -75,7 +75,7 @@ class Fusion(Part):
 
     def deep(self, language_model: LanguageModel) -> None:
         """Attach to the blocks of ``language_model``, once, when the model is built. At run time the hooks call
-        `seen`; None means that there is nothing to attend to, and they change nothing. What is trained belongs to the fusion, so
+        `features_for`; None means that there is nothing to attend to, and they change nothing. What is trained belongs to the fusion, so
         that the language model's weights keep their names::
 
             def deep(self, language_model):
@@ -84,10 +84,10 @@ class Fusion(Part):
 
             def _attend(self, layer, block, args, kwargs):
                 states = args[0] if args else kwargs["hidden_states"]  # [rows, positions, dim]
-                features = self.seen(states.shape[0])
+                features = self.features_for(states.shape[0])
                 if features is None:
                     return None
-                states = states + layer(states, features.tokens, self.visible(*states.shape[:2]))
+                states = states + layer(states, features.tokens, self.attention_mask(*states.shape[:2]))
                 return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
 
         With the cache a hook meets new positions alone, [rows, 1, dim]; under gradient checkpointing it may run twice.
@@ -113,7 +113,7 @@ class Fusion(Part):
         """Which of early, deep and late it is; none if it leaves the features out."""
         return [name for name in ("early", "deep", "late") if getattr(cls, name) is not getattr(Fusion, name)]
 
-    def seen(self, rows: int) -> Features | None:
+    def features_for(self, rows: int) -> Features | None:
         """The features in use, repeated to ``rows`` rows as beam search and sampling repeat their inputs.
 
         Raises:
@@ -126,7 +126,7 @@ class Fusion(Part):
             raise ValueError(f"states of {rows} rows do not go with the features of {len(self.features.pooled)} examples")
         return self.features.repeat(times)
 
-    def visible(self, rows: int, positions: int, *, decoder: bool = False) -> Tensor | None:
+    def attention_mask(self, rows: int, positions: int, *, decoder: bool = False) -> Tensor | None:
         """Which visual tokens each position may attend to, [rows, positions, tokens], true or false: those of the latest image
         before it that are real by ``features.mask``; None if all. A position before every image sees none. Positions beyond the
         prompt's, as generation adds them, see what its last one does; so do all of a seq2seq model's ``decoder``."""

@@ -21,7 +21,7 @@ CAUSAL, BIDIRECTIONAL, SEQ2SEQ = "causal", "bidirectional", "seq2seq"
 class LanguageSpec:
     """What a language model is, known from its configuration. ``max_length`` is its context, None if unlimited."""
 
-    kind: str
+    architecture: str
     dim: int
     vocab_size: int
     max_length: int | None
@@ -44,14 +44,14 @@ class LanguageModel(Part, ABC):
     An instance has ``spec`` (a `LanguageSpec`) and ``tokenizer`` (a `transformers` fast tokenizer with a padding token).
 
     Attributes:
-        keeps_rows: set by the model where a deep fusion is attached, which goes by rows: its blocks are then given one row an
+        forbid_packing: set by the model where a deep fusion is attached, which goes by rows: its blocks are then given one row an
             example. Else a batch may be laid out in any way, such as all texts in one row.
     """
 
-    kind: ClassVar[str] = CAUSAL
+    architecture: ClassVar[str] = CAUSAL
     generates: ClassVar[bool] = False
     spec: LanguageSpec
-    keeps_rows: bool = False
+    forbid_packing: bool = False
 
     @property
     @abstractmethod

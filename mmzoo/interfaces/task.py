@@ -5,16 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from mmzoo.models.model import MultimodalModel
 from mmzoo.interfaces.example import Example, placeholder
 from mmzoo.interfaces.features import Features
 from mmzoo.interfaces.language_model import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, LanguageSpec
 from mmzoo.interfaces.part import Part
+from mmzoo.interfaces.task_model import TaskModel
 
 IGNORE = -100
 
@@ -39,12 +38,12 @@ class Task(Part, ABC):
     """Collation, head, loss, prediction and metrics. The trainer and the evaluator know none of them.
 
     Class attributes:
-        kinds: the kinds of language model that it can use.
+        architectures: the architectures of language model that it can use.
         needs_generation: whether the language model must generate.
         metrics: names of the metrics that evaluation reports, in order.
     """
 
-    kinds: ClassVar[frozenset[str]] = frozenset({CAUSAL, BIDIRECTIONAL, SEQ2SEQ})
+    architectures: ClassVar[frozenset[str]] = frozenset({CAUSAL, BIDIRECTIONAL, SEQ2SEQ})
     needs_generation: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ()
 
@@ -80,21 +79,21 @@ class Task(Part, ABC):
         """Everything of a batch but the images. With ``training`` it holds ``labels`` (-100 where none is)."""
 
     @abstractmethod
-    def loss(self, model: MultimodalModel, features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def loss(self, model: TaskModel, features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The sum of the losses over the labels of the batch, and the number of labels, both scalars."""
 
     @abstractmethod
-    def predict(self, model: MultimodalModel, features: Features, batch: dict[str, Tensor], **options: Any) -> list[Prediction]:
+    def predict(self, model: TaskModel, features: Features, batch: dict[str, Tensor], **options: Any) -> list[Prediction]:
         """One prediction an example, in order."""
 
 
 @dataclass(frozen=True)
 class TextContext:
-    """What a task must know of the language model to lay out text: its tokenizer, kind, context, how many
+    """What a task must know of the language model to lay out text: its tokenizer, architecture, context, how many
     positions the fusion adds for each input (None if that depends on the input), and the inputs' modality."""
 
     tokenizer: Any
-    kind: str
+    architecture: str
     max_length: int | None
     added_tokens: int | None
     modality: str = "image"

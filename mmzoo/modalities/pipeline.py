@@ -17,13 +17,13 @@ from mmzoo.modalities.reader import Reader
 class InputPipeline:
     """What becomes of an encoder's inputs before it sees them: they are read, transformed and batched. Picklable.
 
-    ``transform`` is None for an encoder that looks at nothing; ``varies`` as `mmzoo.interfaces.encoder.Encoder` has it.
+    ``transform`` is None for an encoder that looks at nothing; ``variable_length`` as `mmzoo.interfaces.encoder.Encoder` has it.
     """
 
     modality: str
     reader: Reader
     transform: Callable[[Any], Tensor] | None
-    varies: bool = False
+    variable_length: bool = False
     _blank: Tensor | None = field(default=None, repr=False)
 
     def open(self, source: Any) -> Tensor:
@@ -48,7 +48,7 @@ class InputPipeline:
 
     def batch(self, opened: Sequence[Tensor]) -> dict[str, Tensor]:
         """``inputs`` [inputs, ...], and if they vary ``input_lengths`` [inputs]: shorter ones have zeros at their end."""
-        if not self.varies:
+        if not self.variable_length:
             return {"inputs": torch.stack(list(opened))}
         lengths = torch.tensor([len(each) for each in opened])
         return {"inputs": pad_sequence(list(opened), batch_first=True), "input_lengths": lengths}

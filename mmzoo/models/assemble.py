@@ -11,6 +11,7 @@ import torch
 
 from mmzoo.errors import PluginBroken
 from mmzoo.interfaces.features import FeatureSpec
+from mmzoo.interfaces.kinds import PARTS
 from mmzoo.interfaces.language_model import LanguageSpec
 from mmzoo.interfaces.part import Part
 from mmzoo.models import compatibility, locks
@@ -18,7 +19,7 @@ from mmzoo.models.model import MultimodalModel, Provenance
 from mmzoo.models.trainable import apply_policy
 from mmzoo.models.warm_start import inherit_options, without_sources
 from mmzoo.recipes.resolve import Resolved, resolve
-from mmzoo.recipes.schema import PARTS, Recipe
+from mmzoo.recipes.schema import Recipe
 from mmzoo.registry import isolation
 from mmzoo.registry.entries import Entry
 from mmzoo.registry.manager import plugin_manager
@@ -96,7 +97,7 @@ def _instance(resolved: Resolved, *arguments: Any) -> Part:
         part = resolved.cls(*arguments)
     spec = {"encoder": FeatureSpec, "language_model": LanguageSpec}.get(entry.kind)
     if spec is not None and not isinstance(getattr(part, "spec", None), spec):
-        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': its spec is no mmzoo.interfaces.{spec.__name__}")
+        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': its spec is no mmzoo.api.{spec.__name__}")
     if entry.kind == "encoder" and not hasattr(part, "transform"):
         raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': it has no transform (None if it looks at nothing)")
     return part

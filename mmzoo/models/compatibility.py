@@ -9,29 +9,30 @@ from mmzoo.errors import DoesNotFit, PluginBroken
 from mmzoo.interfaces.encoder import Encoder
 from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.fusion import Fusion
+from mmzoo.interfaces.kinds import KINDS, PARTS
 from mmzoo.interfaces.language_model import LanguageModel
 from mmzoo.interfaces.part import Part
-from mmzoo.interfaces.task import Task
 from mmzoo.modalities.reader import NONE, TAKEN, is_modality, plural
 from mmzoo.models.trainable import check_policy
 from mmzoo.recipes.resolve import Resolved, resolve
-from mmzoo.recipes.schema import PARTS, Recipe
+from mmzoo.recipes.schema import Recipe
 from mmzoo.registry import isolation
 from mmzoo.registry.entries import Entry
 from mmzoo.registry.hookspecs import PROJECT
 from mmzoo.registry.manager import plugin_manager
 
 MAX_STRANGERS = 50  # whose classes a suggestion looks at
-BASES: dict[str, type] = {"encoder": Encoder, "fusion": Fusion, "language_model": LanguageModel, "task": Task}
 
 
 def check_classes(found: dict[str, Resolved]) -> None:
     """What can be refused from the classes alone, before any configuration is fetched."""
     for kind, resolved in found.items():
-        if not (isinstance(resolved.cls, type) and issubclass(resolved.cls, BASES[kind])):
+        base = KINDS[kind].base_class()
+        assert base is not None
+        if not (isinstance(resolved.cls, type) and issubclass(resolved.cls, base)):
             raise PluginBroken(
                 f"{resolved.entry.label} of plugin '{resolved.entry.plugin}': {resolved.entry.target} is no "
-                f"mmzoo.interfaces.{BASES[kind].__name__}"
+                f"mmzoo.api.{base.__name__}"
             )
     encoder, fusion, language, task = (found[kind] for kind in PARTS)
     modality = encoder.cls.modality
@@ -41,18 +42,18 @@ def check_classes(found: dict[str, Resolved]) -> None:
             f"that is none of {', '.join(sorted(TAKEN))}"
         )
     if modality not in ("image", NONE) and encoder.cls.reader is Encoder.reader:
-        raise PluginBroken(
-            f"{encoder.entry.label} takes {plural(modality)} and opens images; give it a mmzoo.modalities.reader.Reader"
-        )
-    kind = language.cls.kind
+        raise PluginBroken(f"{encoder.entry.label} takes {plural(modality)} and opens images; give it a mmzoo.api.Reader")
+    architecture = language.cls.architecture
     for part in (fusion, task):
-        kinds = part.cls.kinds
-        if kind not in kinds:
+        architectures = part.cls.architectures
+        if architecture not in architectures:
             raise DoesNotFit(
-                f"{part.entry.label} needs a {' or '.join(sorted(kinds))} language model; '{language.entry.name}' is {kind}.\n"
-                + _instead("language_model", lambda cls, kinds=kinds: cls.kind in kinds and _serves(fusion.cls, cls))
+                f"{part.entry.label} needs a {' or '.join(sorted(architectures))} language model; '{language.entry.name}' is {architecture}.\n"
+                + _instead(
+                    "language_model", lambda cls, wanted=architectures: cls.architecture in wanted and _serves(fusion.cls, cls)
+                )
                 + "\n"
-                + _instead(part.entry.kind, lambda cls: kind in cls.kinds)
+                + _instead(part.entry.kind, lambda cls: architecture in cls.architectures)
             )
     if task.cls.needs_generation and not language.cls.generates:
         raise DoesNotFit(
@@ -66,7 +67,7 @@ def check_classes(found: dict[str, Resolved]) -> None:
             f"{fusion.entry.label} gives the image to the decoder alone, and {task.entry.label} reads the encoder.\n"
             + _instead("task", lambda cls: cls.needs_generation)
             + "\n"
-            + _instead("fusion", lambda cls: not cls.needs_decoder and kind in cls.kinds)
+            + _instead("fusion", lambda cls: not cls.needs_decoder and architecture in cls.architectures)
         )
 
 
@@ -91,7 +92,7 @@ def check_data(recipe: Recipe, example: Example | None, where: str) -> None:
 
 def _serves(fusion: type[Fusion], language: type[LanguageModel]) -> bool:
     """Whether a fusion serves a language model, as far as classes tell: which blocks it has, only its instance knows."""
-    return language.kind in fusion.kinds and (not fusion.needs_blocks or language.blocks is not Part.blocks)
+    return language.architecture in fusion.architectures and (not fusion.needs_blocks or language.blocks is not Part.blocks)
 
 
 def check_parts(found: dict[str, Resolved], parts: dict[str, Any], policies: dict[str, str]) -> None:
@@ -106,7 +107,7 @@ def check_parts(found: dict[str, Resolved], parts: dict[str, Any], policies: dic
     if encoder.transform is not None and not fusion.places():
         raise DoesNotFit(
             f"{name} leaves the features of encoder '{found['encoder'].entry.name}' out.\n"
-            + _instead("fusion", lambda cls: cls.places() and spec.kind in cls.kinds)
+            + _instead("fusion", lambda cls: cls.places() and spec.architecture in cls.architectures)
             + "\nFor text alone, encoder 'none' goes with it."
         )
     if fusion.tiles > 1 and encoder.modality != "image":
@@ -114,12 +115,13 @@ def check_parts(found: dict[str, Resolved], parts: dict[str, Any], policies: dic
     if fusion.needs_tokens and encoder.spec.tokens == 0:
         raise DoesNotFit(
             f"{name} reads token features, and encoder '{found['encoder'].entry.name}' gives pooled ones only.\n"
-            + _instead("fusion", lambda cls: not cls.needs_tokens and spec.kind in cls.kinds)
+            + _instead("fusion", lambda cls: not cls.needs_tokens and spec.architecture in cls.architectures)
         )
     if fusion.needs_blocks and not spec.blocks:
         raise DoesNotFit(
             f"{name} attaches to the blocks of a language model, and '{found['language_model'].entry.name}' has none of its dim "
-            "that can be found.\n" + _instead("fusion", lambda cls: not cls.needs_blocks and spec.kind in cls.kinds)
+            "that can be found.\n"
+            + _instead("fusion", lambda cls: not cls.needs_blocks and spec.architecture in cls.architectures)
         )
     added, needed = fusion.added_tokens, parts["task"].positions
     if added is not None and spec.max_length is not None and added + needed > spec.max_length:

@@ -127,7 +127,7 @@ def check_room(language_model: LanguageSpec, mask: Tensor, new: int) -> None:
     Raises:
         DataError: naming the lengths.
     """
-    context = language_model.max_length if language_model.kind == CAUSAL else None
+    context = language_model.max_length if language_model.architecture == CAUSAL else None
     if context is not None and (longest := int(mask.sum(1).max())) + new > context:
         raise DataError(
             f"{longest} positions of a prompt and {new} to generate exceed the language model's context of {context}; "
@@ -197,7 +197,7 @@ def collated(model: MultimodalModel, asked: Request, group: list[Example]) -> di
         BadInput: one cannot be read. DataError: a prompt exceeds the context.
     """
     text = model.text_context()
-    batch = Collator(_Prompts(asked), text, model.intake(), training=False)(group)  # type: ignore[arg-type]
+    batch = Collator(_Prompts(asked), text, model.input_pipeline(), training=False)(group)  # type: ignore[arg-type]
     for name, message in raise_bad(batch):
         raise model.encoder.reader.error(f"example {name}: {message}")
     return batch
@@ -211,7 +211,7 @@ class _Prompts:
 
     def collate(self, examples: Sequence[Example], text: Any, *, training: bool) -> Mapping[str, Tensor]:
         rows = prompt_ids(text, [example.text for example in examples], framed=self.asked.framed)
-        causal = text.kind == CAUSAL
+        causal = text.architecture == CAUSAL
         check_length(rows, text, [example.id for example in examples], self.asked.max_new_tokens if causal else 0)
         ids, mask = pad_with_mask(rows, text.tokenizer.pad_token_id, left=causal)
         return {"ids": ids, "mask": mask}

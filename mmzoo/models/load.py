@@ -11,12 +11,13 @@ from mmzoo.backbones import local_backbones
 from mmzoo.checkpoints.folder import CheckpointContents, read_checkpoint, read_weights, stored_tensors
 from mmzoo.checkpoints.screening import MANIFEST, WEIGHTS
 from mmzoo.errors import DoesNotFit
+from mmzoo.interfaces.kinds import PARTS
 from mmzoo.models import locks
 from mmzoo.models.assemble import assemble
 from mmzoo.models.model import MultimodalModel
 from mmzoo.models.warm_start import WarmStart, without_sources
 from mmzoo.recipes import licence
-from mmzoo.recipes.schema import PARTS, Recipe
+from mmzoo.recipes.schema import Recipe
 from mmzoo.registry.entries import split_use
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.sharing.locations import local_folder

@@ -21,9 +21,11 @@ from mmzoo.interfaces.encoder import Encoder
 from mmzoo.interfaces.example import FIELD_MODALITIES, PLACEHOLDER_ID, Example
 from mmzoo.interfaces.features import Features
 from mmzoo.interfaces.fusion import FusedInput, Fusion
+from mmzoo.interfaces.kinds import PARTS
 from mmzoo.interfaces.language_model import CAUSAL, LanguageModel
 from mmzoo.interfaces.part import Part
 from mmzoo.interfaces.task import Prediction, Task, TextContext
+from mmzoo.interfaces.task_model import States
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import NONE, plural
 from mmzoo.models.generation import NEW_TOKENS, check_count, check_room, checked, request, write
@@ -31,19 +33,9 @@ from mmzoo.models.sequence import pad_to_side, text_states
 from mmzoo.models.streaming import stream_text
 from mmzoo.models.trainable import set_training_mode
 from mmzoo.recipes import licence
-from mmzoo.recipes.schema import PARTS, Recipe
+from mmzoo.recipes.schema import Recipe
 from mmzoo.registry.entries import Entry
 from mmzoo.registry.manager import plugin_manager
-
-
-@dataclass
-class States:
-    """What a language model made of a fused text: ``hidden`` [batch, positions, dim], the ``mask`` over the text
-    [batch, text], and ``text``, the positions that the text holds, as in `Sequenced`."""
-
-    hidden: Tensor
-    mask: Tensor
-    text: slice | Tensor
 
 
 @dataclass
@@ -83,7 +75,7 @@ class MultimodalModel(nn.Module):
         self._generating = False
         self._checkpoint_blocks = False
         fusion.deep(language_model)
-        language_model.keeps_rows = "deep" in fusion.places()
+        language_model.forbid_packing = "deep" in fusion.places()
         head = language_model.output_layer()
         if fusion.is_late and head is not None:
             head.register_forward_pre_hook(self._fuse_outputs)
@@ -139,7 +131,7 @@ class MultimodalModel(nn.Module):
             order = torch.nn.functional.pad(order, (0, features.images - order.shape[1]))
             features = replace(features, at=order.masked_fill(none, -1))
             latest = (slots.cumsum(1) - 1).masked_fill(none, 0)
-        self.fusion.see(features)
+        self.fusion.set_features(features)
         sequence = self.fusion.early(features, self.language_model.embed(ids), mask)
         if latest is not None:
             # Only text looks back at images; what the fusion put in does not.
@@ -204,7 +196,7 @@ class MultimodalModel(nn.Module):
             return
         models: list[Any] = [m for m in self.language_model.modules() if hasattr(m, "activation_checkpointing_enable")]
         if not models:
-            raise DoesNotFit("train.gradient_checkpointing: this language model has no blocks that can be recomputed")
+            raise DoesNotFit("training.gradient_checkpointing: this language model has no blocks that can be recomputed")
         models[0].activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
     # Use
@@ -212,16 +204,16 @@ class MultimodalModel(nn.Module):
     def text_context(self) -> TextContext:
         spec = self.language_model.spec
         added = self.fusion.added_tokens
-        return TextContext(self.language_model.tokenizer, spec.kind, spec.max_length, added, self.modality)
+        return TextContext(self.language_model.tokenizer, spec.architecture, spec.max_length, added, self.modality)
 
-    def intake(self) -> InputPipeline:
+    def input_pipeline(self) -> InputPipeline:
         """What becomes of an input before the encoder sees it."""
         encoder = self.encoder
         transform = Tiled(encoder.transform, self.fusion.tiles) if self.fusion.tiles > 1 else encoder.transform
-        return InputPipeline(encoder.modality, encoder.reader, transform, encoder.varies)
+        return InputPipeline(encoder.modality, encoder.reader, transform, encoder.variable_length)
 
     def collator(self, *, training: bool, blank: bool = False) -> Collator:
-        return Collator(self.task, self.text_context(), self.intake(), training=training, blank=blank)
+        return Collator(self.task, self.text_context(), self.input_pipeline(), training=training, blank=blank)
 
     @property
     def device(self) -> torch.device:
@@ -301,7 +293,7 @@ class MultimodalModel(nn.Module):
         try:
             return self.task.predict(self, self.batch_features(moved), moved, **options)
         finally:
-            self.fusion.see(None)
+            self.fusion.set_features(None)
 
     @torch.no_grad()
     def generate(
@@ -373,7 +365,7 @@ class MultimodalModel(nn.Module):
         self._generating = True
         try:
             with checked(options):
-                sequence = self._sequence(features, ids, mask, left=self.language_model.kind == CAUSAL)
+                sequence = self._sequence(features, ids, mask, left=self.language_model.architecture == CAUSAL)
                 check_room(self.language_model.spec, sequence.mask, options.get("max_new_tokens") or 0)
                 memory = _given(memory=sequence.memory)
                 out = self.language_model.generate(sequence.embeddings, sequence.mask, **memory, **options)
@@ -382,13 +374,13 @@ class MultimodalModel(nn.Module):
             return out
         finally:
             self._generating = False
-            self.fusion.see(None)
+            self.fusion.set_features(None)
 
     def _fuse_outputs(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Late fusion just before the vocabulary, inside the library's own decoding loop."""
         if not self._generating:
             return None
-        features = self.fusion.seen(args[0].shape[0])
+        features = self.fusion.features_for(args[0].shape[0])
         return None if features is None else (self.fusion.late(features, args[0]), *args[1:])
 
     @contextmanager
@@ -441,7 +433,7 @@ class MultimodalModel(nn.Module):
             places = " and ".join(self.fusion.places()) or "nowhere"
             return f"{places}, {'+' + str(added) + ' tokens' if added else 'no added tokens'}"
         if kind == "language_model":
-            return f"{text.kind}, dim {text.dim}, {text.vocab_size} words, context {text.max_length or 'unlimited'}"
+            return f"{text.architecture}, dim {text.dim}, {text.vocab_size} words, context {text.max_length or 'unlimited'}"
         return getattr(self.task, "shape", "")
 
     def saved_names(self, *, full: bool = False) -> list[str]:

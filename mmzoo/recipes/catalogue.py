@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from mmzoo.errors import UnknownName
-from mmzoo.registry.entries import KINDS, Entry
+from mmzoo.interfaces.kinds import KINDS
+from mmzoo.registry.entries import Entry
 from mmzoo.registry.manager import plugin_manager
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from mmzoo.errors import BadRecipe
-from mmzoo.recipes.schema import PARTS
+from mmzoo.interfaces.kinds import PARTS
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def assignments(pairs: list[str], flag: str = "--set") -> dict[str, Any]:
-    """``["train.epochs=3", "fusion.length=20"]`` as nested data; values are read as YAML.
+    """``["training.epochs=3", "fusion.length=20"]`` as nested data; values are read as YAML.
 
     Raises:
         BadRecipe: a pair without ``=`` or with a value that is not YAML.
@@ -38,7 +38,7 @@ def assignments(pairs: list[str], flag: str = "--set") -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            example = "train.learning_rate=1e-3" if flag == "--set" else "text_column=question"
+            example = "training.learning_rate=1e-3" if flag == "--set" else "text_column=question"
             raise BadRecipe(f"{flag} {pair}: write KEY=VALUE, e.g. {flag} {example}")
         try:
             value = yaml.safe_load(text)

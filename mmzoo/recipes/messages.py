@@ -15,7 +15,7 @@ def explain(error: ValidationError, origin: str, *, prefix: str = "", known: lis
     for problem in error.errors(include_url=False):
         key = ".".join([*([prefix] if prefix else []), *(str(step) for step in problem["loc"])])
         if problem["type"] == "extra_forbidden":
-            names = list(TrainingOptions.model_fields) if key.startswith("train.") else known or []
+            names = list(TrainingOptions.model_fields) if key.startswith("training.") else known or []
             near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
             text = "unknown option" + (f"; did you mean '{near[0]}'?" if near else "")
             if not near and names:

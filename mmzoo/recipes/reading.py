@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.errors import BadRecipe, PluginBroken
+from mmzoo.interfaces.kinds import PARTS
 from mmzoo.recipes.files import read_mapping
 from mmzoo.recipes.merging import merge
-from mmzoo.recipes.schema import PARTS, Recipe
+from mmzoo.recipes.schema import Recipe
 from mmzoo.registry.manager import plugin_manager
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mmzoo.errors import BadRecipe
+from mmzoo.interfaces.kinds import PARTS
 from mmzoo.recipes.messages import explain
 from mmzoo.recipes.training_options import TrainingOptions
 
-PARTS = ("encoder", "fusion", "language_model", "task")
 _POLICY = re.compile(r"frozen|full|last:[1-9]\d{0,5}|lora:[1-9]\d{0,5}")
 
 
@@ -30,7 +30,7 @@ class PartConfig(BaseModel):
         description="what is trained: `frozen`, `full`, `last:N` (the last N blocks) or `lora:r` (adapters of rank r); "
         "empty for the entry's own default",
     )
-    learning_rate: float | None = Field(None, gt=0, description="its own learning rate; empty for `train.learning_rate`")
+    learning_rate: float | None = Field(None, gt=0, description="its own learning rate; empty for `training.learning_rate`")
     pretrained: bool | None = Field(None, description="load pretrained weights; empty for the recipe's `pretrained`")
     weights: str | None = Field(
         None,
@@ -100,7 +100,7 @@ class Recipe(BaseModel):
     language_model: PartConfig
     task: PartConfig
     pretrained: bool = Field(True, description="load pretrained weights where an entry has them")
-    train: TrainingOptions = Field(default_factory=lambda: TrainingOptions())
+    training: TrainingOptions = Field(default_factory=lambda: TrainingOptions())
 
     def parts(self) -> dict[str, PartConfig]:
         return {kind: getattr(self, kind) for kind in PARTS}
@@ -119,7 +119,7 @@ class Recipe(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """As plain data that `Recipe.of` reads back to an equal recipe."""
         data = self.model_dump(mode="json", exclude_none=True)
-        data["train"] = self.train.model_dump(mode="json", exclude_defaults=True)
+        data["training"] = self.training.model_dump(mode="json", exclude_defaults=True)
         return data
 
     @classmethod

@@ -13,6 +13,7 @@ from typing import Any
 
 from mmzoo.common.sanitize import describe_error, short_repr
 from mmzoo.errors import DuplicateName, PluginBroken, UnknownName
+from mmzoo.interfaces.kinds import KINDS
 
 # Commands of the command line itself, which no plugin's command may hide behind.
 RESERVED = frozenset(
@@ -21,7 +22,6 @@ RESERVED = frozenset(
         *("card", "verify", "push", "pull", "search", "pack", "load", "plugin", "doctor"),
     }
 )
-KINDS = ("encoder", "fusion", "language_model", "task", "dataset", "metric", "recipe", "format", "command")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -189,7 +189,8 @@ class Registry:
             for entry in self._entries.values()
             if (kind is None or entry.kind == kind) and (pattern is None or fnmatch.fnmatchcase(entry.name, pattern))
         ]
-        return sorted(found, key=lambda entry: (KINDS.index(entry.kind), entry.name))
+        order = {name: place for place, name in enumerate(KINDS)}
+        return sorted(found, key=lambda entry: (order[entry.kind], entry.name))
 
     def get(self, kind: str, name: str, *, hint: Callable[[], str] | None = None) -> Entry:
         """The entry of that kind and name.

@@ -11,21 +11,11 @@ import pluggy
 
 from mmzoo.common.sanitize import short_repr
 from mmzoo.errors import PluginBroken
+from mmzoo.interfaces.kinds import HOOKS
 from mmzoo.registry import hookspecs
 from mmzoo.registry.entries import Entry
 from mmzoo.registry.lifecycle import LIFECYCLE
 
-ENTRY_HOOKS = {
-    "mmzoo_encoders": "encoder",
-    "mmzoo_fusions": "fusion",
-    "mmzoo_language_models": "language_model",
-    "mmzoo_tasks": "task",
-    "mmzoo_datasets": "dataset",
-    "mmzoo_metrics": "metric",
-    "mmzoo_recipes": "recipe",
-    "mmzoo_formats": "format",
-    "mmzoo_commands": "command",
-}
 MAX_ENTRIES = 10_000  # of one hook
 
 
@@ -50,7 +40,7 @@ def collect(module: Any, scratch: pluggy.PluginManager, name: str) -> tuple[dict
         impls = {caller.name: impl for caller in callers for impl in caller.get_hookimpls()}
         _check(module, impls)
         entries: list[Entry] = []
-        for hook, kind in ENTRY_HOOKS.items():
+        for hook, kind in HOOKS.items():
             if hook in impls:
                 entries += _entries(impls[hook], hook, kind)
     except pluggy.PluginValidationError as error:  # its first line does not say what is wrong
@@ -62,7 +52,7 @@ def collect(module: Any, scratch: pluggy.PluginManager, name: str) -> tuple[dict
 
 
 def _check(module: Any, impls: Mapping[str, Any]) -> None:
-    known = [*ENTRY_HOOKS, *LIFECYCLE]
+    known = [*HOOKS, *LIFECYCLE]
     for name, impl in impls.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

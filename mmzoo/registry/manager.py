@@ -24,7 +24,6 @@ from mmzoo.errors import DuplicateName, MissingPlugin, MmzooError, PluginBroken,
 from mmzoo.registry import api_version, discovery, hookspecs, isolation, loading, settings
 from mmzoo.registry.entries import Entry, Registry
 from mmzoo.registry.lifecycle import Shield, warn
-from mmzoo.registry.loading import ENTRY_HOOKS as ENTRY_HOOKS
 
 IN_USE, FAILED, DISABLED, LEFT_OUT = "in use", "failed", "disabled", "left out"
 MAX_LINE = 300

@@ -18,6 +18,7 @@ from typing import Any
 
 from mmzoo import errors
 from mmzoo.common.sanitize import describe_error, sanitize
+from mmzoo.interfaces.kinds import KINDS
 from mmzoo.registry import discovery, isolation, settings
 from mmzoo.registry.entries import Entry
 from mmzoo.registry.manager import DISABLED, Plugin, PluginManager, Refused
@@ -217,8 +218,6 @@ def _torch() -> dict[str, Any]:
 
 
 def _try(kind: str, entry: Entry) -> None:
-    from mmzoo.models.compatibility import BASES
-
-    made, base = entry.load(), BASES.get(kind)
+    made, base = entry.load(), KINDS[kind].base_class()
     if base is not None and not (isinstance(made, type) and issubclass(made, base)):
-        raise errors.PluginBroken(f"its target is no mmzoo.interfaces.{base.__name__}")
+        raise errors.PluginBroken(f"its target is no mmzoo.api.{base.__name__}")

@@ -21,10 +21,9 @@ from typing import Any
 import jinja2
 
 from mmzoo.errors import BadPlugin, UnknownName
+from mmzoo.interfaces.kinds import KINDS
 from mmzoo.recipes import catalogue
 from mmzoo.registry.api_version import API_VERSION
-from mmzoo.registry.entries import KINDS
-from mmzoo.registry.loading import ENTRY_HOOKS
 
 PREFIX = "mmzoo-"
 # PEP 508's grammar of a name; index servers compare names in lower case, with runs of -_. as one dash.
@@ -68,11 +67,11 @@ class Planned:
 
     @property
     def hook(self) -> str:
-        return next(hook for hook, kind in ENTRY_HOOKS.items() if kind == self.kind)
+        return KINDS[self.kind].hook
 
     @property
     def words(self) -> str:
-        return self.kind.replace("_", " ")
+        return KINDS[self.kind].label
 
     @property
     def summary(self) -> str:
@@ -110,7 +109,7 @@ def create(
     target = Path(folder or name).expanduser()
     if target.exists():
         raise BadPlugin(f"{target} exists; name a new folder: --output {target / name}")
-    entries = [_plan(kind, name, commands) for kind in sorted(chosen, key=KINDS.index)]
+    entries = [_plan(kind, name, commands) for kind in sorted(chosen, key=list(KINDS).index)]
     files = _files(name, package, entries)
     for path, text in files.items():
         (target / path).parent.mkdir(parents=True, exist_ok=True)

@@ -9,28 +9,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mmzoo.data.dataset import Dataset
-from mmzoo.evaluation.metric import Metric
-from mmzoo.formats.format import Format
-from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.fusion import Fusion
-from mmzoo.interfaces.language_model import LanguageModel
-from mmzoo.interfaces.task import Task
+from mmzoo.interfaces.kinds import KINDS
 from mmzoo.modalities.reader import NONE
 from mmzoo.recipes.schema import PartConfig
-from mmzoo.registry.entries import KINDS
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.subject import Subject
 
-CLASSES: dict[str, type] = {
-    "encoder": Encoder,
-    "fusion": Fusion,
-    "language_model": LanguageModel,
-    "task": Task,
-    "dataset": Dataset,
-    "metric": Metric,
-    "format": Format,
-}
+WITH_CLASS = [kind.name for kind in KINDS.values() if kind.base]
 WITH_MODALITY = ("encoder", "language_model", "dataset")
 MAX_SUMMARY = 120
 
@@ -38,7 +23,7 @@ MAX_SUMMARY = 120
 @check(*KINDS)
 def metadata(subject: Subject) -> None:
     """An entry says what it is: a name, a target, a summary of one line and at most 120 characters, a licence (an SPDX id, or
-    ``varies``), a source, and, if it is an encoder that looks at something, a language model or a data set, a modality."""
+    ``variable_length``), a source, and, if it is an encoder that looks at something, a language model or a data set, a modality."""
     entry = subject.entry
     expect(not entry.problems(), "; ".join(entry.problems()))
     summary = entry.summary
@@ -54,9 +39,9 @@ def target(subject: Subject) -> None:
     """An entry's target imports and is what its kind asks for (`mmzoo.registry.hookspecs`): a subclass of the kind's base, of a recipe a
     mapping, of a command a function."""
     found = subject.target
-    base = CLASSES.get(subject.entry.kind)
+    base = KINDS[subject.entry.kind].base_class()
     if base is not None:
-        said = f"{subject.entry.target} is {found!r}, no subclass of {base.__module__}.{base.__name__}"
+        said = f"{subject.entry.target} is {found!r}, no subclass of mmzoo.api.{base.__name__}"
         expect(isinstance(found, type) and issubclass(found, base), said)
         missing = sorted(getattr(found, "__abstractmethods__", ()))
         expect(not missing, f"{found.__name__} does not have {', '.join(missing)}")
@@ -67,7 +52,7 @@ def target(subject: Subject) -> None:
         expect(not inspect.iscoroutinefunction(found), f"{subject.entry.target} is async, and nothing would wait for it")
 
 
-@check(*CLASSES)
+@check(*WITH_CLASS)
 def options(subject: Subject) -> None:
     """A class keeps a pydantic ``Options`` beside it that refuses unknown keys and describes every field; none is called like a
     key that every part of a recipe has, which would never reach it. The entry's ``tiny`` are valid options, and options come back
@@ -90,4 +75,4 @@ def options(subject: Subject) -> None:
         schema.model_validate({**given, "no_such_option": 1})
     except ValidationError:
         return
-    raise AssertionError("an unknown option is taken without a word; derive Options from mmzoo.interfaces.part.Options")
+    raise AssertionError("an unknown option is taken without a word; derive Options from mmzoo.api.Options")

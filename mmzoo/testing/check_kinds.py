@@ -56,10 +56,10 @@ def features(subject: Subject) -> None:
 
 def _probes(encoder: Encoder) -> dict[str, Tensor]:
     """Inputs of unequal length, if they vary: the reader's own."""
-    if encoder.transform is None or not encoder.varies:
+    if encoder.transform is None or not encoder.variable_length:
         return {}
-    intake = InputPipeline(encoder.modality, encoder.reader, encoder.transform, varies=True)
-    return intake.batch([encoder.transform(made) for made in encoder.reader.probes()])
+    pipeline = InputPipeline(encoder.modality, encoder.reader, encoder.transform, variable_length=True)
+    return pipeline.batch([encoder.transform(made) for made in encoder.reader.probes()])
 
 
 def _check_alone(encoder: Encoder, batch: dict[str, Tensor], i: int) -> None:
@@ -104,7 +104,10 @@ def states(subject: Subject) -> None:
     more tokens than the vocabulary."""
     model = subject.model.language_model
     spec, cls = model.spec, type(model)
-    expect((spec.kind, spec.generates) == (cls.kind, cls.generates), f"spec is {spec}, the class {cls.kind}, {cls.generates}")
+    expect(
+        (spec.architecture, spec.generates) == (cls.architecture, cls.generates),
+        f"spec is {spec}, the class {cls.architecture}, {cls.generates}",
+    )
     expect(len(model.blocks()) == spec.blocks, f"there are {len(model.blocks())} blocks, and spec.blocks is {spec.blocks}")
     tokenizer = model.tokenizer
     expect(tokenizer.pad_token_id is not None, "the tokenizer has no padding token")
@@ -122,7 +125,7 @@ def states(subject: Subject) -> None:
     pooled = model.pool(hidden, mask)
     expect(list(pooled.shape) == [len(rows), spec.dim], f"pool gives {shape(pooled)}, not {[len(rows), spec.dim]}")
     if spec.generates:
-        given = {"decoder_ids": ids} if spec.kind == SEQ2SEQ else {}
+        given = {"decoder_ids": ids} if spec.architecture == SEQ2SEQ else {}
         logits = model.logits(model(embeddings, mask, **given)[:, -1])
         expect(list(logits.shape) == [len(rows), spec.vocab_size], f"logits gives {shape(logits)}, not [..., {spec.vocab_size}]")
         _check_written(
@@ -133,7 +136,7 @@ def states(subject: Subject) -> None:
     real = mask.bool()
     expect(close(model(noise, mask)[real], hidden[real]), "what stands in the padding changes the states of the text")
     expect(close(model.pool(model(noise, mask), mask), pooled), "what stands in the padding changes the text's vector")
-    if spec.kind == CAUSAL:
+    if spec.architecture == CAUSAL:
         last = mask.sum(1) - 1
         changed = embeddings.clone()
         changed[torch.arange(len(rows)), last] += 1
@@ -158,7 +161,7 @@ def _check_writing(model: LanguageModel, rows: list[list[int]]) -> None:
     if (layer := loud.output_layer()) is not None:
         layer.register_forward_hook(lambda *_: calls.append(1))
     options: dict[str, Any] = {"max_new_tokens": 4}
-    ids, mask = pad_with_mask(rows, model.tokenizer.pad_token_id, left=model.kind == CAUSAL)
+    ids, mask = pad_with_mask(rows, model.tokenizer.pad_token_id, left=model.architecture == CAUSAL)
     embeddings = loud.embed(ids)
     together = loud.generate(torch.where(mask[..., None].bool(), embeddings, torch.randn_like(embeddings)), mask, **options)
     expect(
@@ -199,7 +202,7 @@ def positions(subject: Subject) -> None:
     seen = model.batch_features(batch)
     ids, mask = batch["ids"].clamp(min=0), batch["mask"]
     embeddings = model.language_model.embed(ids)
-    fusion.see(seen)
+    fusion.set_features(seen)
     found = fusion.early(seen, embeddings, mask)
     added = found.embeddings.shape[1] - ids.shape[1]
     wanted = [len(ids), ids.shape[1] + added, embeddings.shape[2]]
@@ -216,7 +219,7 @@ def positions(subject: Subject) -> None:
         expect(late.shape == hidden.shape, f"late gives {shape(late)} of states {shape(hidden)}")
         row = fusion.late(seen, hidden[:, :1])
         expect(close(row, late[:, :1]), "late is not position by position: a state alone gives another result than among others")
-    fusion.see(None)
+    fusion.set_features(None)
     if "deep" in fusion.places():
         language = resolve("language_model", subject.recipe.language_model)
         with torch.device("meta"):

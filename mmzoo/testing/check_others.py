@@ -108,7 +108,7 @@ def trains(subject: Subject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = opened(subject, Path(folder))
         options = {"max_steps": 2, "batch_size": 2, "precision": "fp32"}
-        run = train(recipe, dataset=data, output=Path(folder) / "model", split=data.splits()[0], progress=False, train=options)
+        run = train(recipe, dataset=data, output=Path(folder) / "model", split=data.splits()[0], progress=False, training=options)
         expect(run.steps == 2, f"it trained {run.steps} steps of 2")
 
 

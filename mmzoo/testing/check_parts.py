@@ -14,9 +14,9 @@ from torch import Tensor
 from mmzoo.common.sanitize import describe_error
 from mmzoo.data.collate import tensors
 from mmzoo.errors import DoesNotFit, MmzooError
+from mmzoo.interfaces.kinds import PARTS
 from mmzoo.models.assemble import assemble
 from mmzoo.models.model import MultimodalModel
-from mmzoo.recipes.schema import PARTS
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.small import fitting, round_trip, with_partners
@@ -167,7 +167,7 @@ def save_and_load(subject: Subject) -> None:
 
 @check(*PARTS)
 def partners(subject: Subject) -> None:
-    """A part works with every other that its declared needs (``kinds``, ``needs_tokens``, ...) fit: the model builds, its loss is
+    """A part works with every other that its declared needs (``architectures``, ``needs_tokens``, ...) fit: the model builds, its loss is
     finite and its predictions are made. Where the fit check refuses, it says why."""
     entry = subject.entry
     chosen = {kind: [n for n in names if n in _names(kind)] for kind, names in SELECTION.items() if kind != entry.kind}
@@ -253,7 +253,7 @@ def _compile(kind: str, model: MultimodalModel) -> None:
 
 @check("fusion", "language_model")
 def recomputed(subject: Subject) -> None:
-    """With gradient checkpointing (``train.gradient_checkpointing``) the loss and the gradients are the same; a language model
+    """With gradient checkpointing (``training.gradient_checkpointing``) the loss and the gradients are the same; a language model
     whose blocks cannot be recomputed is refused."""
     model = subject.build()
     batch = subject.batch(model)

@@ -88,7 +88,7 @@ def round_trip(recipe: Recipe, folder: Path, *, steps: int = 2, dataset: Dataset
     first = built.predict_examples(examples)
     assert len(first) == len(examples), f"predict gives {len(first)} predictions for {len(examples)} examples"
     options = {"max_steps": steps, "batch_size": 4, "precision": "fp32", "log_every": 1}
-    run = train(recipe, dataset=sample, output=folder, progress=False, train=options)
+    run = train(recipe, dataset=sample, output=folder, progress=False, training=options)
     assert run.steps == steps, f"trained {run.steps} steps of {steps}"
     assert all(np.isfinite(entry["loss"]) for entry in run.history), "the loss is not finite"
     trained = run.model.predict_examples(examples)

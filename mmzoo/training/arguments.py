@@ -20,7 +20,7 @@ from mmzoo.training.trainer import MultimodalTrainer
 
 
 def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_bad: bool, progress: bool) -> MultimodalTrainer:
-    options = model.recipe.train
+    options = model.recipe.training
     if not any(p.requires_grad for p in model.parameters()):
         raise TrainingError("nothing is trained: every part is frozen; set train: full, last:N or lora:r on one")
     model.checkpoint_blocks(options.gradient_checkpointing)
@@ -78,6 +78,6 @@ def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_ba
 def _precision(options: TrainingOptions) -> dict[str, bool]:
     gpu = torch.cuda.is_available()
     if options.precision == "fp16" and not gpu:
-        raise TrainingError("train.precision: fp16 needs a GPU; use bf16 or fp32 here")
+        raise TrainingError("training.precision: fp16 needs a GPU; use bf16 or fp32 here")
     bf16 = options.precision == "bf16" or (options.precision == "auto" and gpu and torch.cuda.is_bf16_supported())
     return {"bf16": bf16, "fp16": options.precision == "fp16"}

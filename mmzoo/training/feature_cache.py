@@ -38,7 +38,7 @@ from mmzoo.training.feature_store import OFF, FeatureStore, Layout, NoPlace, Wri
 
 log = logging.getLogger(__name__)
 
-KEY = "train.cache_features"
+KEY = "training.cache_features"
 # The share of the free disk that features may take: where they were asked for, and where they were not.
 MOST, MOST_UNASKED = 0.9, 0.25
 REREAD = 4  # examples that are read twice, to see whether their inputs change
@@ -54,13 +54,13 @@ class Precomputed:
 
     store: FeatureStore
     digests: dict[Hashable, bytes]
-    intake: InputPipeline
+    pipeline: InputPipeline
 
     def of(self, source: Any, key: Hashable) -> dict[str, Tensor]:
         digest = self.digests.get(key)
         found = None if digest is None else self.store.get(digest)
         if found is None:
-            self.intake.open(source)  # the usual reason
+            self.pipeline.open(source)  # the usual reason
             raise FeatureCacheError(f"an input is not what it was when training began; train again, or without a cache: {OFF}")
         return {f"feature_{name}": value for name, value in found.items()}
 
@@ -86,7 +86,7 @@ def precompute(
         DoesNotFit, BadRecipe: it is asked for, and the model or the data cannot have it.
         FeatureCacheError: the store is damaged or another encoder's, or the disk is full.
     """
-    options = model.recipe.train
+    options = model.recipe.training
     asked = options.cache_features
     if asked is False:
         return None
@@ -98,8 +98,8 @@ def precompute(
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     store = FeatureStore(cache_folder() / "features" / name, facts)
 
-    intake = model.intake()
-    places, count = _distinct(examples, intake.modality)
+    pipeline = model.input_pipeline()
+    places, count = _distinct(examples, pipeline.modality)
     encodings = reads() / len(examples) * (len(places) if options.keep_images_together else count)
     digests: dict[Hashable, bytes] = {}
     missing: list[bytes] = []
@@ -121,14 +121,14 @@ def precompute(
     with bar("encoding", len(share), shown=progress) as shown:
         shown.move(len(share) - len(mine), f"{decimal(store.size)} in {store.folder}")
         try:
-            loader = _loader(intake, examples, mine, model.recipe.train.batch_size, workers)
+            loader = _loader(pipeline, examples, mine, model.recipe.training.batch_size, workers)
             _encode(model, loader, store, accelerator, len(missing), MOST if asked else MOST_UNASKED, shown)
         except NoPlace as error:
             trouble = error
     if not _agreed(accelerator, trouble is None, trouble, asked):
         return None
     store.reload()
-    return Precomputed(store, digests, intake)
+    return Precomputed(store, digests, pipeline)
 
 
 def _agreed(accelerator: Accelerator, wanted: bool, trouble: NoPlace | None, asked: bool | None) -> bool:
@@ -144,13 +144,13 @@ def _agreed(accelerator: Accelerator, wanted: bool, trouble: NoPlace | None, ask
 
 def _obstacle(model: MultimodalModel, examples: Sequence[Example]) -> MmzooError | None:
     """Why the features cannot be kept."""
-    policy, options = model.provenance.policies["encoder"], model.recipe.train
+    policy, options = model.provenance.policies["encoder"], model.recipe.training
     if policy != "frozen":
         return DoesNotFit(f"{KEY}: the features of an encoder that is trained change (encoder.train: {policy}); set it to frozen")
     if model.encoder.transform is None:
         return BadRecipe(f"{KEY}: this encoder looks at nothing; leave it out")
     if options.blank_images:
-        return BadRecipe(f"{KEY}: with train.blank_images there is nothing to encode; leave out one of the two")
+        return BadRecipe(f"{KEY}: with training.blank_images there is nothing to encode; leave out one of the two")
     if not isinstance(examples, Sequence):
         return BadRecipe(f"{KEY}: a streamed data set cannot be gone through beforehand; leave it out")
     if model.fusion.needs_tokens and model.encoder.spec.tokens is None:
@@ -197,10 +197,10 @@ def _weights(model: MultimodalModel) -> str:
 def _preprocessing(model: MultimodalModel) -> str:
     """A digest of what the transform makes of some inputs: it changes with the code underneath too."""
     digest = hashlib.sha256()
-    intake = model.intake()
-    assert intake.transform is not None
-    for probe in intake.reader.probes():
-        value = intake.transform(probe)
+    pipeline = model.input_pipeline()
+    assert pipeline.transform is not None
+    for probe in pipeline.reader.probes():
+        value = pipeline.transform(probe)
         digest.update(f"{value.dtype}|{list(value.shape)}|".encode() + value.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
@@ -230,17 +230,17 @@ def _digests(places: Mapping[Hashable, Place]) -> dict[Hashable, bytes]:
 class _Inputs(TorchDataset):
     """Inputs with their sha256, opened; None for one that cannot be read, which training will speak of."""
 
-    def __init__(self, examples: Sequence[Example], places: Sequence[Place], intake: InputPipeline) -> None:
-        self.examples, self.places, self.intake = examples, places, intake
+    def __init__(self, examples: Sequence[Example], places: Sequence[Place], pipeline: InputPipeline) -> None:
+        self.examples, self.places, self.pipeline = examples, places, pipeline
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, number: int) -> tuple[bytes, Tensor] | None:
         example, which = self.places[number]
-        source = self.examples[example].inputs(self.intake.modality)[which]
+        source = self.examples[example].inputs(self.pipeline.modality)[which]
         try:
-            opened = self.intake.open(source)
+            opened = self.pipeline.open(source)
         except BadInput:
             return None
         return content_digest(source), opened  # not what it was when the keys were made: a file may have changed since
@@ -248,11 +248,11 @@ class _Inputs(TorchDataset):
     def batch(self, opened: list[tuple[bytes, Tensor] | None]) -> tuple[int, list[bytes], dict[str, Tensor]]:
         """How many were to be opened, the digests of those that were, and what `Intake.batch` makes of them."""
         good = [each for each in opened if each is not None]
-        return len(opened), [digest for digest, _ in good], self.intake.batch([each for _, each in good]) if good else {}
+        return len(opened), [digest for digest, _ in good], self.pipeline.batch([each for _, each in good]) if good else {}
 
 
-def _loader(intake: InputPipeline, examples: Sequence[Example], places: Sequence[Place], size: int, workers: int) -> DataLoader:
-    inputs = _Inputs(examples, places, intake)
+def _loader(pipeline: InputPipeline, examples: Sequence[Example], places: Sequence[Place], size: int, workers: int) -> DataLoader:
+    inputs = _Inputs(examples, places, pipeline)
     return DataLoader(
         inputs,
         batch_size=size,

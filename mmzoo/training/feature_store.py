@@ -40,7 +40,7 @@ DATA, INDEX = ".data", ".index"
 ENTRY = np.dtype([("picture", "V32"), ("record", "<u4"), ("entry", "<u4")])
 COMMIT_SECONDS = 2.0  # what a killed process loses at most
 ALIGN = 8  # bytes that each field of a record begins at a multiple of
-OFF = "--set train.cache_features=false"
+OFF = "--set training.cache_features=false"
 
 
 class NoPlace(FeatureCacheError):

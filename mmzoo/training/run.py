@@ -79,7 +79,7 @@ def train(
     """Train a recipe on a data set and save the model in ``output``.
 
     Args:
-        recipe: as `mmzoo.build` takes it; ``changes`` are laid over it, e.g. ``train={"epochs": 3}``.
+        recipe: as `mmzoo.build` takes it; ``changes`` are laid over it, e.g. ``training={"epochs": 3}``.
         dataset: a name, a path, an id, or a `Dataset`.
         resume: go on from the last checkpoint in ``output``, to the numbers that an unbroken run would give.
         overwrite: replace a model or an unfinished run that is in ``output``.
@@ -95,9 +95,9 @@ def train(
     chosen = read_recipe(recipe, **changes)
     examples = load_split(source := open_dataset(dataset), split)
     streamed = not isinstance(examples, Sequence)
-    options = chosen.train
+    options = chosen.training
     if streamed and options.max_steps is None:
-        raise BadRecipe("train.max_steps: a streamed data set has no length; say how many steps to train")
+        raise BadRecipe("training.max_steps: a streamed data set has no length; say how many steps to train")
     first = examples[0] if isinstance(examples, Sequence) else next(iter(examples), None)
     check_data(chosen, first, dataset if isinstance(dataset, str) else type(source).__name__)
     chosen, _ = inherit_options(chosen)  # what a checkpoint has learned is not learned anew
@@ -239,7 +239,7 @@ def _record(
     trainer: MultimodalTrainer, run: Run, dataset: str | PartConfig | Dataset, split: str, examples: Any, *, skip_bad: bool
 ) -> dict[str, Any]:
     """How the model was trained, for run.json and the card."""
-    options = run.model.recipe.train
+    options = run.model.recipe.training
     device = str(trainer.args.device)
     return {
         **provenance.describe(dataset),

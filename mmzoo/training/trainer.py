@@ -17,8 +17,8 @@ from transformers import Trainer
 from mmzoo.checkpoints.screening import WEIGHTS
 from mmzoo.data.collate import raise_bad
 from mmzoo.errors import CheckpointError, TrainingError
+from mmzoo.interfaces.kinds import PARTS
 from mmzoo.models.model import MultimodalModel
-from mmzoo.recipes.schema import PARTS
 from mmzoo.training.callbacks import ProgressCallback, Stop
 from mmzoo.training.feature_cache import precompute
 from mmzoo.training.output import last_good
@@ -65,7 +65,7 @@ class MultimodalTrainer(Trainer):
         examples: Any = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(examples, IterableDataset):
             return None
-        together = self.model.encoder.modality if self.model.recipe.train.keep_images_together else ""
+        together = self.model.encoder.modality if self.model.recipe.training.keep_images_together else ""
         return Shuffled(examples, self.args.seed, together, self.state)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -87,7 +87,7 @@ class MultimodalTrainer(Trainer):
             shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
             raise TrainingError(
                 f"step {self.state.global_step + 1}: the loss is {loss.item()}, on a batch of the examples {shown}. "
-                "Lower train.learning_rate or train.max_grad_norm, or look at these examples"
+                "Lower training.learning_rate or training.max_grad_norm, or look at these examples"
                 + last_good(Path(self.args.output_dir).parent, "")
             )
         return found
@@ -130,14 +130,14 @@ def check_finite(weights: Mapping[str, Tensor], when: str, output: Path) -> None
     for name, value in weights.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise TrainingError(
-                f"{when}: {name} holds NaN or infinite weights, which are not saved. Lower train.learning_rate or "
-                "train.max_grad_norm" + last_good(output, "")
+                f"{when}: {name} holds NaN or infinite weights, which are not saved. Lower training.learning_rate or "
+                "training.max_grad_norm" + last_good(output, "")
             )
 
 
 def parameter_groups(model: MultimodalModel, wrapped: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups a part, with its own learning rate: matrices, which decay, and the rest, which does not."""
-    rates = {kind: getattr(model.recipe, kind).learning_rate or model.recipe.train.learning_rate for kind in PARTS}
+    rates = {kind: getattr(model.recipe, kind).learning_rate or model.recipe.training.learning_rate for kind in PARTS}
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in wrapped.named_parameters():
         if parameter.requires_grad:

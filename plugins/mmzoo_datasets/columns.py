@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from mmzoo.errors import DataError
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.part import Options
+from mmzoo.api import DataError, Example, Options
 
 IMAGE = ("image", "file_name", "image_path", "path")
 AUDIO = ("audio", "audio_path", "wav")

@@ -16,10 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
-from mmzoo.data.dataset import Dataset
-from mmzoo.errors import DataError
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.part import Options
+from mmzoo.api import DataError, Dataset, Example, Options
 
 
 class EasyVQA(Dataset):

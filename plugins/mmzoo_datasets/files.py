@@ -30,8 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from mmzoo.data.dataset import Dataset
-from mmzoo.errors import DataError
+from mmzoo.api import DataError, Dataset
 from mmzoo_datasets.columns import SPLIT, SPLITS, ColumnOptions, Columns, Reader, Rows, in_order, read_table
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")

@@ -13,9 +13,7 @@ import datasets
 import fsspec
 from pydantic import Field
 
-from mmzoo.data.dataset import Dataset
-from mmzoo.errors import DataError, SourceError
-from mmzoo.interfaces.example import Example
+from mmzoo.api import DataError, Dataset, Example, SourceError
 from mmzoo_datasets.columns import ColumnOptions, Reader, Rows, in_order, read_table
 
 EMPTY = "{}: split '{}' is empty; training and evaluation need at least one example"

@@ -37,11 +37,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from mmzoo.common.files import cache_folder
-from mmzoo.data.dataset import Dataset
-from mmzoo.errors import DataError
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.part import Options
+from mmzoo.api import DataError, Dataset, Example, Options, cache_folder
 
 GENDERS = frozenset({"man", "woman", "person", "men", "women", "people"})
 HELD_OUT = {"test": 0.1, "validation": 0.1}

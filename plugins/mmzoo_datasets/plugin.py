@@ -1,12 +1,12 @@
 """Where examples come from."""
 
-import mmzoo
+from mmzoo.api import Entry, hookimpl
 
 
-@mmzoo.hookimpl
+@hookimpl
 def mmzoo_datasets():
     return [
-        mmzoo.Entry(
+        Entry(
             "dataset",
             "easy-vqa",
             target="mmzoo_datasets.easy_vqa:EasyVQA",
@@ -16,7 +16,7 @@ def mmzoo_datasets():
             source="https://github.com/vzhou842/easy-VQA",
             tiny={"limit": 8},
         ),
-        mmzoo.Entry(
+        Entry(
             "dataset",
             "openmoji",
             target="mmzoo_datasets.openmoji:OpenMoji",
@@ -26,7 +26,7 @@ def mmzoo_datasets():
             source="https://openmoji.org",
             tiny={"limit": 8},
         ),
-        mmzoo.Entry(
+        Entry(
             "dataset",
             "files",
             target="mmzoo_datasets.files:Files",
@@ -35,7 +35,7 @@ def mmzoo_datasets():
             license="varies",
             source="https://huggingface.co/docs/datasets/loading",
         ),
-        mmzoo.Entry(
+        Entry(
             "dataset",
             "datasets",
             target="mmzoo_datasets.hub:HubDataset",

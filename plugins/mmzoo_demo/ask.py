@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmzoo.errors import MmzooError
+from mmzoo.api import MmzooError
 
 
 def answers(model: Any, images: Sequence[str], questions: Sequence[str]) -> list[dict[str, Any]]:
@@ -43,10 +43,10 @@ def main() -> None:
         os.fdopen(os.dup(1), "w", encoding="utf-8"),
         sys.stderr,
     )  # a library that prints must not spoil the JSON
-    import mmzoo
+    from mmzoo.api import load
 
     asked = json.loads(sys.stdin.buffer.read())
-    json.dump(answers(mmzoo.load(asked["folder"]), asked["images"], asked["questions"]), out)
+    json.dump(answers(load(asked["folder"]), asked["images"], asked["questions"]), out)
     out.close()
 
 

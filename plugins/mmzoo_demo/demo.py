@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmzoo.errors import MmzooError
+from mmzoo.api import MmzooError
 
 if TYPE_CHECKING:
     from mmzoo_demo.steps import Demo

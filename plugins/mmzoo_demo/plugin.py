@@ -1,12 +1,12 @@
 """The demonstration, as a command that a plugin brings in."""
 
-import mmzoo
+from mmzoo.api import Entry, hookimpl
 
 
-@mmzoo.hookimpl
+@hookimpl
 def mmzoo_commands():
     return [
-        mmzoo.Entry(
+        Entry(
             "command",
             "demo",
             target="mmzoo_demo.demo:demo",

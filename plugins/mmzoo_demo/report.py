@@ -17,9 +17,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.task import Prediction
-from mmzoo.modalities.identity import input_key
+from mmzoo.api import Example, Prediction, input_key
 
 WRONG, RIGHT = 12, 12
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")

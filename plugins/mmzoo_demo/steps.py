@@ -17,17 +17,23 @@ from typing import Any
 import torch
 from transformers.trainer_utils import get_last_checkpoint
 
-import mmzoo
-from mmzoo.checkpoints.folder import CHECKPOINTS
-from mmzoo.common.environment import environment
-from mmzoo.data.open import open_dataset
-from mmzoo.errors import CheckpointError, TrainingError
-from mmzoo.evaluation.metric import Metric
-from mmzoo.evaluation.statistics import measure
-from mmzoo.modalities.identity import input_key
-from mmzoo.recipes.reading import read_recipe
-from mmzoo.recipes.resolve import resolve
-from mmzoo.recipes.schema import PartConfig
+from mmzoo.api import (
+    CHECKPOINTS,
+    CheckpointError,
+    Metric,
+    MultimodalModel,
+    PartConfig,
+    TrainingError,
+    environment,
+    evaluate,
+    input_key,
+    load,
+    measure,
+    open_dataset,
+    read_recipe,
+    resolve,
+    train,
+)
 from mmzoo_demo import report
 from mmzoo_demo.ask import answers, in_fresh_process
 
@@ -71,7 +77,7 @@ class Settings:
 
     def train_options(self, role: str) -> dict[str, Any]:
         """What is laid over the recipe's ``train``."""
-        epochs: float = self.epochs or (QUICK_EPOCHS if self.quick else read_recipe(self.recipe).train.epochs)
+        epochs: float = self.epochs or (QUICK_EPOCHS if self.quick else read_recipe(self.recipe).training.epochs)
         options: dict[str, Any] = {"epochs": epochs, **({"log_every": 2} if self.quick else {})}
         if role == BLIND:
             options |= {"epochs": min(epochs, BLIND_EPOCHS), "blank_images": True}
@@ -89,7 +95,7 @@ class Demo:
 
     def __post_init__(self) -> None:
         self.source = PartConfig(use=DATASET, **({"limit": QUICK_LIMIT} if self.settings.quick else {}))
-        self.models: dict[str, mmzoo.MultimodalModel] = {}
+        self.models: dict[str, MultimodalModel] = {}
 
     # Beginning
 
@@ -157,18 +163,18 @@ class Demo:
     def _train(self, role: str, phase: str) -> None:
         folder = self.output / role
         if role in self.record["trained"]:
-            self.models[role] = mmzoo.load(folder)
+            self.models[role] = load(folder)
             self.say(f"   was trained before: {folder}")
             return
         unfinished = phase in self.record["seconds"] and _has_checkpoint(folder)
         with self._timed(phase, go_on=unfinished):
-            run = mmzoo.train(
+            run = train(
                 self.settings.recipe,
                 dataset=self.source,
                 output=folder,
                 resume=unfinished,
                 overwrite=not unfinished,
-                train=self.settings.train_options(role),
+                training=self.settings.train_options(role),
             )
         if not run.finished:
             raise Stopped(run.signal, run.steps)
@@ -193,8 +199,8 @@ class Demo:
         self.say(f"3. Measure both on the test split: {self._size('test')} not seen in training")
         device = "cuda" if torch.cuda.is_available() else None
         with self._timed("measure"):
-            seen = mmzoo.evaluate(self.output / MODEL, dataset=self.source, device=device)
-            blind = mmzoo.evaluate(self.output / BLIND, dataset=self.source, controls=("blanked",), device=device)
+            seen = evaluate(self.output / MODEL, dataset=self.source, device=device)
+            blind = evaluate(self.output / BLIND, dataset=self.source, controls=("blanked",), device=device)
             metric = next(iter(seen.scores))
             commonest, constant = self._majority(metric)
         self.predictions = seen.predictions

@@ -18,14 +18,21 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from mmzoo.backbones.repository import Source
-from mmzoo.backbones.weights import read_metadata, read_pickle, read_tensors
-from mmzoo.errors import BadRecipe, CheckpointError
-from mmzoo.formats.conversion import WeightSource, convert_checkpoint
-from mmzoo.formats.format import Clues, Format
-from mmzoo.formats.source import not_this_format
-from mmzoo.interfaces.part import Options
-from mmzoo.models.model import MultimodalModel
+from mmzoo.api import (
+    BadRecipe,
+    CheckpointError,
+    Clues,
+    Format,
+    MultimodalModel,
+    Options,
+    Source,
+    WeightSource,
+    convert_checkpoint,
+    not_this_format,
+    read_metadata,
+    read_pickle,
+    read_tensors,
+)
 
 GPT2 = "openai-community/gpt2"
 WORDS = 50257  # of GPT-2's vocabulary

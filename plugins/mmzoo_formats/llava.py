@@ -14,13 +14,22 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor
 
-from mmzoo.backbones.repository import CONFIG_FILE, PROCESSORS, Source, explain_errors
-from mmzoo.backbones.weights import read_tensors
-from mmzoo.errors import DoesNotFit
-from mmzoo.formats.conversion import WeightSource, convert_checkpoint, plan_model
-from mmzoo.formats.format import Clues, Format
-from mmzoo.formats.source import not_this_format, open_source
-from mmzoo.models.model import MultimodalModel
+from mmzoo.api import (
+    CONFIG_FILE,
+    PROCESSORS,
+    Clues,
+    DoesNotFit,
+    Format,
+    MultimodalModel,
+    Source,
+    WeightSource,
+    convert_checkpoint,
+    explain_errors,
+    not_this_format,
+    open_source,
+    plan_model,
+    read_tensors,
+)
 from mmzoo_formats.llava_export import write
 
 VISION = {"clip_vision_model": "clip", "siglip_vision_model": "siglip"}

@@ -14,11 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedModel
 
-from mmzoo.backbones.weights import first_names
-from mmzoo.data.tokens import with_placeholder
-from mmzoo.errors import DoesNotFit
-from mmzoo.interfaces.example import PLACEHOLDER, PLACEHOLDER_ID
-from mmzoo.models.model import MultimodalModel
+from mmzoo.api import PLACEHOLDER, PLACEHOLDER_ID, DoesNotFit, MultimodalModel, first_names, with_placeholder
 
 POOLER, PROJECTION = "vision_tower.pooler.", "vision_tower.visual_projection."
 TOLERANCE = 1e-3  # of the largest logit
@@ -64,7 +60,7 @@ def _check(model: MultimodalModel) -> None:
     options = fusion.options
     if options.layers != "mlp" or options.pixel_shuffle != 1 or fusion.tiles != 1:
         raise DoesNotFit("llava: fusion 'projector': LLaVA's has layers: mlp, pixel_shuffle: 1 and tiles: 1")
-    if language.kind != "causal" or not isinstance(getattr(language, "model", None), PreTrainedModel):
+    if language.architecture != "causal" or not isinstance(getattr(language, "model", None), PreTrainedModel):
         raise DoesNotFit(
             f"llava: language model '{uses['language_model']}' is no causal one of transformers; LLaVA takes those of Llama's "
             "kind: hf-causal, smollm2 and qwen3, for example"

@@ -13,15 +13,23 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import AddedToken
 
-from mmzoo.backbones.repository import CONFIG_FILE, WEIGHTS_FILE, Source
-from mmzoo.backbones.weights import read_tensors
-from mmzoo.errors import CheckpointError, DoesNotFit
-from mmzoo.formats.conversion import WeightSource, convert_checkpoint
-from mmzoo.formats.format import Clues, Format
-from mmzoo.formats.source import not_this_format, open_source
-from mmzoo.interfaces.part import Options
-from mmzoo.models.model import MultimodalModel
-from mmzoo.recipes.messages import explain
+from mmzoo.api import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    CheckpointError,
+    Clues,
+    DoesNotFit,
+    Format,
+    MultimodalModel,
+    Options,
+    Source,
+    WeightSource,
+    convert_checkpoint,
+    explain,
+    not_this_format,
+    open_source,
+    read_tensors,
+)
 
 BILINEAR, BICUBIC = 2, 3  # as PIL counts them
 SIGLIP = {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import mmzoo
+from mmzoo.api import Entry, hookimpl
 
 
-@mmzoo.hookimpl
-def mmzoo_formats() -> list[mmzoo.Entry]:
+@hookimpl
+def mmzoo_formats() -> list[Entry]:
     return [
-        mmzoo.Entry(
+        Entry(
             "format",
             "clipcap",
             target="mmzoo_formats.clipcap:ClipCap",
@@ -16,7 +16,7 @@ def mmzoo_formats() -> list[mmzoo.Entry]:
             license="MIT",
             source="https://github.com/rmokady/CLIP_prefix_caption",
         ),
-        mmzoo.Entry(
+        Entry(
             "format",
             "nanovlm",
             target="mmzoo_formats.nanovlm:NanoVLM",
@@ -24,7 +24,7 @@ def mmzoo_formats() -> list[mmzoo.Entry]:
             license="Apache-2.0",
             source="https://github.com/huggingface/nanoVLM",
         ),
-        mmzoo.Entry(
+        Entry(
             "format",
             "llava",
             target="mmzoo_formats.llava:Llava",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmzoo.errors import DoesNotFit
+from mmzoo.api import DoesNotFit
 
 
 def check_heads(heads: int, dim: int) -> None:

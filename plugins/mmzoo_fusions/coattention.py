@@ -20,11 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmzoo.errors import DoesNotFit
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.fusion import Fusion
-from mmzoo.interfaces.language_model import BIDIRECTIONAL, LanguageModel, LanguageSpec
-from mmzoo.interfaces.part import Options
+from mmzoo.api import BIDIRECTIONAL, DoesNotFit, Features, FeatureSpec, Fusion, LanguageModel, LanguageSpec, Options
 from mmzoo_fusions.attention import attend, before, check_heads
 
 EPSILON = 1e-12  # of BERT's norms, and of LXMERT's
@@ -37,7 +33,7 @@ class CoAttention(Fusion):
     The stream of all images goes from layer to layer in `vision`, and its mean meets the text's states after the last block.
     """
 
-    kinds = frozenset({BIDIRECTIONAL})
+    architectures = frozenset({BIDIRECTIONAL})
     needs_tokens = True
     needs_blocks = True
 
@@ -64,8 +60,8 @@ class CoAttention(Fusion):
         self.gate = nn.Parameter(torch.zeros(()))
         self.vision: list[Tensor] = []  # what goes into each layer, and what comes out of the last
 
-    def see(self, features: Features | None) -> None:
-        super().see(features)
+    def set_features(self, features: Features | None) -> None:
+        super().set_features(features)
         self.vision = [] if features is None else [self.norm(self.project(features.tokens))]
 
     def deep(self, language_model: LanguageModel) -> None:

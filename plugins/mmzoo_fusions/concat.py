@@ -8,11 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.fusion import FusedInput, Fusion
-from mmzoo.interfaces.language_model import BIDIRECTIONAL, LanguageSpec
-from mmzoo.interfaces.part import Options
-from mmzoo.models.sequence import insert_features
+from mmzoo.api import BIDIRECTIONAL, Features, FeatureSpec, FusedInput, Fusion, LanguageSpec, Options, insert_features
 
 
 class SingleStream(Fusion):
@@ -34,7 +30,7 @@ class SingleStream(Fusion):
     def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
         super().__init__(options, encoder, language_model)
         self._tokens = encoder.tokens
-        self._after = language_model.kind == BIDIRECTIONAL
+        self._after = language_model.architecture == BIDIRECTIONAL
         self.project = nn.Linear(encoder.dim, language_model.dim)
         self.norm = nn.LayerNorm(language_model.dim) if options.norm else nn.Identity()
         self.type_embedding = nn.Parameter(0.02 * torch.randn(language_model.dim))

@@ -17,10 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.fusion import Fusion
-from mmzoo.interfaces.language_model import LanguageModel, LanguageSpec
-from mmzoo.interfaces.part import Options
+from mmzoo.api import Features, FeatureSpec, Fusion, LanguageModel, LanguageSpec, Options
 from mmzoo_fusions.attention import attend, before, check_heads
 from mmzoo_fusions.resampler import LATENTS, Perceiver
 
@@ -57,14 +54,14 @@ class GatedCrossAttention(Fusion):
             GatedLayer(language_model.dim, encoder.dim, options.heads, options.mlp_ratio) for _ in range(count)
         )
 
-    def see(self, features: Features | None) -> None:
+    def set_features(self, features: Features | None) -> None:
         if features is not None and self.perceiver is not None:
             each = features.by_image()
             latents = self.perceiver(each.tokens, each.token_mask())
             tokens = latents.reshape(len(features.pooled), -1, latents.shape[-1])
             mask = None if features.present is None else features.present.repeat_interleave(latents.shape[1], 1)
             features = replace(features, tokens=tokens, mask=mask)
-        super().see(features)
+        super().set_features(features)
 
     def deep(self, language_model: LanguageModel) -> None:
         decoder = set(language_model.decoder_blocks())
@@ -73,11 +70,11 @@ class GatedCrossAttention(Fusion):
 
     def _attention(self, layer: nn.Module, decoder: bool) -> Any:
         def change(hidden: Tensor) -> Tensor | None:
-            features = self.seen(hidden.shape[0])
+            features = self.features_for(hidden.shape[0])
             if features is None:
                 return None
             if self.options.attend == "latest":
-                visible = self.visible(*hidden.shape[:2], decoder=decoder)
+                visible = self.attention_mask(*hidden.shape[:2], decoder=decoder)
             else:
                 visible = None if features.mask is None else features.mask.bool()[:, None]
             return layer(hidden, features.tokens, visible)

@@ -14,10 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.fusion import Fusion
-from mmzoo.interfaces.language_model import LanguageSpec
-from mmzoo.interfaces.part import Options
+from mmzoo.api import Features, FeatureSpec, Fusion, LanguageSpec, Options
 from mmzoo_fusions.attention import check_heads
 
 

@@ -10,17 +10,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.fusion import FusedInput, Fusion
-from mmzoo.interfaces.language_model import SEQ2SEQ, CrossAttentionStates, LanguageSpec
-from mmzoo.interfaces.part import Options
+from mmzoo.api import SEQ2SEQ, CrossAttentionStates, Features, FeatureSpec, FusedInput, Fusion, LanguageSpec, Options
 
 
 class EncoderStates(Fusion):
     """Token features [batch, tokens, dim], projected and normed, before the encoder's states of the text, which has not seen
     them."""
 
-    kinds = frozenset({SEQ2SEQ})
+    architectures = frozenset({SEQ2SEQ})
     needs_tokens = True
     needs_decoder = True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmzoo.interfaces.fusion import Fusion
+from mmzoo.api import Fusion
 
 
 class Nothing(Fusion):

@@ -1,18 +1,18 @@
 """How features meet language, in the three places of the literature: early, deep and late."""
 
-import mmzoo
+from mmzoo.api import Entry, hookimpl
 
 _CLIPCAP = "ClipCap, Mokady et al. 2021, https://arxiv.org/abs/2111.09734"
 _FLAMINGO = "Flamingo, Alayrac et al. 2022, https://arxiv.org/abs/2204.14198"
 
 
 def _entry(name, target, summary, source, **tiny):
-    return mmzoo.Entry(
+    return Entry(
         "fusion", name, target=f"mmzoo_fusions.{target}", summary=summary, license="Apache-2.0", source=source, tiny=tiny
     )
 
 
-@mmzoo.hookimpl
+@hookimpl
 def mmzoo_fusions():
     return [
         _entry(

@@ -14,11 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.fusion import FusedInput, Fusion
-from mmzoo.interfaces.language_model import LanguageSpec
-from mmzoo.interfaces.part import Options
-from mmzoo.models.sequence import insert_features
+from mmzoo.api import Features, FeatureSpec, FusedInput, Fusion, LanguageSpec, Options, insert_features
 from mmzoo_fusions.attention import attend, check_heads
 
 

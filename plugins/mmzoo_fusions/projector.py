@@ -14,12 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmzoo.errors import DoesNotFit
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.fusion import FusedInput, Fusion
-from mmzoo.interfaces.language_model import LanguageSpec
-from mmzoo.interfaces.part import Options
-from mmzoo.models.sequence import insert_features
+from mmzoo.api import DoesNotFit, Features, FeatureSpec, FusedInput, Fusion, LanguageSpec, Options, insert_features
 
 
 class Projector(Fusion):

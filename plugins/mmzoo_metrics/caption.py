@@ -17,8 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmzoo.errors import DataError
-from mmzoo.evaluation.metric import Metric
+from mmzoo.api import DataError, Metric
 from mmzoo_metrics.ptb import tokenize
 
 

@@ -13,9 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from mmzoo.errors import DataError
-from mmzoo.evaluation.metric import Metric
-from mmzoo.interfaces.part import Options
+from mmzoo.api import DataError, Metric, Options
 
 MAX_BYTES = 2 << 30
 

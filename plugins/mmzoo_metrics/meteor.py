@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mmzoo.errors import DataError
+from mmzoo.api import DataError
 from mmzoo_metrics.caption import CaptionMetric
 
 # English, for the task of ranking: weights of exact, stem, synonym and paraphrase matches, and the paper's parameters.

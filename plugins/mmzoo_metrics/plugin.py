@@ -1,10 +1,10 @@
 """How good predictions are."""
 
-import mmzoo
+from mmzoo.api import Entry, hookimpl
 
 
 def _entry(name, target, summary, source):
-    return mmzoo.Entry(
+    return Entry(
         "metric",
         name,
         target=f"mmzoo_metrics.{target}",
@@ -14,7 +14,7 @@ def _entry(name, target, summary, source):
     )
 
 
-@mmzoo.hookimpl
+@hookimpl
 def mmzoo_metrics():
     sklearn = "as in scikit-learn, https://scikit-learn.org/stable/modules/model_evaluation.html"
     bleu = "Papineni et al. 2002, https://aclanthology.org/P02-1040; as in https://github.com/salaniz/pycocoevalcap"

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmzoo.errors import DataError
-from mmzoo.evaluation.metric import Metric
+from mmzoo.api import DataError, Metric
 
 _CONTRACTIONS = """ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
 he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've

@@ -22,11 +22,19 @@ from pydantic import BaseModel, Field, model_validator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mmzoo.backbones.weights import Weights, explain_loading, fetch_weights
-from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
-from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.part import Options
+from mmzoo.api import (
+    BadRecipe,
+    DoesNotFit,
+    Encoder,
+    Features,
+    FeatureSpec,
+    Options,
+    SourceError,
+    UnknownName,
+    Weights,
+    explain_loading,
+    fetch_weights,
+)
 
 WEIGHTS = "open_clip_model.safetensors"
 

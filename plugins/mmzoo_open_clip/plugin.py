@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import mmzoo
+from mmzoo.api import Entry, hookimpl
 
 
-@mmzoo.hookimpl
-def mmzoo_encoders() -> list[mmzoo.Entry]:
+@hookimpl
+def mmzoo_encoders() -> list[Entry]:
     return [
-        mmzoo.Entry(
+        Entry(
             "encoder",
             "open_clip",
             target="mmzoo_open_clip.encoder:OpenCLIP",

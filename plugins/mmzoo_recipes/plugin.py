@@ -1,16 +1,16 @@
 """Recipes: what each is, in one line; the choices themselves are in `mmzoo_recipes.recipes`."""
 
-import mmzoo
+from mmzoo.api import Entry, hookimpl
 
 _EASY_VQA = "easy-VQA, Zhou 2019, https://github.com/vzhou842/easy-VQA"
 
 
 def _entry(name, summary, source):
     target = f"mmzoo_recipes.recipes:{name.upper().replace('-', '_')}"
-    return mmzoo.Entry("recipe", name, target=target, summary=summary, modality="image", license="Apache-2.0", source=source)
+    return Entry("recipe", name, target=target, summary=summary, modality="image", license="Apache-2.0", source=source)
 
 
-@mmzoo.hookimpl
+@hookimpl
 def mmzoo_recipes():
     return [
         _entry(

@@ -5,7 +5,7 @@ CLIP_PREFIX_GPT2 = {
     "fusion": {"use": "prefix-mlp", "length": 10},
     "language_model": {"use": "gpt2", "train": "frozen"},
     "task": "caption",
-    "train": {"learning_rate": 2e-5, "batch_size": 40, "epochs": 10, "warmup": 5000, "schedule": "linear"},
+    "training": {"learning_rate": 2e-5, "batch_size": 40, "epochs": 10, "warmup": 5000, "schedule": "linear"},
 }
 
 VIT_CONCAT_BERT = {
@@ -13,7 +13,7 @@ VIT_CONCAT_BERT = {
     "fusion": "concat",
     "language_model": {"use": "bert", "train": "full", "learning_rate": 5e-5},
     "task": "classify",
-    "train": {"learning_rate": 1e-4, "batch_size": 32, "epochs": 3, "schedule": "linear", "warmup": 0.1},
+    "training": {"learning_rate": 1e-4, "batch_size": 32, "epochs": 3, "schedule": "linear", "warmup": 0.1},
 }
 
 SIGLIP_PROJECTOR_SMOLLM2 = {
@@ -21,7 +21,7 @@ SIGLIP_PROJECTOR_SMOLLM2 = {
     "fusion": {"use": "projector", "layers": "mlp"},
     "language_model": {"use": "smollm2", "train": "lora:16", "learning_rate": 2e-4},
     "task": "vqa",
-    "train": {"learning_rate": 1e-3, "batch_size": 16, "epochs": 1},
+    "training": {"learning_rate": 1e-3, "batch_size": 16, "epochs": 1},
 }
 
 CLIP_CONCAT_BERT = {
@@ -29,7 +29,7 @@ CLIP_CONCAT_BERT = {
     "fusion": "late-concat",
     "language_model": {"use": "bert-decoder", "train": "full", "learning_rate": 5e-5},
     "task": "caption",
-    "train": {"learning_rate": 5e-4, "batch_size": 64, "epochs": 10, "warmup": 0.05},
+    "training": {"learning_rate": 5e-4, "batch_size": 64, "epochs": 10, "warmup": 0.05},
 }
 
 _SMALL = {
@@ -48,7 +48,7 @@ CNN_PRODUCT_LSTM = {
     "fusion": "late-product",
     "language_model": "lstm",
     "task": {"use": "classify", "hidden": 256, "dropout": 0.3},
-    "train": _FIRM,
+    "training": _FIRM,
 }
 
 CNN_CONCAT_LSTM = {**CNN_PRODUCT_LSTM, "fusion": "late-concat"}
@@ -58,7 +58,7 @@ CNN_ATTENTION_LSTM = {
     "fusion": "late-attention",
     "language_model": "lstm",
     "task": {"use": "classify", "hidden": 256},
-    "train": {**_SMALL, "epochs": 16},
+    "training": {**_SMALL, "epochs": 16},
 }
 
 CNN_PREFIX_GPT = {
@@ -67,7 +67,7 @@ CNN_PREFIX_GPT = {
     "language_model": "gpt-mini",
     "task": {"use": "vqa", "template": "{text}", "max_new_tokens": 4},
     # A decoder from scratch learns nothing of the picture at the others' rate.
-    "train": {**_SMALL, "learning_rate": 5e-4, "epochs": 12},
+    "training": {**_SMALL, "learning_rate": 5e-4, "epochs": 12},
 }
 
 CNN_MERGE_LSTM = {
@@ -75,5 +75,5 @@ CNN_MERGE_LSTM = {
     "fusion": "late-concat",
     "language_model": {"use": "lstm", "dim": 256, "verbatim": True},
     "task": "caption",
-    "train": {**_SMALL, "learning_rate": 1e-3, "batch_size": 64, "epochs": 30},
+    "training": {**_SMALL, "learning_rate": 1e-3, "batch_size": 64, "epochs": 30},
 }

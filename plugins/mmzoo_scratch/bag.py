@@ -6,14 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmzoo.data.vocabulary import LearnedVocabulary, VocabularyOptions, default_vocabulary
-from mmzoo.interfaces.language_model import BIDIRECTIONAL, LanguageModel, LanguageSpec
+from mmzoo.api import BIDIRECTIONAL, LanguageModel, LanguageSpec, LearnedVocabulary, VocabularyOptions, default_vocabulary
 
 
 class BagOfWords(LearnedVocabulary, LanguageModel):
     """Each position [batch, text, dim] sees itself and the mean of all; so what fusion adds to the input is heard."""
 
-    kind = BIDIRECTIONAL
+    architecture = BIDIRECTIONAL
 
     class Options(VocabularyOptions):
         pass
@@ -23,7 +22,7 @@ class BagOfWords(LearnedVocabulary, LanguageModel):
         self.options = options
         units = options.vocabulary or default_vocabulary(verbatim=options.verbatim)
         self.embedding = nn.Embedding(len(units), options.dim, padding_idx=0)
-        self.spec = LanguageSpec(self.kind, options.dim, len(units), None, self.generates, 0)
+        self.spec = LanguageSpec(self.architecture, options.dim, len(units), None, self.generates, 0)
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.embedding(ids)

@@ -16,9 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.part import Options
+from mmzoo.api import Encoder, Features, FeatureSpec, Options
 
 
 class CNN(Encoder):

@@ -15,9 +15,16 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from mmzoo.data.vocabulary import LearnedVocabulary, VocabularyOptions, default_vocabulary
-from mmzoo.interfaces.language_model import CAUSAL, CrossAttentionStates, LanguageModel, LanguageSpec
-from mmzoo.models.sequence import reorder_positions
+from mmzoo.api import (
+    CAUSAL,
+    CrossAttentionStates,
+    LanguageModel,
+    LanguageSpec,
+    LearnedVocabulary,
+    VocabularyOptions,
+    default_vocabulary,
+    reorder_positions,
+)
 
 NEW_TOKENS = 64  # where a caller names no length
 
@@ -25,7 +32,7 @@ NEW_TOKENS = 64  # where a caller names no length
 class LSTM(LearnedVocabulary, LanguageModel):
     """Embeddings [batch, text, dim] to the states of a stacked LSTM, [batch, text, dim]; it generates."""
 
-    kind = CAUSAL
+    architecture = CAUSAL
     generates = True
 
     class Options(VocabularyOptions):
@@ -43,7 +50,7 @@ class LSTM(LearnedVocabulary, LanguageModel):
         # Words are written with the vectors they are read by (Press and Wolf 2017, https://arxiv.org/abs/1608.05859).
         self.output = nn.Linear(options.dim, len(units), bias=False, device="meta")
         self.output.weight = self.embedding.weight
-        self.spec = LanguageSpec(self.kind, options.dim, len(units), None, self.generates, 0)
+        self.spec = LanguageSpec(self.architecture, options.dim, len(units), None, self.generates, 0)
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.embedding(ids)

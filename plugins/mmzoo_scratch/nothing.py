@@ -6,9 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.modalities.reader import NONE
+from mmzoo.api import NONE, Encoder, Features, FeatureSpec
 
 
 class Nothing(Encoder):

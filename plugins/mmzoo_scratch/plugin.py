@@ -1,12 +1,12 @@
 """Encoders and language models that start from scratch and learn everything from the data at hand."""
 
-import mmzoo
+from mmzoo.api import Entry, hookimpl
 
 
-@mmzoo.hookimpl
+@hookimpl
 def mmzoo_encoders():
     return [
-        mmzoo.Entry(
+        Entry(
             "encoder",
             "cnn",
             target="mmzoo_scratch.cnn:CNN",
@@ -16,7 +16,7 @@ def mmzoo_encoders():
             source="LeCun et al. 1998, https://doi.org/10.1109/5.726791",
             tiny={"image_size": 16, "channels": [8, 16]},
         ),
-        mmzoo.Entry(
+        Entry(
             "encoder",
             "none",
             target="mmzoo_scratch.nothing:Nothing",
@@ -27,10 +27,10 @@ def mmzoo_encoders():
     ]
 
 
-@mmzoo.hookimpl
+@hookimpl
 def mmzoo_language_models():
     return [
-        mmzoo.Entry(
+        Entry(
             "language_model",
             "lstm",
             target="mmzoo_scratch.lstm:LSTM",
@@ -40,7 +40,7 @@ def mmzoo_language_models():
             source="Hochreiter and Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735",
             tiny={"dim": 16},
         ),
-        mmzoo.Entry(
+        Entry(
             "language_model",
             "bag-of-words",
             target="mmzoo_scratch.bag:BagOfWords",

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mmzoo.interfaces.language_model import LanguageModel
+from mmzoo.api import LanguageModel
 
 # Of logits at a time: on a CPU little enough for the allocator to use the same memory again.
 BYTES = {"cpu": 24 << 20}

@@ -10,13 +10,20 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmzoo.data.tokens import check_length, pad_with_mask, prompt_ids
-from mmzoo.errors import BadRecipe, DataError
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.features import Features
-from mmzoo.interfaces.language_model import LanguageSpec
-from mmzoo.interfaces.part import Options
-from mmzoo.interfaces.task import Prediction, Task, TextContext
+from mmzoo.api import (
+    BadRecipe,
+    DataError,
+    Example,
+    Features,
+    LanguageSpec,
+    Options,
+    Prediction,
+    Task,
+    TextContext,
+    check_length,
+    pad_with_mask,
+    prompt_ids,
+)
 
 PLACEHOLDERS = ("label_0", "label_1")
 

@@ -13,32 +13,45 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmzoo.data.tokens import check_length, encode_texts, pad_rows, pad_with_mask, prompt_ids, render_chat
-from mmzoo.errors import BadRecipe, DataError
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.features import Features
-from mmzoo.interfaces.language_model import CAUSAL, SEQ2SEQ, LanguageSpec
-from mmzoo.interfaces.part import Options
-from mmzoo.interfaces.task import IGNORE, Prediction, Task, TextContext
-from mmzoo.models.sequence import positions_before
+from mmzoo.api import (
+    CAUSAL,
+    IGNORE,
+    SEQ2SEQ,
+    BadRecipe,
+    DataError,
+    Example,
+    Features,
+    LanguageSpec,
+    Options,
+    Prediction,
+    Task,
+    TextContext,
+    check_length,
+    encode_texts,
+    pad_rows,
+    pad_with_mask,
+    positions_before,
+    prompt_ids,
+    render_chat,
+)
 from mmzoo_tasks import chunks
 
 
 class Generative(Task):
     """A prompt to a target text, through a language model that generates."""
 
-    kinds = frozenset({CAUSAL, SEQ2SEQ})
+    architectures = frozenset({CAUSAL, SEQ2SEQ})
     needs_generation = True
     metrics = ("exact-match",)
 
     class Options(Options):
         max_new_tokens: int = Field(32, ge=1, le=4096, description="tokens to generate at most")
         num_beams: int = Field(1, ge=1, le=64, description="beams of the search; 1 is greedy")
-        render_chat: bool = Field(False, description="put each prompt into the tokenizer's chat template, as the user's turn")
+        chat: bool = Field(False, description="put each prompt into the tokenizer's chat template, as the user's turn")
 
     def __init__(self, options: Any, language_model: LanguageSpec) -> None:
         super().__init__(options, language_model)
-        self._causal = language_model.kind == CAUSAL
+        self._causal = language_model.architecture == CAUSAL
 
     @property
     def positions(self) -> int:

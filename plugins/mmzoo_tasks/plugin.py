@@ -1,15 +1,13 @@
 """What a model is for."""
 
-import mmzoo
+from mmzoo.api import Entry, hookimpl
 
 
 def _entry(name, target, summary, source, **tiny):
-    return mmzoo.Entry(
-        "task", name, target=f"mmzoo_tasks.{target}", summary=summary, license="Apache-2.0", source=source, tiny=tiny
-    )
+    return Entry("task", name, target=f"mmzoo_tasks.{target}", summary=summary, license="Apache-2.0", source=source, tiny=tiny)
 
 
-@mmzoo.hookimpl
+@hookimpl
 def mmzoo_tasks():
     return [
         _entry(

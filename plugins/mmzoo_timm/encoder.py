@@ -18,11 +18,20 @@ from pydantic import BaseModel, Field
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
-from mmzoo.backbones.weights import Weights, explain_loading, fetch_weights
-from mmzoo.errors import BadRecipe, DoesNotFit, MmzooError, SourceError, UnknownName
-from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.part import Options
+from mmzoo.api import (
+    BadRecipe,
+    DoesNotFit,
+    Encoder,
+    Features,
+    FeatureSpec,
+    MmzooError,
+    Options,
+    SourceError,
+    UnknownName,
+    Weights,
+    explain_loading,
+    fetch_weights,
+)
 
 BLOCKS = ("blocks", "stages", "layers", "transformers", "levels", "dense_stages")
 SAFETENSORS = ("model.safetensors", "open_clip_model.safetensors")

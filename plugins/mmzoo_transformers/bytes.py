@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from mmzoo.interfaces.language_model import BIDIRECTIONAL, CAUSAL, SEQ2SEQ
+from mmzoo.api import BIDIRECTIONAL, CAUSAL, SEQ2SEQ
 
 NAME = "bytes"
 SIZE = 261

@@ -13,8 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from mmzoo.backbones.transformers_models import class_for
-from mmzoo.interfaces.language_model import CrossAttentionStates
+from mmzoo.api import CrossAttentionStates, class_for
 from mmzoo_transformers.language import HFCausal, can_decode, position_offset
 
 

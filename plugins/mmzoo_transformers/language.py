@@ -25,11 +25,25 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING,
 )
 
-from mmzoo.backbones.repository import Source, explain_errors
-from mmzoo.backbones.transformers_models import class_for, config_of, construct_model, load_backbone, quiet
-from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
-from mmzoo.interfaces.language_model import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, CrossAttentionStates, LanguageModel, LanguageSpec
-from mmzoo.interfaces.part import Options
+from mmzoo.api import (
+    BIDIRECTIONAL,
+    CAUSAL,
+    SEQ2SEQ,
+    BadRecipe,
+    CrossAttentionStates,
+    DoesNotFit,
+    LanguageModel,
+    LanguageSpec,
+    Options,
+    Source,
+    SourceError,
+    class_for,
+    config_of,
+    construct_model,
+    explain_errors,
+    load_backbone,
+    quiet,
+)
 from mmzoo_transformers import bytes as byte_level
 from mmzoo_transformers import frozen, unpadded
 from mmzoo_transformers.blocks import find_blocks
@@ -62,7 +76,7 @@ class LanguageOptions(Options):
 
 
 class _HFLanguageModel(LanguageModel):
-    """What the three kinds have in common."""
+    """What the three architectures have in common."""
 
     Options: ClassVar[type[BaseModel]] = LanguageOptions
     default_train: ClassVar[str] = "frozen"
@@ -93,7 +107,7 @@ class _HFLanguageModel(LanguageModel):
         if not isinstance(embedding, nn.Embedding):
             raise DoesNotFit(f"'{self.name}' has no table of word embeddings; choose another language model")
         self.spec = LanguageSpec(
-            kind=self.kind,
+            architecture=self.architecture,
             dim=embedding.embedding_dim,
             vocab_size=embedding.num_embeddings,
             max_length=self._max_length(),
@@ -154,7 +168,7 @@ class _HFLanguageModel(LanguageModel):
                     "language_model.tokenizer: 'checkpoint' stands in a checkpoint's folder; load that, or name another one"
                 )
             if chosen == byte_level.NAME:
-                tokenizer = byte_level.byte_tokenizer(self.kind)
+                tokenizer = byte_level.byte_tokenizer(self.architecture)
             else:
                 if chosen is None:
                     self._tokenizer_source = self.source
@@ -230,9 +244,9 @@ class _HFLanguageModel(LanguageModel):
     def _wrong_kind(self, config: PreTrainedConfig) -> DoesNotFit:
         entry = kind_of(config)
         advice = f"write '{entry}:{self.name}'" if entry and self.source else "choose another entry"
-        if self.kind == CAUSAL and entry == "hf-encoder" and can_decode(config):
+        if self.architecture == CAUSAL and entry == "hf-encoder" and can_decode(config):
             advice += f", or '{DECODER}:{self.name}' to have it write" if self.source else f", such as {DECODER}"
-        return DoesNotFit(f"'{self.name}' is a {config.model_type} model and no {self.kind} language model; {advice}")
+        return DoesNotFit(f"'{self.name}' is a {config.model_type} model and no {self.architecture} language model; {advice}")
 
 
 def kind_of(config: PreTrainedConfig) -> str | None:
@@ -268,7 +282,7 @@ class HFCausal(_HFLanguageModel):
     """A causal language model. Hidden states are those that `output_layer` turns into logits: after the final norm and,
     for OPT, the final projection."""
 
-    kind: ClassVar[str] = CAUSAL
+    architecture: ClassVar[str] = CAUSAL
     generates: ClassVar[bool] = True
 
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
@@ -304,7 +318,7 @@ class HFCausal(_HFLanguageModel):
         self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: CrossAttentionStates | None = None
     ) -> Tensor:
         self._fast[0] = self.model_trains and torch.is_grad_enabled()
-        if self._fast[0] and unpadded.serves(self.model) and not self.keeps_rows:
+        if self._fast[0] and unpadded.serves(self.model) and not self.forbid_packing:
             states = unpadded.states(self.model, embeddings, mask)
             if states is not None:
                 return states
@@ -339,7 +353,7 @@ class HFCausal(_HFLanguageModel):
 class HFEncoder(_HFLanguageModel):
     """A bidirectional encoder, such as BERT; a text's vector is the state of its first position."""
 
-    kind: ClassVar[str] = BIDIRECTIONAL
+    architecture: ClassVar[str] = BIDIRECTIONAL
 
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
         cls = class_for(config, MODEL_MAPPING)
@@ -380,7 +394,7 @@ class HFSeq2Seq(_HFLanguageModel):
     padding token, BART's the end token.
     """
 
-    kind: ClassVar[str] = SEQ2SEQ
+    architecture: ClassVar[str] = SEQ2SEQ
     generates: ClassVar[bool] = True
 
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:

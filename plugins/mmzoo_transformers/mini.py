@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from mmzoo.data.vocabulary import LearnedVocabulary, VocabularyOptions, default_vocabulary
-from mmzoo.errors import BadRecipe
+from mmzoo.api import BadRecipe, LearnedVocabulary, VocabularyOptions, default_vocabulary
 from mmzoo_transformers.language import HFCausal, LanguageOptions
 
 

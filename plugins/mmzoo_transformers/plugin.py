@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import mmzoo
+from mmzoo.api import Entry, hookimpl
 
 VISION = "mmzoo_transformers.vision:HFVision"
 CAUSAL = "mmzoo_transformers.language:HFCausal"
@@ -16,10 +16,10 @@ _TEXT = {**_VIT, "vocab_size": 264, "max_position_embeddings": 256}
 _LLAMA = {**_TEXT, "num_key_value_heads": 1, "head_dim": 16, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
-@mmzoo.hookimpl
-def mmzoo_encoders() -> list[mmzoo.Entry]:
+@hookimpl
+def mmzoo_encoders() -> list[Entry]:
     return [
-        mmzoo.Entry(
+        Entry(
             "encoder",
             "hf-vision",
             target=VISION,
@@ -36,7 +36,7 @@ def mmzoo_encoders() -> list[mmzoo.Entry]:
                 }
             },
         ),
-        mmzoo.Entry(
+        Entry(
             "encoder",
             "clip",
             target=VISION,
@@ -47,7 +47,7 @@ def mmzoo_encoders() -> list[mmzoo.Entry]:
             variant="openai/clip-vit-base-patch32",
             tiny={"config": {"model_type": "clip_vision_model", **_VIT_32, "projection_dim": 24}},
         ),
-        mmzoo.Entry(
+        Entry(
             "encoder",
             "siglip",
             target=VISION,
@@ -58,7 +58,7 @@ def mmzoo_encoders() -> list[mmzoo.Entry]:
             variant="google/siglip-base-patch16-224",
             tiny={"config": {"model_type": "siglip_vision_model", **_VIT_32}},
         ),
-        mmzoo.Entry(
+        Entry(
             "encoder",
             "vit",
             target=VISION,
@@ -69,7 +69,7 @@ def mmzoo_encoders() -> list[mmzoo.Entry]:
             variant="google/vit-base-patch16-224",
             tiny={"config": {"model_type": "vit", **_VIT_32}},
         ),
-        mmzoo.Entry(
+        Entry(
             "encoder",
             "dinov2",
             target=VISION,
@@ -83,10 +83,10 @@ def mmzoo_encoders() -> list[mmzoo.Entry]:
     ]
 
 
-@mmzoo.hookimpl
-def mmzoo_language_models() -> list[mmzoo.Entry]:
+@hookimpl
+def mmzoo_language_models() -> list[Entry]:
     return [
-        mmzoo.Entry(
+        Entry(
             "language_model",
             "gpt-mini",
             target="mmzoo_transformers.mini:GPTMini",
@@ -96,7 +96,7 @@ def mmzoo_language_models() -> list[mmzoo.Entry]:
             source="https://arxiv.org/abs/2302.13971",
             tiny={"dim": 32, "layers": 2, "heads": 2, "context": 512},
         ),
-        mmzoo.Entry(
+        Entry(
             "language_model",
             "hf-causal",
             target=CAUSAL,
@@ -106,7 +106,7 @@ def mmzoo_language_models() -> list[mmzoo.Entry]:
             source="https://huggingface.co/models?pipeline_tag=text-generation",
             tiny={"config": {"model_type": "gpt_neox", **_TEXT, "bos_token_id": 1, "eos_token_id": 2}},
         ),
-        mmzoo.Entry(
+        Entry(
             "language_model",
             "gpt2",
             target=CAUSAL,
@@ -128,7 +128,7 @@ def mmzoo_language_models() -> list[mmzoo.Entry]:
                 }
             },
         ),
-        mmzoo.Entry(
+        Entry(
             "language_model",
             "smollm2",
             target=CAUSAL,
@@ -139,7 +139,7 @@ def mmzoo_language_models() -> list[mmzoo.Entry]:
             variant="HuggingFaceTB/SmolLM2-135M",
             tiny={"config": {"model_type": "llama", **_LLAMA, "tie_word_embeddings": True}},
         ),
-        mmzoo.Entry(
+        Entry(
             "language_model",
             "qwen3",
             target=CAUSAL,
@@ -150,7 +150,7 @@ def mmzoo_language_models() -> list[mmzoo.Entry]:
             variant="Qwen/Qwen3-0.6B",
             tiny={"config": {"model_type": "qwen3", **_LLAMA, "tie_word_embeddings": True}},
         ),
-        mmzoo.Entry(
+        Entry(
             "language_model",
             "opt",
             target=CAUSAL,
@@ -175,7 +175,7 @@ def mmzoo_language_models() -> list[mmzoo.Entry]:
                 }
             },
         ),
-        mmzoo.Entry(
+        Entry(
             "language_model",
             "hf-encoder",
             target=ENCODER,
@@ -185,7 +185,7 @@ def mmzoo_language_models() -> list[mmzoo.Entry]:
             source="https://huggingface.co/models?pipeline_tag=fill-mask",
             tiny={"config": {"model_type": "roberta", **_TEXT, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}},
         ),
-        mmzoo.Entry(
+        Entry(
             "language_model",
             "bert",
             target=ENCODER,
@@ -196,7 +196,7 @@ def mmzoo_language_models() -> list[mmzoo.Entry]:
             variant="google-bert/bert-base-uncased",
             tiny={"config": {"model_type": "bert", **_TEXT}},
         ),
-        mmzoo.Entry(
+        Entry(
             "language_model",
             "bert-decoder",
             target=DECODER,
@@ -207,7 +207,7 @@ def mmzoo_language_models() -> list[mmzoo.Entry]:
             variant="google-bert/bert-base-uncased",
             tiny={"config": {"model_type": "bert", **_TEXT}},
         ),
-        mmzoo.Entry(
+        Entry(
             "language_model",
             "hf-seq2seq",
             target=SEQ2SEQ,
@@ -235,7 +235,7 @@ def mmzoo_language_models() -> list[mmzoo.Entry]:
                 }
             },
         ),
-        mmzoo.Entry(
+        Entry(
             "language_model",
             "t5",
             target=SEQ2SEQ,

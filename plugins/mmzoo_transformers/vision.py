@@ -29,12 +29,22 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from mmzoo.backbones.repository import PROCESSORS, Source, explain_errors
-from mmzoo.backbones.transformers_models import class_for, config_of, construct_model, load_backbone
-from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
-from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.part import Options
+from mmzoo.api import (
+    PROCESSORS,
+    BadRecipe,
+    DoesNotFit,
+    Encoder,
+    Features,
+    FeatureSpec,
+    Options,
+    Source,
+    SourceError,
+    class_for,
+    config_of,
+    construct_model,
+    explain_errors,
+    load_backbone,
+)
 from mmzoo_transformers.blocks import find_blocks
 
 log = logging.getLogger(__name__)

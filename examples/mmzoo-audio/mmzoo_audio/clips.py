@@ -14,8 +14,7 @@ import torch
 from scipy.signal import resample_poly
 from torch import Tensor
 
-from mmzoo.errors import BadInput
-from mmzoo.modalities.reader import Reader, file_of, name_of
+from mmzoo.api import BadInput, Reader, file_of, name_of
 
 RATE = 16_000
 SILENCE = 1.0  # seconds

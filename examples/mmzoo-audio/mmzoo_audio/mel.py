@@ -18,10 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
 
-from mmzoo.errors import DoesNotFit
-from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.part import Options
+from mmzoo.api import DoesNotFit, Encoder, Features, FeatureSpec, Options
 from mmzoo_audio.clips import RATE, ClipReader, Waveform
 
 WINDOW, HOP = 400, 160  # samples: 25 ms and 10 ms
@@ -75,7 +72,7 @@ class MelTransformer(Encoder):
 
     modality = "audio"
     reader = ClipReader()
-    varies = True
+    variable_length = True
 
     class Options(Options):
         mels: int = Field(64, ge=8, le=256, description="mel bands")

@@ -1,16 +1,16 @@
 """What there is to choose. Imports no torch."""
 
-import mmzoo
+from mmzoo.api import Entry, hookimpl
 
 MMZOO_API = "1.0"
 
 WHISPER = {"model_type": "whisper", "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
 
 
-@mmzoo.hookimpl
+@hookimpl
 def mmzoo_encoders():
     return [
-        mmzoo.Entry(
+        Entry(
             "encoder",
             "mel-transformer",
             target="mmzoo_audio.mel:MelTransformer",
@@ -20,7 +20,7 @@ def mmzoo_encoders():
             source="Whisper's encoder in the small, Radford et al. 2022, https://arxiv.org/abs/2212.04356",
             tiny={"dim": 16, "layers": 1, "heads": 2, "mels": 16},
         ),
-        mmzoo.Entry(
+        Entry(
             "encoder",
             "hf-audio",
             target="mmzoo_audio.pretrained:HFAudio",
@@ -34,10 +34,10 @@ def mmzoo_encoders():
     ]
 
 
-@mmzoo.hookimpl
+@hookimpl
 def mmzoo_datasets():
     return [
-        mmzoo.Entry(
+        Entry(
             "dataset",
             "tones",
             target="mmzoo_audio.tones:Tones",
@@ -50,10 +50,10 @@ def mmzoo_datasets():
     ]
 
 
-@mmzoo.hookimpl
+@hookimpl
 def mmzoo_recipes():
     return [
-        mmzoo.Entry(
+        Entry(
             "recipe",
             "audio-prefix-gpt",
             target="mmzoo_audio.recipes:AUDIO_PREFIX_GPT",

@@ -17,12 +17,21 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import MODEL_MAPPING, Wav2Vec2FeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from mmzoo.backbones.repository import Source, explain_errors
-from mmzoo.backbones.transformers_models import class_for, config_of, construct_model, load_backbone
-from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
-from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.part import Options
+from mmzoo.api import (
+    BadRecipe,
+    DoesNotFit,
+    Encoder,
+    Features,
+    FeatureSpec,
+    Options,
+    Source,
+    SourceError,
+    class_for,
+    config_of,
+    construct_model,
+    explain_errors,
+    load_backbone,
+)
 from mmzoo_audio.clips import RATE, Clip, ClipReader, Waveform
 from mmzoo_audio.mel import HOP, LogMel, frames, mean, within
 
@@ -41,7 +50,7 @@ class HFAudio(Encoder):
 
     modality = "audio"
     reader = ClipReader()
-    varies = True
+    variable_length = True
     default_train = "frozen"
     pretrainable = True
 

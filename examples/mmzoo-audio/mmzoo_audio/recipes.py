@@ -5,5 +5,12 @@ AUDIO_PREFIX_GPT = {
     "fusion": {"use": "prefix-mlp", "length": 4},
     "language_model": "gpt-mini",
     "task": {"use": "caption", "max_new_tokens": 8},
-    "train": {"learning_rate": 1e-3, "batch_size": 48, "epochs": 12, "weight_decay": 0.05, "warmup": 0.05, "schedule": "cosine"},
+    "training": {
+        "learning_rate": 1e-3,
+        "batch_size": 48,
+        "epochs": 12,
+        "weight_decay": 0.05,
+        "warmup": 0.05,
+        "schedule": "cosine",
+    },
 }

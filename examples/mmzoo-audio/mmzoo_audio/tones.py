@@ -18,9 +18,7 @@ import numpy as np
 from pydantic import Field
 from scipy import signal
 
-from mmzoo.data.dataset import Dataset
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.part import Options
+from mmzoo.api import Dataset, Example, Options
 from mmzoo_audio.clips import RATE
 
 COUNTS = ("one", "two", "three", "four")

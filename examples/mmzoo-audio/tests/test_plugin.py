@@ -332,7 +332,7 @@ def test_a_short_training_learns(tmp_path):
         output=tmp_path / "model",
         progress=False,
         encoder=small,
-        train=options,
+        training=options,
     )
     losses = [step["loss"] for step in run.history]
     assert np.mean(losses[-5:]) < 0.5 * losses[0]

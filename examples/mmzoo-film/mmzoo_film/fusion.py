@@ -11,10 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.fusion import Fusion
-from mmzoo.interfaces.language_model import LanguageSpec
-from mmzoo.interfaces.part import Options
+from mmzoo.api import Features, FeatureSpec, Fusion, LanguageSpec, Options
 from pydantic import Field
 from torch import Tensor, nn
 

@@ -1,14 +1,14 @@
 """What mmzoo-film brings, as data. Imports no torch: what a target names is imported when it is built."""
 
-import mmzoo
+from mmzoo.api import Entry, hookimpl
 
 MMZOO_API = "1.0"  # the version of mmzoo's plugin API that this was written for
 
 
-@mmzoo.hookimpl
+@hookimpl
 def mmzoo_fusions():
     return [
-        mmzoo.Entry(
+        Entry(
             "fusion",
             "film",
             target="mmzoo_film.fusion:FilmFusion",
@@ -20,10 +20,10 @@ def mmzoo_fusions():
     ]
 
 
-@mmzoo.hookimpl
+@hookimpl
 def mmzoo_recipes():
     return [
-        mmzoo.Entry(
+        Entry(
             "recipe",
             "cnn-film-bag-of-words",
             target="mmzoo_film.recipe:RECIPE",

@@ -5,7 +5,7 @@ RECIPE = {
     "fusion": "film",
     "language_model": "bag-of-words",
     "task": {"use": "classify", "hidden": 256, "dropout": 0.3},
-    "train": {
+    "training": {
         "learning_rate": 2e-3,
         "batch_size": 256,
         "epochs": 10,

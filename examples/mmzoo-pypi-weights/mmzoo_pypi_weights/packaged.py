@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmzoo.errors import SourceError
+from mmzoo.api import SourceError
 
 
 @dataclass(frozen=True)

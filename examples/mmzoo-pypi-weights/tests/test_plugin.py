@@ -12,7 +12,7 @@ from PIL import Image
 
 import mmzoo
 from mmzoo import testing
-from mmzoo.recipes.schema import PartConfig
+from mmzoo.api import PartConfig
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +122,7 @@ def test_the_decoder_starts_from_minilm_and_learns_to_write(tmp_path):
         dataset=PartConfig(use="files", variant=str(data), image_column=""),
         output=tmp_path / "model",
         progress=False,
-        train=options,
+        training=options,
     )
     assert mmzoo.load(run.output).generate(prompt="say it:", max_new_tokens=6) == "a red square"
 

@@ -105,7 +105,7 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
             [i for i, real in zip(*row, strict=True) if real and i != ANSWER]
             for row in zip(input_ids.tolist(), mask.tolist(), strict=True)
         ]
-        causal = text.kind == CAUSAL
+        causal = text.architecture == CAUSAL
         new = chosen.get("max_new_tokens")
         check_length(rows, text, [f"#{i}" for i in range(len(rows))], new if causal and isinstance(new, int) else 0)
         with model._evaluating():

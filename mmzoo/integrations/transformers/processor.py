@@ -62,7 +62,7 @@ class MmzooProcessor(ProcessorMixin):
         asked, _ = request(model, images, text, max_new_tokens=1, stop=(), chat=False)
         batch = collated(model, asked, asked.examples)
         rows = [[*ids[mask.bool()].tolist(), ANSWER] for ids, mask in zip(batch["ids"], batch["mask"], strict=True)]
-        ids, mask = pad_with_mask(rows, self.tokenizer.pad_token_id, left=model.language_model.kind == CAUSAL)
+        ids, mask = pad_with_mask(rows, self.tokenizer.pad_token_id, left=model.language_model.architecture == CAUSAL)
         found = {"input_ids": ids, "attention_mask": mask}
         if model.encoder.transform is not None:
             index = batch["index"].flatten()
