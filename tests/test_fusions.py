@@ -297,7 +297,7 @@ def test_an_encoder_states_fusion_leaves_the_encoder_alone():
 def test_blocks_that_cannot_be_found_are_refused(variant, monkeypatch):
     monkeypatch.setattr(block_names, "NAMES", frozenset({"another_name"}))
     language_model = "bert" if KINDS["gpt2"] not in CLASSES[VARIANTS[variant]["use"]].architectures else "gpt2"
-    with pytest.raises(DoesNotFit, match=f"'{language_model}' has none.*\n?.*Each fusion that fits: concat"):
+    with pytest.raises(DoesNotFit, match=f"'{language_model}' has no blocks.*\n?.*Each fusion that fits: concat"):
         build(variant, language_model)
 
 

@@ -112,7 +112,7 @@ def test_what_does_not_belong_together_is_refused(image, prompt, said):
         ({"num_return_sequences": 0}, "num_return_sequences: must be a whole number from 1"),
         ({"num_return_sequences": 10**7, "do_sample": True}, "num_return_sequences"),
         ({"max_new_tokens": 10**9}, "max_new_tokens: must be a whole number from 1 to 1000000"),
-        ({"max_length": 3}, "max_length: max_new_tokens says"),
+        ({"max_length": 3}, "max_length: use max_new_tokens"),
         ({"generation_config": "x"}, "generation_config: give its settings"),
         ({"return_dict_in_generate": True}, "return_dict_in_generate"),
         ({"do_sample": True, "temperature": 0}, "temperature"),
@@ -287,5 +287,5 @@ def test_a_loop_that_knows_no_streams_gives_all_at_once(own_loop):
 
 
 def test_a_loop_that_gives_other_than_what_is_asked_for_is_named(own_loop):
-    with pytest.raises(PluginBroken, match=r"'gpt-mini' of plugin 'mmzoo': generate gives 2 rows where 6 texts are asked for"):
+    with pytest.raises(PluginBroken, match=r"'gpt-mini' of plugin 'mmzoo': generate returned 2 rows instead of 6 texts"):
         own_loop.generate([RED, GREEN], "what", num_return_sequences=3, do_sample=True)

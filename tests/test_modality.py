@@ -188,9 +188,9 @@ def test_the_wrong_modality_is_named():
 def test_an_encoder_that_contradicts_itself_is_refused():
     with pytest.raises(PluginBroken, match=r"takes audio and opens images; give it a mmzoo\.api\.Reader"):
         mmzoo.check(recipe(encoder="deaf"))
-    with pytest.raises(PluginBroken, match="its modality is 'text'; it is a name in small letters"):
+    with pytest.raises(PluginBroken, match="its modality is 'text'; it must be a name in small letters"):
         mmzoo.check(recipe(encoder="read"))
-    with pytest.raises(DoesNotFit, match=r"fusion\.tiles: .* cuts images into pieces, and encoder 'ear' takes none"):
+    with pytest.raises(DoesNotFit, match=r"fusion\.tiles: .* cuts images into tiles, and encoder 'ear' takes no images"):
         mmzoo.check(recipe(), fusion={"tiles": 2})
 
 
