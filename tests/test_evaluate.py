@@ -153,5 +153,5 @@ def test_what_a_plugin_raises_while_it_is_read_or_measured_is_one_line(trained, 
     about = {"summary": "no numbers", "license": "MIT", "source": "here"}
     registry.add_all([mmzoo.Entry("metric", "odd", target="broken:Distance", **about)], plugin="mmzoo-odd", version="1")
     monkeypatch.setattr(plugin_manager(), "registry", registry)
-    with pytest.raises(PluginBroken, match="^metric 'odd' cannot measure what the model says: ValueError: could not convert"):
+    with pytest.raises(PluginBroken, match="^metric 'odd' failed on the predictions: ValueError: could not convert"):
         measure(trained, metrics=["odd"])

@@ -274,10 +274,10 @@ def test_train_evaluate_and_use_from_files(tmp_path, quick):
 
 
 def test_blanked_and_shuffled_clips_are_others(tmp_path):
-    from mmzoo.evaluation.run import _shuffled
+    from mmzoo.evaluation.controls import shuffle_inputs
 
     examples = Sample(4).load("test")
-    dealt = _shuffled(examples, 0, "audio")
+    dealt = shuffle_inputs(examples, 0, "audio")
     assert [e.image for e in dealt] == [e.image for e in examples]
     assert all(input_key(a.audio) != input_key(b.audio) for a, b in zip(dealt, examples, strict=True))
     blank = mmzoo.build(recipe(), seed=0).collator(training=False, blank=True)(examples)

@@ -61,9 +61,9 @@ def change(folder, change, card=None):
 def test_what_was_measured_is_reproduced(model):
     found = mmzoo.verify(model, progress=False)
     assert found.reproduced
-    (rerun,) = found.reruns
-    assert (rerun.dataset, rerun.split, rerun.examples, rerun.measured) == ("easy-vqa", "test", 24, 24)
-    assert [(c.metric, c.control, c.claimed == c.found) for c in rerun.checks] == [
+    (check,) = found.evaluations
+    assert (check.dataset, check.split, check.examples, check.measured) == ("easy-vqa", "test", 24, 24)
+    assert [(c.metric, c.control, c.claimed == c.measured) for c in check.checks] == [
         ("accuracy", "", True),
         ("accuracy", "shuffled", True),
         ("accuracy", "blanked", True),
@@ -84,7 +84,7 @@ def test_a_claim_that_is_not_so(model, control, claim):
     change(model, lambda said: (said["controls"][control] if control else said["scores"])["accuracy"].update(claim))
     found = mmzoo.verify(model, progress=False)
     assert not found.reproduced
-    assert [c.control for c in found.reruns[0].checks if not c.reproduced] == [control]
+    assert [c.control for c in found.evaluations[0].checks if not c.reproduced] == [control]
     assert "NOT reproduced" in str(found)
 
 
@@ -99,9 +99,9 @@ def test_a_claim_within_its_interval_is_reproduced(model):
 
 def test_other_data_are_not_measured(model):
     change(model, lambda said: said.update(fingerprint="0" * 64))
-    (rerun,) = mmzoo.verify(model, progress=False).reruns
-    assert "the data are not those of the claim" in rerun.why
-    assert (rerun.checks, rerun.reproduced) == ([], False)
+    (check,) = mmzoo.verify(model, progress=False).evaluations
+    assert "the data differ from those of the claim" in check.reason
+    assert (check.checks, check.reproduced) == ([], False)
 
 
 def test_a_card_that_claims_more_than_the_record(model):
@@ -109,7 +109,7 @@ def test_a_card_that_claims_more_than_the_record(model):
     value = json.loads((model / "run.json").read_text())["evaluations"][0]["scores"]["accuracy"]["value"]
     path.write_text(path.read_text().replace(f"value: {value}\n", "value: 0.99\n", 1))
     found = mmzoo.verify(model, progress=False)
-    assert all(rerun.reproduced for rerun in found.reruns)
+    assert all(check.reproduced for check in found.evaluations)
     assert (found.reproduced, found.unrecorded) == (False, ["accuracy 0.99 on split test"])
 
 
@@ -125,14 +125,14 @@ def test_data_of_the_authors_own(measured, pets, tmp_path):
     part = PartConfig.of({"use": str(pets), "text_column": "ask"}, "data")
     mmzoo.evaluate(folder, dataset=part, metrics=["accuracy"], controls=(), progress=False)
     assert str(pets) not in (folder / "run.json").read_text()
-    easy, own = mmzoo.verify(folder, progress=False).reruns
+    easy, own = mmzoo.verify(folder, progress=False).evaluations
     assert (easy.reproduced, own.reproduced) == (True, False)
-    assert "--dataset PATH" in own.why
+    assert "--dataset PATH" in own.reason
     # A copy, wherever it lies; the columns are those that were recorded.
     copy = shutil.copytree(pets, tmp_path / "elsewhere")
     assert mmzoo.verify(folder, dataset=str(copy), progress=False).reproduced
     (copy / "test.jsonl").write_text((copy / "test.jsonl").read_text().replace("yes", "no"))
-    assert "the data are not those" in mmzoo.verify(folder, dataset=str(copy), progress=False).reruns[1].why
+    assert "the data differ from those" in mmzoo.verify(folder, dataset=str(copy), progress=False).evaluations[1].reason
     with pytest.raises(DataError, match="no such file"):
         mmzoo.verify(folder, dataset="./nowhere.csv", progress=False)
 
@@ -152,15 +152,15 @@ def test_a_path_in_a_record_is_not_opened(model, claim, monkeypatch):
     opened = []
     monkeypatch.setattr("mmzoo.evaluation.verify.open_dataset", lambda part: opened.append(part) or _easy())
     change(model, lambda said: said.update(claim))
-    (rerun,) = mmzoo.verify(model, progress=False).reruns
+    (check,) = mmzoo.verify(model, progress=False).evaluations
     assert [part.use for part in opened] == (["easy-vqa"] if "limit" in claim.get("dataset_options", {}) else [])
-    assert bool(rerun.why) == (not opened)
+    assert bool(check.reason) == (not opened)
 
 
 def test_a_look_at_the_first_examples(model):
     found = mmzoo.verify(model, limit=6, progress=False)
-    assert found.reruns[0].measured == 6
-    assert "measured on the first 6: a look, no proof" in str(found)
+    assert found.evaluations[0].measured == 6
+    assert "measured only on the first 6: not a full verification" in str(found)
 
 
 def test_a_claim_that_cannot_be_measured(model):
@@ -168,7 +168,13 @@ def test_a_claim_that_cannot_be_measured(model):
         said["scores"] = {"acuracy": said["scores"]["accuracy"]}
 
     change(model, unknown)
-    assert "did you mean 'accuracy'" in mmzoo.verify(model, progress=False).reruns[0].why
+    assert "did you mean 'accuracy'" in mmzoo.verify(model, progress=False).evaluations[0].reason
+
+
+@pytest.mark.parametrize("name", ["blank", "batch_size", "device", "features", "self"])
+def test_a_record_does_not_decide_how_it_is_verified(model, name):
+    change(model, lambda claim: claim.update(options={name: True}))
+    assert mmzoo.verify(model, progress=False).reproduced
 
 
 def test_a_generating_model_with_its_options(tmp_path, pets):
@@ -178,7 +184,7 @@ def test_a_generating_model_with_its_options(tmp_path, pets):
             tmp_path / "m", dataset=Sample(4), controls=(), metrics=["bleu-1"], progress=False, num_beams=beams, max_new_tokens=3
         )
     found = mmzoo.verify(tmp_path / "m", dataset=Sample(4), progress=False)
-    assert [rerun.reproduced for rerun in found.reruns] == [True, True]
+    assert [check.reproduced for check in found.evaluations] == [True, True]
     assert "num_beams=2" in (tmp_path / "m" / "README.md").read_text()
 
 
@@ -205,7 +211,7 @@ def test_the_command(measured, model, tmp_path):
     change(model, lambda said: said["scores"]["accuracy"].update(value=0.99, low=0.98, high=1.0))
     assert run("verify", model, code=1).stdout.endswith("\nnot reproduced\n")
     said = json.loads(run("verify", model, "--json", code=1).stdout)
-    assert [check["reproduced"] for check in said["reruns"][0]["checks"]] == [False, True, True]
+    assert [check["reproduced"] for check in said["evaluations"][0]["checks"]] == [False, True, True]
     assert "no such folder" in run("verify", tmp_path / "nothing", code=2).stderr
     assert "no revision" in run("verify", model, "--revision", "v1", code=2).stderr
     assert "name it with --dataset" in run("verify", model, "--data", "limit=2", code=2).stderr
