@@ -76,6 +76,7 @@ def test_beams_and_sampling_are_the_librarys(generator, picture):
         ({"image": np.zeros((2, 3))[0]}, BadImage, "shape"),
         ({"image": ["a.png", "b.png"], "text": ["one"]}, DataError, "2 images and 1 texts"),
         ({"image": np.zeros((4, 4, 3)), "text": 7}, DataError, "string"),
+        ({"image": np.zeros((4, 4, 3)), "text": [{"role": "user", "content": "hi"}]}, DataError, "is for model.generate"),
     ],
 )
 def test_bad_input(model, arguments, error, said):

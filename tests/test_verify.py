@@ -171,6 +171,16 @@ def test_a_claim_that_cannot_be_measured(model):
     assert "did you mean 'accuracy'" in mmzoo.verify(model, progress=False).evaluations[0].reason
 
 
+def test_a_control_without_a_name_does_not_hide_the_claim(model):
+    def hide(claim):
+        claim["controls"] = {"": dict(claim["scores"])}
+        claim["scores"] = {"accuracy": {"value": 0.99, "low": 0.98, "high": 1.0}}
+
+    change(model, hide)
+    (check,) = mmzoo.verify(model, progress=False).evaluations
+    assert (check.reproduced, check.reason) == (False, "unknown control ''; use one of: shuffled, blanked")
+
+
 @pytest.mark.parametrize("name", ["blank", "batch_size", "device", "features", "self"])
 def test_a_record_does_not_decide_how_it_is_verified(model, name):
     change(model, lambda claim: claim.update(options={name: True}))

@@ -101,8 +101,8 @@ class Verification:
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain data."""
         data = asdict(self)
-        for check_data, check in zip(data["evaluations"], self.evaluations, strict=True):
-            check_data["reproduced"] = check.reproduced
+        for entry, check in zip(data["evaluations"], self.evaluations, strict=True):
+            entry["reproduced"] = check.reproduced
         return {"reproduced": self.reproduced, **data}
 
     def __str__(self) -> str:
@@ -168,7 +168,7 @@ def verify(
     replaced = {i for i, claim in enumerate(claims) if not _is_public(claim)} or set(range(len(claims)))
     for i, claim in enumerate(claims):
         copy = dataset if i in replaced else None
-        check = _check_claim(loaded, claim, copy, limit=limit, batch_size=batch_size, progress=progress)
+        check = _check_claim(loaded, claim, copy, limit, batch_size=batch_size, progress=progress)
         verification.evaluations.append(check)
     return verification
 
@@ -183,13 +183,7 @@ def _is_public(claim: Mapping[str, Any]) -> bool:
 
 
 def _check_claim(
-    model: MultimodalModel,
-    claim: Mapping[str, Any],
-    copy: str | PartConfig | Dataset | None,
-    *,
-    limit: int | None,
-    batch_size: int,
-    progress: bool,
+    model: MultimodalModel, claim: Mapping[str, Any], copy: str | PartConfig | Dataset | None, limit: int | None, **how: Any
 ) -> EvaluationCheck:
     """Measure one recorded evaluation, on ``copy`` of its data set if that is not None.
 
@@ -198,26 +192,22 @@ def _check_claim(
     """
     check = EvaluationCheck(claim["dataset"], claim["split"], claim["examples"], modality=model.modality)
     try:
-        examples = _load_examples(claim, copy)
+        source = open_dataset(provenance.reopen(claim) if copy is None else provenance.substitute(copy, claim))
+        examples = list(islice(load_split(source, claim["split"]), max(0, claim["examples"])))
     except MmzooError as error:
         if copy is not None:
             raise
         check.reason = str(error)
         return check
     if (actual := fingerprint(examples)) != claim["fingerprint"]:
-        check.reason = f"the data differ from those of the claim: their fingerprint is {actual[:16]}, and {claim['fingerprint'][:16]} is claimed"
+        expected = claim["fingerprint"]
+        check.reason = f"the data differ from those of the claim: fingerprint {actual[:16]}, and {expected[:16]} is claimed"
         return check
     try:
-        _measure(model, claim, examples[:limit], check, batch_size=batch_size, progress=progress)
+        _measure(model, claim, examples[:limit], check, **how)
     except MmzooError as error:  # such as a metric whose plugin is not installed, or an option that no longer exists
         check.reason = str(error)
     return check
-
-
-def _load_examples(claim: Mapping[str, Any], copy: str | PartConfig | Dataset | None) -> list[Example]:
-    """Load the examples of a claim from its data set, or from a copy of it."""
-    source = open_dataset(provenance.reopen(claim) if copy is None else provenance.substitute(copy, claim))
-    return list(islice(load_split(source, claim["split"]), max(0, claim["examples"])))
 
 
 def _measure(
@@ -234,28 +224,25 @@ def _measure(
     Raises:
         DataError: the record has no score, or a score only under a control. Others as `score_examples`.
     """
-    claimed_scores = {AS_IS: claim["scores"], **(claim.get("controls") or {})}
+    controls, seed = claim.get("controls") or {}, claim.get("seed", 0)
     if not claim["scores"]:
         raise DataError("the record has no score")
     check_data(model.recipe, examples[0] if examples else None, claim["dataset"])
-    seed = claim.get("seed", 0)
     metrics = make_metrics(list(claim["scores"]))
-    controls = [name for name in claimed_scores if name != AS_IS]
-    conditions = make_conditions(examples, controls, seed=seed, modality=model.encoder.modality)
+    conditions = make_conditions(examples, list(controls), seed=seed, modality=model.encoder.modality)
     options = {name: value for name, value in (claim.get("options") or {}).items() if name not in _RESERVED}
     with bar("evaluating", len(examples) * len(conditions), shown=progress) as shown:
         results = score_examples(
             model, examples, metrics, conditions, seed=seed, batch_size=batch_size, options=options, advance=shown.advance
         )
     check.measured = len(examples)
-    whole = check.measured == check.examples
-    for control, scores in claimed_scores.items():
+    for control, scores in {AS_IS: claim["scores"], **controls}.items():
         for metric, values in scores.items():
             if metric not in metrics:
                 raise DataError(f"the record has {metric} under the control {control}, but not without a control")
             claimed, measured = Score(values["value"], values["low"], values["high"]), results[control].scores[metric]
-            reproduced = _agree(claimed, measured, len(examples)) if whole else _overlap(claimed, measured)
-            check.checks.append(ScoreCheck(metric, control, claimed, measured, reproduced))
+            agree = _agree(claimed, measured, len(examples)) if len(examples) == check.examples else _overlap(claimed, measured)
+            check.checks.append(ScoreCheck(metric, control, claimed, measured, agree))
 
 
 def _overlap(claimed: Score, measured: Score) -> bool:

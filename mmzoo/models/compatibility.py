@@ -60,12 +60,11 @@ def check_data(recipe: Recipe, example: Example | None, where: str) -> None:
     accepted, present = getattr(encoder.cls, "modality", NONE), [] if example is None else example.modalities
     if accepted == NONE or not present or accepted in present:
         return
-    raise DoesNotFit(
-        f"data set '{where}' holds {' and '.join(map(plural, present))}, and {encoder.entry.label} takes {plural(accepted)}.\n"
-        + _alternatives("encoder", lambda cls: cls.modality in present)
-        + "\n"
-        + _alternatives("dataset", lambda cls: cls.modality == accepted)
-        + f" In your own files, put {plural(accepted)} into a column '{accepted}', or name the column with {accepted}_column."
+    raise _misfit(
+        f"data set '{where}' holds {' and '.join(map(plural, present))}, and {encoder.entry.label} takes {plural(accepted)}.",
+        _alternatives("encoder", lambda cls: cls.modality in present),
+        _alternatives("dataset", lambda cls: cls.modality == accepted)
+        + f" In your own files, put {plural(accepted)} into a column '{accepted}', or name the column with {accepted}_column.",
     )
 
 
@@ -73,7 +72,6 @@ def check_data(recipe: Recipe, example: Example | None, where: str) -> None:
 
 
 def _check_bases(resolved: Classes) -> None:
-    """Check that each class derives from the base of its kind."""
     for kind, part in resolved.items():
         base = KINDS[kind].base_class()
         assert base is not None
@@ -84,7 +82,6 @@ def _check_bases(resolved: Classes) -> None:
 
 
 def _check_modality(resolved: Classes) -> None:
-    """Check that the encoder's modality has a valid name and a reader."""
     encoder = resolved["encoder"]
     modality = encoder.cls.modality
     if not is_modality(modality):
@@ -97,132 +94,108 @@ def _check_modality(resolved: Classes) -> None:
 
 
 def _check_architecture(resolved: Classes) -> None:
-    """Check that fusion and task support the architecture of the language model."""
     language, fusion = resolved["language_model"], resolved["fusion"]
     architecture = language.cls.architecture
     for part in (fusion, resolved["task"]):
         supported = part.cls.architectures
         if architecture not in supported:
-            needed = " or ".join(sorted(supported))
-            raise DoesNotFit(
-                f"{part.entry.label} needs a {needed} language model; '{language.entry.name}' is {architecture}.\n"
-                + _alternatives(
-                    "language_model",
-                    lambda cls, supported=supported: cls.architecture in supported and _supports(fusion.cls, cls),
-                )
-                + "\n"
-                + _alternatives(part.entry.kind, lambda cls: architecture in cls.architectures)
+            raise _misfit(
+                f"{part.entry.label} needs a {' or '.join(sorted(supported))} language model; "
+                f"'{language.entry.name}' is {architecture}.",
+                _alternatives("language_model", lambda cls, s=supported: cls.architecture in s and _supports(fusion.cls, cls)),
+                _alternatives(part.entry.kind, lambda cls: architecture in cls.architectures),
             )
 
 
 def _check_generation(resolved: Classes) -> None:
-    """Check that the language model generates text if the task needs it."""
     language, fusion, task = resolved["language_model"], resolved["fusion"], resolved["task"]
     if task.cls.needs_generation and not language.cls.generates:
-        raise DoesNotFit(
-            f"{task.entry.label} generates text, and language model '{language.entry.name}' does not.\n"
-            + _alternatives("language_model", lambda cls: cls.generates and _supports(fusion.cls, cls))
-            + "\n"
-            + _alternatives("task", lambda cls: not cls.needs_generation)
+        raise _misfit(
+            f"{task.entry.label} generates text, and language model '{language.entry.name}' does not.",
+            _alternatives("language_model", lambda cls: cls.generates and _supports(fusion.cls, cls)),
+            _alternatives("task", lambda cls: not cls.needs_generation),
         )
 
 
 def _check_decoder(resolved: Classes) -> None:
-    """Check that the task uses the decoder if the fusion acts only there."""
     fusion, task = resolved["fusion"], resolved["task"]
     architecture = resolved["language_model"].cls.architecture
     if fusion.cls.needs_decoder and not task.cls.needs_generation:
-        raise DoesNotFit(
-            f"{fusion.entry.label} passes the image only to the decoder, and {task.entry.label} uses only the encoder.\n"
-            + _alternatives("task", lambda cls: cls.needs_generation)
-            + "\n"
-            + _alternatives("fusion", lambda cls: not cls.needs_decoder and architecture in cls.architectures)
+        raise _misfit(
+            f"{fusion.entry.label} passes the image only to the decoder, and {task.entry.label} uses only the encoder.",
+            _alternatives("task", lambda cls: cls.needs_generation),
+            _alternatives("fusion", lambda cls: not cls.needs_decoder and architecture in cls.architectures),
         )
 
 
-CLASS_CHECKS: tuple[Callable[[Classes], None], ...] = (
-    _check_bases,
-    _check_modality,
-    _check_architecture,
-    _check_generation,
-    _check_decoder,
-)
+CLASS_CHECKS = (_check_bases, _check_modality, _check_architecture, _check_generation, _check_decoder)
 
 
 # Checks of parts on the meta device
 
 
 def _check_instance_generates(resolved: Classes, parts: Parts) -> None:
-    """Check that this language model, of a class that can generate, does so if the task needs it."""
     if resolved["task"].cls.needs_generation and not parts["language_model"].spec.generates:
-        raise DoesNotFit(
+        raise _misfit(
             f"{resolved['task'].entry.label} generates text, and this model of '{resolved['language_model'].entry.name}' cannot "
             "generate from embeddings, which images become; choose another model, or a task that does not generate"
         )
 
 
 def _check_features_used(resolved: Classes, parts: Parts) -> None:
-    """Check that the fusion uses the features if the encoder has an input."""
-    fusion = parts["fusion"]
-    if parts["encoder"].transform is not None and not fusion.places():
-        raise DoesNotFit(
-            f"{resolved['fusion'].entry.label} ignores the features of encoder '{resolved['encoder'].entry.name}'.\n"
-            + _fusions_instead(parts, lambda cls: cls.places())
-            + "\nFor text alone, use it with encoder 'none'."
+    if parts["encoder"].transform is not None and not parts["fusion"].places():
+        raise _misfit(
+            f"{resolved['fusion'].entry.label} ignores the features of encoder '{resolved['encoder'].entry.name}'.",
+            _other_fusions(parts, lambda cls: cls.places()),
+            "For text alone, use it with encoder 'none'.",
         )
 
 
 def _check_tiles(resolved: Classes, parts: Parts) -> None:
-    """Check that inputs are images if the fusion cuts them into tiles."""
     if parts["fusion"].tiles > 1 and parts["encoder"].modality != "image":
-        raise DoesNotFit(
+        raise _misfit(
             f"fusion.tiles: {resolved['fusion'].entry.label} cuts images into tiles, and encoder "
             f"'{resolved['encoder'].entry.name}' takes no images"
         )
 
 
 def _check_tokens(resolved: Classes, parts: Parts) -> None:
-    """Check that the encoder has token features if the fusion reads them."""
+    fusion, encoder = resolved["fusion"].entry, resolved["encoder"].entry
     if parts["fusion"].needs_tokens and parts["encoder"].spec.tokens == 0:
-        raise DoesNotFit(
-            f"{resolved['fusion'].entry.label} reads token features, and encoder '{resolved['encoder'].entry.name}' has only "
-            "pooled features.\n" + _fusions_instead(parts, lambda cls: not cls.needs_tokens)
+        raise _misfit(
+            f"{fusion.label} reads token features, and encoder '{encoder.name}' has only pooled features.",
+            _other_fusions(parts, lambda cls: not cls.needs_tokens),
         )
 
 
 def _check_blocks(resolved: Classes, parts: Parts) -> None:
-    """Check that the language model has blocks if the fusion attaches to them."""
-    spec = parts["language_model"].spec
-    if parts["fusion"].needs_blocks and not spec.blocks:
-        raise DoesNotFit(
-            f"{resolved['fusion'].entry.label} attaches to the blocks of a language model, and "
-            f"'{resolved['language_model'].entry.name}' has no blocks that match its dim.\n"
-            + _fusions_instead(parts, lambda cls: not cls.needs_blocks)
+    fusion, language = resolved["fusion"].entry, resolved["language_model"].entry
+    if parts["fusion"].needs_blocks and not parts["language_model"].spec.blocks:
+        raise _misfit(
+            f"{fusion.label} attaches to the blocks of a language model, and '{language.name}' has no blocks that match its dim.",
+            _other_fusions(parts, lambda cls: not cls.needs_blocks),
         )
 
 
 def _check_context(resolved: Classes, parts: Parts) -> None:
-    """Check that the added tokens and the task's tokens fit into the context."""
     added, needed, context = parts["fusion"].added_tokens, parts["task"].positions, parts["language_model"].spec.max_length
     if added is not None and context is not None and added + needed > context:
-        raise DoesNotFit(
+        raise _misfit(
             f"{resolved['fusion'].entry.label} adds {added} tokens and {resolved['task'].entry.label} needs at least {needed}; "
             f"the context of '{resolved['language_model'].entry.name}' is {context}. Choose fewer tokens, a prefix or resampler "
             "fusion, a smaller task.max_new_tokens, or a longer context"
         )
 
 
-PART_CHECKS: tuple[Callable[[Classes, Parts], None], ...] = (
-    _check_instance_generates,
-    _check_features_used,
-    _check_tiles,
-    _check_tokens,
-    _check_blocks,
-    _check_context,
-)
+PART_CHECKS = (_check_instance_generates, _check_features_used, _check_tiles, _check_tokens, _check_blocks, _check_context)
 
 
-# Alternatives
+# Messages
+
+
+def _misfit(problem: str, *fixes: str) -> DoesNotFit:
+    """Return the error of a check: the problem, and a line for each way to fix it."""
+    return DoesNotFit("\n".join([problem, *fixes]))
 
 
 def _supports(fusion: type[Fusion], language: type[LanguageModel]) -> bool:
@@ -230,7 +203,7 @@ def _supports(fusion: type[Fusion], language: type[LanguageModel]) -> bool:
     return language.architecture in fusion.architectures and (not fusion.needs_blocks or language.blocks is not Part.blocks)
 
 
-def _fusions_instead(parts: Parts, fits: Callable[..., Any]) -> str:
+def _other_fusions(parts: Parts, fits: Callable[..., Any]) -> str:
     """Return a sentence that names the fusions for the language model's architecture that meet a condition."""
     architecture = parts["language_model"].spec.architecture
     return _alternatives("fusion", lambda cls: fits(cls) and architecture in cls.architectures)
