@@ -17,7 +17,7 @@ GPT = {"use": "gpt-mini", "dim": 32, "layers": 2, "heads": 2}
 
 
 @pytest.mark.parametrize(
-    ("parts", "said"),
+    ("parts", "expected"),
     [
         (dict(fusion="prefix-mlp", language_model="bert", task="caption"), ["caption", "causal or seq2seq", "gpt2"]),
         (dict(fusion="late-sum", language_model="bag-of-words", task="vqa"), ["causal or seq2seq", "lstm", "classify"]),
@@ -40,11 +40,11 @@ GPT = {"use": "gpt-mini", "dim": 32, "layers": 2, "heads": 2}
         (dict(fusion={"use": "prefix-mlp", "train": "lora:4"}, language_model=GPT, task="vqa"), ["fusion.train", "lora:4"]),
     ],
 )
-def test_a_misfit_is_refused_and_the_fix_is_named(parts, said):
+def test_a_misfit_is_refused_and_the_fix_is_named(parts, expected):
     with pytest.raises(DoesNotFit) as error:
         mmzoo.check(encoder=CNN, **parts)
-    for words in said:
-        assert words in str(error.value)
+    for text in expected:
+        assert text in str(error.value)
 
 
 def test_a_causal_model_that_only_reads_is_refused_for_writing(monkeypatch):
