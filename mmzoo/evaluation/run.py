@@ -191,7 +191,6 @@ def evaluate(
 
 
 def _default_split(dataset: Dataset) -> str:
-    """Return the only split, or ``test`` if there are several."""
     splits = dataset.splits()
     return splits[0] if len(splits) == 1 else "test"
 
@@ -238,5 +237,4 @@ def _sample(
 
 
 def _shorten(text: str) -> str:
-    """Return a text in at most `MAX_SAMPLE_LENGTH` characters."""
     return text if len(text) <= MAX_SAMPLE_LENGTH else f"{text[: MAX_SAMPLE_LENGTH - 3]}..."

@@ -54,15 +54,8 @@ class ScoreCheck:
 
 @dataclass
 class EvaluationCheck:
-    """Hold the checks of one recorded evaluation.
-
-    Args:
-        examples: the number that is claimed.
-        measured: the number that was measured.
-        checks: one for each score.
-        reason: why it could not be measured; empty if it could.
-        modality: the inputs that the controls change.
-    """
+    """Hold the checks of one recorded evaluation, one for each score. ``measured`` is the number of examples that were measured,
+    ``reason`` why the evaluation could not be measured, and ``modality`` that of the inputs that the controls change."""
 
     dataset: str
     split: str
@@ -80,13 +73,8 @@ class EvaluationCheck:
 
 @dataclass
 class Verification:
-    """Hold the result of verifying a model.
-
-    Args:
-        model: the model as it was named. commit: that of a repository.
-        evaluations: one check for each recorded evaluation.
-        unrecorded: the scores in the model's card that its record does not have.
-    """
+    """Hold the result of verifying a model: a check for each recorded evaluation, and ``unrecorded``, the scores in the card that
+    its record does not have. ``commit`` is that of a repository."""
 
     model: str
     commit: str | None
@@ -99,7 +87,7 @@ class Verification:
         return bool(self.evaluations) and not self.unrecorded and all(check.reproduced for check in self.evaluations)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as plain data."""
+        """Return the result as plain data, for JSON."""
         data = asdict(self)
         for entry, check in zip(data["evaluations"], self.evaluations, strict=True):
             entry["reproduced"] = check.reproduced
@@ -279,10 +267,8 @@ def _unrecorded(folder: Path, claims: list[dict[str, Any]]) -> list[str]:
 
 
 def _get(value: Any, key: str) -> Any:
-    """Return a value of a mapping; None if it is missing or there is no mapping."""
     return value.get(key) if isinstance(value, dict) else None
 
 
 def _list(value: Any) -> list[Any]:
-    """Return a list as it is; anything else as an empty one."""
     return value if isinstance(value, list) else []

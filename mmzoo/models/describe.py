@@ -59,7 +59,6 @@ def model_card(model: MultimodalModel) -> str:
 
 
 def _encoder_shape(encoder: Encoder) -> str:
-    """Return the tokens and sizes of an encoder's features, in words."""
     spec = encoder.spec
     if encoder.transform is None:
         return "has no input"
@@ -68,11 +67,9 @@ def _encoder_shape(encoder: Encoder) -> str:
 
 
 def _fusion_shape(fusion: Fusion) -> str:
-    """Return where a fusion acts and how many tokens it adds, in words."""
     places = " and ".join(fusion.places()) or "nowhere"
     return f"{places}, {f'+{fusion.added_tokens} tokens' if fusion.added_tokens else 'no added tokens'}"
 
 
 def _language_model_shape(spec: LanguageSpec) -> str:
-    """Return a language model's architecture and sizes, in words."""
     return f"{spec.architecture}, dim {spec.dim}, {spec.vocab_size} words, context {spec.max_length or 'unlimited'}"

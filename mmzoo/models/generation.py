@@ -43,14 +43,8 @@ SET_HERE = {
 
 @dataclass
 class Request:
-    """Hold what to generate.
-
-    Args:
-        examples: their texts are the prompts.
-        framed: whether a chat template framed the prompts, special tokens included.
-        stop: the strings before which an answer ends.
-        options: ``max_new_tokens`` and the library's own options.
-    """
+    """Hold what to generate: ``examples`` whose texts are the prompts, whether a chat template ``framed`` these, the strings to
+    ``stop`` before, and ``options``: ``max_new_tokens`` and the library's own."""
 
     examples: list[Example]
     framed: bool
@@ -268,7 +262,6 @@ class _StopStrings(StoppingCriteria):
 
 
 def _is_conversation(words: Any) -> bool:
-    """Return whether a prompt is a list of turns."""
     return isinstance(words, list | tuple)
 
 

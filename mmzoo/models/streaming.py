@@ -78,12 +78,10 @@ class _TextStreamer(BaseStreamer):
         self.queue: queue.Queue[str | None] = queue.Queue()
 
     def put(self, value: Tensor) -> None:
-        """Add token ids."""
         self.ids += value.flatten().tolist()
         self.queue.put(self.tokenizer.decode(self.ids, skip_special_tokens=True))
 
     def end(self) -> None:
-        """Mark the end of the text."""
         self.queue.put(None)
 
 

@@ -29,15 +29,8 @@ from mmzoo.sharing.locations import local_folder
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Represent a part of a verified checkpoint, to start a part of a new model from.
-
-    Args:
-        kind: the kind of part.
-        folder: the checkpoint.
-        part: the part's configuration there.
-        recipe: the name of the checkpoint's recipe.
-        license: the licence of the whole checkpoint.
-    """
+    """Represent a part of a verified checkpoint, from which a part of a new model starts. ``recipe`` is the name of the
+    checkpoint's recipe, ``license`` the licence of the whole checkpoint."""
 
     kind: str
     folder: Path
@@ -90,11 +83,9 @@ class WarmStart:
 
     @property
     def _key(self) -> str:
-        """Return the recipe's key, for messages."""
         return f"{self.kind}.weights"
 
     def _open(self) -> Any:
-        """Open the checkpoint's safetensors file."""
         path = self.folder / WEIGHTS
         try:
             return safe_open(path, framework="pt")
