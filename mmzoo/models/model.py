@@ -122,7 +122,7 @@ class MultimodalModel(nn.Module):
 
         Args:
             features: one row an example.
-            ids, mask: [batch, text]; an id of `PLACEHOLDER_ID` marks where an input stands.
+            ids, mask: [batch, text]; an id of `PLACEHOLDER_ID` marks the place of an input.
             decoder_ids: [batch, out], for a seq2seq model: the states are then its decoder's, and ``text`` spans all of them.
         """
         mask = mask * (ids != PLACEHOLDER_ID)

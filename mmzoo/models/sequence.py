@@ -24,7 +24,7 @@ def fuse_input(model: MultimodalModel, features: Features, ids: Tensor, mask: Te
 
     Args:
         features: one row an example.
-        ids, mask: [batch, text]; an id of `PLACEHOLDER_ID` marks where an input stands.
+        ids, mask: [batch, text]; an id of `PLACEHOLDER_ID` marks the place of an input.
         left: whether the padding of the result is on the left; else it is on the right.
 
     Raises:
