@@ -56,12 +56,8 @@ def assemble(
     parts = _make_on_meta(resolved, policies, sources)
     pretrained = {kind: kind not in sources and _wants_weights(recipe, kind, parts[kind]) for kind in PARTS}
     if not meta:
-        loaded = {} if random else _load_pretrained(resolved, {kind: parts[kind] for kind in PARTS if pretrained[kind]})
-        if lock is not None and not random:
-            locks.check_lock(lock, loaded)
-        parts = _make(resolved, loaded)
-        for kind, source in sources.items():
-            source.load_into(parts[kind])
+        wanted = {kind: parts[kind] for kind in PARTS if pretrained[kind] and not random}
+        parts = _make_with_weights(resolved, wanted, sources, None if random else lock)
     for kind, part in parts.items():
         if folder is not None:
             part.restore(folder)
@@ -86,14 +82,24 @@ def _make_on_meta(resolved: dict[str, Resolved], policies: dict[str, str], sourc
     return parts
 
 
-def _load_pretrained(resolved: dict[str, Resolved], parts: dict[str, Part]) -> dict[str, Part]:
-    """Load the pretrained weights of parts that are on the meta device, and return the parts."""
-    for kind, part in parts.items():
+def _make_with_weights(
+    resolved: dict[str, Resolved],
+    pretrained: dict[str, Part],
+    sources: Mapping[str, WarmStart],
+    lock: Mapping[str, Mapping[str, Any]] | None,
+) -> dict[str, Part]:
+    """Load the ``pretrained`` parts, which are on the meta device, and make the others, with the weights of their sources."""
+    for kind, part in pretrained.items():
         entry = resolved[kind].entry
         with _attribute_errors_to(entry, "could not load its weights"):
             part.load_pretrained()
         if missing := [name for name, parameter in part.named_parameters() if parameter.is_meta]:
             raise PluginBroken(f"{entry.label}: load_pretrained left {missing[0]} without a value")
+    if lock is not None:
+        locks.check_lock(lock, pretrained)
+    parts = _make(resolved, pretrained)
+    for kind, source in sources.items():
+        source.load_into(parts[kind])
     return parts
 
 
