@@ -16,7 +16,7 @@ import mmzoo
 from mmzoo.checkpoints.folder import is_checkpoint
 from mmzoo.checkpoints.screening import CARD, RUN
 from mmzoo.errors import MmzooError, UnknownName
-from mmzoo.evaluation.run import BLANKED, SHUFFLED
+from mmzoo.evaluation.controls import BLANKED, SHUFFLED
 from mmzoo.recipes.merging import merge
 from mmzoo.recipes.schema import PartConfig
 

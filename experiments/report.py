@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.common import ROOT, RUNS, Experiment, Model, read
 from mmzoo.checkpoints.summary import format_count
-from mmzoo.evaluation.run import BLANKED, SHUFFLED
+from mmzoo.evaluation.controls import BLANKED, SHUFFLED
 
 DOCS = ROOT / "docs"
 PAGE = "experiments.md"

@@ -1,4 +1,4 @@
-"""The fit check and what is built: refusals with the fix named, policies, options."""
+"""Test the compatibility check and building: refusals that name the fix, policies, options."""
 
 import pytest
 import torch
@@ -6,6 +6,9 @@ from uncached import without_cache
 
 import mmzoo
 from mmzoo.errors import DoesNotFit, PluginBroken
+from mmzoo.interfaces.fusion import Fusion
+from mmzoo.registry.entries import Entry, Registry
+from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing import tiny
 
 CNN = {"use": "cnn", "image_size": 16, "channels": [8, 16]}
@@ -14,7 +17,7 @@ GPT = {"use": "gpt-mini", "dim": 32, "layers": 2, "heads": 2}
 
 
 @pytest.mark.parametrize(
-    ("parts", "said"),
+    ("parts", "expected"),
     [
         (dict(fusion="prefix-mlp", language_model="bert", task="caption"), ["caption", "causal or seq2seq", "gpt2"]),
         (dict(fusion="late-sum", language_model="bag-of-words", task="vqa"), ["causal or seq2seq", "lstm", "classify"]),
@@ -37,11 +40,11 @@ GPT = {"use": "gpt-mini", "dim": 32, "layers": 2, "heads": 2}
         (dict(fusion={"use": "prefix-mlp", "train": "lora:4"}, language_model=GPT, task="vqa"), ["fusion.train", "lora:4"]),
     ],
 )
-def test_a_misfit_is_refused_and_the_fix_is_named(parts, said):
+def test_a_misfit_is_refused_and_the_fix_is_named(parts, expected):
     with pytest.raises(DoesNotFit) as error:
         mmzoo.check(encoder=CNN, **parts)
-    for words in said:
-        assert words in str(error.value)
+    for text in expected:
+        assert text in str(error.value)
 
 
 def test_a_causal_model_that_only_reads_is_refused_for_writing(monkeypatch):
@@ -122,13 +125,40 @@ def test_a_frozen_language_model_passes_gradients_and_keeps_its_weights(sample, 
     assert all(torch.equal(fresh[name], after[name]) for name in after)
 
 
-def test_a_target_that_is_no_part_is_the_plugins_fault(monkeypatch):
-    from mmzoo.registry.entries import Entry, Registry
-    from mmzoo.registry.manager import plugin_manager
-
+def register(monkeypatch, entry):
+    """Register an entry of a plugin 'mmzoo-odd' for one test."""
     registry = Registry()
     registry.add_all(plugin_manager().registry.entries(), plugin="mmzoo", version="0")
-    registry.add_all([Entry("encoder", "odd", target="pathlib:Path", summary="no encoder")], plugin="mmzoo-odd", version="1")
+    registry.add_all([entry], plugin="mmzoo-odd", version="1")
     monkeypatch.setattr(plugin_manager(), "registry", registry)
+
+
+class Trained(Fusion):
+    """A fusion with pretrained weights."""
+
+    pretrainable = True
+
+    def __init__(self, options, encoder, language_model):
+        super().__init__(options, encoder, language_model)
+        self.gain = torch.nn.Parameter(torch.zeros(3))
+
+    def load_pretrained(self):
+        self.gain = torch.nn.Parameter(torch.ones(3))
+
+    def late(self, features, hidden):
+        return hidden * self.gain.mean()
+
+
+def test_the_pretrained_weights_of_a_fusion_are_kept(monkeypatch):
+    register(
+        monkeypatch, Entry("fusion", "trained", target="test_build:Trained", summary="pretrained", license="MIT", source="here")
+    )
+    parts = {"encoder": CNN, "fusion": "trained", "language_model": GPT, "task": "vqa"}
+    assert mmzoo.build(**parts).fusion.gain.tolist() == [1, 1, 1]
+    assert mmzoo.build(**parts, pretrained=False).fusion.gain.tolist() == [0, 0, 0]
+
+
+def test_a_target_that_is_no_part_is_the_plugins_fault(monkeypatch):
+    register(monkeypatch, Entry("encoder", "odd", target="pathlib:Path", summary="no encoder"))
     with pytest.raises(PluginBroken, match="mmzoo-odd"):
         mmzoo.check(encoder="odd", fusion="prefix-mlp", language_model=GPT, task="vqa")

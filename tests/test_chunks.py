@@ -1,4 +1,4 @@
-"""The loss in chunks is the loss of the whole batch, with the same gradients."""
+"""Test that the loss in chunks equals the loss of the whole batch, with the same gradients."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(language_model, train, 
     model = mmzoo.build(tiny(mmzoo.Recipe(**parts)).with_part("language_model", train=train), seed=0).eval()
     batch = batch_of(model)
     used, losses = [], chunks.losses
-    monkeypatch.setattr(chunks, "losses", lambda *given: used.append(given) or losses(*given))
+    monkeypatch.setattr(chunks, "losses", lambda *arguments: used.append(arguments) or losses(*arguments))
     monkeypatch.setattr(chunks, "BYTES", {"cpu": 5 * 4 * model.language_model.spec.vocab_size})
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         loss, gradients = loss_and_gradients(model, batch)

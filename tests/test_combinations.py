@@ -1,8 +1,8 @@
-"""Every fusion on every language model for every task, tiny: it computes a loss, trains what it should, and predicts, and with
-one language model of each kind it also learns, saves and loads; or the fit check says why not. The refusals are in refusals.txt,
-to be reviewed by eye:
+"""Test every fusion with every language model for every task, tiny: the loss is finite, gradients reach what is trained, and
+predictions do not depend on the batch. With one language model of each kind, training, saving and loading work too. Combinations
+that the compatibility check refuses are listed in refusals.txt, to be reviewed by eye:
 
-python tests/test_combinations.py    writes it anew
+python tests/test_combinations.py    writes the list
 """
 
 from pathlib import Path
@@ -33,7 +33,7 @@ def combination(fusion, language_model, task):
 
 
 def refusal(fusion, language_model, task):
-    """A line of the list, None if the combination fits."""
+    """Return a line of the list; None if the combination fits."""
     try:
         mmzoo.check(combination(fusion, language_model, task))
     except DoesNotFit as error:
@@ -49,9 +49,9 @@ def of(lines, fusion, language_model):
 def test_what_does_not_fit_is_refused_and_listed(language_model):
     lines = REFUSALS.read_text(encoding="utf-8").splitlines()
     for fusion in FUSIONS:
-        found = [refusal(fusion, language_model, task) for task in TASKS]
+        refusals = [refusal(fusion, language_model, task) for task in TASKS]
         expected = of(lines, fusion, language_model)
-        assert [line for line in found if line] == expected, "python tests/test_combinations.py, and review the list"
+        assert [line for line in refusals if line] == expected, "python tests/test_combinations.py, and review the list"
 
 
 @pytest.mark.parametrize("language_model", SLOW)
@@ -67,15 +67,15 @@ def test_combination(fusion, language_model, tmp_path):
         loss.backward()
         wrong = [n for n, p in model.named_parameters() if p.requires_grad != (p.grad is not None) and not unused(n, model, task)]
         assert not wrong, f"{task}: gradients missing or unwanted: {wrong}"
-        said = model.predict(image=[e.image for e in examples], text=[e.text for e in examples])
+        together = model.predict(image=[e.image for e in examples], text=[e.text for e in examples])
         alone = [model.predict(image=e.image, text=e.text) for e in examples]
-        assert [p.label for p in said] == [p.label for p in alone], f"{task}: a batch and its rows alone differ"
+        assert [p.label for p in together] == [p.label for p in alone], f"{task}: a batch and its rows alone differ"
         if language_model in KINDS:
-            kept(model, examples, tmp_path / task)
+            check_saved(model, examples, tmp_path / task)
 
 
-def kept(model, examples, folder):
-    """A step changes what is trained and nothing else, and what is loaded again says the same."""
+def check_saved(model, examples, folder):
+    """Check that a step changes exactly what is trained, and that a loaded model predicts the same."""
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1).step()
     changed = [name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])]
@@ -95,12 +95,12 @@ def test_the_list_names_nothing_else():
 
 
 def unused(name, model, task):
-    """Weights that a task does not need: a language model's, and where only the encoder of a seq2seq model is read, the
-    deep layers in its decoder."""
+    """Return whether a weight gets no gradient in a task: a language model's may not, and where only the encoder of a seq2seq
+    model is used, those of deep layers in its decoder do not."""
     decoder = model.language_model.architecture == "seq2seq" and task == "classify" and name.startswith("fusion.layers.")
     return name.startswith("language_model.") or decoder
 
 
 if __name__ == "__main__":
-    found = (refusal(f, m, t) for f in FUSIONS for m in LANGUAGE_MODELS for t in TASKS)
-    REFUSALS.write_text("".join(f"{line}\n" for line in found if line), encoding="utf-8")
+    refusals = (refusal(f, m, t) for f in FUSIONS for m in LANGUAGE_MODELS for t in TASKS)
+    REFUSALS.write_text("".join(f"{line}\n" for line in refusals if line), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Measuring: intervals, controls, and what is recorded."""
+"""Test evaluation: intervals, controls, and what is recorded."""
 
 import json
 
@@ -8,6 +8,8 @@ from PIL import Image
 
 import mmzoo
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, PluginBroken, UnknownName
+from mmzoo.evaluation.controls import AS_IS, make_conditions
+from mmzoo.evaluation.scoring import make_metrics, score_examples
 from mmzoo.interfaces.example import Example
 from mmzoo.registry.entries import Registry
 from mmzoo.registry.manager import plugin_manager
@@ -26,17 +28,17 @@ def measure(model, dataset=None, **more):
     return mmzoo.evaluate(model, dataset=dataset or Sample(), progress=False, **more)
 
 
-def test_a_model_that_sees_scores_above_its_controls(trained):
-    found = measure(trained)
-    assert found.scores["accuracy"].value == 1.0
-    assert found.controls["shuffled"]["accuracy"].value < 0.7
-    assert found.controls["blanked"]["accuracy"].value < 0.7
-    assert not found.ignores_images
-    assert list(found.scores) == ["accuracy", "precision", "recall", "f1"]
-    assert "images shuffled" in str(found)
+def test_a_model_that_uses_its_images_scores_above_its_controls(trained):
+    evaluation = measure(trained)
+    assert evaluation.scores["accuracy"].value == 1.0
+    assert evaluation.controls["shuffled"]["accuracy"].value < 0.7
+    assert evaluation.controls["blanked"]["accuracy"].value < 0.7
+    assert not evaluation.ignores_images
+    assert list(evaluation.scores) == ["accuracy", "precision", "recall", "f1"]
+    assert "images shuffled" in str(evaluation)
 
 
-def test_a_model_that_is_blind_is_seen_at_once(tmp_path):
+def test_a_model_that_ignores_its_images_is_recognised(tmp_path):
     options = {"max_steps": 20, "batch_size": 8, "learning_rate": 1e-2, "blank_images": True}
     run = mmzoo.train(tiny("cnn-product-lstm"), dataset=Sample(), output=tmp_path / "m", progress=False, training=options)
     assert measure(run.model).ignores_images
@@ -47,13 +49,30 @@ def test_the_same_seed_gives_the_same_numbers(trained):
     assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
 
 
+def test_scoring_alone_gives_the_same_scores_and_records_nothing(trained):
+    model, examples = mmzoo.load(trained), Sample().load("test")
+    recorded = len(model.provenance.run.get("evaluations", []))
+    conditions = make_conditions(examples, ["shuffled"], seed=0, modality="image")
+    batches = []
+    results = score_examples(
+        model, examples, make_metrics(["f1"]), conditions, batch_size=7, advance=lambda count, name: batches.append((name, count))
+    )
+    assert len(model.provenance.run.get("evaluations", [])) == recorded
+    assert sum(count for name, count in batches if name == "shuffled") == len(examples)
+    evaluation = measure(model, metrics=["f1"], controls=["shuffled"])
+    assert results[AS_IS].scores == evaluation.scores
+    assert results["shuffled"].scores == evaluation.controls["shuffled"]
+    with pytest.raises(DataError, match="no examples"):
+        score_examples(model, [], {}, conditions)
+
+
 def test_a_result_is_recorded_in_the_folder_and_its_card(trained):
-    found = measure(trained)
+    evaluation = measure(trained)
     record = json.loads((trained / "run.json").read_text())
-    assert record["evaluations"][-1]["scores"]["accuracy"] == found.scores["accuracy"].to_dict()
+    assert record["evaluations"][-1]["scores"]["accuracy"] == evaluation.scores["accuracy"].to_dict()
     assert record["training"]["fingerprint"]
     card = (trained / "README.md").read_text()
-    assert str(found.scores["accuracy"]) in card
+    assert str(evaluation.scores["accuracy"]) in card
     assert "model-index" in card
     mmzoo.load(trained)
     assert len(json.loads((trained / "run.json").read_text())["evaluations"]) == 1
@@ -65,7 +84,7 @@ def test_intervals_hold_the_score(trained):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "said"),
+    ("options", "error", "message"),
     [
         ({"split": "dev"}, DataError, "no split 'dev'"),
         ({"metrics": ["acuracy"]}, UnknownName, "accuracy"),
@@ -75,8 +94,8 @@ def test_intervals_hold_the_score(trained):
         ({"dataset": "files:"}, BadRecipe, "files"),
     ],
 )
-def test_bad_input(trained, options, error, said):
-    with pytest.raises(error, match=said):
+def test_bad_input(trained, options, error, message):
+    with pytest.raises(error, match=message):
         measure(trained, **options)
 
 
@@ -88,17 +107,17 @@ def test_an_answer_outside_the_label_set(trained):
         measure(trained, Odd())
 
 
-def test_scores_are_given_even_where_they_cannot_be_recorded(trained, monkeypatch):
+def test_scores_are_returned_even_if_they_cannot_be_recorded(trained, monkeypatch):
     def refuse(*_):
         raise CheckpointError("read-only")
 
     monkeypatch.setattr("mmzoo.evaluation.run.update_run", refuse)
-    found = measure(trained)
-    assert found.scores["accuracy"].value == 1.0
-    assert found.unrecorded == "read-only"
+    evaluation = measure(trained)
+    assert evaluation.scores["accuracy"].value == 1.0
+    assert evaluation.unrecorded == "read-only"
 
 
-def test_a_model_in_memory_has_nowhere_to_record_to(trained):
+def test_a_result_of_a_model_in_memory_cannot_be_recorded(trained):
     with pytest.raises(DataError, match="checkpoint folder"):
         measure(mmzoo.load(trained), record=True)
 
@@ -118,15 +137,15 @@ class Greys(mmzoo.Dataset):
         return [Example(str(i), Image.new("RGB", (32, 32), (15 * i,) * 3), "how bright", (str(i / 4),)) for i in range(16)]
 
 
-def test_a_task_of_numbers_is_measured_and_a_small_error_is_a_good_one(tmp_path, monkeypatch):
+def test_a_regression_task_is_measured_and_a_smaller_error_is_better(tmp_path, monkeypatch):
     registry = Registry()
     registry.add_all(plugin_manager().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
     about = {"summary": "numbers", "license": "MIT", "source": "here"}
-    found = [
+    entries = [
         mmzoo.Entry("task", "brightness", target="test_evaluate:Brightness", **about),
         mmzoo.Entry("metric", "absolute-error", target="broken:Distance", **about),
     ]
-    registry.add_all(found, plugin="mmzoo", version=mmzoo.__version__)
+    registry.add_all(entries, plugin="mmzoo", version=mmzoo.__version__)
     monkeypatch.setattr(plugin_manager(), "registry", registry)
     options = {"max_steps": 60, "batch_size": 16, "learning_rate": 1e-2}
     recipe = tiny("cnn-product-lstm", task="brightness", fusion="late-concat")
@@ -145,7 +164,7 @@ class Breaks(Greys):
         raise OSError("the disk is gone")
 
 
-def test_what_a_plugin_raises_while_it_is_read_or_measured_is_one_line(trained, monkeypatch):
+def test_an_error_of_a_data_set_or_metric_is_one_line(trained, monkeypatch):
     with pytest.raises(PluginBroken, match="^data set 'Breaks' cannot be loaded: OSError: the disk is gone$"):
         measure(trained, Breaks())
     registry = Registry()
@@ -153,5 +172,5 @@ def test_what_a_plugin_raises_while_it_is_read_or_measured_is_one_line(trained, 
     about = {"summary": "no numbers", "license": "MIT", "source": "here"}
     registry.add_all([mmzoo.Entry("metric", "odd", target="broken:Distance", **about)], plugin="mmzoo-odd", version="1")
     monkeypatch.setattr(plugin_manager(), "registry", registry)
-    with pytest.raises(PluginBroken, match="^metric 'odd' cannot measure what the model says: ValueError: could not convert"):
+    with pytest.raises(PluginBroken, match="^metric 'odd' failed on the predictions: ValueError: could not convert"):
         measure(trained, metrics=["odd"])

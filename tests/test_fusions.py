@@ -1,5 +1,5 @@
-"""What every fusion promises on every language model that it serves: the bare model at the start, the same with and without
-the cache, padding and company that change nothing, and gradients where training is."""
+"""Test every fusion on every language model that it supports: deep fusions start as the bare model, the cache, padding and other
+rows change nothing, and gradients reach exactly what is trained."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from mmzoo_fusions.attention import before
 from mmzoo_transformers import blocks as block_names
 
 VARIANTS = {entry.name: {"use": entry.name, **entry.tiny} for entry in catalogue.entries("fusion") if entry.plugin == "mmzoo"}
-del VARIANTS["none"]  # it promises nothing of pictures, and is refused beside them
+del VARIANTS["none"]  # it ignores images, and is refused with an encoder
 VARIANTS["projector, shuffled"] = {"use": "projector", "pixel_shuffle": 2, "layers": "linear", "bias": False}
 VARIANTS["projector, tiles"] = {"use": "projector", "pixel_shuffle": 2, "tiles": 2}
 VARIANTS["cross-attention, resampled"] = {"use": "cross-attention", "heads": 2, "every": 2, "resampler": 3, "resampler_layers": 1}
@@ -52,8 +52,8 @@ def pairs(variants, language_models):
 
 
 def build(variant, language_model, *, opened=True):
-    """A tiny model with a frozen language model. ``opened``: as if trained, with gates ajar and weights large enough for a
-    picture to matter, and in double precision, where rounding hides nothing."""
+    """Build a tiny model with a frozen language model. With ``opened`` it is as if trained: open gates, and weights large enough
+    for an image to matter, in double precision, where rounding errors are small."""
     reads = KINDS[language_model] == "bidirectional"
     parts = {"fusion": VARIANTS[variant]["use"], "language_model": language_model, "task": "classify" if reads else "vqa"}
     recipe = tiny(mmzoo.Recipe(encoder="cnn", **parts)).with_part("language_model", train="frozen")
@@ -77,15 +77,15 @@ def read(model, examples, *, training=False):
 
 
 def states(model, batch, *, left=False):
-    """The fused state of every real text token, a row an example."""
+    """Return the fused states of the real text tokens of each example."""
     ids, mask = batch["ids"], batch["mask"]
     if left:
         order = mask.argsort(dim=1, stable=True)
         ids, mask = ids.gather(1, order), mask.gather(1, order)
     features = model.encode(batch["inputs"], batch["index"])
-    found = model.states(features, ids, mask)
-    hidden = text_states(model.fusion.late(features, found.hidden), found.text)
-    return [row[real.bool()] for row, real in zip(hidden, found.mask, strict=True)]
+    fused = model.states(features, ids, mask)
+    hidden = text_states(model.fusion.late(features, fused.hidden), fused.text)
+    return [row[real.bool()] for row, real in zip(hidden, fused.mask, strict=True)]
 
 
 @pytest.mark.parametrize(("variant", "language_model"), pairs(DEEP, KINDS))
@@ -105,7 +105,7 @@ def test_deep_fusion_starts_as_the_bare_language_model(variant, language_model):
 
 @pytest.mark.parametrize(("variant", "language_model"), pairs(VARIANTS, ONE_OF_EACH))
 @torch.no_grad()
-def test_neither_padding_nor_company_changes_a_result(variant, language_model):
+def test_padding_and_other_rows_change_no_result(variant, language_model):
     model = build(variant, language_model)
     together = read(model, EXAMPLES)
     rows = states(model, together)
@@ -114,42 +114,42 @@ def test_neither_padding_nor_company_changes_a_result(variant, language_model):
         torch.testing.assert_close(states(model, read(model, [example]))[0], row, atol=1e-5, rtol=1e-5)
     if not type(model.fusion).needs_decoder:
         blank = states(model, {**together, "inputs": torch.zeros_like(together["inputs"])})
-        assert not torch.allclose(blank[0], rows[0], atol=1e-4), "the picture says nothing"
+        assert not torch.allclose(blank[0], rows[0], atol=1e-4), "the image has no effect"
 
 
 def written(model, batch, steps=3, **options):
-    """What a model generates, and the logits of each step, [rows, steps, vocab]."""
-    found = []
-    watch = model.language_model.output_layer().register_forward_hook(lambda _, args, out: found.append(out[:, -1]))
+    """Return the generated ids, and the logits of each step, [rows, steps, vocab]."""
+    logits = []
+    watch = model.language_model.output_layer().register_forward_hook(lambda _, args, out: logits.append(out[:, -1]))
     try:
         features = model.encode(batch["inputs"], batch["index"])
         ids = model.generate_ids(features, batch["ids"], batch["mask"], max_new_tokens=steps, **options)
     finally:
         watch.remove()
-    return ids, torch.stack(found, 1)
+    return ids, torch.stack(logits, 1)
 
 
 @pytest.mark.parametrize(
     ("variant", "language_model"), pairs(VARIANTS, [name for name, kind in KINDS.items() if kind != "bidirectional"])
 )
 @torch.no_grad()
-def test_the_cache_and_company_change_no_token(variant, language_model):
+def test_the_cache_and_other_rows_change_no_token(variant, language_model):
     model = build(variant, language_model)
     batch = read(model, EXAMPLES)
     ids, logits = written(model, batch)
     beams = written(model, batch, num_beams=2)
-    for found, options in (((ids, logits), {}), (beams, {"num_beams": 2})):
+    for cached, options in (((ids, logits), {}), (beams, {"num_beams": 2})):
         with without_cache():
             without = written(model, batch, **options)
-        assert torch.equal(found[0], without[0])
-        torch.testing.assert_close(found[1], without[1], atol=1e-5, rtol=1e-5)
+        assert torch.equal(cached[0], without[0])
+        torch.testing.assert_close(cached[1], without[1], atol=1e-5, rtol=1e-5)
     for i, example in enumerate(EXAMPLES):
         alone = written(model, read(model, [example]), 2)
         count = alone[1].shape[1]
         assert torch.equal(alone[0][0], ids[i, : alone[0].shape[1]])
         torch.testing.assert_close(alone[1][0], logits[i, :count], atol=1e-5, rtol=1e-5)
     blank = written(model, {**batch, "inputs": torch.zeros_like(batch["inputs"])}, 1)[1]
-    assert not torch.allclose(blank[:, 0], logits[:, 0], atol=1e-4), "the picture says nothing"
+    assert not torch.allclose(blank[:, 0], logits[:, 0], atol=1e-4), "the image has no effect"
 
 
 @pytest.mark.parametrize(("variant", "language_model"), pairs(VARIANTS, ONE_OF_EACH))
@@ -187,7 +187,7 @@ def test_recomputed_blocks_give_the_same_gradients(variant, language_model):
 
 
 class Recomputed(nn.Module):
-    """A block that runs again in the backward pass, its hooks included, as those of transformers no longer do."""
+    """Rerun a block in the backward pass with its hooks, as blocks of transformers no longer do."""
 
     def __init__(self, block):
         super().__init__()
@@ -198,7 +198,7 @@ class Recomputed(nn.Module):
 
 
 @pytest.mark.parametrize("variant", [v for v, _ in pairs(DEEP, ["bert"])])
-def test_hooks_that_run_again_see_what_they_saw(variant):
+def test_rerun_hooks_see_the_same_features(variant):
     model = build(variant, "bert").train()
     batch = read(model, EXAMPLES, training=True)
     expected = gradients(model, batch)
@@ -208,11 +208,11 @@ def test_hooks_that_run_again_see_what_they_saw(variant):
     assert_equal(gradients(model, batch), expected)
 
 
-def assert_equal(found, expected):
-    found = {name.replace(".block.", "."): value for name, value in found.items()}
-    assert found.keys() == expected.keys()
+def assert_equal(actual, expected):
+    actual = {name.replace(".block.", "."): value for name, value in actual.items()}
+    assert actual.keys() == expected.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, msg=lambda said, name=name: f"{name}: {said}")
+        torch.testing.assert_close(actual[name], gradient, msg=lambda message, name=name: f"{name}: {message}")
 
 
 @pytest.mark.parametrize(("variant", "language_model"), pairs(VARIANTS, ONE_OF_EACH))
@@ -297,7 +297,7 @@ def test_an_encoder_states_fusion_leaves_the_encoder_alone():
 def test_blocks_that_cannot_be_found_are_refused(variant, monkeypatch):
     monkeypatch.setattr(block_names, "NAMES", frozenset({"another_name"}))
     language_model = "bert" if KINDS["gpt2"] not in CLASSES[VARIANTS[variant]["use"]].architectures else "gpt2"
-    with pytest.raises(DoesNotFit, match=f"'{language_model}' has none.*\n?.*Each fusion that fits: concat"):
+    with pytest.raises(DoesNotFit, match=f"'{language_model}' has no blocks.*\n?.*Each fusion that fits: concat"):
         build(variant, language_model)
 
 
@@ -315,7 +315,7 @@ def test_co_attention_needs_a_block_to_start_at():
 
 
 class After(Fusion):
-    """A deep fusion as a stranger may write it: it changes what comes out of each block."""
+    """Change the output of each block, as a plugin's deep fusion may."""
 
     needs_blocks = True
 
@@ -336,7 +336,7 @@ class After(Fusion):
         return states if isinstance(out, torch.Tensor) else (states, *out[1:])
 
 
-def test_a_deep_fusion_of_a_stranger_is_given_rows_however_it_attaches(monkeypatch):
+def test_a_plugins_deep_fusion_gets_one_row_an_example_however_it_attaches(monkeypatch):
     registry = Registry()
     registry.add_all(plugin_manager().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
     entry = mmzoo.Entry("fusion", "after", target="test_fusions:After", summary="deep", license="MIT", source="here")

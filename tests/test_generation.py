@@ -1,4 +1,4 @@
-"""Generation: several images in one prompt, unequal prompts, stop strings, streaming, conversations."""
+"""Test generation: several images in one prompt, prompts of different lengths, stop strings, streaming, conversations."""
 
 import json
 
@@ -64,9 +64,9 @@ def test_text_sees_the_images_before_it_and_none_after(fusion):
         batch = model.collator(training=False)([Example("x", list(images), "abc <image> def <image> ghi", ("x",))])
         features = model.encode(batch["inputs"], batch["index"])
         with torch.no_grad():
-            found = model.states(features, batch["ids"], batch["mask"])
+            fused = model.states(features, batch["ids"], batch["mask"])
         places.append((batch["ids"][0] == PLACEHOLDER_ID).nonzero().flatten().tolist())
-        return text_states(found.hidden, found.text)[0]
+        return text_states(fused.hidden, fused.text)[0]
 
     places = []
     one, other = states(RED, GREEN), states(RED, BLUE)
@@ -87,7 +87,7 @@ def test_a_single_prompt_with_placeholders_takes_a_list_of_images():
 
 
 @pytest.mark.parametrize(
-    ("image", "prompt", "said"),
+    ("image", "prompt", "message"),
     [
         ([RED, GREEN], "<image> <image> <image>", "3 placeholders '<image>' in the text and 2 images"),
         (RED, "<image> <image>", "2 placeholders '<image>' in the text and 1 image;"),
@@ -97,22 +97,22 @@ def test_a_single_prompt_with_placeholders_takes_a_list_of_images():
         ([RED, RED], "<image><image>" + "a" * 200, "200 text tokens, 32 from the fusion and 32 to generate"),
     ],
 )
-def test_what_does_not_belong_together_is_refused(image, prompt, said):
+def test_inputs_and_prompts_that_do_not_match_are_refused(image, prompt, message):
     model = model_of()
     model.language_model.tokenizer.chat_template = TEMPLATE
-    with pytest.raises(DataError, match=said.replace("?", r"\?")):
+    with pytest.raises(DataError, match=message.replace("?", r"\?")):
         model.generate(image, prompt)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"num_beams": 10**6}, "num_beams: must be a whole number from 1 to 1024"),
         ({"num_beams": True}, "num_beams"),
         ({"num_return_sequences": 0}, "num_return_sequences: must be a whole number from 1"),
         ({"num_return_sequences": 10**7, "do_sample": True}, "num_return_sequences"),
         ({"max_new_tokens": 10**9}, "max_new_tokens: must be a whole number from 1 to 1000000"),
-        ({"max_length": 3}, "max_length: max_new_tokens says"),
+        ({"max_length": 3}, "max_length: use max_new_tokens"),
         ({"generation_config": "x"}, "generation_config: give its settings"),
         ({"return_dict_in_generate": True}, "return_dict_in_generate"),
         ({"do_sample": True, "temperature": 0}, "temperature"),
@@ -124,17 +124,17 @@ def test_what_does_not_belong_together_is_refused(image, prompt, said):
     ids=str,
 )
 @pytest.mark.parametrize("language_model", ["gpt2", "lstm"])
-def test_an_option_that_cannot_be_is_named(language_model, options, said):
-    """Also where the library fails in a way of its own, or would take all memory or days."""
+def test_a_wrong_option_is_named(language_model, options, message):
+    """Include options with which the library fails in its own way, or would need all memory or days."""
     model = model_of("late-concat", language_model)
-    with pytest.raises(BadRecipe, match=said):
+    with pytest.raises(BadRecipe, match=message):
         model.generate(RED, "what", **options)
     if "num_beams" not in options and "num_return_sequences" not in options:
-        with pytest.raises(BadRecipe, match=said):
+        with pytest.raises(BadRecipe, match=message):
             list(model.stream(RED, "what", **options))
 
 
-def test_a_prediction_is_held_to_the_same():
+def test_predict_checks_options_too():
     model = model_of()
     with pytest.raises(BadRecipe, match="batch_size: must be a whole number from 1"):
         model.predict(RED, "what", batch_size=0)
@@ -146,7 +146,7 @@ def test_a_prediction_is_held_to_the_same():
         model.predict(RED, "what", max_new_tokens=300)
 
 
-def test_what_is_broken_in_a_model_is_not_laid_to_an_option(monkeypatch):
+def test_an_error_that_no_option_explains_is_raised_unchanged(monkeypatch):
     model = model_of()
     monkeypatch.setattr(model.language_model, "generate", lambda *_, **__: {}["bug"])
     with pytest.raises(KeyError, match="bug"):
@@ -162,7 +162,7 @@ def test_a_stream_joined_is_the_text(language_model):
     assert len(pieces) > 3 or len(full) < 4, "token by token"
 
 
-def test_a_stream_can_be_left_and_says_what_is_wrong():
+def test_a_stream_can_be_closed_and_names_wrong_options():
     model = model_of()
     listening = model.stream(RED, "what", max_new_tokens=200)
     next(listening)
@@ -196,17 +196,17 @@ def test_a_stop_string_that_begins_with_a_space_is_not_found_before_the_first_wo
     words = {"use": "gpt-mini", "vocabulary": learn_vocabulary(["red green blue what is this"], 100)}
     recipe = tiny(mmzoo.Recipe(**{**PARTNERS, "language_model": "gpt-mini", "task": {"use": "vqa", "template": "{text}"}}))
     model = mmzoo.build(recipe, language_model=words, seed=3)
-    asked = {"max_new_tokens": 60, "do_sample": True, "temperature": 3.0}
+    sampling = {"max_new_tokens": 60, "do_sample": True, "temperature": 3.0}
 
-    def said(write, **options):
+    def generated(write, **options):
         torch.manual_seed(0)
-        return "".join(write(RED, "what is", **asked, **options))
+        return "".join(write(RED, "what is", **sampling, **options))
 
-    full = said(model.generate)
+    full = generated(model.generate)
     stop = " " + full[0]
     assert full.find(stop) > len(full.split()[0]), "another word begins so, and not the second"
-    assert said(model.generate, stop=stop) == full[: full.find(stop)]
-    assert said(model.stream, stop=stop) == full[: full.find(stop)]
+    assert generated(model.generate, stop=stop) == full[: full.find(stop)]
+    assert generated(model.stream, stop=stop) == full[: full.find(stop)]
 
 
 def test_a_conversation_goes_through_the_tokenizers_template():
@@ -215,12 +215,12 @@ def test_a_conversation_goes_through_the_tokenizers_template():
         model.generate(RED, "hello", chat=True)
     model.language_model.tokenizer.chat_template = TEMPLATE
     turns = [{"role": "user", "content": "hello"}]
-    said = model.generate(RED, turns, max_new_tokens=6)
-    assert said == model.generate(RED, "hello", chat=True, max_new_tokens=6)
+    text = model.generate(RED, turns, max_new_tokens=6)
+    assert text == model.generate(RED, "hello", chat=True, max_new_tokens=6)
     # An image without a placeholder stands where the user begins to speak.
-    assert said == model.generate(RED, "<user><image>hello\n<assistant>", max_new_tokens=6)
+    assert text == model.generate(RED, "<user><image>hello\n<assistant>", max_new_tokens=6)
     both = model.generate([RED, [RED, GREEN]], [turns, [{"role": "user", "content": "<image>a<image>b"}]], max_new_tokens=6)
-    assert both[0] == said
+    assert both[0] == text
 
 
 def test_a_task_trains_on_and_answers_in_the_template():
@@ -269,7 +269,7 @@ def test_the_command_streams_stops_and_takes_several_images(tmp_path):
 
 @pytest.fixture
 def own_loop(monkeypatch):
-    """A model whose language model writes in a loop of its own, which knows neither streams nor several answers."""
+    """Return a model whose language model has its own decoding loop, without streaming and without several answers."""
     model = model_of(language_model="gpt-mini")
 
     def generate(embeddings, mask, memory=None, *, max_new_tokens=8, **options):
@@ -280,12 +280,12 @@ def own_loop(monkeypatch):
     return model
 
 
-def test_a_loop_that_knows_no_streams_gives_all_at_once(own_loop):
-    said = own_loop.generate(RED, "what", max_new_tokens=3)
-    assert said
-    assert list(own_loop.stream(RED, "what", max_new_tokens=3)) == [said]
+def test_a_loop_without_streaming_yields_all_of_the_text_at_once(own_loop):
+    text = own_loop.generate(RED, "what", max_new_tokens=3)
+    assert text
+    assert list(own_loop.stream(RED, "what", max_new_tokens=3)) == [text]
 
 
-def test_a_loop_that_gives_other_than_what_is_asked_for_is_named(own_loop):
-    with pytest.raises(PluginBroken, match=r"'gpt-mini' of plugin 'mmzoo': generate gives 2 rows where 6 texts are asked for"):
+def test_a_loop_that_returns_another_number_of_texts_is_named(own_loop):
+    with pytest.raises(PluginBroken, match=r"'gpt-mini' of plugin 'mmzoo': generate returned 2 rows instead of 6 texts"):
         own_loop.generate([RED, GREEN], "what", num_return_sequences=3, do_sample=True)

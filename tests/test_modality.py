@@ -188,9 +188,9 @@ def test_the_wrong_modality_is_named():
 def test_an_encoder_that_contradicts_itself_is_refused():
     with pytest.raises(PluginBroken, match=r"takes audio and opens images; give it a mmzoo\.api\.Reader"):
         mmzoo.check(recipe(encoder="deaf"))
-    with pytest.raises(PluginBroken, match="its modality is 'text'; it is a name in small letters"):
+    with pytest.raises(PluginBroken, match="its modality is 'text'; it must be a name in small letters"):
         mmzoo.check(recipe(encoder="read"))
-    with pytest.raises(DoesNotFit, match=r"fusion\.tiles: .* cuts images into pieces, and encoder 'ear' takes none"):
+    with pytest.raises(DoesNotFit, match=r"fusion\.tiles: .* cuts images into tiles, and encoder 'ear' takes no images"):
         mmzoo.check(recipe(), fusion={"tiles": 2})
 
 
@@ -274,10 +274,10 @@ def test_train_evaluate_and_use_from_files(tmp_path, quick):
 
 
 def test_blanked_and_shuffled_clips_are_others(tmp_path):
-    from mmzoo.evaluation.run import _shuffled
+    from mmzoo.evaluation.controls import shuffle_inputs
 
     examples = Sample(4).load("test")
-    dealt = _shuffled(examples, 0, "audio")
+    dealt = shuffle_inputs(examples, 0, "audio")
     assert [e.image for e in dealt] == [e.image for e in examples]
     assert all(input_key(a.audio) != input_key(b.audio) for a, b in zip(dealt, examples, strict=True))
     blank = mmzoo.build(recipe(), seed=0).collator(training=False, blank=True)(examples)

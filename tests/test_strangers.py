@@ -327,7 +327,7 @@ class {name}(Encoder):
         ("Part = 7", "has no pydantic Options"),
         (PART.format(name="Part", body="raise RuntimeError('no eyes')"), "could not be built: RuntimeError: no eyes"),
         (PART.format(name="Part", body="raise SystemExit(1)"), "could not be built: SystemExit: 1"),
-        (PART.format(name="Part", body="pass"), "its spec is no mmzoo.api.FeatureSpec"),
+        (PART.format(name="Part", body="pass"), "its spec is not a mmzoo.api.FeatureSpec"),
     ],
     ids=["import", "exit", "no class", "raises", "exits when made", "no spec"],
 )

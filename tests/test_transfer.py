@@ -1,4 +1,4 @@
-"""Text alone, and a part that starts from another checkpoint: Frozen's two stages, in the small."""
+"""Test text alone, and parts that start from another checkpoint: the two stages of Frozen, on a small scale."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import torch
 
 import mmzoo
 from mmzoo import cli
-from mmzoo.checkpoints.folder import hash_file
+from mmzoo.common.files import hash_file
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, DoesNotFit
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.testing import Sample, tiny
@@ -24,14 +24,14 @@ THROUGH = {
 
 
 class Words(Sample):
-    """`Sample` without its pictures."""
+    """`Sample` without images."""
 
     def load(self, split):
         return [mmzoo.Example(e.id, None, e.text, e.targets) for e in super().load(split)]
 
 
 class Unreadable(Sample):
-    """`Sample` whose pictures are not there."""
+    """`Sample` whose image files do not exist."""
 
     def load(self, split):
         return [mmzoo.Example(e.id, "nowhere.png", e.text, e.targets) for e in super().load(split)]
@@ -39,7 +39,7 @@ class Unreadable(Sample):
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    """A language model that was trained on text alone."""
+    """Return a language model that was trained on text alone."""
     folder = tmp_path_factory.mktemp("text") / "model"
     options = {"max_steps": 8, "batch_size": 4, "precision": "fp32", "learning_rate": 1e-2}
     mmzoo.train(**ALONE, language_model=LANGUAGE, dataset=Words(), output=folder, progress=False, training=options)
@@ -47,7 +47,7 @@ def text(tmp_path_factory):
 
 
 def through(text, **changes):
-    """The recipe of the second stage."""
+    """Return the recipe of the second stage."""
     return {**THROUGH, "language_model": {"use": "gpt-mini", "weights": str(text), **changes}}
 
 
@@ -62,10 +62,10 @@ def test_text_alone_needs_no_image(text):
     model = mmzoo.load(text)
     assert isinstance(model.generate(prompt="what color", max_new_tokens=3), str)
     assert len(model.generate(prompt=["what", "what color"], max_new_tokens=3)) == 2
-    said = model.predict(text=["what color is it", "what color is it?"])
-    assert [p.label for p in said] == [model.predict(text=t).label for t in ("what color is it", "what color is it?")]
+    predictions = model.predict(text=["what color is it", "what color is it?"])
+    assert [p.label for p in predictions] == [model.predict(text=t).label for t in ("what color is it", "what color is it?")]
     assert sum(p.numel() for p in model.encoder.parameters()) == sum(p.numel() for p in model.fusion.parameters()) == 0
-    assert "looks at nothing" in str(model.summary())
+    assert "has no input" in str(model.summary())
 
 
 def test_it_never_opens_an_image(text):
@@ -75,19 +75,19 @@ def test_it_never_opens_an_image(text):
     assert seen.scores == seen.controls["shuffled"] == seen.controls["blanked"]
 
 
-def test_a_model_that_looks_still_needs_an_image(text, writer):
+def test_a_model_with_an_encoder_needs_an_image(text, writer):
     with pytest.raises(DataError, match="an image is needed"):
         mmzoo.build(writer).predict(text="what color is it")
 
 
-def test_features_that_nothing_reads_are_refused():
-    with pytest.raises(DoesNotFit, match=r"leaves the features of encoder 'cnn' out.\n.*prefix-mlp.*\n.*encoder 'none'"):
+def test_unused_features_are_refused():
+    with pytest.raises(DoesNotFit, match=r"ignores the features of encoder 'cnn'\.\n.*prefix-mlp.*\n.*encoder 'none'"):
         mmzoo.check(encoder="cnn", fusion="none", language_model="gpt-mini", task="vqa")
     with pytest.raises(DoesNotFit, match="reads token features"):
         mmzoo.check(encoder="none", fusion="projector", language_model="gpt-mini", task="vqa")
 
 
-def test_a_file_without_pictures(tmp_path, quick):
+def test_a_file_without_images(tmp_path, quick):
     rows = [{"question": e.text, "answer": e.targets[0]} for e in Sample().load("train")]
     (tmp_path / "words.jsonl").write_text("\n".join(map(json.dumps, rows)))
     words = PartConfig(use=str(tmp_path / "words.jsonl"), image_column="")
@@ -100,7 +100,7 @@ def test_a_file_without_pictures(tmp_path, quick):
 
 
 def test_text_alone_on_the_command_line(text, capsys, monkeypatch):
-    def said(*arguments):
+    def output(*arguments):
         monkeypatch.setattr(sys, "argv", ["mmzoo", *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -108,9 +108,9 @@ def test_text_alone_on_the_command_line(text, capsys, monkeypatch):
         return capsys.readouterr().out.strip()
 
     model = mmzoo.load(text)
-    assert said("predict", str(text), "--text", "what color is it").startswith(model.predict(text="what color is it").label)
-    assert json.loads(said("predict", str(text), "--text", "what color", "--json"))[0]["image"] is None
-    assert said("generate", str(text), "--prompt", "what color") == model.generate(prompt="what color")
+    assert output("predict", str(text), "--text", "what color is it").startswith(model.predict(text="what color is it").label)
+    assert json.loads(output("predict", str(text), "--text", "what color", "--json"))[0]["image"] is None
+    assert output("generate", str(text), "--prompt", "what color") == model.generate(prompt="what color")
 
 
 def test_a_prefix_of_nothing_is_a_learned_prompt(tmp_path, quick):
@@ -122,7 +122,7 @@ def test_a_prefix_of_nothing_is_a_learned_prompt(tmp_path, quick):
 # From a checkpoint
 
 
-def test_a_frozen_language_model_is_taken_whole_and_left_as_it_is(text, tmp_path, quick):
+def test_a_frozen_language_model_is_copied_and_not_changed(text, tmp_path, quick):
     before = language(mmzoo.load(text))
     run = mmzoo.train(through(text, train="frozen"), dataset=Sample(), output=tmp_path / "m", progress=False, training=quick)
     assert run.model.recipe.language_model.options == mmzoo.load(text).recipe.language_model.options
@@ -131,18 +131,18 @@ def test_a_frozen_language_model_is_taken_whole_and_left_as_it_is(text, tmp_path
     assert any(name.startswith("language_model.") for name in run.model.saved_names())
 
 
-def test_what_is_trained_moves_from_there(text, tmp_path, quick):
+def test_a_trained_language_model_starts_from_the_checkpoint(text, tmp_path, quick):
     run = mmzoo.train(through(text), dataset=Sample(), output=tmp_path / "m", progress=False, training=quick)
     before = language(mmzoo.load(text))
     assert all(not torch.equal(value, before[name]) for name, value in language(run.model).items() if value.is_floating_point())
 
 
-def test_the_saved_model_stands_alone(text, tmp_path, quick):
+def test_the_saved_model_does_not_need_the_other_checkpoint(text, tmp_path, quick):
     source = shutil.copytree(text, tmp_path / "source")
     run = mmzoo.train(through(source, train="frozen"), dataset=Sample(), output=tmp_path / "m", progress=False, training=quick)
-    said = run.model.predict(image=Sample().load("test")[0].image, text="what color is it")
+    prediction = run.model.predict(image=Sample().load("test")[0].image, text="what color is it")
     shutil.rmtree(source)
-    assert mmzoo.load(run.output).predict(image=Sample().load("test")[0].image, text="what color is it") == said
+    assert mmzoo.load(run.output).predict(image=Sample().load("test")[0].image, text="what color is it") == prediction
     assert "weights" not in json.loads((run.output / "mmzoo.json").read_text())["recipe"]["language_model"]
     origin = json.loads((run.output / "run.json").read_text())["weights"]["language_model"]
     assert origin["checkpoint"] == "source"
@@ -173,10 +173,10 @@ def test_an_encoder_and_a_task_can_start_from_one_too(tmp_path, quick, classifie
 def test_last_and_lora_start_from_it(text):
     before = language(mmzoo.load(text))
     for policy in ("last:1", "lora:2"):
-        found = language(mmzoo.build(through(text, train=policy), seed=0))
-        kept = {name.replace(".base_layer", ""): value for name, value in found.items() if "lora_" not in name}
-        assert kept.keys() == before.keys()
-        assert all(torch.equal(value, before[name]) for name, value in kept.items())
+        weights = language(mmzoo.build(through(text, train=policy), seed=0))
+        original = {name.replace(".base_layer", ""): value for name, value in weights.items() if "lora_" not in name}
+        assert original.keys() == before.keys()
+        assert all(torch.equal(value, before[name]) for name, value in original.items())
 
 
 # Refusals
@@ -206,19 +206,19 @@ def test_two_sources(text):
 
 
 def test_a_part_that_is_not_in_the_checkpoint(tmp_path, monkeypatch):
-    """A frozen pretrained backbone is locked, not saved."""
+    """Refuse a frozen pretrained backbone, which is locked and not saved."""
     recipe = tiny("vit-concat-bert")
     model = mmzoo.build(recipe, seed=0)
     for wanted in model.provenance.pretrained:
         model.provenance.pretrained[wanted] = wanted == "encoder"
     folder = model.save(tmp_path / "locked")
-    again = recipe.with_part("encoder", weights=str(folder))
+    started = recipe.with_part("encoder", weights=str(folder))
     with pytest.raises(CheckpointError, match=r"encoder.weights: .* holds 0 of the \d+ weights of its 'vit', .*full=True"):
-        mmzoo.check(again)
+        mmzoo.check(started)
     full = model.save(tmp_path / "full", full=True)
-    found = mmzoo.build(recipe.with_part("encoder", weights=str(full)), seed=1)
-    assert all(torch.equal(v, model.encoder.state_dict()[n]) for n, v in found.encoder.state_dict().items())
-    assert found.recipe.encoder.pretrained is False
+    built = mmzoo.build(recipe.with_part("encoder", weights=str(full)), seed=1)
+    assert all(torch.equal(v, model.encoder.state_dict()[n]) for n, v in built.encoder.state_dict().items())
+    assert built.recipe.encoder.pretrained is False
 
 
 def test_a_fusion_beside_other_sizes(text, tmp_path):

@@ -1,4 +1,4 @@
-"""Using a model: what `predict` and `generate` take and give."""
+"""Test what `predict` and `generate` accept and return."""
 
 import numpy as np
 import pytest
@@ -33,8 +33,8 @@ def picture(tmp_path):
 def test_every_form_of_one_image_gives_one_answer(model, picture):
     path, pixels = picture
     forms = [str(path), path, path.as_uri(), Image.open(path), pixels, pixels / 255.0, pixels.transpose(2, 0, 1)]
-    said = [model.predict(image=form, text="what").scores for form in forms]
-    assert all(scores == said[0] for scores in said)
+    answers = [model.predict(image=form, text="what").scores for form in forms]
+    assert all(scores == answers[0] for scores in answers)
     listed = model.predict(image=forms, text="what")
     assert [p.label for p in listed] == [model.predict(image=form, text="what").label for form in forms]
 
@@ -67,7 +67,7 @@ def test_beams_and_sampling_are_the_librarys(generator, picture):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "said"),
+    ("arguments", "error", "message"),
     [
         ({"image": "nowhere.png"}, BadImage, "nowhere.png"),
         ({"image": "https://example.org/cat.jpg"}, BadImage, "file://"),
@@ -76,10 +76,11 @@ def test_beams_and_sampling_are_the_librarys(generator, picture):
         ({"image": np.zeros((2, 3))[0]}, BadImage, "shape"),
         ({"image": ["a.png", "b.png"], "text": ["one"]}, DataError, "2 images and 1 texts"),
         ({"image": np.zeros((4, 4, 3)), "text": 7}, DataError, "string"),
+        ({"image": np.zeros((4, 4, 3)), "text": [{"role": "user", "content": "hi"}]}, DataError, "is for model.generate"),
     ],
 )
-def test_bad_input(model, arguments, error, said):
-    with pytest.raises(error, match=said):
+def test_bad_input(model, arguments, error, message):
+    with pytest.raises(error, match=message):
         model.predict(**arguments)
 
 

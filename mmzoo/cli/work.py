@@ -125,7 +125,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a model: each score with a 95% interval, beside the same with images (or other inputs) shuffled and blanked."""
-    from mmzoo.evaluation.run import CONTROLS
+    from mmzoo.evaluation.controls import CONTROLS
     from mmzoo.evaluation.run import evaluate as run_evaluation
     from mmzoo.modalities.reader import plural
 

@@ -1,1 +1,1 @@
-"""Evaluation: metrics, scores with intervals, controls, and verifying what a shared model claims."""
+"""Evaluate models: metrics, scores with intervals, controls, and verification of the scores that a shared model claims."""

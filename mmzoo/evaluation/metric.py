@@ -1,7 +1,7 @@
 """Define `Metric`, the base of scores.
 
-A metric gives each example a row of numbers; its score is a function of their sum. That one shape serves accuracy, F1 and
-n-gram metrics alike, and makes the bootstrap a matrix product: resampling examples is summing their rows with other weights.
+A metric returns a row of statistics for each example; its score is a function of the rows' sum. This holds for accuracy, F1
+and n-gram metrics alike, and makes the bootstrap a matrix product: resampling examples means summing rows with other weights.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from mmzoo.interfaces.part import Options
 
 
 class Metric(ABC):
-    """A score of predictions against references. Register a subclass as an entry of kind ``metric``.
+    """Score predictions against references. Register a subclass as an entry of kind ``metric``.
 
     Class attributes:
-        perfect: the score where every prediction is its reference.
-        smaller_is_better: of an error, such as a mean absolute one, whose ``perfect`` is 0.
+        perfect: the score if every prediction equals its reference.
+        smaller_is_better: whether it is an error, such as the mean absolute error, whose ``perfect`` is 0.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
@@ -33,10 +33,16 @@ class Metric(ABC):
 
     @abstractmethod
     def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """One row of statistics for each example, [examples, statistics], float64. Predictions are each `Prediction.text`, a
-        value in digits where the task gives values; references are the task's ``references``."""
+        """Return one row of statistics for each example, [examples, statistics], float64.
+
+        Args:
+            predictions: each `Prediction.text`; a value in digits where the task predicts values.
+            references: the task's ``references``, one or more for each example.
+        """
 
     @abstractmethod
     def score(self, totals: np.ndarray) -> np.ndarray:
-        """Scores [...] from sums of rows [..., statistics]. The last statistic of `rows` should count examples
-        where the score is a mean."""
+        """Return scores [...] from sums of rows [..., statistics].
+
+        For a mean, the last statistic of `rows` should count the examples.
+        """

@@ -1,49 +1,45 @@
-"""Evaluation: a model, a data set and metrics to scores with intervals, beside controls that cannot see the image."""
+"""Evaluate a model on a data set: open the data, score the model beside its controls, and record the result."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mmzoo.checkpoints.folder import update_run
 from mmzoo.common.energy import Meter, hardware
 from mmzoo.common.environment import environment
 from mmzoo.common.progress import bar
 from mmzoo.data import provenance
-from mmzoo.data.batching import batches
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_dataset
 from mmzoo.errors import CheckpointError, DataError
-from mmzoo.evaluation.metric import Metric
-from mmzoo.evaluation.statistics import Score, measure
+from mmzoo.evaluation.controls import AS_IS, CONTROLS, SHUFFLED, make_conditions
+from mmzoo.evaluation.scoring import make_metrics, score_examples
+from mmzoo.evaluation.statistics import Score
 from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.task import Prediction
-from mmzoo.modalities.identity import input_key
 from mmzoo.modalities.reader import plural
 from mmzoo.models.compatibility import check_data
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel
-from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig
-from mmzoo.registry.isolation import attribute_errors_to
 from mmzoo.sharing.locations import is_folder
 
-SHUFFLED, BLANKED = "shuffled", "blanked"
-CONTROLS = (SHUFFLED, BLANKED)
-SAMPLES, SAMPLE_LENGTH, SAMPLE_TARGETS = 20, 300, 3
+MAX_SAMPLES, MAX_SAMPLE_LENGTH, MAX_SAMPLE_TARGETS = 20, 300, 3  # of examples that a card shows
 
 
 @dataclass
 class Evaluation:
-    """Scores of a model on a split, each with a 95% bootstrap interval, and the same under each control: images (or inputs of
-    another modality) ``shuffled`` among the examples, and ``blanked``. A model that ignores them scores the same in all."""
+    """Hold the scores of a model on a split, each with a 95% bootstrap interval, and the same scores under each control.
+
+    Under the control ``shuffled`` the images (or inputs of another modality) are exchanged among the examples; under
+    ``blanked`` each is replaced by the mean image. A model that ignores its inputs scores the same under both.
+    """
 
     dataset: str
     split: str
@@ -53,7 +49,7 @@ class Evaluation:
     controls: dict[str, dict[str, Score]] = field(default_factory=dict)
     seed: int = 0
     seconds: float = 0.0
-    modality: str = "image"  # of what was shuffled and blanked
+    modality: str = "image"  # the inputs that were shuffled and blanked
     local: bool = False
     dataset_options: dict[str, Any] = field(default_factory=dict)
     limit: int | None = None
@@ -62,11 +58,11 @@ class Evaluation:
     energy: dict[str, Any] | None = None
     samples: list[dict[str, Any]] = field(default_factory=list, repr=False)
     predictions: list[Prediction] = field(default_factory=list, repr=False)
-    smaller_is_better: bool = False  # of the first score
-    unrecorded: str = ""  # why the result is not in the checkpoint, if it should be
+    smaller_is_better: bool = False  # whether the first score is an error
+    unrecorded: str = ""  # why the result could not be recorded in the checkpoint
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, without the predictions but for the samples."""
+        """Return the evaluation as plain data; of the predictions it contains only the samples."""
         return {
             "dataset": self.dataset,
             "local": self.local,
@@ -99,7 +95,7 @@ class Evaluation:
 
     @property
     def ignores_images(self) -> bool:
-        """Whether the first score is no better than with shuffled images: their intervals overlap."""
+        """Return whether the first score is no better than with shuffled images: their intervals overlap."""
         if SHUFFLED not in self.controls:
             return False
         name = next(iter(self.scores))
@@ -129,20 +125,20 @@ def evaluate(
 
     Args:
         model: a model, a checkpoint folder, or a repository as `mmzoo.load` takes it.
-        split: its name; None for ``test``, or for the only split that there is.
+        split: its name; None for ``test``, or for the only split if there is one.
         metrics: names of metrics; None for those of the model's task.
-        controls: of ``"shuffled"`` and ``"blanked"``.
-        limit: only the first so many examples.
-        seed: of the shuffling and the bootstrap.
-        device: where to run; None for where the model lies.
+        controls: ``"shuffled"``, ``"blanked"``, both or none.
+        limit: measure only this many examples, the first ones.
+        batch_size: examples in a batch; it changes speed and memory, not scores.
+        seed: the seed of the shuffling and the bootstrap.
+        device: where to run; None for the model's device.
         record: add the result to the checkpoint's run.json and card; None does so when ``model`` is a folder.
-        samples: how many examples, evenly spread over the split, are recorded with what the model says of them, for the card;
-            20 at most, 0 for none.
-        options: to the task's prediction, such as ``num_beams``.
+        samples: how many examples to record with their predictions, for the card: evenly spread over the split, at most 20.
+        options: passed to the task's prediction, such as ``num_beams``.
 
     Raises:
-        DataError: the split is missing or empty, or a target is outside the label set. BadInput: an image or clip.
-        DoesNotFit: the data is of another modality than the encoder.
+        DataError: the split is missing or empty, or a target is outside the label set. BadInput: an input cannot be read.
+        DoesNotFit: the data is of another modality than the encoder's.
     """
     folder = None if isinstance(model, MultimodalModel) or not is_folder(model) else Path(model)
     if record and folder is None:
@@ -153,43 +149,27 @@ def evaluate(
         model.to(device)
     started = time.monotonic()
     source = open_dataset(dataset)
-    examples: Sequence[Example] | list[Example]
     split = split or _default_split(source)
-    found = load_split(source, split)
-    examples = found if isinstance(found, Sequence) and limit is None else list(islice(found, limit))
-    if not examples:
-        raise DataError(f"split '{split}' is empty; there is nothing to measure")
-    modality = model.encoder.modality
+    examples = _load_examples(source, split, limit)
     check_data(model.recipe, examples[0], dataset if isinstance(dataset, str) else type(source).__name__)
-    references = [model.task.references(example) for example in examples]
-    chosen = {name: _metric(name) for name in (metrics or model.task.metrics)}
-    groups = [input_key(example.inputs(modality)) for example in examples]
-
-    conditions = _conditions(examples, controls, seed, modality)
-    results: dict[str, dict[str, Score]] = {}
-    predictions: dict[str, list[Prediction]] = {}
-    where = str(next(model.parameters()).device)
+    chosen = make_metrics(metrics or model.task.metrics)
+    conditions = make_conditions(examples, controls, seed=seed, modality=model.encoder.modality)
+    where = str(model.device)
     with Meter(where) as meter, bar("evaluating", len(examples) * len(conditions), shown=progress) as shown:
-        for condition, (rows, blank) in conditions.items():
-            said: list[Prediction] = []
-            for group in batches(rows, batch_size):
-                said += model.predict_examples(group, batch_size=batch_size, blank=blank, **options)
-                shown.advance(len(group), condition)
-            predictions[condition] = said
-            texts = [prediction.text for prediction in said]
-            results[condition] = {}
-            for name, metric in chosen.items():
-                with attribute_errors_to(f"metric '{name}' cannot measure what the model says"):
-                    results[condition][name] = measure(metric, texts, references, groups, seed=seed)
+        results = score_examples(
+            model, examples, chosen, conditions, seed=seed, batch_size=batch_size, options=options, advance=shown.advance
+        )
+    predictions = results[AS_IS].predictions
     data = provenance.describe(dataset)
-    del data["license"]  # it is the model's where it was trained on them, and not where it is measured
     evaluation = Evaluation(
-        **data,
+        dataset=data["dataset"],
+        local=data["local"],
+        dataset_options=data["dataset_options"],
         split=split,
         examples=len(examples),
         fingerprint=fingerprint(examples),
-        scores=results.pop(""),
-        controls=results,
+        scores=results[AS_IS].scores,
+        controls={name: result.scores for name, result in results.items() if name != AS_IS},
         seed=seed,
         seconds=time.monotonic() - started,
         modality=model.modality,
@@ -197,15 +177,15 @@ def evaluate(
         options=provenance.as_json(options),
         device=where,
         energy=meter.energy,
-        samples=_samples(examples, references, predictions[""], min(samples, SAMPLES)),
-        predictions=predictions[""],
+        samples=_sample(model, examples, predictions, min(samples, MAX_SAMPLES)),
+        predictions=predictions,
         smaller_is_better=next(iter(chosen.values())).smaller_is_better,
     )
-    _record(model, evaluation)
+    _add_to_run(model.provenance.run, evaluation)
     if folder is not None and record is not False:
         try:
             update_run(folder, model.provenance.run, model.card())
-        except CheckpointError as error:  # the scores are worth more than their record
+        except CheckpointError as error:  # return the scores even if they cannot be recorded
             evaluation.unrecorded = str(error)
     return evaluation
 
@@ -215,62 +195,46 @@ def _default_split(dataset: Dataset) -> str:
     return splits[0] if len(splits) == 1 else "test"
 
 
-def _conditions(
-    examples: Sequence[Example], controls: Sequence[str], seed: int, modality: str = "image"
-) -> dict[str, tuple[Sequence[Example], bool]]:
-    """The examples to measure on, and whether their inputs are blanked, by control; the empty name is the model as it is."""
-    if unknown := [control for control in controls if control not in CONTROLS]:
-        raise DataError(f"unknown control '{unknown[0]}'; there are: {', '.join(CONTROLS)}")
-    found: dict[str, tuple[Sequence[Example], bool]] = {"": (examples, False)}
-    for control in controls:
-        found[control] = (_shuffled(examples, seed, modality), False) if control == SHUFFLED else (examples, True)
-    return found
+def _load_examples(dataset: Dataset, split: str, limit: int | None) -> Sequence[Example]:
+    """Return the first ``limit`` examples of a split; all if that is None.
+
+    Raises:
+        DataError: the split does not exist, or is empty.
+    """
+    loaded: Sequence[Example] | Iterable[Example] = load_split(dataset, split)
+    examples = loaded if isinstance(loaded, Sequence) and limit is None else list(islice(loaded, limit))
+    if not examples:
+        raise DataError(f"split '{split}' is empty; there is nothing to measure")
+    return examples
 
 
-def _metric(name: str) -> Metric:
-    found = resolve("metric", PartConfig.of(name, "metric"), key="metric")
-    return found.cls(found.options)
+def _add_to_run(run: dict[str, Any], evaluation: Evaluation) -> None:
+    """Add a result to a run record, in place of an older one on the same examples with the same options."""
+
+    def setting(result: dict[str, Any]) -> tuple[Any, ...]:
+        names = "dataset", "split", "examples"
+        return *(result[name] for name in names), result.get("dataset_options") or {}, result.get("options") or {}
+
+    new = evaluation.to_dict()
+    others = [old for old in run.get("evaluations", []) if setting(old) != setting(new)]
+    run["evaluations"] = [*others, new]
 
 
-def _shuffled(examples: Sequence[Example], seed: int, modality: str = "image") -> list[Example]:
-    """The examples with inputs dealt out anew: no input stays where it was if there are two or more. Examples that
-    shared an input share another one."""
-    inputs = {input_key(source): source for example in examples for source in example.inputs(modality)}
-    keys = list(inputs)
-    order = np.random.default_rng(seed).permutation(len(keys))
-    # Each input goes to the next of a random cycle, which leaves none in place.
-    dealt = {keys[a]: inputs[keys[b]] for a, b in zip(order, np.roll(order, 1), strict=True)}
-    return [
-        example.with_inputs(modality, [dealt[input_key(source)] for source in example.inputs(modality)]) for example in examples
-    ]
-
-
-def _record(model: MultimodalModel, evaluation: Evaluation) -> None:
-    """Keep the result in the model's run, in place of an older one of the same examples with the same options."""
-    said = evaluation.to_dict()
-
-    def of(one: dict[str, Any]) -> tuple[Any, ...]:
-        return one["dataset"], one["split"], one["examples"], one.get("dataset_options") or {}, one.get("options") or {}
-
-    kept = [old for old in model.provenance.run.get("evaluations", []) if of(old) != of(said)]
-    model.provenance.run["evaluations"] = [*kept, said]
-
-
-def _samples(
-    examples: Sequence[Example], references: Sequence[Sequence[str]], said: Sequence[Prediction], count: int
+def _sample(
+    model: MultimodalModel, examples: Sequence[Example], predictions: Sequence[Prediction], count: int
 ) -> list[dict[str, Any]]:
-    """Examples with the same distance between them, from the first to the last: nobody has chosen the good ones."""
+    """Return ``count`` examples with their predictions, for the card: evenly spread, so that nobody selects the good ones."""
     step = (len(examples) - 1) / max(1, count - 1)
-    found = []
+    rows = []
     for i in dict.fromkeys(round(step * i) for i in range(count)):
-        prediction = said[i].label if said[i].value is None else f"{said[i].value:.4g}"
-        targets = [_cut(target) for target in references[i][:SAMPLE_TARGETS]]
-        example = examples[i]
-        found.append(
-            {"id": _cut(example.id), "text": _cut(example.text), "targets": targets, "prediction": _cut(prediction or "")}
+        example, prediction = examples[i], predictions[i]
+        text = prediction.label if prediction.value is None else f"{prediction.value:.4g}"
+        targets = [_shorten(target) for target in model.task.references(example)[:MAX_SAMPLE_TARGETS]]
+        rows.append(
+            {"id": _shorten(example.id), "text": _shorten(example.text), "targets": targets, "prediction": _shorten(text or "")}
         )
-    return found
+    return rows
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= SAMPLE_LENGTH else f"{text[: SAMPLE_LENGTH - 3]}..."
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_SAMPLE_LENGTH else f"{text[: MAX_SAMPLE_LENGTH - 3]}..."

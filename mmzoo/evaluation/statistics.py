@@ -11,17 +11,19 @@ from mmzoo.errors import DataError
 from mmzoo.evaluation.metric import Metric
 
 RESAMPLES = 1000
+BLOCK = 2e7  # weights that are drawn at once
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score and the ends of its 95% percentile bootstrap interval."""
+    """Hold a score and the ends of its 95% percentile bootstrap interval."""
 
     value: float
     low: float
     high: float
 
     def to_dict(self) -> dict[str, float]:
+        """Return the score as plain data."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -37,8 +39,10 @@ def measure(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Score:
-    """The score with its interval. Examples of one group (one image) are resampled together, since they are not
-    independent (the cluster bootstrap; Davison and Hinkley 1997, section 3.8).
+    """Return the score of predictions with its interval.
+
+    Examples of one group (one image) are resampled together, since they are not independent (the cluster bootstrap; Davison and
+    Hinkley 1997, section 3.8).
 
     Raises:
         DataError: there are no predictions.
@@ -46,16 +50,16 @@ def measure(
     if not len(predictions):
         raise DataError("there are no predictions to measure")
     rows = metric.rows(predictions, references)
-    # Numbered as they come: an order by hash would change with each process, and the interval with it.
-    order: dict[Hashable, int] = {}
-    codes = [order.setdefault(group, len(order)) for group in groups]
-    clusters = np.zeros((len(order), rows.shape[1]))
+    # Groups are numbered in order of appearance: an order by hash would change between processes, and the interval with it.
+    numbers: dict[Hashable, int] = {}
+    codes = [numbers.setdefault(group, len(numbers)) for group in groups]
+    clusters = np.zeros((len(numbers), rows.shape[1]))
     np.add.at(clusters, codes, rows)
     value = float(metric.score(rows.sum(0)))
     random = np.random.default_rng(seed)
     count = len(clusters)
     scores: list[np.ndarray] = []
-    step = max(1, min(resamples, int(2e7 // count)))  # bounds the memory of one block of weights
+    step = max(1, min(resamples, int(BLOCK // count)))  # bounds the memory of one block
     for start in range(0, resamples, step):
         weights = random.multinomial(count, np.full(count, 1 / count), size=min(step, resamples - start))
         scores.append(metric.score(weights @ clusters))

@@ -1,4 +1,4 @@
-"""Verifying a shared model: what its record and its card claim is measured again, and compared score by score."""
+"""Verify a shared model: measure the scores that its record and its card claim, and compare them one by one."""
 
 from __future__ import annotations
 
@@ -12,91 +12,113 @@ from typing import Any
 
 from mmzoo.checkpoints import screening
 from mmzoo.checkpoints.screening import CARD
+from mmzoo.common.progress import bar
 from mmzoo.data import provenance
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_dataset
 from mmzoo.errors import DataError, MmzooError
+from mmzoo.evaluation.controls import AS_IS, make_conditions
 from mmzoo.evaluation.run import evaluate
+from mmzoo.evaluation.scoring import make_metrics, score_examples
 from mmzoo.evaluation.statistics import Score
 from mmzoo.interfaces.example import Example
+from mmzoo.interfaces.task import Task
 from mmzoo.modalities.reader import plural
+from mmzoo.models.compatibility import check_data
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.sharing.locations import is_repository, local_folder
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# A claimed interval may be so many times as wide as the one found, and so many examples wider, for one of no width.
-WIDER, SLACK = 3, 20
+# The width of a claimed interval is at most this many times the measured width, plus this many examples (a measured interval
+# may have no width).
+MAX_WIDTH_RATIO, MAX_EXTRA_EXAMPLES = 3, 20
+# Recorded options of these names are ignored: they are parameters of the way to the task, and would change what is verified.
+_RESERVED = frozenset(
+    {"self", *evaluate.__annotations__, *MultimodalModel.predict_examples.__annotations__, *Task.predict.__annotations__}
+)
 
 
 @dataclass(frozen=True)
-class Check:
-    """A score that is claimed, under a control or (where that is empty) as the model is, and what was found."""
+class ScoreCheck:
+    """Compare a claimed score with the measured one; ``control`` is empty for the score without a control."""
 
     metric: str
     control: str
     claimed: Score
-    found: Score
+    measured: Score
     reproduced: bool
 
 
 @dataclass
-class Rerun:
-    """An evaluation that is claimed, with a check of each of its scores; without any, ``why`` it was not measured again."""
+class EvaluationCheck:
+    """Hold the checks of one recorded evaluation, one for each score. ``measured`` is the number of examples that were measured,
+    ``reason`` why the evaluation could not be measured, and ``modality`` that of the inputs that the controls change."""
 
     dataset: str
     split: str
     examples: int
     measured: int = 0
-    checks: list[Check] = field(default_factory=list)
-    why: str = ""
+    checks: list[ScoreCheck] = field(default_factory=list)
+    reason: str = ""
     modality: str = "image"
 
     @property
     def reproduced(self) -> bool:
-        return bool(self.checks) and not self.why and all(check.reproduced for check in self.checks)
+        """Return whether every score was measured and reproduced."""
+        return bool(self.checks) and not self.reason and all(check.reproduced for check in self.checks)
 
 
 @dataclass
 class Verification:
-    """What became of every claim of a model. ``unrecorded`` are scores of its card that its record does not have."""
+    """Hold the result of verifying a model: a check for each recorded evaluation, and ``unrecorded``, the scores in the card that
+    its record does not have. ``commit`` is that of a repository."""
 
     model: str
     commit: str | None
-    reruns: list[Rerun] = field(default_factory=list)
+    evaluations: list[EvaluationCheck] = field(default_factory=list)
     unrecorded: list[str] = field(default_factory=list)
 
     @property
     def reproduced(self) -> bool:
-        """Whether something is claimed, and all of it was found again."""
-        return bool(self.reruns) and not self.unrecorded and all(rerun.reproduced for rerun in self.reruns)
+        """Return whether something is claimed, and all of it was reproduced."""
+        return bool(self.evaluations) and not self.unrecorded and all(check.reproduced for check in self.evaluations)
 
     def to_dict(self) -> dict[str, Any]:
-        said = asdict(self)
-        for data, rerun in zip(said["reruns"], self.reruns, strict=True):
-            data["reproduced"] = rerun.reproduced
-        return {"reproduced": self.reproduced, **said}
+        """Return the result as plain data, for JSON."""
+        data = asdict(self)
+        for entry, check in zip(data["evaluations"], self.evaluations, strict=True):
+            entry["reproduced"] = check.reproduced
+        return {"reproduced": self.reproduced, **data}
 
     def __str__(self) -> str:
         lines = [f"{self.model}{f' at commit {self.commit}' if self.commit else ''}"]
-        for rerun in self.reruns:
-            part = f", measured on the first {rerun.measured}: a look, no proof" if 0 < rerun.measured < rerun.examples else ""
-            lines.append(f"\n{rerun.dataset}, split {rerun.split}, {rerun.examples} examples{part}")
-            if rerun.why:
-                lines.append(f"not reproduced: {rerun.why}")
-            rows = [("metric", "claimed", "found", "")] if rerun.checks else []
-            for check in rerun.checks:
-                name = check.metric + (f", {plural(rerun.modality)} {check.control}" if check.control else "")
-                said = "reproduced" if check.reproduced else "NOT reproduced"
-                rows.append((name, str(check.claimed), str(check.found), said))
-            widths = [max(len(row[i]) for row in rows) for i in range(4)] if rows else []
-            lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        for check in self.evaluations:
+            lines += _table(check)
         lines += [f"\nthe card claims {claim}, which is not in the record" for claim in self.unrecorded]
-        if not self.reruns:
+        if not self.evaluations:
             lines.append("nothing is claimed: no evaluation is recorded")
         return "\n".join([*lines, "", "reproduced" if self.reproduced else "not reproduced"])
+
+
+def _table(check: EvaluationCheck) -> list[str]:
+    """Return the printed lines of one evaluation."""
+    partial = 0 < check.measured < check.examples
+    part = f", measured only on the first {check.measured}: not a full verification" if partial else ""
+    lines = [f"\n{check.dataset}, split {check.split}, {check.examples} examples{part}"]
+    if check.reason:
+        lines.append(f"not reproduced: {check.reason}")
+    if not check.checks:
+        return lines
+    rows = [("metric", "claimed", "measured", "")]
+    for score in check.checks:
+        name = score.metric + (f", {plural(check.modality)} {score.control}" if score.control else "")
+        verdict = "reproduced" if score.reproduced else "NOT reproduced"
+        rows.append((name, str(score.claimed), str(score.measured), verdict))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return lines + ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def verify(
@@ -109,17 +131,17 @@ def verify(
     device: str | None = None,
     progress: bool = True,
 ) -> Verification:
-    """Measure again what a shared model claims: on the same examples, with the same options, metrics, controls and seed.
+    """Measure the scores that a shared model claims, on the same examples, with the same options, metrics, controls and seed.
 
-    A score is reproduced if it lies in the claimed interval, which must not be much wider than the one found: a wide interval
-    makes no claim safe. Nothing is measured on other data: the fingerprint of the examples must be the one that is claimed.
+    A score is reproduced if it is in the claimed interval and that interval is not much wider than the measured one: a wide
+    interval would make any claim true. Only the data that was claimed is used: the fingerprint of the examples must match.
 
     Args:
         model: ``"me/name"``, ``"file:///a/folder/me/name"`` (``@REVISION`` may follow), or a checkpoint folder.
         revision: a branch, tag or commit of a repository.
-        dataset: a copy of a data set that cannot be found by its name, because it is the author's own; if each can be found, it
-            stands in for all. Options that are recorded are laid under its own.
-        limit: measure only the first so many examples of each: a look, in which the intervals need only meet.
+        dataset: a copy of a data set that has no public name because it is the author's own. If every data set has one, it
+            replaces all of them. Recorded options apply where it sets none.
+        limit: measure only this many examples of each evaluation; the intervals then only need to overlap.
 
     Raises:
         HubError, CheckpointError: as `mmzoo.load`. DataError, BadRecipe: ``dataset`` cannot be opened, or ``limit`` is below 1.
@@ -131,119 +153,117 @@ def verify(
     pulled = is_repository(model) and _COMMIT.fullmatch(folder.name)
     claims = list(loaded.provenance.run.get("evaluations", []))
     verification = Verification(str(model), folder.name if pulled else None, unrecorded=_unrecorded(folder, claims))
-    stands_in = {i for i, claim in enumerate(claims) if _source(claim) is None} or set(range(len(claims)))
+    replaced = {i for i, claim in enumerate(claims) if not _is_public(claim)} or set(range(len(claims)))
     for i, claim in enumerate(claims):
-        rerun = Rerun(claim["dataset"], claim["split"], claim["examples"], modality=loaded.modality)
-        verification.reruns.append(rerun)
-        if dataset is not None and i in stands_in:
-            source = open_dataset(provenance.substitute(dataset, claim))
-            examples = _examples(source, claim)
-        else:
-            try:
-                examples = _examples(open_dataset(provenance.reopen(claim)), claim)
-            except MmzooError as error:
-                rerun.why = str(error)
-                continue
-        if (found := fingerprint(examples)) != claim["fingerprint"]:
-            rerun.why = (
-                f"the data are not those of the claim: fingerprint {found[:16]}, and {claim['fingerprint'][:16]} is claimed"
-            )
-            continue
-        try:
-            _measure(loaded, claim, examples[:limit], rerun, batch_size=batch_size, progress=progress)
-        except MmzooError as error:  # a metric whose plugin is not here, an option that is no longer there
-            rerun.why = str(error)
+        copy = dataset if i in replaced else None
+        check = _check_claim(loaded, claim, copy, limit, batch_size=batch_size, progress=progress)
+        verification.evaluations.append(check)
     return verification
 
 
-class _Loaded(Dataset):
-    """Examples that are here already."""
-
-    def __init__(self, split: str, examples: list[Example]) -> None:
-        super().__init__(None)
-        self.split, self.examples = split, examples
-
-    def splits(self) -> list[str]:
-        return [self.split]
-
-    def load(self, split: str) -> list[Example]:
-        return self.examples
-
-
-def _source(claim: Mapping[str, Any]) -> PartConfig | None:
+def _is_public(claim: Mapping[str, Any]) -> bool:
+    """Return whether the data set of a claim can be opened by its recorded name."""
     try:
-        return provenance.reopen(claim)
+        provenance.reopen(claim)
     except MmzooError:
-        return None
+        return False
+    return True
 
 
-def _examples(source: Dataset, claim: Mapping[str, Any]) -> list[Example]:
-    return list(islice(load_split(source, claim["split"]), max(0, claim["examples"])))
+def _check_claim(
+    model: MultimodalModel, claim: Mapping[str, Any], copy: str | PartConfig | Dataset | None, limit: int | None, **how: Any
+) -> EvaluationCheck:
+    """Measure one recorded evaluation, on ``copy`` of its data set if that is not None.
+
+    Raises:
+        DataError, BadRecipe: the copy cannot be opened. Other errors become the check's ``reason``.
+    """
+    check = EvaluationCheck(claim["dataset"], claim["split"], claim["examples"], modality=model.modality)
+    try:
+        source = open_dataset(provenance.reopen(claim) if copy is None else provenance.substitute(copy, claim))
+        examples = list(islice(load_split(source, claim["split"]), max(0, claim["examples"])))
+    except MmzooError as error:
+        if copy is not None:
+            raise
+        check.reason = str(error)
+        return check
+    if (actual := fingerprint(examples)) != claim["fingerprint"]:
+        expected = claim["fingerprint"]
+        check.reason = f"the data differ from those of the claim: fingerprint {actual[:16]}, and {expected[:16]} is claimed"
+        return check
+    try:
+        _measure(model, claim, examples[:limit], check, **how)
+    except MmzooError as error:  # such as a metric whose plugin is not installed, or an option that no longer exists
+        check.reason = str(error)
+    return check
 
 
 def _measure(
-    model: MultimodalModel, claim: Mapping[str, Any], examples: list[Example], rerun: Rerun, *, batch_size: int, progress: bool
+    model: MultimodalModel,
+    claim: Mapping[str, Any],
+    examples: list[Example],
+    check: EvaluationCheck,
+    *,
+    batch_size: int,
+    progress: bool,
 ) -> None:
-    controls = claim.get("controls") or {}
+    """Measure every score of a claim, and add the comparisons to ``check``.
+
+    Raises:
+        DataError: the record has no score, or a score only under a control. Others as `score_examples`.
+    """
+    controls, seed = claim.get("controls") or {}, claim.get("seed", 0)
     if not claim["scores"]:
         raise DataError("the record has no score")
-    found = evaluate(
-        model,
-        dataset=_Loaded(claim["split"], examples),
-        split=claim["split"],
-        metrics=list(claim["scores"]),
-        controls=list(controls),
-        seed=claim.get("seed", 0),
-        batch_size=batch_size,
-        progress=progress,
-        **_options(claim),
-    )
-    rerun.measured = found.examples
-    whole = found.examples == claim["examples"]
-    for control, scores in {"": claim["scores"], **controls}.items():
-        ours = found.controls[control] if control else found.scores
-        for metric, said in scores.items():
-            claimed = Score(said["value"], said["low"], said["high"])
-            if metric not in ours:
-                raise DataError(f"the record has {metric} under the control {control}, and not for the model as it is")
-            rerun.checks.append(
-                Check(metric, control, claimed, ours[metric], _agree(claimed, ours[metric], found.examples, whole=whole))
-            )
+    check_data(model.recipe, examples[0] if examples else None, claim["dataset"])
+    metrics = make_metrics(list(claim["scores"]))
+    conditions = make_conditions(examples, list(controls), seed=seed, modality=model.encoder.modality)
+    options = {name: value for name, value in (claim.get("options") or {}).items() if name not in _RESERVED}
+    with bar("evaluating", len(examples) * len(conditions), shown=progress) as shown:
+        results = score_examples(
+            model, examples, metrics, conditions, seed=seed, batch_size=batch_size, options=options, advance=shown.advance
+        )
+    check.measured = len(examples)
+    for control, scores in {AS_IS: claim["scores"], **controls}.items():
+        for metric, values in scores.items():
+            if metric not in metrics:
+                raise DataError(f"the record has {metric} under the control {control}, but not without a control")
+            claimed, measured = Score(values["value"], values["low"], values["high"]), results[control].scores[metric]
+            agree = _agree(claimed, measured, len(examples)) if len(examples) == check.examples else _overlap(claimed, measured)
+            check.checks.append(ScoreCheck(metric, control, claimed, measured, agree))
 
 
-def _options(claim: Mapping[str, Any]) -> dict[str, Any]:
-    """The options to the prediction; a record has no say in how it is verified."""
-    own = evaluate.__annotations__
-    return {key: value for key, value in (claim.get("options") or {}).items() if key not in own}
+def _overlap(claimed: Score, measured: Score) -> bool:
+    """Return whether the intervals overlap, which is all that a part of the examples can show."""
+    return claimed.low <= measured.high and measured.low <= claimed.high
 
 
-def _agree(claimed: Score, found: Score, examples: int, *, whole: bool) -> bool:
-    if not whole:
-        return claimed.low <= found.high and found.low <= claimed.high
-    if math.isclose(claimed.value, found.value, rel_tol=1e-9, abs_tol=1e-12):
+def _agree(claimed: Score, measured: Score, examples: int) -> bool:
+    """Return whether a claimed score is reproduced: equal, or near within a claimed interval that is not too wide."""
+    if math.isclose(claimed.value, measured.value, rel_tol=1e-9, abs_tol=1e-12):
         return True
     width = claimed.high - claimed.low
-    plausible = WIDER * (found.high - found.low) + SLACK / examples
-    near = abs(claimed.value - found.value) <= width <= plausible
-    return near and claimed.low <= found.value <= claimed.high
+    max_width = MAX_WIDTH_RATIO * (measured.high - measured.low) + MAX_EXTRA_EXAMPLES / examples
+    near = abs(claimed.value - measured.value) <= width <= max_width
+    return near and claimed.low <= measured.value <= claimed.high
 
 
 def _unrecorded(folder: Path, claims: list[dict[str, Any]]) -> list[str]:
-    """The scores of the card's metadata that no recorded evaluation gave: a card is prose, and no hash keeps it."""
+    """Return the scores in the card's metadata that no recorded evaluation has: the card is not hashed, so anyone can edit it."""
     recorded = {
         (claim["split"], metric, score["value"])
         for claim in claims
         for scores in (claim["scores"], *(claim.get("controls") or {}).values())
         for metric, score in scores.items()
     }
-    found = []
+    unrecorded = []
     for model in _list(screening.card_metadata(folder / CARD).get("model-index")):
         for result in _list(_get(model, "results")):
             for metric in _list(_get(result, "metrics")):
-                said = (_get(_get(result, "dataset"), "split"), _get(metric, "type"), _get(metric, "value"))
-                if not any(said == known for known in recorded):
-                    found.append(f"{said[1]} {said[2]} on split {said[0]}"[:200])
-    return found
+                split, name, value = _get(_get(result, "dataset"), "split"), _get(metric, "type"), _get(metric, "value")
+                if not any((split, name, value) == known for known in recorded):
+                    unrecorded.append(f"{name} {value} on split {split}"[:200])
+    return unrecorded
 
 
 def _get(value: Any, key: str) -> Any:

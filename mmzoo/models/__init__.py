@@ -1,1 +1,1 @@
-"""Models: assembling them from a recipe, loading them, and the way of data through them."""
+"""Build models from recipes, load and save them, and run them: prediction, generation and streaming."""

@@ -1,4 +1,4 @@
-"""Assemble a model from a recipe: resolve the parts, check that they fit on the meta device, then make them."""
+"""Assemble a model from a recipe: resolve the parts, check them on the meta device, load weights, and build the model."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from mmzoo.interfaces.part import Part
 from mmzoo.models import compatibility, locks
 from mmzoo.models.model import MultimodalModel, Provenance
 from mmzoo.models.trainable import apply_policy
-from mmzoo.models.warm_start import inherit_options, without_sources
+from mmzoo.models.warm_start import WarmStart, inherit_options, without_sources
 from mmzoo.recipes.resolve import Resolved, resolve
 from mmzoo.recipes.schema import Recipe
 from mmzoo.registry import isolation
 from mmzoo.registry.entries import Entry
 from mmzoo.registry.manager import plugin_manager
+
+SPECS = {"encoder": FeatureSpec, "language_model": LanguageSpec}  # the type of a part's ``spec``
 
 
 def assemble(
@@ -33,80 +35,110 @@ def assemble(
     random: bool = False,
     folder: Path | None = None,
 ) -> MultimodalModel:
-    """Check that the parts of a recipe fit and, unless ``meta``, make them for real.
+    """Check that the parts of a recipe are compatible and, unless ``meta``, build them with their weights.
 
     Args:
-        meta: stop after the fit check; the model lies on the meta device.
-        lock: what a checkpoint recorded of its backbones; they are fetched at that commit and compared.
-        random: load no pretrained weights, although the recipe says so (all weights come from the checkpoint).
-        folder: the checkpoint that parts restore what they keep beside their weights from.
+        meta: stop after the check; the model is on the meta device.
+        lock: what a checkpoint recorded about its backbones; they are fetched at that commit and compared.
+        random: load no pretrained weights even if the recipe asks for them: all weights come from the checkpoint.
+        folder: the checkpoint from which parts restore what they save beside their weights.
+
+    Raises:
+        UnknownName, BadRecipe, DoesNotFit: before any weight is downloaded. PluginBroken: a part violates its interface.
+        SourceError: pretrained weights cannot be fetched. CheckpointError: the lock or a ``weights`` checkpoint does not match.
     """
     if lock:
         recipe = recipe.pinned(lock)
     recipe, sources = inherit_options(recipe)
-    found = {kind: resolve(kind, part) for kind, part in recipe.parts().items()}
-    compatibility.check_classes(found)
-    with torch.device("meta"):
-        parts = _make(found)
-    policies = {kind: part.train or found[kind].cls.default_train for kind, part in recipe.parts().items()}
-    compatibility.check_parts(found, parts, policies)
-    wants = {kind: kind not in sources and _wants_weights(recipe, kind, parts[kind]) for kind in PARTS}
-    for kind, source in sources.items():
-        source.check(parts[kind])
+    resolved = {kind: resolve(kind, part) for kind, part in recipe.parts().items()}
+    compatibility.check_classes(resolved)
+    policies = {kind: part.train or resolved[kind].cls.default_train for kind, part in recipe.parts().items()}
+    parts = _make_on_meta(resolved, policies, sources)
+    pretrained = {kind: kind not in sources and _wants_weights(recipe, kind, parts[kind]) for kind in PARTS}
     if not meta:
-        loaded = {kind: parts[kind] for kind, wanted in wants.items() if wanted and not random}
-        for kind, part in loaded.items():
-            with _attributed(found[kind].entry, "could not load its weights"):
-                part.load_pretrained()
-            if left := [name for name, p in part.named_parameters() if p.is_meta]:
-                raise PluginBroken(f"{found[kind].entry.label}: load_pretrained left {left[0]} without a value")
-        if lock is not None and not random:
-            locks.check_lock(lock, loaded)
-        parts = _make(found, loaded)
-        for kind, source in sources.items():
-            source.load_into(parts[kind])
-    if folder is not None:
-        for part in parts.values():
-            part.restore(folder)
+        wanted = {kind: parts[kind] for kind in PARTS if pretrained[kind] and not random}
+        parts = _make_with_weights(resolved, wanted, sources, None if random else lock)
     for kind, part in parts.items():
+        if folder is not None:
+            part.restore(folder)
         with torch.device("meta") if meta else nullcontext():
             apply_policy(part, policies[kind])
-    entries = {kind: r.entry for kind, r in found.items()}
+    entries = {kind: part.entry for kind, part in resolved.items()}
     run = {"weights": {kind: source.record() for kind, source in sources.items()}} if sources else {}
-    provenance = Provenance(entries, policies, wants, run=run)
+    provenance = Provenance(entries, policies, pretrained, run=run)
     model = MultimodalModel(without_sources(recipe), **parts, provenance=provenance)  # type: ignore[arg-type]
     if not meta:
         plugin_manager().manager.hook.mmzoo_model_built(model=model)
     return model
 
 
-def _make(found: dict[str, Resolved], ready: Mapping[str, Part] | None = None) -> dict[str, Part]:
-    """Instantiate the parts on the current device, but for those that are ``ready``."""
-    parts: dict[str, Part] = dict(ready or {})
-    encoder = parts.get("encoder") or _instance(found["encoder"], found["encoder"].options)
-    language = parts.get("language_model") or _instance(found["language_model"], found["language_model"].options)
-    parts["encoder"], parts["language_model"] = encoder, language
-    parts["fusion"] = _instance(found["fusion"], found["fusion"].options, encoder.spec, language.spec)
-    parts["task"] = _instance(found["task"], found["task"].options, language.spec)
-    return {kind: parts[kind] for kind in PARTS}
+def _make_on_meta(resolved: dict[str, Resolved], policies: dict[str, str], sources: Mapping[str, WarmStart]) -> dict[str, Part]:
+    """Make the parts on the meta device, and check them and the checkpoints that they start from."""
+    with torch.device("meta"):
+        parts = _make(resolved, {})
+    compatibility.check_parts(resolved, parts, policies)
+    for kind, source in sources.items():
+        source.check(parts[kind])
+    return parts
+
+
+def _make_with_weights(
+    resolved: dict[str, Resolved],
+    pretrained: dict[str, Part],
+    sources: Mapping[str, WarmStart],
+    lock: Mapping[str, Mapping[str, Any]] | None,
+) -> dict[str, Part]:
+    """Load the ``pretrained`` parts, which are on the meta device, and make the others, with the weights of their sources."""
+    for kind, part in pretrained.items():
+        entry = resolved[kind].entry
+        with _attribute_errors_to(entry, "could not load its weights"):
+            part.load_pretrained()
+        if missing := [name for name, parameter in part.named_parameters() if parameter.is_meta]:
+            raise PluginBroken(f"{entry.label}: load_pretrained left {missing[0]} without a value")
+    if lock is not None:
+        locks.check_lock(lock, pretrained)
+    parts = _make(resolved, pretrained)
+    for kind, source in sources.items():
+        source.load_into(parts[kind])
+    return parts
+
+
+def _make(resolved: dict[str, Resolved], loaded: Mapping[str, Part]) -> dict[str, Part]:
+    """Make the parts on the current device, except those that are already loaded."""
+
+    def make(kind: str, *specs: Any) -> Any:
+        return loaded.get(kind) or _instance(resolved[kind], resolved[kind].options, *specs)
+
+    encoder, language_model = make("encoder"), make("language_model")
+    return {
+        "encoder": encoder,
+        "fusion": make("fusion", encoder.spec, language_model.spec),
+        "language_model": language_model,
+        "task": make("task", language_model.spec),
+    }
 
 
 def _instance(resolved: Resolved, *arguments: Any) -> Part:
+    """Make a part, and check the attributes that its interface requires.
+
+    Raises:
+        PluginBroken: its code fails, or it lacks a spec or a transform.
+    """
     entry = resolved.entry
-    with _attributed(entry, "could not be built"):
-        part = resolved.cls(*arguments)
-    spec = {"encoder": FeatureSpec, "language_model": LanguageSpec}.get(entry.kind)
+    with _attribute_errors_to(entry, "could not be built"):
+        part: Part = resolved.cls(*arguments)
+    spec = SPECS.get(entry.kind)
     if spec is not None and not isinstance(getattr(part, "spec", None), spec):
-        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': its spec is no mmzoo.api.{spec.__name__}")
+        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': its spec is not a mmzoo.api.{spec.__name__}")
     if entry.kind == "encoder" and not hasattr(part, "transform"):
-        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': it has no transform (None if it looks at nothing)")
+        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': it has no transform; set it to None if it has no input")
     return part
 
 
 @contextmanager
-def _attributed(entry: Entry, what: str) -> Iterator[None]:
-    """Whatever a plugin's code raises is an error that names the plugin; torch's default type, which would be that of every
-    later model, is put back."""
+def _attribute_errors_to(entry: Entry, what: str) -> Iterator[None]:
+    """Raise whatever a plugin's code raises as an error that names the plugin, and restore torch's default type, which would
+    otherwise change every later model."""
     default = torch.get_default_dtype()
     try:
         with isolation.attribute_errors_to(f"{entry.label} of plugin '{entry.plugin}' {what}"):
@@ -116,6 +148,7 @@ def _attributed(entry: Entry, what: str) -> Iterator[None]:
 
 
 def _wants_weights(recipe: Recipe, kind: str, part: Part) -> bool:
+    """Return whether pretrained weights are to be loaded into a part."""
     chosen = getattr(recipe, kind).pretrained
     wanted = recipe.pretrained if chosen is None else chosen
     return bool(wanted and type(part).pretrainable and getattr(part, "has_pretrained", True))

@@ -24,15 +24,15 @@ def build(
     weights: str | Path | None = None,
     **changes: Any,
 ) -> MultimodalModel:
-    """Make a model from a recipe's name, a YAML or JSON file, a `Recipe`, or from parts.
+    """Build a model from a recipe's name, a YAML or JSON file, a `Recipe`, or parts.
 
     Args:
-        recipe: what to start from; None if ``changes`` name encoder, fusion, language_model and task.
-        pretrained: False gives the same sizes with random weights and downloads none.
-        seed: of the random initialisation; None leaves torch's generator as it is.
-        weights: a checkpoint, as `load` takes it, to start from: each part that is the same entry there, with tensors of the
-            same names and shapes, takes its weights; a warning names the parts that do not.
-        changes: parts and options laid over the recipe: ``fusion={"length": 20}``, ``encoder="timm:resnet18"``.
+        recipe: the recipe to start from; None if ``changes`` name encoder, fusion, language_model and task.
+        pretrained: False builds the same sizes with random weights and downloads none.
+        seed: the seed of the random initialisation; None leaves torch's generator as it is.
+        weights: a checkpoint, as `load` takes it. Each part that is the same entry there, with tensors of the same names and
+            shapes, takes its weights; a warning names the parts that do not.
+        changes: parts and options that override the recipe: ``fusion={"length": 20}``, ``encoder="timm:resnet18"``.
 
     Returns:
         The model, on the CPU, in evaluation mode.
@@ -44,16 +44,16 @@ def build(
     chosen = read_recipe(recipe, pretrained=pretrained, **changes)
     if seed is not None:
         torch.manual_seed(seed)
-    built = assemble(chosen)
+    model = assemble(chosen)
     if weights is not None:
-        take_weights(built, weights)
-    return built
+        take_weights(model, weights)
+    return model
 
 
 def check(recipe: str | Path | Recipe | None = None, /, *, pretrained: bool | None = None, **changes: Any) -> Summary:
-    """The fit check alone, from configurations, on the meta device: what the model would be, in numbers.
+    """Check that the parts of a recipe are compatible, and summarise the model, without building it or fetching weights.
 
     Raises:
-        DoesNotFit: saying what does not fit, and which entries would. UnknownName, BadRecipe: as `build`.
+        DoesNotFit: the parts are incompatible; the message names entries that would fit. UnknownName, BadRecipe: as `build`.
     """
     return assemble(read_recipe(recipe, pretrained=pretrained, **changes), meta=True).summary()

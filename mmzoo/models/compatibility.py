@@ -1,7 +1,8 @@
-"""The fit check: what is refused from classes, and from parts on the meta device, each time with what would fit."""
+"""Check that parts are compatible: first from their classes, then on the meta device. Each refusal names what would fit."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ from mmzoo.errors import DoesNotFit, PluginBroken
 from mmzoo.interfaces.encoder import Encoder
 from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.fusion import Fusion
-from mmzoo.interfaces.kinds import KINDS, PARTS
+from mmzoo.interfaces.kinds import KINDS
 from mmzoo.interfaces.language_model import LanguageModel
 from mmzoo.interfaces.part import Part
 from mmzoo.modalities.reader import NONE, TAKEN, is_modality, plural
@@ -21,127 +22,204 @@ from mmzoo.registry.entries import Entry
 from mmzoo.registry.hookspecs import PROJECT
 from mmzoo.registry.manager import plugin_manager
 
-MAX_STRANGERS = 50  # whose classes a suggestion looks at
+MAX_IMPORTED = 50  # entries of installed plugins that are imported for one suggestion
+
+Classes = Mapping[str, Resolved]
+Parts = Mapping[str, Any]
 
 
-def check_classes(found: dict[str, Resolved]) -> None:
-    """What can be refused from the classes alone, before any configuration is fetched."""
-    for kind, resolved in found.items():
-        base = KINDS[kind].base_class()
-        assert base is not None
-        if not (isinstance(resolved.cls, type) and issubclass(resolved.cls, base)):
-            raise PluginBroken(
-                f"{resolved.entry.label} of plugin '{resolved.entry.plugin}': {resolved.entry.target} is no "
-                f"mmzoo.api.{base.__name__}"
-            )
-    encoder, fusion, language, task = (found[kind] for kind in PARTS)
-    modality = encoder.cls.modality
-    if not is_modality(modality):
-        raise PluginBroken(
-            f"{encoder.entry.label}: its modality is {modality!r}; it is a name in small letters, digits and underscores "
-            f"that is none of {', '.join(sorted(TAKEN))}"
-        )
-    if modality not in ("image", NONE) and encoder.cls.reader is Encoder.reader:
-        raise PluginBroken(f"{encoder.entry.label} takes {plural(modality)} and opens images; give it a mmzoo.api.Reader")
-    architecture = language.cls.architecture
-    for part in (fusion, task):
-        architectures = part.cls.architectures
-        if architecture not in architectures:
-            raise DoesNotFit(
-                f"{part.entry.label} needs a {' or '.join(sorted(architectures))} language model; '{language.entry.name}' is {architecture}.\n"
-                + _instead(
-                    "language_model", lambda cls, wanted=architectures: cls.architecture in wanted and _serves(fusion.cls, cls)
-                )
-                + "\n"
-                + _instead(part.entry.kind, lambda cls: architecture in cls.architectures)
-            )
-    if task.cls.needs_generation and not language.cls.generates:
-        raise DoesNotFit(
-            f"{task.entry.label} generates text, and language model '{language.entry.name}' does not.\n"
-            + _instead("language_model", lambda cls: cls.generates and _serves(fusion.cls, cls))
-            + "\n"
-            + _instead("task", lambda cls: not cls.needs_generation)
-        )
-    if fusion.cls.needs_decoder and not task.cls.needs_generation:
-        raise DoesNotFit(
-            f"{fusion.entry.label} gives the image to the decoder alone, and {task.entry.label} reads the encoder.\n"
-            + _instead("task", lambda cls: cls.needs_generation)
-            + "\n"
-            + _instead("fusion", lambda cls: not cls.needs_decoder and architecture in cls.architectures)
-        )
+def check_classes(resolved: Classes) -> None:
+    """Check what the classes of the parts declare, before any configuration is fetched.
+
+    Raises:
+        PluginBroken: a class violates its interface. DoesNotFit: the parts are incompatible.
+    """
+    for check in CLASS_CHECKS:
+        check(resolved)
+
+
+def check_parts(resolved: Classes, parts: Parts, policies: Mapping[str, str]) -> None:
+    """Check the parts on the meta device and their training policies, before any weight is fetched.
+
+    Raises:
+        DoesNotFit: the parts are incompatible, or one does not support its policy.
+    """
+    for check in PART_CHECKS:
+        check(resolved, parts)
+    for kind, part in parts.items():
+        check_policy(part, policies[kind], resolved[kind].entry.label, kind)
 
 
 def check_data(recipe: Recipe, example: Example | None, where: str) -> None:
-    """Check that the encoder takes what an example of the data set ``where`` has, before anything is fetched.
+    """Check that the encoder accepts the inputs of an example of the data set ``where``, before anything is fetched.
 
     Raises:
-        DoesNotFit: naming what would fit.
+        DoesNotFit: it does not; the message names what would fit.
     """
     encoder = resolve("encoder", recipe.encoder)
-    wanted, given = getattr(encoder.cls, "modality", NONE), [] if example is None else example.modalities
-    if wanted == NONE or not given or wanted in given:
+    accepted, present = getattr(encoder.cls, "modality", NONE), [] if example is None else example.modalities
+    if accepted == NONE or not present or accepted in present:
         return
-    raise DoesNotFit(
-        f"data set '{where}' holds {' and '.join(map(plural, given))}, and {encoder.entry.label} takes {plural(wanted)}.\n"
-        + _instead("encoder", lambda cls: cls.modality in given)
-        + "\n"
-        + _instead("dataset", lambda cls: cls.modality == wanted)
-        + f" In files of your own, {plural(wanted)} stand in a column '{wanted}', or the one that {wanted}_column names."
+    raise _misfit(
+        f"data set '{where}' holds {' and '.join(map(plural, present))}, and {encoder.entry.label} takes {plural(accepted)}.",
+        _alternatives("encoder", lambda cls: cls.modality in present),
+        _alternatives("dataset", lambda cls: cls.modality == accepted)
+        + f" In your own files, put {plural(accepted)} into a column '{accepted}', or name the column with {accepted}_column.",
     )
 
 
-def _serves(fusion: type[Fusion], language: type[LanguageModel]) -> bool:
-    """Whether a fusion serves a language model, as far as classes tell: which blocks it has, only its instance knows."""
+# Checks of classes
+
+
+def _check_bases(resolved: Classes) -> None:
+    for kind, part in resolved.items():
+        base = KINDS[kind].base_class()
+        assert base is not None
+        if not (isinstance(part.cls, type) and issubclass(part.cls, base)):
+            raise PluginBroken(
+                f"{part.entry.label} of plugin '{part.entry.plugin}': {part.entry.target} is not a mmzoo.api.{base.__name__}"
+            )
+
+
+def _check_modality(resolved: Classes) -> None:
+    encoder = resolved["encoder"]
+    modality = encoder.cls.modality
+    if not is_modality(modality):
+        raise PluginBroken(
+            f"{encoder.entry.label}: its modality is {modality!r}; it must be a name in small letters, digits and underscores, "
+            f"and none of {', '.join(sorted(TAKEN))}"
+        )
+    if modality not in ("image", NONE) and encoder.cls.reader is Encoder.reader:
+        raise PluginBroken(f"{encoder.entry.label} takes {plural(modality)} and opens images; give it a mmzoo.api.Reader")
+
+
+def _check_architecture(resolved: Classes) -> None:
+    language, fusion = resolved["language_model"], resolved["fusion"]
+    architecture = language.cls.architecture
+    for part in (fusion, resolved["task"]):
+        supported = part.cls.architectures
+        if architecture not in supported:
+            raise _misfit(
+                f"{part.entry.label} needs a {' or '.join(sorted(supported))} language model; "
+                f"'{language.entry.name}' is {architecture}.",
+                _alternatives("language_model", lambda cls, s=supported: cls.architecture in s and _supports(fusion.cls, cls)),
+                _alternatives(part.entry.kind, lambda cls: architecture in cls.architectures),
+            )
+
+
+def _check_generation(resolved: Classes) -> None:
+    language, fusion, task = resolved["language_model"], resolved["fusion"], resolved["task"]
+    if task.cls.needs_generation and not language.cls.generates:
+        raise _misfit(
+            f"{task.entry.label} generates text, and language model '{language.entry.name}' does not.",
+            _alternatives("language_model", lambda cls: cls.generates and _supports(fusion.cls, cls)),
+            _alternatives("task", lambda cls: not cls.needs_generation),
+        )
+
+
+def _check_decoder(resolved: Classes) -> None:
+    fusion, task = resolved["fusion"], resolved["task"]
+    architecture = resolved["language_model"].cls.architecture
+    if fusion.cls.needs_decoder and not task.cls.needs_generation:
+        raise _misfit(
+            f"{fusion.entry.label} passes the image only to the decoder, and {task.entry.label} uses only the encoder.",
+            _alternatives("task", lambda cls: cls.needs_generation),
+            _alternatives("fusion", lambda cls: not cls.needs_decoder and architecture in cls.architectures),
+        )
+
+
+CLASS_CHECKS = (_check_bases, _check_modality, _check_architecture, _check_generation, _check_decoder)
+
+
+# Checks of parts on the meta device
+
+
+def _check_instance_generates(resolved: Classes, parts: Parts) -> None:
+    if resolved["task"].cls.needs_generation and not parts["language_model"].spec.generates:
+        raise _misfit(
+            f"{resolved['task'].entry.label} generates text, and this model of '{resolved['language_model'].entry.name}' cannot "
+            "generate from embeddings, which images become; choose another model, or a task that does not generate"
+        )
+
+
+def _check_features_used(resolved: Classes, parts: Parts) -> None:
+    if parts["encoder"].transform is not None and not parts["fusion"].places():
+        raise _misfit(
+            f"{resolved['fusion'].entry.label} ignores the features of encoder '{resolved['encoder'].entry.name}'.",
+            _other_fusions(parts, lambda cls: cls.places()),
+            "For text alone, use it with encoder 'none'.",
+        )
+
+
+def _check_tiles(resolved: Classes, parts: Parts) -> None:
+    if parts["fusion"].tiles > 1 and parts["encoder"].modality != "image":
+        raise _misfit(
+            f"fusion.tiles: {resolved['fusion'].entry.label} cuts images into tiles, and encoder "
+            f"'{resolved['encoder'].entry.name}' takes no images"
+        )
+
+
+def _check_tokens(resolved: Classes, parts: Parts) -> None:
+    fusion, encoder = resolved["fusion"].entry, resolved["encoder"].entry
+    if parts["fusion"].needs_tokens and parts["encoder"].spec.tokens == 0:
+        raise _misfit(
+            f"{fusion.label} reads token features, and encoder '{encoder.name}' has only pooled features.",
+            _other_fusions(parts, lambda cls: not cls.needs_tokens),
+        )
+
+
+def _check_blocks(resolved: Classes, parts: Parts) -> None:
+    fusion, language = resolved["fusion"].entry, resolved["language_model"].entry
+    if parts["fusion"].needs_blocks and not parts["language_model"].spec.blocks:
+        raise _misfit(
+            f"{fusion.label} attaches to the blocks of a language model, and '{language.name}' has no blocks that match its dim.",
+            _other_fusions(parts, lambda cls: not cls.needs_blocks),
+        )
+
+
+def _check_context(resolved: Classes, parts: Parts) -> None:
+    added, needed, context = parts["fusion"].added_tokens, parts["task"].positions, parts["language_model"].spec.max_length
+    if added is not None and context is not None and added + needed > context:
+        raise _misfit(
+            f"{resolved['fusion'].entry.label} adds {added} tokens and {resolved['task'].entry.label} needs at least {needed}; "
+            f"the context of '{resolved['language_model'].entry.name}' is {context}. Choose fewer tokens, a prefix or resampler "
+            "fusion, a smaller task.max_new_tokens, or a longer context"
+        )
+
+
+PART_CHECKS = (_check_instance_generates, _check_features_used, _check_tiles, _check_tokens, _check_blocks, _check_context)
+
+
+# Messages
+
+
+def _misfit(problem: str, *fixes: str) -> DoesNotFit:
+    """Return the error of a check: the problem, and a line for each way to fix it."""
+    return DoesNotFit("\n".join([problem, *fixes]))
+
+
+def _supports(fusion: type[Fusion], language: type[LanguageModel]) -> bool:
+    """Return whether a fusion supports a language model as far as classes tell: the number of blocks depends on the instance."""
     return language.architecture in fusion.architectures and (not fusion.needs_blocks or language.blocks is not Part.blocks)
 
 
-def check_parts(found: dict[str, Resolved], parts: dict[str, Any], policies: dict[str, str]) -> None:
-    """What can be refused from the parts on the meta device, before any weight is fetched."""
-    encoder, fusion, language = parts["encoder"], parts["fusion"], parts["language_model"]
-    name, spec = found["fusion"].entry.label, language.spec
-    if found["task"].cls.needs_generation and not spec.generates:
-        raise DoesNotFit(
-            f"{found['task'].entry.label} generates text, and this model of '{found['language_model'].entry.name}' cannot from "
-            "embeddings, which images become; choose another one, or a task that reads"
-        )
-    if encoder.transform is not None and not fusion.places():
-        raise DoesNotFit(
-            f"{name} leaves the features of encoder '{found['encoder'].entry.name}' out.\n"
-            + _instead("fusion", lambda cls: cls.places() and spec.architecture in cls.architectures)
-            + "\nFor text alone, encoder 'none' goes with it."
-        )
-    if fusion.tiles > 1 and encoder.modality != "image":
-        raise DoesNotFit(f"fusion.tiles: {name} cuts images into pieces, and encoder '{found['encoder'].entry.name}' takes none")
-    if fusion.needs_tokens and encoder.spec.tokens == 0:
-        raise DoesNotFit(
-            f"{name} reads token features, and encoder '{found['encoder'].entry.name}' gives pooled ones only.\n"
-            + _instead("fusion", lambda cls: not cls.needs_tokens and spec.architecture in cls.architectures)
-        )
-    if fusion.needs_blocks and not spec.blocks:
-        raise DoesNotFit(
-            f"{name} attaches to the blocks of a language model, and '{found['language_model'].entry.name}' has none of its dim "
-            "that can be found.\n"
-            + _instead("fusion", lambda cls: not cls.needs_blocks and spec.architecture in cls.architectures)
-        )
-    added, needed = fusion.added_tokens, parts["task"].positions
-    if added is not None and spec.max_length is not None and added + needed > spec.max_length:
-        raise DoesNotFit(
-            f"{name} adds {added} tokens and {found['task'].entry.label} needs {needed} at least; the context of "
-            f"'{found['language_model'].entry.name}' is {spec.max_length}. Choose fewer tokens, a prefix or resampler fusion, "
-            "a smaller task.max_new_tokens, or a longer context"
-        )
-    for kind, part in parts.items():
-        check_policy(part, policies[kind], found[kind].entry.label, kind)
+def _other_fusions(parts: Parts, fits: Callable[..., Any]) -> str:
+    """Return a sentence that names the fusions for the language model's architecture that meet a condition."""
+    architecture = parts["language_model"].spec.architecture
+    return _alternatives("fusion", lambda cls: fits(cls) and architecture in cls.architectures)
 
 
-def _instead(kind: str, fits: Any) -> str:
-    """Which entries of a kind would fit, in words. Of strangers' entries only some are imported for that, and not for long."""
-    names, strangers, untried = [], 0, 0
+def _alternatives(kind: str, fits: Callable[..., Any]) -> str:
+    """Return a sentence that names the entries of a kind whose class meets a condition.
+
+    Entries of installed plugins are imported under a time limit, and only `MAX_IMPORTED` of them.
+    """
+    names, imported, untried = [], 0, 0
     for entry in plugin_manager().registry.entries(kind):
         load = entry.load
         if entry.plugin != PROJECT:
-            strangers += 1
-            if strangers > MAX_STRANGERS:
+            imported += 1
+            if imported > MAX_IMPORTED:
                 untried += 1
                 continue
             load = partial(_load_limited, entry)
@@ -149,13 +227,14 @@ def _instead(kind: str, fits: Any) -> str:
             if fits(load()):
                 names.append(entry.name)
         except Exception:
-            continue  # another plugin's broken entry is no suggestion
-    words = kind.replace("_", " ")
-    rest = f" ({untried} were not tried.)" if untried else ""
-    return (f"Each {words} that fits: {', '.join(names)}." if names else f"No registered {words} fits.") + rest
+            continue  # a broken entry of another plugin is not a suggestion
+    label = KINDS[kind].label
+    note = f" ({untried} were not tried.)" if untried else ""
+    return (f"Each {label} that fits: {', '.join(names)}." if names else f"No registered {label} fits.") + note
 
 
 def _load_limited(entry: Entry) -> Any:
+    """Import an entry's class under the plugins' time limit."""
     outcome = isolation.run_limited(entry.load, isolation.timeout(), package=entry.target.partition(":")[0].partition(".")[0])
     if outcome.error is not None:
         raise outcome.error

@@ -1,4 +1,4 @@
-"""Generate text: prompts and conversations with images or other inputs in, words out."""
+"""Generate text from prompts and conversations with images or other inputs."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from mmzoo.data.batching import batches, paired
+from mmzoo.data.batching import batches
 from mmzoo.data.collate import Collator, raise_bad, tensors
-from mmzoo.data.tokens import check_length, pad_with_mask, prompt_ids
-from mmzoo.data.tokens import render_chat as template
+from mmzoo.data.tokens import check_length, pad_with_mask, prompt_ids, render_chat
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit, MmzooError, PluginBroken
 from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.features import Features
 from mmzoo.interfaces.language_model import CAUSAL, LanguageSpec
+from mmzoo.models.prediction import make_example, pair_inputs
+from mmzoo.models.sequence import drop_none, fuse_input
 from mmzoo.registry.entries import Entry
 
 if TYPE_CHECKING:
     from mmzoo.models.model import MultimodalModel
 
-NEW_TOKENS = 32  # at most, where nobody says otherwise
-# Beyond these an option is a slip: rows are held all at once, and a model without a context would write for days.
+NEW_TOKENS = 32  # the default of max_new_tokens
+# Larger values are mistakes: all rows are held at once, and a model without a context would generate for days.
 LIMITS = {"max_new_tokens": 1_000_000, "num_beams": 1024, "num_return_sequences": 1024}
-PLAIN = {"num_beams": 1, "num_return_sequences": 1, "do_sample": False, "use_cache": True}  # what is so unless a caller says
-# Options of the library that are filled in here, so that what a caller gave would be lost.
-FILLED = {
-    "max_length": "max_new_tokens says how much is written",
+DEFAULTS = {"num_beams": 1, "num_return_sequences": 1, "do_sample": False, "use_cache": True}
+# Options of the library that are set here, so that a caller's value would be lost.
+SET_HERE = {
+    "max_length": "use max_new_tokens",
     "generation_config": "give its settings as options",
-    "return_dict_in_generate": "texts are what is returned",
+    "return_dict_in_generate": "generate returns texts",
     **dict.fromkeys(
         ("inputs", "input_ids", "inputs_embeds", "attention_mask", "encoder_outputs", "past_key_values", "cache"),
-        "it is made from the images and the prompt",
+        "it is computed from the images and the prompt",
     ),
 }
 
 
 @dataclass
 class Request:
-    """What is to be written: ``examples`` whose texts are prompts, ``framed`` if a chat template framed them, the new tokens
-    at most, the strings to ``stop`` before, and the library's own options."""
+    """Hold what to generate: ``examples`` whose texts are the prompts, whether a chat template ``framed`` these, the strings to
+    ``stop`` before, and ``options``: ``max_new_tokens`` and the library's own."""
 
     examples: list[Example]
     framed: bool
@@ -52,41 +53,66 @@ class Request:
 
     @property
     def max_new_tokens(self) -> int:
+        """Return the largest number of tokens to generate."""
         return self.options["max_new_tokens"]
 
 
 def request(
-    model: MultimodalModel, given: Any, prompt: Any, *, max_new_tokens: int, stop: str | Sequence[str], chat: bool, **options: Any
+    model: MultimodalModel,
+    source: Any,
+    prompt: Any,
+    *,
+    max_new_tokens: int,
+    stop: str | Sequence[str],
+    chat: bool,
+    **options: Any,
 ) -> tuple[Request, bool]:
-    """The request, and whether lists were given.
+    """Check the arguments of `MultimodalModel.generate` and return them as a request, and whether they held lists.
 
     Raises:
-        DoesNotFit: the language model does not generate, or the task writes nothing. BadRecipe: a wrong option.
-        DataError: what belongs together does not.
+        DoesNotFit: the language model or the task does not generate text. BadRecipe: a wrong option.
+        DataError: inputs and prompts do not match, or a conversation is malformed.
     """
     check_writes(model)
     check_limits({"max_new_tokens": max_new_tokens, **options})
-    if filled := [name for name in FILLED if name in options]:
-        raise BadRecipe(f"generate: {filled[0]}: {FILLED[filled[0]]}")
+    if conflicts := [name for name in SET_HERE if name in options]:
+        raise BadRecipe(f"generate: {conflicts[0]}: {SET_HERE[conflicts[0]]}")
     criteria = options.get("stopping_criteria", ())
     if not isinstance(criteria, Sequence):
-        raise BadRecipe(f"generate: stopping_criteria: must be a list of them (got {criteria!r})")
+        raise BadRecipe(f"generate: stopping_criteria: must be a list of StoppingCriteria (got {criteria!r})")
     stops = list(stop) if isinstance(stop, Sequence) and not isinstance(stop, str) else [stop]
     if not all(isinstance(text, str) and text for text in stops):
-        raise BadRecipe(f"generate: stop: must be a text or several, none empty (got {stop!r})")
-    pairs, many = paired(given, prompt, modality=model.modality, sees=model.encoder.transform is not None)
+        raise BadRecipe(f"generate: stop: must be a text or a list of texts, none empty (got {stop!r})")
+    pairs, is_list = pair_inputs(model, source, prompt)
     framed = chat or any(_is_conversation(words) for _, words in pairs)
     examples = []
-    for i, (source, words) in enumerate(pairs):
-        example = model.example(i, source, "" if words is None or framed else words)
+    for i, (inputs, words) in enumerate(pairs):
+        example = make_example(model, i, inputs, "" if words is None or framed else words)
         examples.append(_framed(model, example, words) if framed else example)
-    return Request(examples, framed, stops, {"max_new_tokens": max_new_tokens, **options}), many
+    return Request(examples, framed, stops, {"max_new_tokens": max_new_tokens, **options}), is_list
+
+
+def check_writes(model: MultimodalModel) -> None:
+    """Check that a model generates text.
+
+    Raises:
+        DoesNotFit: its language model or its task does not.
+    """
+    if not model.language_model.spec.generates:
+        name = model.recipe.language_model.use
+        raise DoesNotFit(f"language model '{name}' does not generate text; use model.predict, or build with a causal one")
+    if not model.task.needs_generation:  # it was never trained to generate, so its text would be noise
+        name = model.recipe.task.use
+        raise DoesNotFit(
+            f"a model for the task '{name}' does not generate text; use model.predict, or build with a task that generates"
+        )
 
 
 def check_limits(options: Mapping[str, Any]) -> None:
-    """
+    """Check the numbers among the options against `LIMITS`.
+
     Raises:
-        BadRecipe: one of the numbers in `LIMITS` is none, or beyond its limit.
+        BadRecipe: one is not a whole number, or is beyond its limit.
     """
     for name, most in LIMITS.items():
         value = options.get(name, 1)
@@ -95,8 +121,8 @@ def check_limits(options: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def checked(options: Mapping[str, Any]) -> Iterator[None]:
-    """What a language model raises because of an option, as our own error.
+def option_errors(options: Mapping[str, Any]) -> Iterator[None]:
+    """Raise errors that an option causes in the language model as `BadRecipe`. Errors that no option explains pass unchanged.
 
     Raises:
         BadRecipe: an option is unknown, or its value is wrong.
@@ -108,21 +134,37 @@ def checked(options: Mapping[str, Any]) -> Iterator[None]:
         raise
     except (TypeError, ValueError) as error:
         raise BadRecipe(f"generate: {error}") from error
-    except Exception as error:  # the library checks few of its options, and what a wrong one comes to can be anything
-        if not (names := _chosen(options)):
+    except Exception as error:  # the library checks few options, and a wrong value can fail anywhere in it
+        if not (names := _non_default(options)):
             raise
         raise BadRecipe(f"generate: with {', '.join(names)}: {type(error).__name__}: {error}") from error
 
 
-def _chosen(options: Mapping[str, Any]) -> list[str]:
-    """The options that a caller chose, without those that every call may hold."""
-    every = {"max_new_tokens", "stopping_criteria", "streamer"}
-    return sorted(name for name, value in options.items() if name not in every and (name not in PLAIN or value != PLAIN[name]))
+def _non_default(options: Mapping[str, Any]) -> list[str]:
+    """Return the names of the options that differ from the defaults, without those that are set here."""
+    internal = {"max_new_tokens", "stopping_criteria", "streamer"}
+    return sorted(
+        name for name, value in options.items() if name not in internal and (name not in DEFAULTS or value != DEFAULTS[name])
+    )
+
+
+def generate_ids(model: MultimodalModel, features: Features, ids: Tensor, mask: Tensor, options: dict[str, Any]) -> Tensor:
+    """Generate token ids [batch * returned, out] after prompts [batch, text]; see `MultimodalModel.generate_ids`."""
+    language_model = model.language_model
+    with option_errors(options):
+        fused = fuse_input(model, features, ids, mask, left=language_model.architecture == CAUSAL)
+        check_room(language_model.spec, fused.mask, options.get("max_new_tokens") or 0)
+        memory = drop_none(memory=fused.memory)
+        generated = language_model.generate(fused.embeddings, fused.mask, **memory, **options)
+    count = len(ids) * (options.get("num_return_sequences") or 1)
+    check_count(generated, count, model.provenance.entries["language_model"])
+    return generated
 
 
 def check_room(language_model: LanguageSpec, mask: Tensor, new: int) -> None:
-    """Check that ``new`` tokens go behind the longest row. A row of the padded batch was seen when it was laid out, with what
-    the task reserves; a caller may ask for more.
+    """Check that the context has room for ``new`` tokens after the longest row of ``mask`` [batch, positions].
+
+    Laying out the batch checked the tokens that the task generates; a caller may request more.
 
     Raises:
         DataError: naming the lengths.
@@ -135,101 +177,81 @@ def check_room(language_model: LanguageSpec, mask: Tensor, new: int) -> None:
         )
 
 
-def check_count(written: Any, wanted: int, entry: Entry) -> None:
-    """
+def check_count(generated: Any, expected: int, entry: Entry) -> None:
+    """Check that a language model returned the ids of ``expected`` texts.
+
     Raises:
-        PluginBroken: ``written`` are not the ids of so many texts.
+        PluginBroken: it returned another number, or no tensor.
     """
-    if not isinstance(written, Tensor) or len(written) != wanted:
-        found = f"{len(written)} rows" if isinstance(written, Tensor) else type(written).__name__
-        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': generate gives {found} where {wanted} texts are asked for")
+    if not isinstance(generated, Tensor) or len(generated) != expected:
+        returned = f"{len(generated)} rows" if isinstance(generated, Tensor) else type(generated).__name__
+        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': generate returned {returned} instead of {expected} texts")
 
 
-def check_writes(model: MultimodalModel) -> None:
-    """
-    Raises:
-        DoesNotFit: the language model does not generate, or the task writes nothing.
-    """
-    if not model.language_model.spec.generates:
-        name = model.recipe.language_model.use
-        raise DoesNotFit(f"language model '{name}' does not generate text; use model.predict, or build with a causal one")
-    if not model.task.needs_generation:  # nothing ever taught it to: what it wrote would be noise
-        name = model.recipe.task.use
-        raise DoesNotFit(
-            f"a model for the task '{name}' does not generate text; use model.predict, or build with a task that writes"
-        )
-
-
-def _is_conversation(words: Any) -> bool:
-    return isinstance(words, list | tuple)
-
-
-def _framed(model: MultimodalModel, example: Example, words: Any) -> Example:
-    """The example with its prompt or conversation in the chat template."""
-    messages = list(words) if _is_conversation(words) else [{"role": "user", "content": words or ""}]
-    for turn in messages:
-        if not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
-            raise DataError(f"a turn of a conversation is {{'role': text, 'content': text}} (got {turn!r})")
-    inputs = example.inputs(model.encoder.modality)
-    return replace(example, text=template(model.text_context(), messages, len(inputs)))
-
-
-def write(model: MultimodalModel, asked: Request, batch_size: int) -> list[str]:
-    """The texts, in order; several of an example follow one another."""
-    found: list[str] = []
+def write(model: MultimodalModel, request: Request, batch_size: int) -> list[str]:
+    """Generate the texts of a request, in order; several texts of one example follow one another."""
+    texts: list[str] = []
     tokenizer = model.language_model.tokenizer
-    for group in batches(asked.examples, batch_size):
-        out = model.generate_ids(*model_inputs(model, asked, group), **decoding_options(asked, tokenizer))
-        found += [cut(line.strip(), asked.stop).strip() for line in tokenizer.batch_decode(out, skip_special_tokens=True)]
-    return found
+    for group in batches(request.examples, batch_size):
+        ids = model.generate_ids(*model_inputs(model, request, group), **decoding_options(request, tokenizer))
+        lines = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        texts += [cut(line.strip(), request.stop).strip() for line in lines]
+    return texts
 
 
-def model_inputs(model: MultimodalModel, asked: Request, group: list[Example]) -> tuple[Features, Tensor, Tensor]:
-    """Features, and prompts [batch, text] with their mask, on the model's device."""
-    moved = tensors(collated(model, asked, group), model.device)
-    return model.batch_features(moved), moved["ids"], moved["mask"]
+def model_inputs(model: MultimodalModel, request: Request, group: list[Example]) -> tuple[Features, Tensor, Tensor]:
+    """Return the features of examples, and their prompts and mask [batch, text], on the model's device."""
+    batch = tensors(collated(model, request, group), model.device)
+    return model.batch_features(batch), batch["ids"], batch["mask"]
 
 
-def collated(model: MultimodalModel, asked: Request, group: list[Example]) -> dict[str, Any]:
-    """The batch of some of the examples: as `Collator` makes it, with prompts ``ids`` [batch, text] and their ``mask``.
+def collated(model: MultimodalModel, request: Request, group: list[Example]) -> dict[str, Any]:
+    """Collate examples of a request as `Collator` does, with prompts ``ids`` [batch, text] and their ``mask``.
 
     Raises:
-        BadInput: one cannot be read. DataError: a prompt exceeds the context.
+        BadInput: an input cannot be read. DataError: a prompt exceeds the context.
     """
     text = model.text_context()
-    batch = Collator(_Prompts(asked), text, model.input_pipeline(), training=False)(group)  # type: ignore[arg-type]
+    batch = Collator(_PromptLayout(request), text, model.input_pipeline(), training=False)(group)  # type: ignore[arg-type]
     for name, message in raise_bad(batch):
         raise model.encoder.reader.error(f"example {name}: {message}")
     return batch
 
 
 @dataclass
-class _Prompts:
-    """Lays out prompts as a task lays out its examples."""
+class _PromptLayout:
+    """Lay out prompts as a task lays out its examples."""
 
-    asked: Request
+    request: Request
 
     def collate(self, examples: Sequence[Example], text: Any, *, training: bool) -> Mapping[str, Tensor]:
-        rows = prompt_ids(text, [example.text for example in examples], framed=self.asked.framed)
+        """Return prompt ``ids`` and ``mask`` [batch, text], padded on the left for causal models."""
+        rows = prompt_ids(text, [example.text for example in examples], framed=self.request.framed)
         causal = text.architecture == CAUSAL
-        check_length(rows, text, [example.id for example in examples], self.asked.max_new_tokens if causal else 0)
+        check_length(rows, text, [example.id for example in examples], self.request.max_new_tokens if causal else 0)
         ids, mask = pad_with_mask(rows, text.tokenizer.pad_token_id, left=causal)
         return {"ids": ids, "mask": mask}
 
 
-def decoding_options(asked: Request, tokenizer: Any) -> dict[str, Any]:
-    criteria = [*(asked.options.get("stopping_criteria") or ()), *([_Said(tokenizer, asked.stop)] if asked.stop else ())]
-    return {**asked.options, **({"stopping_criteria": criteria} if criteria else {})}
+def decoding_options(request: Request, tokenizer: Any) -> dict[str, Any]:
+    """Return the library's options, with a criterion that stops at the request's stop strings."""
+    criteria = [*(request.options.get("stopping_criteria") or ())]
+    if request.stop:
+        criteria.append(_StopStrings(tokenizer, request.stop))
+    return {**request.options, **({"stopping_criteria": criteria} if criteria else {})}
 
 
 def cut(text: str, stop: Sequence[str]) -> str:
-    """The text before the first of the strings in it."""
+    """Return the text before the first of the stop strings in it."""
     return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
 
 
-class _Said(StoppingCriteria):
-    """A row's text has one of the strings in it. The library's own ``stop_strings`` compares tokens, and takes each word that
-    begins one to have a space before it, the first too."""
+class _StopStrings(StoppingCriteria):
+    """Stop a row when its text contains a stop string.
+
+    The library's own ``stop_strings`` compares tokens, and assumes a space before each word that begins a stop string, the
+    first word of the text included.
+    """
 
     def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
         self.tokenizer, self.stop = tokenizer, stop
@@ -237,3 +259,21 @@ class _Said(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
         texts = [text.strip() for text in self.tokenizer.batch_decode(input_ids, skip_special_tokens=True)]
         return torch.tensor([cut(text, self.stop) != text for text in texts], device=input_ids.device)
+
+
+def _is_conversation(words: Any) -> bool:
+    return isinstance(words, list | tuple)
+
+
+def _framed(model: MultimodalModel, example: Example, words: Any) -> Example:
+    """Return the example with its prompt or conversation in the chat template.
+
+    Raises:
+        DataError: a turn is malformed. BadRecipe: the tokenizer has no chat template.
+    """
+    messages = list(words) if _is_conversation(words) else [{"role": "user", "content": words or ""}]
+    for turn in messages:
+        if not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
+            raise DataError(f"a turn of a conversation is {{'role': text, 'content': text}} (got {turn!r})")
+    inputs = example.inputs(model.encoder.modality)
+    return replace(example, text=render_chat(model.text_context(), messages, len(inputs)))

@@ -1,14 +1,16 @@
-"""Load checkpoints: whole models, models without weights, and weights for a model that exists."""
+"""Load checkpoints: whole models, models without weights, and weights into an existing model."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from mmzoo.backbones import local_backbones
 from mmzoo.checkpoints.folder import CheckpointContents, read_checkpoint, read_weights, stored_tensors
+from mmzoo.checkpoints.header import Stored
 from mmzoo.checkpoints.screening import MANIFEST, WEIGHTS
 from mmzoo.errors import DoesNotFit
 from mmzoo.interfaces.kinds import PARTS
@@ -25,31 +27,32 @@ from mmzoo.sharing.unpack import backbones
 
 
 def load(model: str | Path, *, revision: str | None = None, device: str | torch.device | None = None) -> MultimodalModel:
-    """Load a checkpoint that `MultimodalModel.save` wrote. It gives the same outputs, to the last bit.
+    """Load a checkpoint that `MultimodalModel.save` wrote. The loaded model's outputs are identical to the saved one's.
 
     Args:
         model: a folder, a pack (``"name.mmzoo"``), ``"me/repository"`` on the Hub, or ``"file:///a/folder/me/repository"``.
-        revision: a branch, tag or commit of a repository; ``"me/repository@REVISION"`` says the same.
-        device: where it shall lie; None for the CPU.
+        revision: a branch, tag or commit of a repository; ``"me/repository@REVISION"`` means the same.
+        device: the device to move it to; None for the CPU.
 
     Raises:
-        CheckpointError: a file is missing, truncated or altered, a backbone is not the one that was locked, the weights are
-            not those of the recipe, or the format is newer. MissingPlugin: naming the pip command.
-        HubError: the repository cannot be reached, or is not there.
+        CheckpointError: a file is missing, truncated or altered, a backbone differs from the locked one, the weights do not
+            match the recipe, or the format is newer. MissingPlugin: naming the pip command.
+        HubError: the repository cannot be reached or does not exist.
     """
     folder = local_folder(model, revision=revision)
     contents = read_checkpoint(folder)
     plugin_manager().check_needed(contents.plugins)
     with local_backbones.use_local(backbones(folder)), locks.locked(contents):
-        built = _load_model(contents)
-    return built if device is None else built.to(device)
+        loaded = _load_model(contents)
+    return loaded if device is None else loaded.to(device)
 
 
 def load_without_weights(model: str | Path, *, revision: str | None = None) -> MultimodalModel:
-    """A checkpoint's model on the meta device, with its tokenizer and transform: verified as `load` does, and no weights read.
+    """Load a checkpoint's model on the meta device, with its tokenizer and transform. It is verified as in `load`, but no
+    weights are read.
 
     Raises:
-        As `load`.
+        CheckpointError, MissingPlugin, HubError: as `load`.
     """
     folder = local_folder(model, revision=revision)
     contents = read_checkpoint(folder)
@@ -70,7 +73,7 @@ def load_without_weights(model: str | Path, *, revision: str | None = None) -> M
 
 
 def _plan(contents: CheckpointContents) -> tuple[MultimodalModel, torch.dtype | None]:
-    """The model on the meta device, and the type that it was saved in."""
+    """Return the model on the meta device, and the dtype that it was saved in (None for the recipe's own)."""
     folder = contents.folder
     with locks.named(folder / MANIFEST):
         recipe = without_sources(Recipe.of(contents.recipe, origin="recipe")).pinned(contents.lock)
@@ -79,46 +82,54 @@ def _plan(contents: CheckpointContents) -> tuple[MultimodalModel, torch.dtype | 
 
 
 def _load_model(contents: CheckpointContents) -> MultimodalModel:
+    """Build the model of a checkpoint and load its weights."""
     plan, dtype = _plan(contents)
     recipe = without_sources(Recipe.of(contents.recipe, origin="recipe"))
-    built = assemble(recipe, lock=contents.lock, random=contents.full, folder=contents.folder)
-    built.load_state_dict(read_weights(contents.folder, dict(plan.named_parameters())), strict=False)
-    _ = built.language_model.tokenizer  # while its files are at hand
+    model = assemble(recipe, lock=contents.lock, random=contents.full, folder=contents.folder)
+    model.load_state_dict(read_weights(contents.folder, dict(plan.named_parameters())), strict=False)
+    _ = model.language_model.tokenizer  # loaded on first use: now its files are accessible
     if dtype is not None:
-        built.to(dtype)
-    built.provenance.run, built.provenance.full = contents.run, contents.full
-    return built
+        model.to(dtype)
+    model.provenance.run, model.provenance.full = contents.run, contents.full
+    return model
 
 
 def take_weights(model: MultimodalModel, source: str | Path) -> None:
-    """Give each part of ``model`` the weights that a checkpoint has of the same entry.
+    """Copy a checkpoint's weights into each part of ``model`` that is the same entry and has tensors of the same shapes.
 
     Raises:
-        DoesNotFit: no part agrees; saying why of each.
+        DoesNotFit: no part matches; the message says why for each.
     """
     folder = local_folder(source)
     contents = read_checkpoint(folder)
-    there = stored_tensors(folder)
-    theirs = Recipe.of(contents.recipe, origin=str(folder / MANIFEST))
-    state, chosen, reasons = model.state_dict(), {}, {}
-    for kind in PARTS:
-        names = [name for name in there if name.startswith(f"{kind}.")]
-        ours, other = (split_use(getattr(recipe, kind).use)[0] for recipe in (model.recipe, theirs))
-        wrong = [name for name in names if name not in state or tuple(state[name].shape) != there[name].shape]
-        if ours != other:
-            reasons[kind] = f"it is '{other}' there, and '{ours}' here"
-        elif wrong:
-            reasons[kind] = f"{wrong[0]} is not here, or has another shape"
-        elif names:
-            chosen.update(dict.fromkeys(names))
-    if not chosen:
+    saved = Recipe.of(contents.recipe, origin=str(folder / MANIFEST))
+    names, reasons = _match_parts(model, saved, stored_tensors(folder))
+    if not names:
         why = "; ".join(f"{kind.replace('_', ' ')}: {reason}" for kind, reason in reasons.items())
         raise DoesNotFit(f"{source}: has weights for no part of this model: {why or 'it holds none'}")
     tensors = read_weights(folder, dict(model.named_parameters()))
-    model.load_state_dict({name: tensors[name] for name in chosen}, strict=False)
-    license = licence.computed(theirs, contents.run).id
-    for kind in dict.fromkeys(name.partition(".")[0] for name in chosen):
-        origin = WarmStart(kind, folder, getattr(theirs, kind), theirs.name or "unnamed", license).record()
+    model.load_state_dict({name: tensors[name] for kind in names for name in names[kind]}, strict=False)
+    license = licence.computed(saved, contents.run).id
+    for kind in names:
+        origin = WarmStart(kind, folder, getattr(saved, kind), saved.name or "unnamed", license).record()
         model.provenance.run.setdefault("weights", {})[kind] = origin
     for kind, reason in reasons.items():
         warnings.warn(f"{source}: the {kind.replace('_', ' ')} takes no weights: {reason}", stacklevel=3)
+
+
+def _match_parts(
+    model: MultimodalModel, saved: Recipe, stored: Mapping[str, Stored]
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Return the names of the tensors to copy by part, and for each part that does not match, the reason."""
+    state, matching, reasons = model.state_dict(), {}, {}
+    for kind in PARTS:
+        names = [name for name in stored if name.startswith(f"{kind}.")]
+        own_entry, saved_entry = (split_use(getattr(recipe, kind).use)[0] for recipe in (model.recipe, saved))
+        wrong = [name for name in names if name not in state or tuple(state[name].shape) != stored[name].shape]
+        if own_entry != saved_entry:
+            reasons[kind] = f"it is '{saved_entry}' there, and '{own_entry}' here"
+        elif wrong:
+            reasons[kind] = f"{wrong[0]} does not exist here, or has another shape"
+        elif names:
+            matching[kind] = names
+    return matching, reasons

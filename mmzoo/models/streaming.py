@@ -1,4 +1,4 @@
-"""Stream generated text in pieces, each as soon as it is written."""
+"""Stream generated text in pieces, each as soon as it is generated."""
 
 from __future__ import annotations
 
@@ -13,49 +13,64 @@ from torch import Tensor
 from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-if TYPE_CHECKING:
-    from mmzoo.models.model import MultimodalModel
+from mmzoo.errors import BadRecipe
 from mmzoo.models.generation import Request, cut, decoding_options, model_inputs
 
+if TYPE_CHECKING:
+    from mmzoo.models.model import MultimodalModel
 
-def stream_text(model: MultimodalModel, asked: Request) -> Iterator[str]:
-    """The pieces of one text as they are written; joined, they are what `write` gives.
 
-    The library's loop runs in a thread; it ends when the caller stops listening.
+def check_streamable(model: MultimodalModel, request: Request, is_list: bool) -> None:
+    """Check that a request can be streamed.
+
+    Raises:
+        BadRecipe: it has several prompts or answers, beams, or a streamer of its own.
+    """
+    options = request.options
+    if is_list or options.get("num_beams", 1) > 1 or options.get("num_return_sequences", 1) > 1:
+        raise BadRecipe(f"stream: one {model.modality} and one prompt, without beams; use generate for more")
+    if "streamer" in options:
+        raise BadRecipe("stream: streamer: stream has its own; use generate with another streamer")
+
+
+def stream_text(model: MultimodalModel, request: Request) -> Iterator[str]:
+    """Yield the pieces of one text as they are generated; joined, they equal the text that `write` returns.
+
+    The library's loop runs in a thread, which ends when the caller closes the iterator.
     """
     tokenizer = model.language_model.tokenizer
-    streamer = _Texts(tokenizer)
-    left = threading.Event()
-    failed: list[BaseException] = []
+    streamer = _TextStreamer(tokenizer)
+    closed = threading.Event()
+    errors: list[BaseException] = []
     with torch.no_grad():
-        inputs = model_inputs(model, asked, asked.examples)
+        inputs = model_inputs(model, request, request.examples)
 
     def run() -> None:
         try:
             with torch.no_grad():
-                options = decoding_options(asked, tokenizer)
-                options["stopping_criteria"] = [*options.get("stopping_criteria", ()), _Left(left)]
-                out = model.generate_ids(*inputs, streamer=streamer, **options)
-            if not streamer.ids:  # a language model's own loop may know no streams: then all comes at once
-                streamer.put(out[0])
+                options = decoding_options(request, tokenizer)
+                options["stopping_criteria"] = [*options.get("stopping_criteria", ()), _StopWhenClosed(closed)]
+                ids = model.generate_ids(*inputs, streamer=streamer, **options)
+            if not streamer.ids:  # a language model's own loop may ignore the streamer: yield all of the text at once
+                streamer.put(ids[0])
             streamer.end()
-        except BaseException as error:  # raised where it is read
-            failed.append(error)
+        except BaseException as error:  # raised in the thread that reads
+            errors.append(error)
             streamer.end()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        yield from _shown(iter(streamer.queue.get, None), asked.stop)
+        yield from _stable_pieces(iter(streamer.queue.get, None), request.stop)
     finally:
-        left.set()
+        closed.set()
         thread.join()
-    if failed:
-        raise failed[0]
+    if errors:
+        raise errors[0]
 
 
-class _Texts(BaseStreamer):
-    """The whole text so far, after each token; None at the end."""
+class _TextStreamer(BaseStreamer):
+    """Put the whole text so far into a queue after each token, and None at the end."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -70,31 +85,31 @@ class _Texts(BaseStreamer):
         self.queue.put(None)
 
 
-class _Left(StoppingCriteria):
-    """Nobody listens any more."""
+class _StopWhenClosed(StoppingCriteria):
+    """Stop generating when the caller has closed the iterator."""
 
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
+    def __init__(self, closed: threading.Event) -> None:
+        self.closed = closed
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
+        return torch.full((input_ids.shape[0],), self.closed.is_set(), device=input_ids.device)
 
 
-def _shown(texts: Iterator[str], stop: Sequence[str]) -> Iterator[str]:
-    """The pieces that growing texts add, without the space around the whole and from a stop string on.
+def _stable_pieces(texts: Iterator[str], stop: Sequence[str]) -> Iterator[str]:
+    """Yield what each growing text adds, up to a stop string, without the space around the whole.
 
-    What the next token may still change is held back: half a character, a stop string's beginning, the space before a full stop.
+    What the next token may still change is held back: half a character, the beginning of a stop string, trailing space.
     """
-    before, shown = "", ""
+    previous, yielded = "", ""
     for text in texts:
         text = cut(text.strip(), stop)
-        same = takewhile(lambda pair: pair[0] == pair[1], zip(before, text, strict=False))
-        firm = "".join(character for character, _ in same).rstrip().rstrip("\ufffd")
-        held = max((n for s in stop for n in range(1, len(s)) if firm.endswith(s[:n])), default=0)
-        firm = firm[: len(firm) - held].rstrip()
-        if firm.startswith(shown) and firm != shown:
-            yield firm[len(shown) :]
-            shown = firm
-        before = text
-    if rest := before[len(shown) :].rstrip():
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(previous, text, strict=False))
+        stable = "".join(character for character, _ in same).rstrip().rstrip("\ufffd")
+        held = max((n for s in stop for n in range(1, len(s)) if stable.endswith(s[:n])), default=0)
+        stable = stable[: len(stable) - held].rstrip()
+        if stable.startswith(yielded) and stable != yielded:
+            yield stable[len(yielded) :]
+            yielded = stable
+        previous = text
+    if rest := previous[len(yielded) :].rstrip():
         yield rest

@@ -1,6 +1,8 @@
-"""Training policies: which parameters of a part are trained, and in which mode its modules run."""
+"""Apply training policies: which parameters of a part are trained, and in which mode its modules run."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import nn
 
@@ -9,10 +11,10 @@ from mmzoo.interfaces.part import Part
 
 
 def check_policy(part: Part, policy: str, label: str, key: str) -> None:
-    """Refuse a policy that the part cannot follow.
+    """Check that a part supports a policy. ``label`` names the part and ``key`` its place in the recipe, for the message.
 
     Raises:
-        DoesNotFit: more blocks are asked for than there are, or adapters where there are no linear layers.
+        DoesNotFit: it has fewer blocks than the policy trains, or no linear layers for adapters.
     """
     kind, _, number = policy.partition(":")
     if kind == "last" and int(number) > len(part.blocks()):
@@ -37,7 +39,7 @@ def apply_policy(part: Part, policy: str) -> None:
 
 
 def set_training_mode(part: Part, policy: str, training: bool) -> None:
-    """Train mode for what is trained; the frozen rest stays in eval mode, without dropout or moving statistics."""
+    """Set training mode on what is trained. What is frozen stays in evaluation mode: no dropout, no updated statistics."""
     kind, _, number = policy.partition(":")
     part.model_trains = training
     part.train(training and kind in ("full", "lora"))
@@ -46,7 +48,30 @@ def set_training_mode(part: Part, policy: str, training: bool) -> None:
             block.train()
 
 
+def recompute_blocks(language_model: Part) -> None:
+    """Make a language model recompute its blocks in the backward pass instead of keeping their activations.
+
+    Raises:
+        DoesNotFit: its blocks do not support that.
+    """
+    models: list[Any] = [m for m in language_model.modules() if hasattr(m, "activation_checkpointing_enable")]
+    if not models:
+        raise DoesNotFit("training.gradient_checkpointing: this language model has no blocks that can be recomputed")
+    models[0].activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+
+
+def train_frozen_blocks(language_model: Part) -> None:
+    """Set training mode on frozen blocks, which are recomputed only in that mode, and turn their dropout off."""
+    for block in language_model.blocks():
+        if not block.training:
+            block.training = True
+            for name in ("dropout", "activation_dropout"):  # numbers that OPT and BART pass to functional dropout
+                if isinstance(getattr(block, name, None), float):
+                    setattr(block, name, 0.0)
+
+
 def _lora_targets(part: Part) -> list[str]:
+    """Return the names of the linear layers in a part's blocks."""
     from transformers.pytorch_utils import Conv1D
 
     names = {module: name for name, module in part.named_modules()}

@@ -1,7 +1,7 @@
-"""Starting a part from another checkpoint: its options are taken over, then its weights.
+"""Start a part from another checkpoint: inherit its options, then load its weights.
 
-What is built of it stands on its own: its recipe no longer names the checkpoint, its own checkpoint holds the part
-whole, and ``run.json`` says where the part came from.
+The resulting model does not depend on that checkpoint: its recipe does not name it, its own checkpoint holds all weights of
+the part, and ``run.json`` records where the part came from.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
-from mmzoo.checkpoints.folder import hash_file, read_checkpoint
+from mmzoo.checkpoints.folder import read_checkpoint
 from mmzoo.checkpoints.screening import WEIGHTS
+from mmzoo.common.files import hash_file
+from mmzoo.common.sanitize import one_line, short_repr
 from mmzoo.errors import BadRecipe, CheckpointError
+from mmzoo.models.saving import unique_state
 from mmzoo.recipes import licence
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig, Recipe
@@ -26,7 +29,8 @@ from mmzoo.sharing.locations import local_folder
 
 @dataclass(frozen=True)
 class WarmStart:
-    """A part of a verified checkpoint ``folder``, and the licence of all of that."""
+    """Represent a part of a verified checkpoint, from which a part of a new model starts. ``recipe`` is the name of the
+    checkpoint's recipe, ``license`` the licence of the whole checkpoint."""
 
     kind: str
     folder: Path
@@ -35,40 +39,40 @@ class WarmStart:
     license: str = licence.UNKNOWN
 
     def check(self, part: nn.Module) -> None:
-        """Compare what the checkpoint holds of this kind with what ``part`` has; nothing is read but names and shapes.
+        """Compare the names and shapes of the checkpoint's tensors with those of ``part``; no weights are read.
 
         Raises:
-            CheckpointError: it does not hold each of the weights, in its shape, and no other.
+            CheckpointError: a tensor is missing, unknown, or of another shape.
         """
-        there, here = self._shapes(), {name: list(value.shape) for name, value in _state(part).items()}
-        if missing := sorted(set(here) - set(there)):
+        stored, own = self._shapes(), {name: list(value.shape) for name, value in unique_state(part).items()}
+        if missing := sorted(set(own) - set(stored)):
             trained = f", of which it trained '{self.part.train}'" if self.part.train else ""
             raise CheckpointError(
-                f"{self._key}: {self.folder} holds {len(here) - len(missing)} of the {len(here)} weights of its "
+                f"{self._key}: {self.folder} holds {len(own) - len(missing)} of the {len(own)} weights of its "
                 f"'{self.part.use}'{trained}; {missing[0]} is not among them. Name a checkpoint in which the part was "
                 "trained with train: full, or write one that holds every weight with model.save(folder, full=True)"
             )
-        if unknown := sorted(set(there) - set(here)):
+        if unknown := sorted(set(stored) - set(own)):
             raise CheckpointError(
-                f"{self._key}: {self.folder} holds {len(unknown)} weights that '{self.part.use}' has not: "
+                f"{self._key}: {self.folder} holds {len(unknown)} weights that '{self.part.use}' does not have: "
                 + ", ".join(unknown[:5])
             )
-        for name, shape in here.items():
-            if there[name] != shape:
+        for name, shape in own.items():
+            if stored[name] != shape:
                 raise CheckpointError(
-                    f"{self._key}: {name} is {there[name]} in {self.folder} and {shape} here; the part was made by "
+                    f"{self._key}: {name} is {stored[name]} in {self.folder} and {shape} here; the part was made by "
                     "another version of its plugin, or beside an encoder or language model of other sizes"
                 )
 
     def load_into(self, part: nn.Module) -> None:
-        """Give ``part`` the checkpoint's weights."""
-        state = _state(part)
+        """Copy the checkpoint's weights into ``part``."""
+        state = unique_state(part)
         with torch.no_grad(), self._open() as file:
             for name, value in state.items():
                 value.copy_(file.get_tensor(f"{self.kind}.{name}"))
 
     def record(self) -> dict[str, Any]:
-        """Where the weights came from, for run.json; the folder's place says nothing elsewhere, so its name stands alone."""
+        """Return where the weights came from, for run.json: of the folder only its name, since paths differ between machines."""
         return {
             "checkpoint": self.folder.name,
             "recipe": self.recipe,
@@ -86,20 +90,21 @@ class WarmStart:
         try:
             return safe_open(path, framework="pt")
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{self._key}: {path} cannot be read: {error}") from None
+            raise CheckpointError(f"{self._key}: {path} cannot be read: {one_line(error)}") from None
 
     def _shapes(self) -> dict[str, list[int]]:
+        """Return the shape of each of the part's tensors, by its name within the part."""
         prefix = f"{self.kind}."
         with self._open() as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - it is no mapping
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - it is not a mapping
             return {name.removeprefix(prefix): list(file.get_slice(name).get_shape()) for name in names}
 
 
 def inherit_options(recipe: Recipe) -> tuple[Recipe, dict[str, WarmStart]]:
-    """The recipe with the options of each part that names ``weights`` taken over from there, and those sources by kind.
+    """Return the recipe with the options that its parts inherit from the checkpoints in ``weights``, and these by kind.
 
     Raises:
-        CheckpointError: no such folder, or no whole checkpoint in it.
+        CheckpointError: the folder does not exist or holds no complete checkpoint.
         BadRecipe: the part there is another entry, or an option that is set here differs.
     """
     sources = {}
@@ -109,50 +114,38 @@ def inherit_options(recipe: Recipe) -> tuple[Recipe, dict[str, WarmStart]]:
         key = f"{kind}.weights"
         try:
             contents = read_checkpoint(local_folder(part.weights))
-            theirs = Recipe.of(contents.recipe, origin=part.weights).pinned(contents.lock)
+            saved = Recipe.of(contents.recipe, origin=part.weights).pinned(contents.lock)
         except CheckpointError as error:
             raise type(error)(f"{key}: {error}; name a folder that `mmzoo train` or model.save wrote") from None
-        license = licence.computed(theirs, contents.run).id
-        source = WarmStart(kind, contents.folder, getattr(theirs, kind), theirs.name or "unnamed", license)
-        recipe = recipe.model_copy(update={kind: _adopted(kind, part, source)})
+        license = licence.computed(saved, contents.run).id
+        source = WarmStart(kind, contents.folder, getattr(saved, kind), saved.name or "unnamed", license)
+        recipe = recipe.model_copy(update={kind: _inherit(kind, part, source)})
         sources[kind] = source
     return recipe, sources
 
 
 def without_sources(recipe: Recipe) -> Recipe:
-    """The recipe of a model whose parts have their weights: it names no other checkpoint, and of what came from one no
-    pretrained weights are wanted."""
+    """Return the recipe of a model whose parts have their weights: without ``weights``, and without pretrained weights for
+    the parts that had them."""
     for kind, part in recipe.parts().items():
         if part.weights is not None:
             recipe = recipe.with_part(kind, weights=None, pretrained=False)
     return recipe
 
 
-def _adopted(kind: str, part: PartConfig, source: WarmStart) -> PartConfig:
-    """The part with every option of its source; those that it sets itself must agree."""
-    key, theirs = f"{kind}.weights", source.part
-    (name, variant, revision), (their_name, _, _) = split_use(part.use), split_use(theirs.use)
-    if name != their_name:
+def _inherit(kind: str, part: PartConfig, source: WarmStart) -> PartConfig:
+    """Return the part with every option of its source; the options that it sets itself must be equal."""
+    key, saved = f"{kind}.weights", source.part
+    (name, variant, revision), (saved_name, _, _) = split_use(part.use), split_use(saved.use)
+    if name != saved_name:
         raise BadRecipe(
-            f"{key}: the {kind.replace('_', ' ')} of {source.folder} is '{theirs.use}', not '{part.use}'; "
-            f"write use: {theirs.use}, or name another checkpoint"
+            f"{key}: the {kind.replace('_', ' ')} of {source.folder} is '{saved.use}', not '{part.use}'; "
+            f"write use: {saved.use}, or name another checkpoint"
         )
-    use = part.use if variant or revision else theirs.use
-    merged = part.with_options(**{**theirs.options, **part.options, "use": use})
-    ours, there = (resolve(kind, p).options.model_dump(mode="json") for p in (merged, theirs))
-    if differing := [option for option in there if ours[option] != there[option]]:
-        said = "; ".join(f"{kind}.{o} is {_short(ours[o])} here and {_short(there[o])} there" for o in differing)
-        raise BadRecipe(f"{key}: {source.folder} has other options: {said}. Leave them out to take over those of the checkpoint")
+    use = part.use if variant or revision else saved.use
+    merged = part.with_options(**{**saved.options, **part.options, "use": use})
+    here, there = (resolve(kind, config).options.model_dump(mode="json") for config in (merged, saved))
+    if different := [option for option in there if here[option] != there[option]]:
+        values = "; ".join(f"{kind}.{o} is {short_repr(here[o])} here and {short_repr(there[o])} there" for o in different)
+        raise BadRecipe(f"{key}: {source.folder} has other options: {values}. Leave them out to use those of the checkpoint")
     return merged
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _state(part: nn.Module) -> dict[str, Tensor]:
-    """The weights and buffers that a checkpoint holds; shared ones once, by their first name."""
-    first = {name for name, _ in part.named_parameters()}
-    every = {name for name, _ in part.named_parameters(remove_duplicate=False)}
-    return {name: value for name, value in part.state_dict().items() if name not in every - first}

@@ -108,7 +108,7 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
         causal = text.architecture == CAUSAL
         new = chosen.get("max_new_tokens")
         check_length(rows, text, [f"#{i}" for i in range(len(rows))], new if causal and isinstance(new, int) else 0)
-        with model._evaluating():
+        with model.evaluating():
             features = self._features(rows, pixel_values)
             ids, real = pad_with_mask(rows, text.tokenizer.pad_token_id, left=causal)
             out = model.generate_ids(features, ids.to(model.device), real.to(model.device), **chosen)
