@@ -108,7 +108,7 @@ def test_samples_are_few_cut_and_no_markup(card, record):
     assert [said["id"] for said in samples] == [f"test/{i}" for i in (0, 2, 4, 5, 7)]
     assert max(len(said["text"]) for said in samples) == 300
     assert record["evaluations"][1]["samples"] == []
-    rows = [line for line in section(card, "What it says").splitlines() if line.startswith("| test/")]
+    rows = [line for line in section(card, "Sample predictions").splitlines() if line.startswith("| test/")]
     assert len(rows) == 5
     for row, said in zip(rows, samples, strict=True):
         assert row.replace("\\|", "").count("|") == 5
@@ -123,10 +123,10 @@ def test_what_it_cost(card, record):
     assert used["kwh"] == pytest.approx(4 * 4 * 0.01)  # a batch of four, four times
     training, measuring, _ = (
         line
-        for line in section(card, "What it cost, and where it ran").splitlines()
-        if line.startswith(("| training", "| measuring"))
+        for line in section(card, "Hardware and energy").splitlines()
+        if line.startswith(("| training", "| evaluation"))
     )
-    assert "0.16 kWh, of the whole processor (RAPL)" in training
+    assert "0.16 kWh, measured on the whole processor (RAPL)" in training
     assert "not measured" in measuring
 
 
@@ -134,7 +134,7 @@ def test_what_was_not_recorded_is_not_in_it(classifier, tmp_path):
     card = mmzoo.build(classifier).card()
     assert "No evaluation is recorded." in card
     assert "No run is recorded." in card
-    assert not any(title in card for title in ("What it says", "What it cost", "model-index", "datasets:"))
+    assert not any(title in card for title in ("Sample predictions", "Hardware and energy", "model-index", "datasets:"))
     assert card_errors(card) == []
 
 
@@ -152,7 +152,7 @@ def test_records_of_before_still_load(trained, record, tmp_path):
     training = {key: value for key, value in record["training"].items() if key not in new} | {"device": "cpu"}
     checkpoint.update_run(folder, {"training": training, "evaluations": old["e"]}, "")
     card = mmzoo.load(folder).card()
-    assert "on | energy" in card
+    assert "device | energy" in card
     assert "not recorded" in card
     assert "**unknown**" in card
 

@@ -106,7 +106,7 @@ def test_a_manifest_with_one_wrong_value(at, value, sealed, good):
     holder, key = somewhere(data, at)
     holder[key] = value
     if sealed:
-        data["digest"] = folder._digest(data)
+        data["digest"] = folder.manifest_digest(data)
     try:
         path.write_text(json.dumps(data), encoding="utf-8", errors="surrogatepass")
         only_ours(folder.read_checkpoint, good)
@@ -119,7 +119,7 @@ def test_a_manifest_with_one_wrong_value(at, value, sealed, good):
 def test_any_data_as_a_lock(lock, good):
     path, text = good / "mmzoo.json", (good / "mmzoo.json").read_text()
     data = {**json.loads(text), "lock": lock}
-    data["digest"] = folder._digest(data)
+    data["digest"] = folder.manifest_digest(data)
     try:
         path.write_text(json.dumps(data), encoding="utf-8", errors="surrogatepass")
         only_ours(folder.read_checkpoint, good)

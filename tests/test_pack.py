@@ -259,7 +259,7 @@ def needy(tmp_path, monkeypatch):
     manifest = json.loads((folder / "mmzoo.json").read_text())
     manifest["plugins"]["Mmzoo.Foo"] = "1.2"
     manifest["lock"]["encoder"] = {"source": "package", "id": "some-weights", "commit": "3.0", "files": {}}
-    manifest["digest"] = checkpoint._digest(manifest)
+    manifest["digest"] = checkpoint.manifest_digest(manifest)
     (folder / "mmzoo.json").write_text(json.dumps(manifest))
     real = checkpoint.importlib.metadata.version
     monkeypatch.setattr(checkpoint.importlib.metadata, "version", lambda name: "1.2" if name == "Mmzoo.Foo" else real(name))
@@ -345,11 +345,11 @@ def test_what_was_there_stays_if_packing_fails(model, tmp_path, monkeypatch):
     path = mmzoo.pack(model, tmp_path / "out.mmzoo")
     before = path.read_bytes()
 
-    def full(file, members):
-        file.write(b"half")
+    def full(path, members):
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mmzoo.publish.write", full)
+    monkeypatch.setattr("mmzoo.publish.write_archive", full)
     with pytest.raises(CheckpointError, match="No space left on device; what was there is unchanged"):
         mmzoo.pack(model, path)
     assert path.read_bytes() == before

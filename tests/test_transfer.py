@@ -9,7 +9,7 @@ import torch
 
 import mmzoo
 from mmzoo import cli
-from mmzoo.checkpoints.folder import hash_file
+from mmzoo.common.files import hash_file
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, DoesNotFit
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.testing import Sample, tiny

@@ -40,7 +40,7 @@ def load(model: str | Path, *, revision: str | None = None, device: str | torch.
     folder = local_folder(model, revision=revision)
     contents = read_checkpoint(folder)
     plugin_manager().check_needed(contents.plugins)
-    with local_backbones.use_local(backbones(folder)), locks.locked(contents):
+    with local_backbones.use_local(backbones(folder)), locks.explain_locked_backbone(contents):
         built = _load_model(contents)
     return built if device is None else built.to(device)
 
@@ -57,7 +57,7 @@ def load_without_weights(model: str | Path, *, revision: str | None = None) -> M
     with (
         local_backbones.use_local(backbones(folder)),
         local_backbones.record_fetches() as fetched,
-        locks.locked(contents),
+        locks.explain_locked_backbone(contents),
     ):
         plan = _plan(contents)[0]
         _ = plan.language_model.tokenizer
@@ -65,14 +65,14 @@ def load_without_weights(model: str | Path, *, revision: str | None = None) -> M
     for kind, facts in contents.lock.items():
         for name, digest in facts["files"].items():
             if now.get((facts["id"], name), digest) != digest:
-                raise locks.not_locked(kind, facts, name, "is not the file that this checkpoint was trained with")
+                raise locks.lock_error(kind, facts, name, "is not the file that this checkpoint was trained with")
     return plan
 
 
 def _plan(contents: CheckpointContents) -> tuple[MultimodalModel, torch.dtype | None]:
     """The model on the meta device, and the type that it was saved in."""
     folder = contents.folder
-    with locks.named(folder / MANIFEST):
+    with locks.name_file_in_errors(folder / MANIFEST):
         recipe = without_sources(Recipe.of(contents.recipe, origin="recipe")).pinned(contents.lock)
         plan = assemble(recipe, meta=True, folder=folder)
     return plan, locks.check_tensors(stored_tensors(folder), plan, folder / WEIGHTS, full=contents.full)

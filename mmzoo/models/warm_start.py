@@ -14,8 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mmzoo.checkpoints.folder import hash_file, read_checkpoint
+from mmzoo.checkpoints.folder import read_checkpoint
 from mmzoo.checkpoints.screening import WEIGHTS
+from mmzoo.common.files import hash_file
 from mmzoo.errors import BadRecipe, CheckpointError
 from mmzoo.recipes import licence
 from mmzoo.recipes.resolve import resolve
