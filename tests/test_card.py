@@ -1,4 +1,4 @@
-"""The model card: what a reader sees of a recorded run, and what the Hub reads."""
+"""Test model cards: the text for readers, and the metadata for the Hub."""
 
 import json
 
@@ -14,7 +14,7 @@ from mmzoo.testing import Sample
 
 
 class Odd(Sample):
-    """Texts that would be markup in a table."""
+    """Give examples whose texts would be markup in a table."""
 
     def load(self, split):
         from dataclasses import replace
@@ -25,7 +25,7 @@ class Odd(Sample):
 
 @pytest.fixture(scope="module")
 def counters(tmp_path_factory):
-    """A processor that counts its energy."""
+    """Imitate a processor that counts its energy."""
     folder = tmp_path_factory.mktemp("powercap")
     for name, kind in (("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "core"), ("intel-rapl:1", "psys")):
         (folder / name).mkdir()
@@ -39,7 +39,7 @@ def trained(tmp_path_factory, counters):
     from mmzoo.testing import tiny
 
     class Burning(Sample):
-        """0.01 kWh go by while an example is read; the counter begins again at its end."""
+        """Use 0.01 kWh for each example that is read; the counter restarts at its maximum."""
 
         def load(self, split):
             found = super().load(split)
@@ -122,9 +122,7 @@ def test_what_it_cost(card, record):
     assert used["measured"] == ["the whole processor (RAPL)"]
     assert used["kwh"] == pytest.approx(4 * 4 * 0.01)  # a batch of four, four times
     training, measuring, _ = (
-        line
-        for line in section(card, "Hardware and energy").splitlines()
-        if line.startswith(("| training", "| evaluation"))
+        line for line in section(card, "Hardware and energy").splitlines() if line.startswith(("| training", "| evaluation"))
     )
     assert "0.16 kWh, measured on the whole processor (RAPL)" in training
     assert "not measured" in measuring

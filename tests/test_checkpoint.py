@@ -1,4 +1,4 @@
-"""Saving and loading: to the last bit, and damage is named."""
+"""Test saving and loading: outputs are identical, and errors name the damaged file."""
 
 import errno
 import json
@@ -24,7 +24,7 @@ def saved(classifier, tmp_path):
 
 
 def edit(folder, **changes):
-    """Change the manifest as someone would who knows how it is sealed."""
+    """Change the manifest and update its digest."""
     path = folder / "mmzoo.json"
     manifest = {**json.loads(path.read_text()), **changes}
     manifest["digest"] = checkpoint.manifest_digest(manifest)

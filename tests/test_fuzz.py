@@ -1,5 +1,7 @@
-"""The three readers of what strangers write, under arbitrary input: only this package's errors come out of them.
-FUZZ=5000 in the environment looks longer."""
+"""Fuzz the readers of recipes, manifests and weights: they may raise errors of this package only.
+
+Set FUZZ=5000 in the environment to try more inputs.
+"""
 
 import json
 import os
@@ -38,7 +40,7 @@ def only_ours(read, *arguments):
 
 
 def somewhere(data, change):
-    """``data`` with one value of it, at any depth, changed."""
+    """Choose a value at any depth of ``data``; return the container that holds it and its key."""
     places = []
 
     def walk(value):

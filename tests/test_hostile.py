@@ -1,5 +1,5 @@
-"""A checkpoint from a stranger: whatever it holds, loading it gives this package's error, which names the file and the reason,
-before a tensor is read, code is run or memory is taken."""
+"""Test untrusted checkpoints: whatever one contains, loading it raises an error of this package, with the file and the reason,
+before a tensor is read, code is run or memory is allocated."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def folder(good, tmp_path):
 
 
 def seal(folder, change=lambda manifest: None):
-    """Write the manifest as one who knows how it is sealed."""
+    """Update the hashes and the digest of the manifest, after ``change`` was applied to it."""
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["files"] = {
         name: checkpoint.file_facts(folder / name).model_dump() if (folder / name).is_file() else facts
@@ -63,7 +63,7 @@ def manifest(**keys):
 
 
 def listing(name, content=b"x"):
-    """List a file under a name, and put it there if that can be done."""
+    """List a file in the manifest, and write it if its name allows that."""
 
     def change(folder):
         facts = {"size": len(content), "sha256": checkpoint.hashlib.sha256(content).hexdigest()}
@@ -113,7 +113,7 @@ def length(value):
 
 
 def sparse(name, size):
-    """A file that says it is large, and takes no room here."""
+    """Make a file large without using disk space."""
 
     def change(folder):
         with (folder / name).open("ab") as out:
@@ -150,7 +150,7 @@ def link(name, target):
 
 
 def moved_out(name):
-    """The file itself is outside, and a link is in its place."""
+    """Move the file out of the folder, and put a link in its place."""
 
     def change(folder):
         shutil.move(folder / name, folder.parent / "outside")

@@ -52,7 +52,7 @@ def written(contents, edit=lambda info: None, **how):
 
 
 def adding(name, content=b"x", *, listed=True):
-    """Another file in the archive, and in the list of those it holds."""
+    """Add a file to the archive, and to the list in pack.json."""
 
     def change(data):
         contents = files(data)
@@ -80,7 +80,7 @@ def raw_index(text):
 
 
 def each(edit):
-    """The same files, with something changed in what the directory says of the weights."""
+    """Change what the directory of the archive says about the weights."""
 
     def only(info):
         if info.filename == "model.safetensors":
@@ -94,7 +94,7 @@ def mode(bits):
 
 
 def flags(bits):
-    """In both headers."""
+    """Set flags in both headers of the weights."""
 
     def change(data):
         with zipfile.ZipFile(io.BytesIO(data)) as old:
@@ -112,7 +112,7 @@ def flags(bits):
 
 
 def end(**values):
-    """With another end record."""
+    """Change the end record of the archive."""
     names = ("mark", "disk", "first", "here", "count", "length", "start", "comment")
 
     def change(data):
@@ -132,7 +132,7 @@ def end64(count, length, start):
 
 
 def overlapping(data):
-    """Two names for the same bytes, as zip bombs have them."""
+    """Give all files the bytes of one, as zip bombs do."""
     with zipfile.ZipFile(io.BytesIO(data)) as old:
         at = old.getinfo("model.safetensors").header_offset
     return each_to(at)(data)
@@ -161,7 +161,7 @@ def dropped(name):
 
 
 def manifest(edit):
-    """A checkpoint whose own list is another."""
+    """Change the checkpoint's own manifest, and update its digest and pack.json."""
 
     def change(data):
         contents = files(data)
@@ -178,7 +178,7 @@ def manifest(edit):
 
 
 KINDS = {
-    # no archive, or more than one
+    # not an archive
     "nothing": (lambda data: b"", "is no pack"),
     "no zip": (lambda data: b"\x89PNG" * 1000, "is no pack"),
     "a pickle": (lambda data: b"\x80\x04cos\nsystem\n(S'true'\ntR." * 9, "is no pack"),
@@ -234,7 +234,7 @@ KINDS = {
     "a pipe": (mode(0o010666), "no regular file"),
     "encrypted": (flags(1), "encrypted"),
     "encrypted strongly": (flags(65), "encrypted"),
-    # what it says of itself
+    # pack.json
     "a list that is none": (raw_index(b"[]"), "must hold a JSON object"),
     "a list that is no JSON": (raw_index(b"{" * 100), "not valid JSON"),
     "a list that is deep": (raw_index(b'{"a":' * 100_000 + b"1" + b"}" * 100_000), "nests deeper"),
@@ -260,7 +260,7 @@ KINDS = {
     "no checkpoint": (dropped("mmzoo.json"), "mmzoo.json is missing"),
 }  # fmt: skip
 
-# What is found when files are read one after the other: nothing of it stays.
+# Refused while files are extracted; nothing is left.
 LATER = {
     "weights that were altered": (
         lambda data: data.replace(files(data)["model.safetensors"][-8:], b"\0" * 8), "was altered",
@@ -313,8 +313,8 @@ def test_a_sparse_file_of_gigabytes(good, tmp_path):
         mmzoo.load(path)
 
 
-def test_the_files_of_packed_backbones_are_read_as_a_stranger_s(tmp_path):
-    """Their headers are checked before a library reads them, and no link stands for one."""
+def test_the_files_of_packed_backbones_are_not_trusted(tmp_path):
+    """Their headers are checked before they are loaded, and links are refused."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from mmzoo_transformers.bytes import byte_tokenizer
@@ -344,7 +344,7 @@ def test_the_files_of_packed_backbones_are_read_as_a_stranger_s(tmp_path):
     near_end=st.booleans(),
 )
 def test_only_our_own_errors_come_out(good, tmp_path, edits, near_end):
-    """Bytes are replaced, put in and left out, anywhere or among the directory."""
+    """Replace, insert and delete bytes, anywhere or in the directory of the archive."""
     data = bytearray(good)
     for place, new, old in edits:
         at = int(place * 600) + len(data) - 600 if near_end else int(place * len(data))
@@ -364,7 +364,7 @@ def test_what_was_not_changed_loads(good, tmp_path):
 
 
 def test_bytes_that_belong_to_no_listed_file_are_never_read(good, tmp_path):
-    """Before, behind and between the files: what loads is the same."""
+    """Add bytes before, after and between the files: the same files are loaded."""
     start = END.unpack(good[-END.size :])[6]
     hole = end(start=start + 4)(good[:start] + b"evil" + good[start:])
     expected = unpack.read_index(write(tmp_path / "good.mmzoo", good))

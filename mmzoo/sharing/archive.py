@@ -12,8 +12,9 @@ import shutil
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from typing import BinaryIO
 
 from mmzoo.checkpoints import screening
 from mmzoo.common.sanitize import one_line, short_repr
@@ -21,34 +22,41 @@ from mmzoo.errors import CheckpointError
 
 MAX_MEMBERS, MAX_DIRECTORY = 10_000, 4 << 20  # files, and bytes of the list of files
 CHUNK = 1 << 20
-_UTF8 = 0x800  # the only flag that a file of a pack may have: its name is UTF-8
+UTF8_NAME = 0x800  # the only flag that a file of a pack may have
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[Archive]:
+    """Open a pack for the length of a block.
+
+    Raises:
+        CheckpointError: it does not exist, cannot be read, or is not a valid pack.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such pack; `mmzoo pack MODEL {path.name}` writes one")
+    try:
+        file = _BoundedReader(io.FileIO(path))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    with file:
+        yield Archive(path, file)
 
 
 class Archive:
-    """Read a pack whose list of files has been checked. A context manager; ``sizes`` has the bytes of each file by its name."""
+    """Read an open pack whose list of files is valid. ``sizes`` maps the name of each file to its size in bytes."""
 
-    def __init__(self, path: Path) -> None:
-        """Open a pack and check its list of files.
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        """Check the list of files.
 
         Raises:
-            CheckpointError: it cannot be read, or it is not a valid pack.
+            CheckpointError: the list is not valid.
         """
         self.path = path
         try:
-            self._file = _BoundedReader(io.FileIO(path))
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
-        try:
-            self.sizes = self._checked_sizes()
-        except BaseException:
-            self._file.close()
-            raise
-
-    def __enter__(self) -> Archive:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+            self._zip = zipfile.ZipFile(file)
+        except Exception as error:  # zipfile raises many types of errors for damaged archives
+            raise self._error(f"is no pack: it is no zip archive, or damaged ({one_line(error)})") from None
+        self.sizes = self._checked_sizes()
 
     def extract(self, name: str, target: Path, sha256: str | None = None) -> None:
         """Write a file of the pack to ``target``, which must not exist.
@@ -83,12 +91,8 @@ class Archive:
             raise self._error(f"{name} is damaged or was altered after it was packed: {one_line(error)}") from None
 
     def _checked_sizes(self) -> dict[str, int]:
-        """Check the list of files and the header before each file; return the sizes by name."""
-        try:
-            self._zip = zipfile.ZipFile(self._file)
-            members = self._zip.infolist()
-        except Exception as error:  # zipfile raises many types of errors for damaged archives
-            raise self._error(f"is no pack: it is no zip archive, or damaged ({one_line(error)})") from None
+        """Return the size of each file, after checking all that the archive says of it."""
+        members = self._zip.infolist()
         if len(members) > MAX_MEMBERS:
             raise self._error(f"lists {len(members)} files; {MAX_MEMBERS} are allowed")
         names = [member.orig_filename for member in members]  # `filename` ends at a null character
@@ -104,9 +108,11 @@ class Archive:
         return sizes
 
     def _check_member(self, name: str, member: zipfile.ZipInfo) -> None:
+        """Check that a file is of a pack, stored without compression, regular, and where the list says that it is."""
         if not screening.known_in_pack(name):
             raise self._error(f"contains {short_repr(name)}, which is no file of a pack; nothing was read")
-        if member.flag_bits & ~_UTF8 or member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+        stored = member.compress_type == zipfile.ZIP_STORED and member.file_size == member.compress_size
+        if not stored or member.flag_bits & ~UTF8_NAME:
             raise self._error(f"{name} is compressed, encrypted or of unknown size; files of a pack are stored as they are")
         if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
             raise self._error(f"{name} is a link or no regular file")

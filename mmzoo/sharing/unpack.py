@@ -41,7 +41,7 @@ from mmzoo.common.files import cache_folder, hash_unchanged, staged_folder
 from mmzoo.common.progress import bar
 from mmzoo.common.sanitize import short_repr
 from mmzoo.errors import CheckpointError, MissingPlugin
-from mmzoo.sharing.archive import Archive
+from mmzoo.sharing.archive import Archive, open_archive
 from mmzoo.sharing.repository import staging
 
 SUFFIX = ".mmzoo"
@@ -137,7 +137,7 @@ def unpack(path: str | Path, to: str | Path) -> Path:
         HubError: ``to`` contains something other than a checkpoint.
     """
     path, to = Path(path).expanduser(), Path(to).expanduser()
-    with _opened(path) as archive:
+    with open_archive(path) as archive:
         index = _index(archive)
         names = [name for name in archive.sizes if not name.startswith(f"{WHEELS}/")]
         with staging(to) as staged, bar(f"unpacking {path.name}", len(names)) as progress:
@@ -166,7 +166,7 @@ def extract_wheels(path: str | Path, to: str | Path) -> list[Path]:
         CheckpointError: the pack has none, one was altered, or the folder cannot be written.
     """
     path, to = Path(path).expanduser(), Path(to).expanduser()
-    with _opened(path) as archive:
+    with open_archive(path) as archive:
         index = _index(archive)
         if not index.wheels:
             raise CheckpointError(f"{path}: has no wheels; `mmzoo pack MODEL {path.name} --wheels DIR` adds them")
@@ -185,7 +185,7 @@ def read_index(path: Path) -> Index:
     Raises:
         CheckpointError: it is not a valid pack.
     """
-    with _opened(path) as archive:
+    with open_archive(path) as archive:
         return _index(archive)
 
 
@@ -214,12 +214,6 @@ def backbones(folder: Path) -> Sequence[LocalBackbone]:
                 read_header(path)
         verified.append(backbone)
     return verified
-
-
-def _opened(path: Path) -> Archive:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such pack; `mmzoo pack MODEL {path.name}` writes one")
-    return Archive(path)
 
 
 def _index(archive: Archive) -> Index:
