@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmzoo.backbones import local_backbones
+from mmzoo.backbones.local_backbones import LocalBackbone
 from mmzoo.checkpoints import card, screening
-from mmzoo.checkpoints.folder import STAGING, FileFacts, Manifest, read_manifest, umask, verify_checkpoint
+from mmzoo.checkpoints.folder import FileFacts, Manifest, read_manifest, verify_checkpoint
 from mmzoo.checkpoints.screening import BACKBONES, CARD, MANIFEST, PACK, WHEELS
+from mmzoo.common.files import hash_unchanged, staged_file
 from mmzoo.errors import CheckpointError, HubError
 from mmzoo.interfaces.kinds import PARTS
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel
-from mmzoo.sharing.archive import write
+from mmzoo.sharing.archive import write_archive
 from mmzoo.sharing.locations import is_repository, local_folder, open_remote
 from mmzoo.sharing.repository import Pushed, files_of
-from mmzoo.sharing.unpack import FORMAT, SUFFIX, Index, PackedBackbone, is_pack, unpacked, wheels_of
+from mmzoo.sharing.unpack import FORMAT, SUFFIX, Index, PackedBackbone, is_pack, matching_wheels, unpacked
 
 
 def push(
@@ -85,97 +87,92 @@ def _checkpoint_folder(model: MultimodalModel | str | Path, made: Path, *, full:
 
 
 def pack(model: MultimodalModel | str | Path, path: str | Path, *, wheels: str | Path | None = None) -> Path:
-    """Write one file that holds a model and everything that it is loaded with: `mmzoo.load` needs no network and no cache for it.
+    """Write a model and everything that loading it needs into one file. `mmzoo.load` then needs neither network nor cache.
 
-    The model is loaded once, and what that fetches of backbones, at the locked commits and hashes, is packed beside it.
+    The model is loaded once, and the files of its backbones that this fetches, at the locked commits and hashes, are packed too.
 
     Args:
-        model: a model, or what `mmzoo.load` takes.
-        path: ``"name.mmzoo"``; an older pack there is replaced at the end, and stays as it is if anything fails.
-        wheels: a folder of wheels, of which those of the plugins (and packages with weights) that the checkpoint needs are added.
+        model: a model, or anything that `mmzoo.load` accepts.
+        path: ``"name.mmzoo"``. An older pack there is replaced at the end, and is unchanged if anything fails.
+        wheels: a folder of wheels. Those of the plugins and of the packages with weights that the checkpoint needs are added.
 
     Returns:
         The path.
 
     Raises:
-        CheckpointError: the model is no whole checkpoint, a wheel is missing, a plugin's files cannot be packed, or the disk is
-            full. SourceError: a backbone cannot be fetched. HubError: the repository cannot be.
+        CheckpointError: the checkpoint is not valid, a wheel is missing, a plugin's files cannot be packed, or the disk is full.
+        SourceError: a backbone cannot be fetched. HubError: the repository cannot be fetched.
     """
     path = Path(path).expanduser()
     if path.suffix != SUFFIX or path.is_dir():
         raise CheckpointError(f"{path}: a pack is a file whose name ends in {SUFFIX}")
-    made = Path(tempfile.mkdtemp(prefix="mmzoo-pack-"))
     try:
-        folder = model.save(made) if isinstance(model, MultimodalModel) else local_folder(model)
-        manifest = verify_checkpoint(folder)
-        chosen = {} if wheels is None else _collect_wheels(manifest, Path(wheels).expanduser())
-        with local_backbones.record_fetches() as fetched:
-            loaded = load(folder)
-        found = [backbone for backbone in fetched.values() if backbone.files]
-        _check_whole(loaded, found)
-        members: dict[str, Path] = {name: folder / name for name in [MANIFEST, CARD, *sorted(manifest.files)]}
-        for i, backbone in enumerate(found):
-            members |= {f"{BACKBONES}/{i}/{name}": file for name, file in sorted(backbone.files.items())}
-        members = {name: file for name, file in members.items() if name != CARD or file.is_file()}
-        if strange := [name for name in members if not screening.packed(name)]:
-            raise CheckpointError(f"{path}: {strange[0].rpartition('/')[2]} of a backbone is of a kind that a pack cannot hold")
-        _write_pack(path, {**members, **chosen}, found)
+        with tempfile.TemporaryDirectory(prefix="mmzoo-pack-") as temporary:
+            folder = model.save(temporary) if isinstance(model, MultimodalModel) else local_folder(model)
+            manifest = verify_checkpoint(folder)
+            wheel_files = {} if wheels is None else _collect_wheels(manifest, Path(wheels).expanduser())
+            backbones = _fetch_backbones(folder)
+            members = {name: folder / name for name in [MANIFEST, CARD, *sorted(manifest.files)] if (folder / name).is_file()}
+            for i, backbone in enumerate(backbones):
+                members |= {f"{BACKBONES}/{i}/{name}": file for name, file in sorted(backbone.files.items())}
+            if unknown := [name for name in members if not screening.known_in_pack(name)]:
+                raise CheckpointError(f"{path}: a pack cannot contain the backbone's file {unknown[0].rpartition('/')[2]}")
+            _write_pack(path, {**members, **wheel_files}, backbones)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}; what was there is unchanged") from None
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return path
 
 
-def _write_pack(path: Path, members: dict[str, Path], backbones: list[local_backbones.LocalBackbone]) -> None:
-    facts = {name: FileFacts(size=file.stat().st_size, sha256=local_backbones.sha256(file)) for name, file in members.items()}
-    listed = [PackedBackbone(id=b.id, revision=b.revision, commit=b.commit, files=sorted(b.files)) for b in backbones]
-    index = Index(format=FORMAT, mmzoo=importlib.metadata.version("mmzoo"), files=facts, backbones=listed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=STAGING, delete=False) as file:
-        staged = Path(file.name)
-        try:
-            write(file, {PACK: json.dumps(index.model_dump(), indent=2).encode(), **members})  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-            staged.chmod(0o666 & ~umask())
-            staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
-
-
-def _check_whole(model: MultimodalModel, found: list[local_backbones.LocalBackbone]) -> None:
-    """A part with weights whose files were not seen fetches them by means of its own, and would fail where there is no network.
+def _fetch_backbones(folder: Path) -> list[LocalBackbone]:
+    """Load a checkpoint, and return the files of its backbones that this fetched.
 
     Raises:
-        CheckpointError: naming it.
+        CheckpointError: a part did not record the files that it fetched, so the pack could not be loaded without a network.
     """
-    seen = {backbone.id for backbone in found}
+    with local_backbones.record_fetches() as records:
+        model = load(folder)
+    backbones = [backbone for backbone in records.values() if backbone.files]
+    fetched = {backbone.id for backbone in backbones}
     for kind in PARTS:
         facts = getattr(model, kind).lock()
-        if facts and facts.get("source") != "package" and facts.get("id") not in seen:
+        if facts and facts.get("source") != "package" and facts.get("id") not in fetched:
             entry = model.provenance.entries[kind]
             raise CheckpointError(
-                f"{entry.label} of plugin '{entry.plugin}' does not say which files it fetches, so they cannot be packed; "
-                "pack what model.save(folder, full=True) wrote, or ask its author to fetch with mmzoo.backbones.repository or mmzoo.backbones.weights"
+                f"{entry.label} of plugin '{entry.plugin}' does not say which files it fetches, so they cannot be packed. "
+                "Pack a checkpoint that model.save(folder, full=True) wrote, or ask the plugin's author to fetch files with "
+                "mmzoo.backbones.repository or mmzoo.backbones.weights"
             )
+    return backbones
+
+
+def _write_pack(path: Path, members: Mapping[str, Path], backbones: Sequence[LocalBackbone]) -> None:
+    facts = {name: FileFacts(size=file.stat().st_size, sha256=hash_unchanged(file)) for name, file in members.items()}
+    listed = [PackedBackbone(id=b.id, revision=b.revision, commit=b.commit, files=sorted(b.files)) for b in backbones]
+    index = Index(format=FORMAT, mmzoo=importlib.metadata.version("mmzoo"), files=facts, backbones=listed)
+    with staged_file(path) as staged:
+        write_archive(staged, {PACK: json.dumps(index.model_dump(), indent=2).encode(), **members})
 
 
 def _collect_wheels(manifest: Manifest, folder: Path) -> dict[str, Path]:
-    """The wheels of what a checkpoint needs: its plugins, and the packages that its weights are in."""
+    """Return the wheels of the plugins that a checkpoint needs, and of packages that contain its weights, by name in the pack.
+
+    Raises:
+        CheckpointError: the folder does not exist, or a wheel is missing or damaged.
+    """
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no such folder of wheels")
-    wanted = {**manifest.plugins, **{b.id: b.commit for b in manifest.lock.values() if b.source == "package" and b.commit}}
-    found: dict[str, Path] = {}
-    for distribution, version in wanted.items():
-        files = [folder / name for name in wheels_of(sorted(file.name for file in folder.glob("*.whl")), distribution, version)]
-        if not files and distribution != "mmzoo":  # which whoever loads the pack has
+    needed = {**manifest.plugins, **{b.id: b.commit for b in manifest.lock.values() if b.source == "package" and b.commit}}
+    names = sorted(file.name for file in folder.glob("*.whl"))
+    wheels: dict[str, Path] = {}
+    for distribution, version in needed.items():
+        files = [folder / name for name in matching_wheels(names, distribution, version)]
+        if not files and distribution != "mmzoo":  # who loads the pack has mmzoo
             raise CheckpointError(
                 f"{folder}: has no wheel of {distribution} {version}. Add it with one of\n"
                 f"  pip download --no-deps '{distribution}=={version}' -d {folder}\n"
                 f"  pip wheel --no-deps PATH_OF_ITS_SOURCE -w {folder}"
             )
-        if broken := [file for file in files if not zipfile.is_zipfile(file)]:
-            raise CheckpointError(f"{broken[0]}: is truncated or no wheel; fetch it again")
-        found |= {f"{WHEELS}/{file.name}": file for file in files}
-    return found
+        if damaged := [file for file in files if not zipfile.is_zipfile(file)]:
+            raise CheckpointError(f"{damaged[0]}: is truncated or no wheel; fetch it again")
+        wheels |= {f"{WHEELS}/{file.name}": file for file in files}
+    return wheels

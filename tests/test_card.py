@@ -1,4 +1,4 @@
-"""The model card: what a reader sees of a recorded run, and what the Hub reads."""
+"""Test model cards: the text for readers, and the metadata for the Hub."""
 
 import json
 
@@ -14,7 +14,7 @@ from mmzoo.testing import Sample
 
 
 class Odd(Sample):
-    """Texts that would be markup in a table."""
+    """Give examples whose texts would be markup in a table."""
 
     def load(self, split):
         from dataclasses import replace
@@ -25,7 +25,7 @@ class Odd(Sample):
 
 @pytest.fixture(scope="module")
 def counters(tmp_path_factory):
-    """A processor that counts its energy."""
+    """Imitate a processor that counts its energy."""
     folder = tmp_path_factory.mktemp("powercap")
     for name, kind in (("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "core"), ("intel-rapl:1", "psys")):
         (folder / name).mkdir()
@@ -39,7 +39,7 @@ def trained(tmp_path_factory, counters):
     from mmzoo.testing import tiny
 
     class Burning(Sample):
-        """0.01 kWh go by while an example is read; the counter begins again at its end."""
+        """Use 0.01 kWh for each example that is read; the counter restarts at its maximum."""
 
         def load(self, split):
             found = super().load(split)
@@ -108,7 +108,7 @@ def test_samples_are_few_cut_and_no_markup(card, record):
     assert [said["id"] for said in samples] == [f"test/{i}" for i in (0, 2, 4, 5, 7)]
     assert max(len(said["text"]) for said in samples) == 300
     assert record["evaluations"][1]["samples"] == []
-    rows = [line for line in section(card, "What it says").splitlines() if line.startswith("| test/")]
+    rows = [line for line in section(card, "Sample predictions").splitlines() if line.startswith("| test/")]
     assert len(rows) == 5
     for row, said in zip(rows, samples, strict=True):
         assert row.replace("\\|", "").count("|") == 5
@@ -122,11 +122,9 @@ def test_what_it_cost(card, record):
     assert used["measured"] == ["the whole processor (RAPL)"]
     assert used["kwh"] == pytest.approx(4 * 4 * 0.01)  # a batch of four, four times
     training, measuring, _ = (
-        line
-        for line in section(card, "What it cost, and where it ran").splitlines()
-        if line.startswith(("| training", "| measuring"))
+        line for line in section(card, "Hardware and energy").splitlines() if line.startswith(("| training", "| evaluation"))
     )
-    assert "0.16 kWh, of the whole processor (RAPL)" in training
+    assert "0.16 kWh, measured on the whole processor (RAPL)" in training
     assert "not measured" in measuring
 
 
@@ -134,7 +132,7 @@ def test_what_was_not_recorded_is_not_in_it(classifier, tmp_path):
     card = mmzoo.build(classifier).card()
     assert "No evaluation is recorded." in card
     assert "No run is recorded." in card
-    assert not any(title in card for title in ("What it says", "What it cost", "model-index", "datasets:"))
+    assert not any(title in card for title in ("Sample predictions", "Hardware and energy", "model-index", "datasets:"))
     assert card_errors(card) == []
 
 
@@ -152,7 +150,7 @@ def test_records_of_before_still_load(trained, record, tmp_path):
     training = {key: value for key, value in record["training"].items() if key not in new} | {"device": "cpu"}
     checkpoint.update_run(folder, {"training": training, "evaluations": old["e"]}, "")
     card = mmzoo.load(folder).card()
-    assert "on | energy" in card
+    assert "device | energy" in card
     assert "not recorded" in card
     assert "**unknown**" in card
 

@@ -1,4 +1,4 @@
-"""Saving and loading: to the last bit, and damage is named."""
+"""Test saving and loading: outputs are identical, and errors name the damaged file."""
 
 import errno
 import json
@@ -24,10 +24,10 @@ def saved(classifier, tmp_path):
 
 
 def edit(folder, **changes):
-    """Change the manifest as someone would who knows how it is sealed."""
+    """Change the manifest and update its digest."""
     path = folder / "mmzoo.json"
     manifest = {**json.loads(path.read_text()), **changes}
-    manifest["digest"] = checkpoint._digest(manifest)
+    manifest["digest"] = checkpoint.manifest_digest(manifest)
     path.write_text(json.dumps(manifest))
 
 
@@ -150,7 +150,7 @@ def test_tensors_that_the_recipe_does_not_expect(saved):
     weights["encoder.extra"] = torch.zeros(1)
     save_file(weights, saved / "model.safetensors")
     manifest = json.loads((saved / "mmzoo.json").read_text())
-    manifest["files"]["model.safetensors"] = checkpoint._facts(saved / "model.safetensors")
+    manifest["files"]["model.safetensors"] = checkpoint.file_facts(saved / "model.safetensors").model_dump()
     edit(saved, **manifest)
     with pytest.raises(CheckpointError, match=r"encoder\.extra"):
         mmzoo.load(saved)

@@ -1,5 +1,7 @@
-"""The three readers of what strangers write, under arbitrary input: only this package's errors come out of them.
-FUZZ=5000 in the environment looks longer."""
+"""Fuzz the readers of recipes, manifests and weights: they may raise errors of this package only.
+
+Set FUZZ=5000 in the environment to try more inputs.
+"""
 
 import json
 import os
@@ -38,7 +40,7 @@ def only_ours(read, *arguments):
 
 
 def somewhere(data, change):
-    """``data`` with one value of it, at any depth, changed."""
+    """Choose a value at any depth of ``data``; return the container that holds it and its key."""
     places = []
 
     def walk(value):
@@ -106,7 +108,7 @@ def test_a_manifest_with_one_wrong_value(at, value, sealed, good):
     holder, key = somewhere(data, at)
     holder[key] = value
     if sealed:
-        data["digest"] = folder._digest(data)
+        data["digest"] = folder.manifest_digest(data)
     try:
         path.write_text(json.dumps(data), encoding="utf-8", errors="surrogatepass")
         only_ours(folder.read_checkpoint, good)
@@ -119,7 +121,7 @@ def test_a_manifest_with_one_wrong_value(at, value, sealed, good):
 def test_any_data_as_a_lock(lock, good):
     path, text = good / "mmzoo.json", (good / "mmzoo.json").read_text()
     data = {**json.loads(text), "lock": lock}
-    data["digest"] = folder._digest(data)
+    data["digest"] = folder.manifest_digest(data)
     try:
         path.write_text(json.dumps(data), encoding="utf-8", errors="surrogatepass")
         only_ours(folder.read_checkpoint, good)

@@ -1,5 +1,5 @@
-"""A checkpoint from a stranger: whatever it holds, loading it gives this package's error, which names the file and the reason,
-before a tensor is read, code is run or memory is taken."""
+"""Test untrusted checkpoints: whatever one contains, loading it raises an error of this package, with the file and the reason,
+before a tensor is read, code is run or memory is allocated."""
 
 import json
 import os
@@ -33,14 +33,14 @@ def folder(good, tmp_path):
 
 
 def seal(folder, change=lambda manifest: None):
-    """Write the manifest as one who knows how it is sealed."""
+    """Update the hashes and the digest of the manifest, after ``change`` was applied to it."""
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["files"] = {
-        name: checkpoint._facts(folder / name) if (folder / name).is_file() else facts
+        name: checkpoint.file_facts(folder / name).model_dump() if (folder / name).is_file() else facts
         for name, facts in manifest["files"].items()
     }
     change(manifest)
-    manifest["digest"] = checkpoint._digest(manifest)
+    manifest["digest"] = checkpoint.manifest_digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
@@ -63,7 +63,7 @@ def manifest(**keys):
 
 
 def listing(name, content=b"x"):
-    """List a file under a name, and put it there if that can be done."""
+    """List a file in the manifest, and write it if its name allows that."""
 
     def change(folder):
         facts = {"size": len(content), "sha256": checkpoint.hashlib.sha256(content).hexdigest()}
@@ -113,7 +113,7 @@ def length(value):
 
 
 def sparse(name, size):
-    """A file that says it is large, and takes no room here."""
+    """Make a file large without using disk space."""
 
     def change(folder):
         with (folder / name).open("ab") as out:
@@ -121,7 +121,7 @@ def sparse(name, size):
         manifest = json.loads((folder / MANIFEST).read_text()) if name != MANIFEST else None
         if manifest and name in manifest["files"]:
             manifest["files"][name] = {"size": size, "sha256": "0" * 64}
-            manifest["digest"] = checkpoint._digest(manifest)
+            manifest["digest"] = checkpoint.manifest_digest(manifest)
             (folder / MANIFEST).write_text(json.dumps(manifest))
 
     return change
@@ -150,7 +150,7 @@ def link(name, target):
 
 
 def moved_out(name):
-    """The file itself is outside, and a link is in its place."""
+    """Move the file out of the folder, and put a link in its place."""
 
     def change(folder):
         shutil.move(folder / name, folder.parent / "outside")
@@ -181,7 +181,9 @@ KINDS = {
         lambda folder: (folder / WEIGHTS).rename(folder / "model.pt"),
         "model.pt",
     ),
-    "pickle under the weights' name": (file(WEIGHTS, b"\x80\x04cos\nsystem\n(S'true'\ntR."), "model.safetensors: is no valid"),
+    "pickle under the weights' name": (
+        file(WEIGHTS, b"\x80\x04cos\nsystem\n(S'true'\ntR."), "model.safetensors: is not a valid safetensors file",
+    ),
     "hdf5 beside": (file("weights.h5", b"\x89HDF"), "weights.h5"),
     "remote code beside": (file("modeling_x.py", "import os"), "modeling_x.py"),
     "a script listed": (listing("run.py"), "run.py"),
@@ -269,29 +271,35 @@ KINDS = {
     "a lock of no part": (manifest(lock={"optimizer": LOCK}), "lock"),
     "a lock whose commit is a path": (manifest(lock={"encoder": {**LOCK, "commit": "../../x"}}), "lock"),
     # the weights' header
-    "a header of gigabytes": (length(GIGABYTES), "header says it is"),
-    "a header of exabytes": (length((1 << 64) - 1), "header says it is"),
+    "a header of gigabytes": (length(GIGABYTES), "header too large"),
+    "a header of exabytes": (length((1 << 64) - 1), "header too large"),
     "a header that is too long": (header(lambda head: b" " * (17 << 20)), "are allowed"),
-    "a header that is no JSON": (header(lambda head: b"{" * 100), "no valid safetensors"),
-    "a header that is a list": (header(lambda head: b"[]"), "no JSON object"),
-    "a header that is deep": (header(lambda head: deep(50_000).encode()), "nests deeper"),
-    "an empty file": (file(WEIGHTS, b""), "in a file of 0"),
-    "a tensor twice": (header(lambda head: b'{"a":{},"a":{}}'), "twice"),
+    "a header that is no JSON": (header(lambda head: b"{" * 100), "invalid JSON in header"),
+    "a header that is a list": (header(lambda head: b"[]"), "invalid type: sequence"),
+    "a header that is deep": (header(lambda head: deep(50_000).encode()), "invalid JSON in header"),
+    "an empty file": (file(WEIGHTS, b""), "header too small"),
+    "a tensor twice": (header(lambda head: b'{"a":{},"a":{}}'), "missing field"),
     "tensors that overlap": (
         header(lambda head: {"a": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]},
-                             "b": {"dtype": "U8", "shape": [8], "data_offsets": [4, 12]}}, bytes(12)), "overlaps",
+                             "b": {"dtype": "U8", "shape": [8], "data_offsets": [4, 12]}}, bytes(12)), "invalid offset",
     ),
     "a hole between tensors": (
-        header(lambda head: {"a": {"dtype": "U8", "shape": [4], "data_offsets": [4, 8]}}, bytes(8)), "hole",
+        header(lambda head: {"a": {"dtype": "U8", "shape": [4], "data_offsets": [4, 8]}}, bytes(8)), "invalid offset",
     ),
     "bytes after the last tensor": (header(lambda head: None, b"\0" * (1 << 20)), "model.safetensors"),
-    "an offset out of range": (header(lambda head: first(head).update(data_offsets=[0, TERABYTES])), "out of the"),
-    "an offset below zero": (header(lambda head: first(head).update(data_offsets=[-4, 0])), "out of the"),
-    "a shape of terabytes": (header(lambda head: first(head).update(shape=[TERABYTES, TERABYTES])), "bytes, and has"),
-    "a shape below zero": (header(lambda head: first(head).update(shape=[-1, -4])), "no valid shape"),
-    "a shape that is a number": (header(lambda head: first(head).update(shape=4)), "no valid shape"),
+    "an offset out of range": (header(lambda head: first(head).update(data_offsets=[0, TERABYTES])), "invalid shape"),
+    "an offset below zero": (header(lambda head: first(head).update(data_offsets=[-4, 0])), "integer `-4`"),
+    "a shape of terabytes": (header(lambda head: first(head).update(shape=[TERABYTES, TERABYTES])), "overflow"),
+    "a shape below zero": (header(lambda head: first(head).update(shape=[-1, -4])), "integer `-1`"),
+    "a shape that is a number": (header(lambda head: first(head).update(shape=4)), "integer `4`"),
     "an unknown type": (header(lambda head: first(head).update(dtype="PICKLE")), "PICKLE"),
-    "a type that is a list": (header(lambda head: first(head).update(dtype=[])), "of type"),
+    "a type that no model has": (
+        header(lambda head: {"a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}, bytes(4)), "is of type F8_E4M3",
+    ),
+    "more dimensions than a tensor has": (
+        header(lambda head: {"a": {"dtype": "U8", "shape": [1] * 17, "data_offsets": [0, 1]}}, bytes(1)), "has 17 dimensions",
+    ),
+    "a type that is a list": (header(lambda head: first(head).update(dtype=[])), "invalid JSON in header"),
     # the tensors
     "a tensor of another type": (tensors(lambda w: w.update({a_name(w): w[a_name(w)].double()})), "F64"),
     "a tensor of integers": (tensors(lambda w: w.update({a_name(w): w[a_name(w)].int()})), "I32"),
@@ -313,7 +321,7 @@ KINDS = {
     "a handler in the card": (file(CARD, "<img src=x onerror=alert(1)>"), "README.md: holds"),
     "a link that is a script in the card": (file(CARD, "[x](javascript:alert(1))"), "README.md: holds"),
     "a frame in the card": (file(CARD, "<iframe src='https://x'>"), "README.md: holds"),
-    "a huge card": (sparse(CARD, GIGABYTES), "no card"),
+    "a huge card": (sparse(CARD, GIGABYTES), "too large for a model card"),
     "YAML's laughter in the card": (
         file(CARD, "---\na: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
             f"{c}: &{c} [{','.join(['*' + p] * 9)}]\n" for p, c in zip("abcdefghi", "bcdefghij", strict=True)) + "---\n"),

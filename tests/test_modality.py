@@ -265,7 +265,7 @@ def test_train_evaluate_and_use_from_files(tmp_path, quick):
     assert "audio shuffled" in str(found)
     card = (out / "README.md").read_text()
     assert "audio shuffled | audio blanked" in card
-    assert "image" not in card.split("## How it was trained")[1].split("## Recipe")[0]
+    assert "image" not in card.split("## Training")[1].split("## Recipe")[0]
     cli = CliRunner()
     said = cli.invoke(app, ["predict", str(out), str(tmp_path / "0.raw"), "--text", "how high", "--json"])
     assert json.loads(said.stdout)[0]["audio"] == str(tmp_path / "0.raw"), said.output

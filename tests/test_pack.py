@@ -1,4 +1,4 @@
-"""A model in one file, for a machine without network and cache."""
+"""Test packs: a model in one file, for a machine without network and cache."""
 
 import json
 import resource
@@ -70,7 +70,7 @@ def hub(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(hub, tmp_path_factory):
-    """Packs made with a hub, what the models said, and the folder that they are in."""
+    """Return packs made with a hub, the outputs of their models, and their folder."""
     folder = tmp_path_factory.mktemp("packs")
     env = environment(hub.url, tmp_path_factory.mktemp("cache"), MMZOO_CACHE=str(tmp_path_factory.mktemp("own")))
     return {**run_script(MAKE, str(folder), env=env), "folder": folder}
@@ -99,7 +99,7 @@ def test_what_a_pack_holds(made):
 
 
 def test_a_locked_file_that_was_changed_in_the_pack(made, tmp_path):
-    """By one who writes the pack anew: its own hashes are right, and the lock's are not."""
+    """The hashes in pack.json match the changed file; the hash in the checkpoint's lock does not."""
     path = tmp_path / "forged.mmzoo"
     rewrite(
         made["folder"] / "locked.mmzoo", path, {"backbones/1/model.safetensors": lambda data: data[:-1] + bytes([data[-1] ^ 1])}
@@ -109,7 +109,7 @@ def test_a_locked_file_that_was_changed_in_the_pack(made, tmp_path):
 
 
 def rewrite(source, target, changes):
-    """The pack with some files changed, as one would write it who knows how."""
+    """Write the pack with some files changed, and update pack.json."""
     with zipfile.ZipFile(source) as old:
         files = {name: changes.get(name, lambda data: data)(old.read(name)) for name in old.namelist()}
     index = json.loads(files["pack.json"])
@@ -127,7 +127,7 @@ def rewrite(source, target, changes):
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-    """A language model in a folder of one's own."""
+    """Save a language model in a local folder."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from mmzoo_transformers.bytes import byte_tokenizer
@@ -254,12 +254,12 @@ def wheel(folder, name="mmzoo_foo", number="1.2", content=b"data"):
 
 @pytest.fixture
 def needy(tmp_path, monkeypatch):
-    """A checkpoint that needs a plugin, which is installed as far as this test's process can tell."""
+    """Save a checkpoint that needs a plugin, and pretend that the plugin is installed."""
     folder = mmzoo.build(tiny("cnn-product-lstm"), seed=1).save(tmp_path / "needy")
     manifest = json.loads((folder / "mmzoo.json").read_text())
     manifest["plugins"]["Mmzoo.Foo"] = "1.2"
     manifest["lock"]["encoder"] = {"source": "package", "id": "some-weights", "commit": "3.0", "files": {}}
-    manifest["digest"] = checkpoint._digest(manifest)
+    manifest["digest"] = checkpoint.manifest_digest(manifest)
     (folder / "mmzoo.json").write_text(json.dumps(manifest))
     real = checkpoint.importlib.metadata.version
     monkeypatch.setattr(checkpoint.importlib.metadata, "version", lambda name: "1.2" if name == "Mmzoo.Foo" else real(name))
@@ -318,7 +318,7 @@ def test_a_part_that_fetches_by_means_of_its_own_is_refused(model, tmp_path, mon
 
 
 def test_a_full_disk_leaves_what_was_there(packed, tmp_path):
-    """A file system of its own is not to be had here; a limit on the size of a file gives EFBIG for ENOSPC."""
+    """Limit the size of files (EFBIG), in place of a full file system (ENOSPC), which a test cannot make."""
     folder = mmzoo.build(tiny("cnn-product-lstm"), seed=1).save(tmp_path / "model")
     (tmp_path / "large.mmzoo").write_bytes(b"old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -345,11 +345,11 @@ def test_what_was_there_stays_if_packing_fails(model, tmp_path, monkeypatch):
     path = mmzoo.pack(model, tmp_path / "out.mmzoo")
     before = path.read_bytes()
 
-    def full(file, members):
-        file.write(b"half")
+    def full(path, members):
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mmzoo.publish.write", full)
+    monkeypatch.setattr("mmzoo.publish.write_archive", full)
     with pytest.raises(CheckpointError, match="No space left on device; what was there is unchanged"):
         mmzoo.pack(model, path)
     assert path.read_bytes() == before

@@ -212,7 +212,7 @@ def test_texts_that_are_private_are_not_recorded(model):
     for count in (0, 2):
         command = ("evaluate", model, "--dataset", "easy-vqa", "--data", "limit=24", "--samples", count, "--json")
         assert len(json.loads(run(*command).stdout)["samples"]) == count
-        assert ("## What it says" in (model / "README.md").read_text()) == bool(count)
+        assert ("## Sample predictions" in (model / "README.md").read_text()) == bool(count)
 
 
 def test_the_command(measured, model, tmp_path):

@@ -1,1 +1,1 @@
-"""Checkpoint folders: what they hold, what is refused in them, their record and their card."""
+"""Write and read checkpoint folders: their files, what is refused in them, the record of runs, and the model card."""

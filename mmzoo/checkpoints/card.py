@@ -1,4 +1,4 @@
-"""The model card: Markdown with metadata, rendered from the recipe and the recorded runs, and from nothing else."""
+"""Render model cards: Markdown with metadata, from the recipe and the recorded runs only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from mmzoo.checkpoints import screening
-from mmzoo.checkpoints.record import Evaluated, Measured, Record
+from mmzoo.checkpoints.record import EvaluationRecord, RunRecord, ScoreRecord, TrainingRecord
 from mmzoo.checkpoints.summary import Summary, format_bytes, format_count
 from mmzoo.modalities.reader import plural
 from mmzoo.recipes import licence
@@ -21,8 +21,8 @@ from mmzoo.registry.entries import split_use
 
 TEMPLATE = "card.md.j2"
 SAMPLES = {"image": "picture.png", "audio": "clip.wav"}
-HERE = "path/to/this/folder"  # what a card names until the model is pushed
-_NAMED = re.compile(r'^(model = mmzoo\.load\("|`mmzoo verify )[^"`\n]*(?=[`"])', re.M)
+HERE = "path/to/this/folder"  # what a card loads until the model is pushed
+_LOADED = re.compile(r'^(model = mmzoo\.load\("|`mmzoo verify )[^"`\n]*(?=[`"])', re.M)
 _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -36,9 +36,21 @@ def render(
     folder: str = "",
     sections: list[tuple[str, str]] | None = None,
 ) -> str:
-    """Markdown with YAML metadata. A number that no run recorded is not in it. ``folder`` is where the model can be loaded
-    from; without one the card is a recipe's."""
-    record = Record.model_validate(run)
+    """Return the card of a model as Markdown with YAML metadata. It contains only numbers that a run recorded.
+
+    Args:
+        recipe: the model's recipe.
+        summary: of the model's parts.
+        run: the contents of run.json.
+        generates: whether the model writes text, for the example of its use.
+        modality: of the encoder's input.
+        folder: where the model can be loaded from; empty for the card of a recipe.
+        sections: titles and Markdown texts to add at the end.
+
+    Raises:
+        pydantic.ValidationError: ``run`` is not a valid record.
+    """
+    record = RunRecord.model_validate(run)
     training, evaluations = record.training, record.evaluations
     found = licence.computed(recipe, run)
     text = (importlib.resources.files("mmzoo.checkpoints") / TEMPLATE).read_text(encoding="utf-8")
@@ -66,7 +78,7 @@ def render(
         sampled=next((e for e in evaluations if e.samples), None),
         recipe_yaml=yaml.safe_dump(_short(recipe.to_dict()), sort_keys=False, allow_unicode=True, width=110),
         generates=generates,
-        given=f'{modality}="{SAMPLES[modality]}", ' if modality in SAMPLES else f"{modality}=..., ",
+        example_input=f'{modality}="{SAMPLES[modality]}", ' if modality in SAMPLES else f"{modality}=..., ",
         modality=modality,
         inputs=plural(modality),
         sections=sections or [],
@@ -75,18 +87,18 @@ def render(
 
 
 def addressed(text: str, repo: str) -> str:
-    """A card that loads and verifies the model as ``repo``. The rest of it, which people may have written in, is as it was."""
-    return _NAMED.sub(lambda found: f"{found[1]}{repo}", text)
+    """Return a card whose examples load the model from ``repo``. Other text is unchanged, since people may have edited it."""
+    return _LOADED.sub(lambda match: f"{match[1]}{repo}", text)
 
 
-def _interval(score: Measured) -> str:
+def _interval(score: ScoreRecord) -> str:
     return f"{score.value:.4f} [{score.low:.4f}, {score.high:.4f}]"
 
 
-def _energy(run: Any) -> str:
+def _energy(run: TrainingRecord | EvaluationRecord) -> str:
     if run.energy is None:
         return "not measured"
-    return f"{run.energy.kwh:.3g} kWh, of {' and '.join(run.energy.measured)}"
+    return f"{run.energy.kwh:.3g} kWh, measured on {' and '.join(run.energy.measured)}"
 
 
 def _options(options: dict[str, Any]) -> str:
@@ -94,13 +106,13 @@ def _options(options: dict[str, Any]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Any text as the cell of a Markdown table: one line, in which nothing is markup."""
+    """Return text for a cell of a Markdown table: on one line, with markup escaped."""
     text = " ".join(text.split())
     return re.sub(r"([\\`*_{}\[\]|~#])", r"\\\1", text).replace("<", "&lt;")
 
 
 def _short(value: Any) -> Any:
-    """Lists of many words, such as a vocabulary, cut for the reader; the whole stands in mmzoo.json."""
+    """Shorten long lists, such as vocabularies. They are complete in mmzoo.json."""
     if isinstance(value, dict):
         return {key: _short(item) for key, item in value.items()}
     if isinstance(value, list) and len(value) > 20:
@@ -108,8 +120,11 @@ def _short(value: Any) -> Any:
     return value
 
 
-def _metadata(recipe: Recipe, record: Record, found: licence.Licence | None, modality: str) -> dict[str, Any]:
-    """The YAML that a hub reads (https://github.com/huggingface/hub-docs/blob/main/modelcard.md): scores as ``model-index``."""
+def _metadata(recipe: Recipe, record: RunRecord, found: licence.Licence | None, modality: str) -> dict[str, Any]:
+    """Return the metadata that a hub reads (https://github.com/huggingface/hub-docs/blob/main/modelcard.md).
+
+    Scores are in ``model-index``.
+    """
     parts = sorted({f"mmzoo-{kind.replace('_', '-')}:{part.use}" for kind, part in recipe.parts().items()})
     shared = record.training is not None and not record.training.local and _ID.fullmatch(record.training.dataset)
     results = [result for evaluation in record.evaluations for result in _results(recipe, evaluation, modality)]
@@ -121,19 +136,26 @@ def _metadata(recipe: Recipe, record: Record, found: licence.Licence | None, mod
         model_name=recipe.name or "unnamed",
         eval_results=results or None,
     )
-    found_data: dict[str, Any] = data.to_dict()
+    metadata: dict[str, Any] = data.to_dict()
     if not results:
-        found_data.pop("model_name", None)
-    return found_data
+        metadata.pop("model_name", None)
+    return metadata
 
 
-def _results(recipe: Recipe, evaluation: Evaluated, modality: str) -> list[EvalResult]:
-    """Each score, with the same under each control beside it. What the Hub shows of one is its name and value, so the interval
-    stands in the name; for programs it stands in ``args``."""
-    with_ = "".join(f", {key}={value}" for key, value in evaluation.options.items())
+def _results(recipe: Recipe, evaluation: EvaluationRecord, modality: str) -> list[EvalResult]:
+    """Return each score, followed by the same score under each control.
+
+    The Hub shows only name and value of a result, so the name contains the interval; ``metric_args`` has it for programs.
+    """
+    options = "".join(f", {key}={value}" for key, value in evaluation.options.items())
     limit = f"the first {evaluation.examples} examples" if evaluation.limit is not None else ""
     conditions = {"": evaluation.scores, **evaluation.controls}
-    rows = [(c, metric, scores[metric]) for metric in evaluation.scores for c, scores in conditions.items() if metric in scores]
+    rows = [
+        (control, metric, scores[metric])
+        for metric in evaluation.scores
+        for control, scores in conditions.items()
+        if metric in scores
+    ]
     return [
         EvalResult(
             task_type=split_use(recipe.task.use)[0],
@@ -144,7 +166,7 @@ def _results(recipe: Recipe, evaluation: Evaluated, modality: str) -> list[EvalR
             dataset_args={"examples": evaluation.examples, "fingerprint": evaluation.fingerprint},
             metric_type=metric,
             metric_value=score.value,
-            metric_name=f"{metric}{f' with {plural(modality)} {control}' if control else ''}{with_} "
+            metric_name=f"{metric}{f' with {plural(modality)} {control}' if control else ''}{options} "
             f"(95% interval {score.low:.4f} to {score.high:.4f})",
             metric_args={"low": score.low, "high": score.high, **({"control": control} if control else {})},
         )

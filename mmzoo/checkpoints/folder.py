@@ -1,10 +1,10 @@
-"""The checkpoint folder: written so that a failure leaves the last good one, read so that damage is named.
+"""Write checkpoint folders so that a failed write leaves the previous checkpoint whole, and verify them so that damage is named.
 
     mmzoo.json          format, recipe, plugins with versions, lock of each backbone, size and sha256 of each file below
     model.safetensors   the weights that were trained (with ``full=True``: all)
-    run.json            how it was trained and measured
+    run.json            how the model was trained and evaluated
     tokenizer files     of the language model
-    README.md           the card
+    README.md           the model card
     config.json         ``model_type: mmzoo``, so that a hub counts downloads
 
 Nothing in it is pickled, and nothing in it names code.
@@ -15,9 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,51 +27,53 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmzoo.checkpoints import screening
-from mmzoo.checkpoints.header import Stored, read_header
-from mmzoo.checkpoints.record import Record
+from mmzoo.checkpoints.header import StoredTensor, read_header
+from mmzoo.checkpoints.record import RunRecord
 from mmzoo.checkpoints.screening import CARD, CONFIG, MANIFEST, RUN, TOKENIZER_CONFIG, WEIGHTS
+from mmzoo.common.files import STAGING, hash_file, staged_folder, umask, write_atomically
 from mmzoo.errors import CheckpointError, MissingPlugin
 
 FORMAT = 1
-MAX_JSON = 64 << 20
-CHECKPOINTS = "checkpoints"  # of a training that is not finished
-STAGING = ".mmzoo-saving"
-UNHASHED = frozenset({MANIFEST, CARD})  # the card is prose that people edit
+MAX_JSON = 64 << 20  # bytes
+CHECKPOINTS = "checkpoints"  # the folder of an unfinished training
+UNHASHED = frozenset({MANIFEST, CARD})  # people may edit the card
 
-
-T = TypeVar("T", bound=BaseModel)
+Schema = TypeVar("Schema", bound=BaseModel)
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Distribution = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Version = Annotated[str, Field(pattern=r"^[\w.+!-]*$")]
+Commit = Annotated[str, Field(pattern=r"^[\w.+-]{1,100}$")]
 
 
-class Strict(BaseModel):
-    """No other keys, and no other types."""
+class StrictModel(BaseModel):
+    """Refuse unknown keys and values of another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class FileFacts(Strict):
-    """What a file was when it was saved."""
+class FileFacts(StrictModel):
+    """Hold the size in bytes and the sha256 of a file when it was saved."""
 
     size: Annotated[int, Field(ge=0)]
     sha256: Sha256
 
 
-class Lock(Strict):
-    """Where a backbone came from, and the sha256 of each of its files."""
+class Lock(StrictModel):
+    """Record where a backbone came from, and the sha256 of each of its files."""
 
     source: Annotated[str, Field(max_length=100)]
     id: Annotated[str, Field(max_length=1000)]
-    commit: Annotated[str, Field(pattern=r"^[\w.+-]{1,100}$")] | None = None
+    commit: Commit | None = None
     files: dict[str, Sha256]
 
 
-class Manifest(Strict):
-    """The contents of mmzoo.json."""
+class Manifest(StrictModel):
+    """Hold the contents of mmzoo.json."""
 
     format: int
     mmzoo: str
     recipe: dict[str, Any]
-    plugins: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], Annotated[str, Field(pattern=r"^[\w.+!-]*$")]]
+    plugins: dict[Distribution, Version]
     lock: dict[Literal["encoder", "fusion", "language_model", "task"], Lock]
     full: bool
     files: dict[str, FileFacts]
@@ -82,7 +82,7 @@ class Manifest(Strict):
 
 @dataclass
 class CheckpointContents:
-    """A checkpoint folder, read and verified; ``weights`` are loaded on demand by `read_weights`."""
+    """Hold what a verified checkpoint folder contains, except its weights, which `read_weights` loads."""
 
     folder: Path
     recipe: dict[str, Any]
@@ -106,60 +106,64 @@ def write_checkpoint(
 ) -> Path:
     """Write a checkpoint folder. Every file is complete in a staging folder before the first one is replaced.
 
+    Args:
+        folder: made if it does not exist; an older checkpoint in it is replaced.
+        recipe: as `mmzoo.recipes.schema.Recipe.to_dict` gives it.
+        weights: the tensors to save, by name.
+        plugins: distributions that the model needs, with their versions.
+        lock: for each pretrained part the source, commit and file hashes of its backbone.
+        run: the contents of run.json.
+        card: the text of README.md.
+        save_tokenizer: writes the tokenizer's files into the folder that it is called with.
+        full: whether ``weights`` are all weights of the model.
+
     Raises:
-        CheckpointError: the disk is full or the folder cannot be written; what was there before is still whole.
+        CheckpointError: the disk is full, the folder cannot be written, or the tokenizer wrote a file of unknown name. What
+            was there before is still whole.
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{STAGING}*"):  # of a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from None
-    try:
-        save_file({name: value.contiguous() for name, value in weights.items()}, staging / WEIGHTS, {"format": "pt"})
-        os.chmod(staging / WEIGHTS, 0o666 & ~umask())  # safetensors writes for the owner alone
-        if save_tokenizer is not None:
-            save_tokenizer(staging)
-        if strange := [name for name in _names(staging) if not screening.known(name)]:
-            raise CheckpointError(f"{folder}: the tokenizer wrote {strange[0]}, which a checkpoint cannot hold")
-        _write_json(staging / RUN, run)
-        _write_json(staging / CONFIG, {"model_type": "mmzoo", "architectures": ["MultimodalModel"]})
-        (staging / CARD).write_text(card, encoding="utf-8")
-        manifest = {
-            "format": FORMAT,
-            "mmzoo": importlib.metadata.version("mmzoo"),
-            "recipe": dict(recipe),
-            "plugins": dict(plugins),
-            "lock": dict(lock),
-            "full": full,
-            "files": {name: _facts(staging / name) for name in _names(staging) if name not in UNHASHED},
-        }
-        manifest["digest"] = _digest(manifest)
-        _write_json(staging / MANIFEST, manifest)
-        # The manifest goes last: a folder whose manifest is older than its files is refused, not half believed.
-        for name in sorted(_names(staging), key=lambda name: (name == MANIFEST, name)):
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(staging / name, target)
+        _remove_leftovers(folder)
+        with staged_folder(folder / MANIFEST) as staged:
+            save_file({name: value.contiguous() for name, value in weights.items()}, staged / WEIGHTS, {"format": "pt"})
+            (staged / WEIGHTS).chmod(0o666 & ~umask())  # safetensors gives permissions to the owner only
+            if save_tokenizer is not None:
+                save_tokenizer(staged)
+            if unknown := [name for name in _names(staged) if not screening.known(name)]:
+                raise CheckpointError(f"{folder}: the tokenizer wrote {unknown[0]}, which a checkpoint cannot hold")
+            (staged / RUN).write_text(_json_text(run), encoding="utf-8")
+            config = {"model_type": "mmzoo", "architectures": ["MultimodalModel"]}
+            (staged / CONFIG).write_text(_json_text(config), encoding="utf-8")
+            (staged / CARD).write_text(card, encoding="utf-8")
+            manifest = {
+                "format": FORMAT,
+                "mmzoo": importlib.metadata.version("mmzoo"),
+                "recipe": dict(recipe),
+                "plugins": dict(plugins),
+                "lock": dict(lock),
+                "full": full,
+                "files": {name: file_facts(staged / name).model_dump() for name in _names(staged) if name not in UNHASHED},
+            }
+            (staged / MANIFEST).write_text(_json_text(_signed(manifest)), encoding="utf-8")
+            _replace_files(folder, staged)
     except (OSError, SafetensorError) as error:
-        kept = " The checkpoint that was there is unchanged." if (folder / MANIFEST).exists() else ""
-        raise CheckpointError(f"{folder}: saving failed: {error}.{kept} Free some space or choose another folder.") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        unchanged = " The checkpoint that was there is unchanged." if is_checkpoint(folder) else ""
+        message = f"{folder}: cannot be written: {reason}.{unchanged} Free some space or choose another folder"
+        raise CheckpointError(message) from None
     return folder
 
 
 def is_checkpoint(folder: str | Path) -> bool:
+    """Return whether a folder has a manifest; nothing is verified."""
     return (Path(folder) / MANIFEST).is_file()
 
 
 def read_checkpoint(folder: str | Path) -> CheckpointContents:
-    """Read and verify a checkpoint folder: the format, every file's size and hash, and that its plugins are here.
+    """Read and verify a checkpoint folder: its format, the size and hash of each file, and that its plugins are installed.
 
     Raises:
-        CheckpointError: a file is missing, truncated or altered, or the format is newer.
+        CheckpointError: a file is missing, truncated or altered, or the format is newer than this mmzoo reads.
         MissingPlugin: a plugin that it needs is not installed.
     """
     folder = Path(folder).expanduser()
@@ -171,10 +175,10 @@ def read_checkpoint(folder: str | Path) -> CheckpointContents:
 
 
 def verify_checkpoint(folder: Path) -> Manifest:
-    """Check a checkpoint folder as `read` does, whether its plugins are installed or not.
+    """Check a checkpoint folder as `read_checkpoint` does, without asking for its plugins, and return its manifest.
 
     Raises:
-        CheckpointError: naming the file and what is wrong with it.
+        CheckpointError: a file is not valid; the message names the file and what is wrong with it.
     """
     manifest = read_manifest(folder)
     for name, facts in manifest.files.items():
@@ -183,15 +187,15 @@ def verify_checkpoint(folder: Path) -> Manifest:
         screening.check_config(folder / name)
     screening.check_card(folder / CARD)
     stored_tensors(folder)
-    validated(Record, screening.read_json(folder / RUN, MAX_JSON, numbers=True), folder / RUN)
+    validate(RunRecord, screening.read_json(folder / RUN, MAX_JSON, numbers=True), folder / RUN)
     return manifest
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder, alone; none of the files that it lists has been looked at.
+    """Return the manifest of a folder. The files that it lists are not read.
 
     Raises:
-        CheckpointError: there is none, it was altered, it is of a newer format, or it lists a file that no checkpoint has.
+        CheckpointError: there is no manifest, it was altered, its format is newer, or it lists a file that no checkpoint has.
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no such folder")
@@ -199,7 +203,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not is_checkpoint(folder):
         if (folder / CHECKPOINTS).is_dir():
             raise CheckpointError(
-                f"{folder}: its training is not finished; the same mmzoo train command with --resume goes on with it"
+                f"{folder}: its training is not finished; run the same mmzoo train command with --resume to continue it"
             )
         raise CheckpointError(f"{folder}: no {MANIFEST}; this is not a checkpoint folder, or it is incomplete")
     manifest = screening.read_json(folder / MANIFEST, MAX_JSON)
@@ -210,67 +214,70 @@ def read_manifest(folder: Path) -> Manifest:
         )
     if version != FORMAT:
         raise CheckpointError(f"{folder / MANIFEST}: format {str(version)[:80]!r} is unknown")
-    if manifest.get("digest") != _digest(manifest):
+    if manifest.get("digest") != manifest_digest(manifest):
         raise CheckpointError(f"{folder / MANIFEST}: was altered after it was saved (its digest does not match)")
-    valid = validated(Manifest, manifest, folder / MANIFEST)
+    valid = validate(Manifest, manifest, folder / MANIFEST)
     if unlisted := {WEIGHTS, RUN} - set(valid.files):
         raise CheckpointError(f"{folder / MANIFEST}: does not list {sorted(unlisted)[0]}")
     screening.check_names(valid.files, str(folder / MANIFEST))
-    if strange := [name for name in valid.files if name in UNHASHED or not screening.known(name)]:
-        raise CheckpointError(f"{folder / MANIFEST}: lists {strange[0]!r}, which is no file of a checkpoint")
+    if unknown := [name for name in valid.files if name in UNHASHED or not screening.known(name)]:
+        raise CheckpointError(f"{folder / MANIFEST}: lists {unknown[0]!r}, which is no file of a checkpoint")
     return valid
 
 
-def stored_tensors(folder: str | Path) -> dict[str, Stored]:
-    """Type and shape of each tensor, from the header of the weights alone.
+def stored_tensors(folder: str | Path) -> dict[str, StoredTensor]:
+    """Return the type and shape of each tensor of a checkpoint. Only the header of its weights is read.
 
     Raises:
-        CheckpointError: it is not a valid header.
+        CheckpointError: the header is not valid.
     """
     return read_header(Path(folder) / WEIGHTS)
 
 
 def read_weights(folder: str | Path, parameters: Container[str] = ()) -> dict[str, Tensor]:
-    """The tensors of a checkpoint. ``parameters`` are the names of those that are trained: numbers, where a mask may be infinite.
+    """Load the tensors of a checkpoint.
+
+    Args:
+        folder: a checkpoint folder, verified by `read_checkpoint`.
+        parameters: the names of the model's parameters, which must be finite. A buffer, such as a mask, may hold infinity.
 
     Raises:
-        CheckpointError: the file is not valid safetensors, a tensor holds NaN, or a parameter holds infinity.
+        CheckpointError: the file cannot be read, a tensor holds NaN, or a parameter holds infinity.
     """
     path = Path(folder) / WEIGHTS
     try:
-        found = load_file(path)
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None
-    for name, value in found.items():
-        if not value.is_floating_point():
-            continue
-        if (~value.isfinite() if name in parameters else value.isnan()).any():
-            raise CheckpointError(f"{path}: {name} holds NaN or infinity; such a model gives no answers")
-    return found
+    for name, value in tensors.items():
+        if value.is_floating_point() and (~value.isfinite() if name in parameters else value.isnan()).any():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity, so the model cannot compute an output")
+    return tensors
 
 
 def update_run(folder: str | Path, run: Mapping[str, Any], card: str) -> None:
-    """Replace the run record and the card of a checkpoint, keeping everything else."""
+    """Replace the run record and the card of a checkpoint; everything else stays as it is.
+
+    Raises:
+        CheckpointError: a file cannot be read or written.
+    """
     folder = Path(folder)
     manifest = screening.read_json(folder / MANIFEST, MAX_JSON)
     try:
-        _replace_json(folder / RUN, run)
-        manifest["files"][RUN] = _facts(folder / RUN)
-        manifest["digest"] = _digest(manifest)
-        _replace_json(folder / MANIFEST, manifest)
-        (folder / CARD).write_text(card, encoding="utf-8")
+        write_atomically(folder / RUN, _json_text(run))
+        manifest["files"][RUN] = file_facts(folder / RUN).model_dump()
+        write_atomically(folder / MANIFEST, _json_text(_signed(manifest)))
+        write_atomically(folder / CARD, card)
     except OSError as error:
-        raise CheckpointError(f"{folder}: the run could not be recorded: {error}") from None
-
-
-def hash_file(path: str | Path) -> str:
-    """The sha256 of a file, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        raise CheckpointError(f"{folder}: the run could not be recorded: {error.strerror or error}") from None
 
 
 def check_plugins(plugins: Mapping[str, str]) -> None:
-    """Raises MissingPlugin, with the pip command, if one is not installed."""
+    """Check that the plugins of a checkpoint are installed, in whatever version.
+
+    Raises:
+        MissingPlugin: one is not; the message has the pip command.
+    """
     for name, version in plugins.items():
         try:
             importlib.metadata.version(name)
@@ -281,7 +288,11 @@ def check_plugins(plugins: Mapping[str, str]) -> None:
 
 
 def check_file(folder: Path, name: str, facts: FileFacts) -> None:
-    """Raises CheckpointError if a file is not what the manifest says."""
+    """Check the size and sha256 of a file against the manifest.
+
+    Raises:
+        CheckpointError: it is missing or differs.
+    """
     path = folder / name
     if not path.is_file():
         raise CheckpointError(f"{path}: is missing; the checkpoint is incomplete")
@@ -293,30 +304,26 @@ def check_file(folder: Path, name: str, facts: FileFacts) -> None:
         raise CheckpointError(f"{path}: was altered after it was saved (its sha256 does not match)")
 
 
-def umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _names(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "sha256": hash_file(path)}
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in manifest.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def validated(schema: type[T], data: Any, path: Path) -> T:
-    """Data as what it must be.
+def file_facts(path: Path) -> FileFacts:
+    """Return the size and sha256 of a file.
 
     Raises:
-        CheckpointError: naming the file and the key.
+        OSError: it cannot be read.
+    """
+    return FileFacts(size=path.stat().st_size, sha256=hash_file(path))
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """Return the sha256, in hex, of the data of a manifest without its own ``digest``."""
+    content = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def validate(schema: type[Schema], data: Any, path: Path) -> Schema:
+    """Return ``data`` as an object of ``schema``.
+
+    Raises:
+        CheckpointError: it does not fit; the message names the file ``path`` and the key.
     """
     try:
         return schema.model_validate(data)
@@ -326,14 +333,33 @@ def validated(schema: type[T], data: Any, path: Path) -> T:
         raise CheckpointError(f"{path}: {key}: {problem['msg']}") from None
 
 
-def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _signed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {**manifest, "digest": manifest_digest(manifest)}
 
 
-def _replace_json(path: Path, data: Mapping[str, Any]) -> None:
-    staging = path.with_name(f".{path.name}.new")
-    try:
-        _write_json(staging, data)
-        os.replace(staging, path)
-    finally:
-        staging.unlink(missing_ok=True)
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote left in a folder."""
+    for path in folder.glob(f"{STAGING}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _replace_files(folder: Path, staged: Path) -> None:
+    """Move the files of ``staged`` into ``folder``, the manifest last.
+
+    If this is interrupted, the older manifest does not match the new files, so loading fails.
+    """
+    for name in sorted(_names(staged), key=lambda name: (name == MANIFEST, name)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (staged / name).replace(folder / name)
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the files of a folder and of its folders, relative to it."""
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def _json_text(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"

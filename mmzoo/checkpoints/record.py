@@ -1,4 +1,7 @@
-"""What run.json holds: how a model was trained and measured. Cards are rendered from it, so its shape is checked on reading."""
+"""Define the schema of run.json: how a model was trained and evaluated.
+
+It is validated when a checkpoint is read, because cards are rendered from it.
+"""
 
 from __future__ import annotations
 
@@ -6,44 +9,41 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Name = Annotated[str, Field(max_length=1000)]
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+OptionValues = Annotated[dict[Name, Any], Field(max_length=1000)]
 
-class _Open(BaseModel):
-    """Later versions may record more; what is known must be of the known type."""
+
+class OpenRecord(BaseModel):
+    """Allow unknown keys, since later versions may record more; known keys must have the known type."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
 
-Name = Annotated[str, Field(max_length=1000)]
-
-
-class Step(_Open):
-    """A point of the loss curve."""
+class LossRecord(OpenRecord):
+    """Hold one point of the loss curve."""
 
     step: float
     loss: float
 
 
-Count = Annotated[int, Field(ge=0, lt=1 << 53)]
-Options = Annotated[dict[Name, Any], Field(max_length=1000)]
-
-
-class Energy(_Open):
-    """What a run used, as far as it could be read: ``measured`` says of what."""
+class EnergyRecord(OpenRecord):
+    """Hold the energy that a run used, in kWh, and the devices that it was ``measured`` on."""
 
     kwh: float
     measured: list[Name]
 
 
-class Data(_Open):
-    """A data set: its name, or the name of the file or folder if it is ``local``, which nobody else can find by it."""
+class DataRecord(OpenRecord):
+    """Name a data set. If it is ``local``, the name is that of the author's own file or folder, and others cannot find it."""
 
     dataset: Name
     local: bool = False
-    dataset_options: Options = {}
+    dataset_options: OptionValues = {}
 
 
-class Training(Data):
-    """How it was trained."""
+class TrainingRecord(DataRecord):
+    """Describe a training run: its data, options, duration in seconds, hardware and loss curve."""
 
     license: Name | None = None
     split: Name
@@ -57,22 +57,22 @@ class Training(Data):
     device: Name
     precision: Name
     hardware: Name = ""
-    energy: Energy | None = None
+    energy: EnergyRecord | None = None
     skipped: Count = 0
-    history: list[Step] = []
+    history: list[LossRecord] = []
     versions: dict[Name, Name]
 
 
-class Measured(_Open):
-    """A score with its interval."""
+class ScoreRecord(OpenRecord):
+    """Hold a score and the bounds of its 95% interval."""
 
     value: float
     low: float
     high: float
 
 
-class Said(_Open):
-    """What the model said of one example."""
+class SampleRecord(OpenRecord):
+    """Hold one example, and what the model predicted for it."""
 
     id: Name
     text: Name
@@ -80,27 +80,27 @@ class Said(_Open):
     prediction: Name
 
 
-class Evaluated(Data):
-    """How it was measured once: on the first ``limit`` examples if that is not None, with ``options`` to the prediction."""
+class EvaluationRecord(DataRecord):
+    """Describe one evaluation: on the first ``limit`` examples, or on all if it is None, with ``options`` for the prediction."""
 
     split: Name
     examples: Count
     limit: Count | None = None
-    options: Options = {}
+    options: OptionValues = {}
     fingerprint: Name
-    scores: dict[Name, Measured]
-    controls: dict[Name, dict[Name, Measured]] = {}
+    scores: dict[Name, ScoreRecord]
+    controls: dict[Name, dict[Name, ScoreRecord]] = {}
     seed: Count = 0
     seconds: float = 0.0
     device: Name = ""
     hardware: Name = ""
-    energy: Energy | None = None
-    samples: Annotated[list[Said], Field(max_length=20)] = []
+    energy: EnergyRecord | None = None
+    samples: Annotated[list[SampleRecord], Field(max_length=20)] = []
     versions: dict[Name, Name] = {}
 
 
-class Origin(_Open):
-    """The checkpoint that a part started from."""
+class WarmStartRecord(OpenRecord):
+    """Name the checkpoint that a part started from."""
 
     checkpoint: Name
     recipe: Name
@@ -109,9 +109,9 @@ class Origin(_Open):
     license: Name | None = None
 
 
-class Record(_Open):
-    """The contents of run.json."""
+class RunRecord(OpenRecord):
+    """Hold the contents of run.json."""
 
-    training: Training | None = None
-    evaluations: list[Evaluated] = []
-    weights: dict[Name, Origin] = {}
+    training: TrainingRecord | None = None
+    evaluations: list[EvaluationRecord] = []
+    weights: dict[Name, WarmStartRecord] = {}

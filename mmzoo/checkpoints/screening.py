@@ -1,6 +1,6 @@
-"""What a checkpoint folder or a repository must not hold, whoever made it: looked for before anything else in it is read.
+"""Refuse pickles, code and harmful text in a checkpoint folder or a repository, before anything else in it is read.
 
-Nothing here is ever executed by this package; but a folder is passed on, and what reads it next may be less careful.
+This package executes nothing from such a folder. But folders are passed on, and other programs may be less careful.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RUN = "run.json"
 CARD = "README.md"
 CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-# What `save_pretrained` of a transformers tokenizer writes.
+# The files that `save_pretrained` of a transformers tokenizer writes.
 TOKENIZER = _words(
     "tokenizer.json special_tokens_map.json added_tokens.json vocab.json vocab.txt merges.txt spiece.model "
     f"sentencepiece.bpe.model tokenizer.model chat_template.jinja {TOKENIZER_CONFIG}"
@@ -35,7 +35,7 @@ TOKENIZER = _words(
 KNOWN = frozenset({MANIFEST, WEIGHTS, RUN, CARD, CONFIG}) | TOKENIZER
 TEMPLATE = re.compile(r"additional_chat_templates/[\w-]+\.jinja")
 
-# What a pack holds beside a checkpoint: what it lists, files of backbones, wheels of plugins.
+# What a pack holds beside a checkpoint: its list of files, the files of backbones, and wheels of plugins.
 PACK = "pack.json"
 BACKBONES, WHEELS = "backbones", "wheels"
 _BACKBONE_FILE = re.compile(rf"{BACKBONES}/\d{{1,3}}/[A-Za-z0-9][\w.-]{{0,200}}\.(safetensors|json|txt|model|jinja)", re.A)
@@ -43,110 +43,111 @@ _WHEEL = re.compile(rf"{WHEELS}/[A-Za-z0-9][\w.+!-]{{0,200}}\.whl", re.A)
 
 PICKLES = _words(".bin .pt .pth .pkl .pickle .ckpt .joblib .dill .h5 .hdf5 .keras .msgpack .mar")
 CODE = _words(".py .pyc .pyd .pyx .so .dll .dylib .exe .sh .bat .cmd .ps1 .js .whl .egg .jar .class .lnk .desktop")
-# Names that transformers and others import from a folder; a folder of one's own may hold other scripts.
+# Modules that transformers and other libraries import from a folder. Other scripts in a local folder are allowed.
 REMOTE_CODE = re.compile(r"(modeling|configuration|tokenization|processing|image_processing|pipeline|custom|handler)\w*\.py")
 
-MAX_CARD, MAX_HEAD, MAX_CONFIG = 4 << 20, 1 << 18, 4 << 20
+MAX_CARD, MAX_METADATA, MAX_CONFIG = 4 << 20, 1 << 18, 4 << 20  # bytes
 _SCRIPTS = re.compile(
     r"<\s*/?\s*(script|iframe|object|embed|base|form)\b|<[a-z][^<>]*\son[a-z]+\s*=|\b(javascript|vbscript)\s*:", re.I
 )
-_HEAD = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.S | re.M)
-# What makes transformers look elsewhere for a part of the model: `architecture` is timm_wrapper's, for which timm looks on the
-# Hub or in a folder.
+_METADATA = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.S | re.M)
+# Keys that make transformers fetch a part of the model from elsewhere. `architecture` belongs to timm_wrapper; timm looks it up
+# on the Hub or in a folder.
 FETCHED = frozenset({"architecture", "backbone", "use_pretrained_backbone", "use_timm_backbone"})
 _KERNELS = re.compile(r"_?(attn|experts)_implementation")
 _REPEATED = re.compile(r"layer|depth|block|expert|stage")
 _SIZES = re.compile(r"size|dim|len|width|capacity|channel")
-MAX_LABELS = 1 << 20  # each gets a name
-MAX_REPEATED = 1024  # modules take time and memory also where their weights take none, on the meta device
+MAX_LABELS = 1 << 20  # transformers makes a name for each
+MAX_REPEATED = 1024  # on the meta device weights take no memory, but each module takes memory and time
 _CALLS_CODE = ("auto_map", "trust_remote_code", "custom_pipelines")
 
 
 def known(name: str) -> bool:
-    """Whether a checkpoint may list a file of this name."""
+    """Return whether a checkpoint may list a file of this name."""
     return name in KNOWN or TEMPLATE.fullmatch(name) is not None
 
 
-def packed(name: str) -> bool:
-    """Whether a pack may hold a file of this name."""
+def known_in_pack(name: str) -> bool:
+    """Return whether a pack may hold a file of this name."""
     return name == PACK or known(name) or any(pattern.fullmatch(name) for pattern in (_BACKBONE_FILE, _WHEEL))
 
 
 def check_names(names: Iterable[str], where: str) -> None:
-    """Refuse a repository by its listing.
+    """Refuse names that lead out of the folder, pickles and code.
+
+    Args:
+        names: the files that are listed.
+        where: the repository or file that lists them, for the message.
 
     Raises:
-        CheckpointError: a name that leaves the folder, pickled weights, or code; naming it.
+        CheckpointError: a name is refused; the message has it.
     """
     for name in names:
         path = PurePosixPath(name)
         if not name or path.is_absolute() or ".." in path.parts or "\\" in name or re.match(r"[A-Za-z]:", name) or "\0" in name:
-            raise CheckpointError(f"{where}: file name {name!r} leaves the folder; nothing of it was read")
+            raise CheckpointError(f"{where}: file name {name!r} leaves the folder; nothing was read")
         if (suffix := path.suffix.lower()) in PICKLES:
-            raise CheckpointError(f"{where}: holds {name}, which can be a pickle and run code when it is read; nothing was read")
+            raise CheckpointError(f"{where}: holds {name}, which may be a pickle and run code when loaded; nothing was read")
         if suffix in CODE:
-            raise CheckpointError(f"{where}: holds {name}, which is code; a model here is data only, nothing was read")
+            raise CheckpointError(f"{where}: holds {name}, which is code; a model is data only. Nothing was read")
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds pickled weights, modules that others would import, or links that lead out of it.
+    """Refuse a folder that holds pickles, modules that other libraries would import, or links that lead out of it.
 
     Raises:
-        CheckpointError: naming the file.
+        CheckpointError: a file is refused; the message has its name.
     """
     inside = [folder.resolve()]
-    if folder.parent.name == "snapshots":  # the cache of huggingface_hub: its files are links to blobs beside it
+    if folder.parent.name == "snapshots":  # in the cache of huggingface_hub, files are links to a folder of blobs
         inside.append((folder.parent.parent / "blobs").resolve())
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in PICKLES:
-            raise CheckpointError(f"{path}: can be a pickle and run code when it is read; remove it from the checkpoint")
+            raise CheckpointError(f"{path}: may be a pickle and run code when it is loaded; remove it from the checkpoint")
         if REMOTE_CODE.fullmatch(path.name):
-            raise CheckpointError(f"{path}: is code that others would run; remove it from the checkpoint")
-        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in inside):
-            raise CheckpointError(f"{path}: is a link that leads out of the folder; put the file itself there")
+            raise CheckpointError(f"{path}: is code that other libraries would run; remove it from the checkpoint")
+        if path.is_symlink() and not any(path.resolve().is_relative_to(allowed) for allowed in inside):
+            raise CheckpointError(f"{path}: is a link that leads out of the folder; replace it by the file itself")
 
 
 def check_config(path: Path) -> None:
-    """config.json says what this is, and neither it nor the tokenizer's names code.
+    """Refuse a configuration that asks for code to be run; config.json must also have ``model_type: mmzoo``.
 
     Raises:
-        CheckpointError: naming the file and the key.
+        CheckpointError: the message has the file and the key.
     """
     if not path.is_file():
         return
     data = read_json(path, MAX_CONFIG)
     if path.name == CONFIG and data.get("model_type") != "mmzoo":
         raise CheckpointError(f"{path}: model_type must be 'mmzoo', not {str(data.get('model_type'))[:80]!r}")
-    waiting: list[Any] = [data]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            if found := next((key for key in _CALLS_CODE if value.get(key)), None):
-                raise CheckpointError(f"{path}: '{found}' asks for code to be run; a model here is data only")
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
+    for key, value in walk(data, labels=True):
+        if key in _CALLS_CODE and value:
+            raise CheckpointError(f"{path}: '{key}' asks for code to be run; a model is data only")
 
 
-def walk(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Each key of a configuration and of what stands in it, with its value; an item of a list stands under the list's key.
-    Names of labels are left out."""
+def walk(data: Mapping[str, Any], *, labels: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield each key of a configuration and its value, nested ones too. An item of a list is yielded under the list's key.
+
+    The names of labels (``id2label`` and ``label2id``) are left out unless ``labels``.
+    """
     waiting: list[tuple[str, Any]] = list(data.items())
     while waiting:
         key, value = waiting.pop()
         yield str(key), value
-        if isinstance(value, Mapping) and key not in ("id2label", "label2id"):
+        if isinstance(value, Mapping) and (labels or key not in ("id2label", "label2id")):
             waiting.extend(value.items())
         elif isinstance(value, list | tuple):
             waiting.extend((key, item) for item in value)
 
 
 def check_sizes(config: Mapping[str, Any]) -> None:
-    """Refuse a model's configuration that asks for more layers or labels than any model has: they would be made on the meta
-    device, before their weights are compared with anything.
+    """Refuse a model's configuration that asks for more layers or labels than any model has.
+
+    The model is made on the meta device before its weights are compared with the checkpoint's. Its modules take memory there too.
 
     Raises:
-        ValueError: naming the key.
+        ValueError: the message has the key.
     """
     for key, value in walk(config):
         repeats = _REPEATED.search(key) is not None and _SIZES.search(key) is None
@@ -157,10 +158,10 @@ def check_sizes(config: Mapping[str, Any]) -> None:
 
 
 def check_reach(config: Mapping[str, Any]) -> None:
-    """Refuse a fetched configuration that makes the library fetch more: another repository's model, or a kernel, which is code.
+    """Refuse a downloaded configuration that makes the library download more: another model, or a kernel, which is code.
 
     Raises:
-        ValueError: naming the key.
+        ValueError: the message has the key.
     """
     for key, value in walk(config):
         if (key in FETCHED and value) or (_KERNELS.fullmatch(key) and isinstance(value, str) and "/" in value):
@@ -168,56 +169,56 @@ def check_reach(config: Mapping[str, Any]) -> None:
 
 
 def check_card(path: Path) -> None:
-    """The card is prose: it is never run here, and holds nothing that would run where it is shown.
+    """Refuse a model card that is too large, holds scripts that would run where it is shown, or has invalid metadata.
 
     Raises:
-        CheckpointError: naming what it holds.
+        CheckpointError: the message says which.
     """
     if not path.is_file():
         return
     if path.stat().st_size > MAX_CARD:
-        raise CheckpointError(f"{path}: larger than {MAX_CARD >> 20} MiB; that is no card")
+        raise CheckpointError(f"{path}: is larger than {MAX_CARD >> 20} MiB, too large for a model card")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None
-    if found := _SCRIPTS.search(text):
-        raise CheckpointError(f"{path}: holds {found[0][:60]!r}, which would run where the card is shown")
-    if head := _HEAD.match(text):
-        if len(head[1]) > MAX_HEAD:
-            raise CheckpointError(f"{path}: its metadata is larger than {MAX_HEAD >> 10} KiB")
+    if script := _SCRIPTS.search(text):
+        raise CheckpointError(f"{path}: holds {script[0][:60]!r}, which would run where the card is shown")
+    if metadata := _METADATA.match(text):
+        if len(metadata[1]) > MAX_METADATA:
+            raise CheckpointError(f"{path}: its metadata is larger than {MAX_METADATA >> 10} KiB")
         try:
-            parsing.parse(head[1], as_yaml=True)
+            parsing.parse(metadata[1], as_yaml=True)
         except ValueError as error:
             raise CheckpointError(f"{path}: its metadata is not valid YAML: {error}") from None
 
 
 def card_metadata(path: Path) -> dict[str, Any]:
-    """The YAML of a card, empty if there is none.
+    """Return the metadata of a model card; empty if it has none.
 
     Raises:
         CheckpointError: as `check_card`.
     """
     check_card(path)
-    head = _HEAD.match(path.read_text(encoding="utf-8")) if path.is_file() else None
-    data = parsing.parse(head[1], as_yaml=True) if head else {}
+    metadata = _METADATA.match(path.read_text(encoding="utf-8")) if path.is_file() else None
+    data = parsing.parse(metadata[1], as_yaml=True) if metadata else {}
     return data if isinstance(data, dict) else {}
 
 
 def inert(text: str) -> str:
-    """Markdown in which nothing runs that `check_card` would refuse, and which no terminal obeys: words may be a stranger's."""
-    return _SCRIPTS.sub(lambda found: found[0].replace("<", "&lt;").replace(":", "&#58;"), sanitize(text))
+    """Return Markdown without scripts and control characters; `check_card` accepts it. Text in it may be untrusted."""
+    return _SCRIPTS.sub(lambda script: script[0].replace("<", "&lt;").replace(":", "&#58;"), sanitize(text))
 
 
 def read_json(path: Path, limit: int, *, numbers: bool = False) -> dict[str, Any]:
-    """A JSON object of at most ``limit`` bytes; ``numbers``: with NaN and infinity, as Python writes them.
+    """Read a JSON object of at most ``limit`` bytes. With ``numbers`` it may contain NaN and infinity, as Python writes them.
 
     Raises:
-        CheckpointError: it is missing, too large, or no JSON object.
+        CheckpointError: the file is missing, not a regular file, too large, or not a JSON object.
     """
     try:
         state = path.stat()
-        if not stat.S_ISREG(state.st_mode):  # a pipe would never end
+        if not stat.S_ISREG(state.st_mode):  # reading a pipe would never end
             raise CheckpointError(f"{path}: is no regular file")
         if state.st_size > limit:
             raise CheckpointError(f"{path}: is {state.st_size} bytes; {limit} are allowed")

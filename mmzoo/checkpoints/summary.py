@@ -1,4 +1,4 @@
-"""What a model consists of, in numbers: what ``mmzoo check`` and ``model.summary()`` show."""
+"""Count the parameters and the memory of a model, as ``mmzoo check`` and ``model.summary()`` print them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import nn
 
-ADAM_BYTES = 8  # two float32 moments a trained parameter
+ADAM_BYTES = 8  # per trained parameter: two float32 moments
+HEADER = ("part", "entry", "shape", "parameters", "trained", "policy", "licence")
 
 
 @dataclass(frozen=True)
 class PartSummary:
-    """One part: its name and shape, its parameters, and the licence of its weights."""
+    """Describe one part: its entry, shape, parameters, training policy, and the licence and source of its weights."""
 
     part: str
     use: str
@@ -26,9 +27,15 @@ class PartSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """All parts, and what the model needs. Memory is in bytes, of weights, gradients and Adam's moments in float32;
-    activations come on top and grow with the batch. ``license`` is the strictest of the parts' (`mmzoo.recipes.licence`); the data that
-    it is trained on add theirs."""
+    """Describe the parts of a model and the memory that it needs; ``str()`` gives a table.
+
+    Attributes:
+        recipe: the name of the recipe.
+        parts: one `PartSummary` per part.
+        memory_run: bytes of the float32 weights and the buffers.
+        memory_train: the same with gradients and Adam's moments. Activations come on top and grow with the batch.
+        license: of the parts (`mmzoo.recipes.licence`); the training data have their own.
+    """
 
     recipe: str
     parts: list[PartSummary] = field(default_factory=list)
@@ -38,31 +45,25 @@ class Summary:
 
     @property
     def parameters(self) -> int:
+        """Return the number of parameters of all parts."""
         return sum(part.parameters for part in self.parts)
 
     @property
     def trained(self) -> int:
+        """Return the number of parameters that are trained."""
         return sum(part.trained for part in self.parts)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the summary as plain data."""
         return {"fits": True, **asdict(self), "parameters": self.parameters, "trained": self.trained}
 
     def __str__(self) -> str:
-        rows = [("part", "entry", "shape", "parameters", "trained", "policy", "licence")]
+        rows = [HEADER]
         for part in self.parts:
-            rows.append(
-                (
-                    part.part.replace("_", " "),
-                    part.use,
-                    part.shape,
-                    format_count(part.parameters),
-                    format_count(part.trained),
-                    part.policy,
-                    part.license,
-                )
-            )
+            counts = format_count(part.parameters), format_count(part.trained)
+            rows.append((part.part.replace("_", " "), part.use, part.shape, *counts, part.policy, part.license))
         rows.append(("total", "", "", format_count(self.parameters), format_count(self.trained), "", ""))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
         lines.append(
@@ -74,8 +75,8 @@ class Summary:
 
 
 def summarise(part: str, module: nn.Module, *, use: str, shape: str, policy: str, license: str, source: str) -> PartSummary:
-    """Count a part's parameters, shared ones once. Works on the meta device too."""
-    parameters = {id(p): p for p in module.parameters()}.values()
+    """Count the parameters of a part; shared ones are counted once. It may be on the meta device."""
+    parameters = list(module.parameters())  # each once
     return PartSummary(
         part=part,
         use=use,
@@ -89,13 +90,14 @@ def summarise(part: str, module: nn.Module, *, use: str, shape: str, policy: str
 
 
 def total_summary(recipe: str, parts: list[PartSummary], buffers: int = 0, license: str = "unknown") -> Summary:
+    """Return the summary of a model of these parts, whose buffers take ``buffers`` bytes."""
     run = 4 * sum(part.parameters for part in parts) + buffers
     trained = sum(part.trained for part in parts)
     return Summary(recipe, parts, run, run + (4 + ADAM_BYTES) * trained, license)
 
 
 def format_count(number: int) -> str:
-    """12345678 as '12.3 M'."""
+    """Return a number such as 12345678 as ``"12.3 M"``."""
     for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= scale:
             return f"{number / scale:.1f} {unit}"
@@ -103,7 +105,7 @@ def format_count(number: int) -> str:
 
 
 def format_bytes(number: float) -> str:
-    """Bytes as '12.3 MB'."""
+    """Return a number of bytes such as 12345678 as ``"12.3 MB"``."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= scale:
             return f"{number / scale:.1f} {unit}"

@@ -1,7 +1,8 @@
-"""One file for a machine without network: ``pack``, ``load``."""
+"""Define the commands ``mmzoo pack`` and ``mmzoo load``: one file with a model, for a machine without network."""
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ def pack(
     model: ModelFolder,
     output: Annotated[str, typer.Argument(help="The file to write, such as out.mmzoo.", metavar="OUT.mmzoo")],
     wheels: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Add the wheels of the plugins that it needs, which are in this folder.")
+        str | None, typer.Option(metavar="DIR", help="Add the wheels in this folder of the plugins that the model needs.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -31,7 +32,7 @@ def pack(
     if as_json:
         print_json({"pack": str(path), **_contents(path, index)})
         return
-    backbones = ", ".join(f"{b.id}" for b in index.backbones) or "none"
+    backbones = ", ".join(backbone.id for backbone in index.backbones) or "none"
     print(f"packed {model} into {path}, {path.stat().st_size / 1e6:.1f} MB; backbones: {backbones}; wheels: {len(index.wheels)}")
     print(f"load it:  mmzoo.load({str(path)!r})")
 
@@ -43,14 +44,14 @@ def load(
     wheels: Annotated[str | None, typer.Option(metavar="DIR", help="Write its wheels there; none is installed.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Verify a pack and say what it is; nothing of it is run, and its plugins need not be installed."""
+    """Verify a pack and print its contents. Nothing in it is executed, and its plugins need not be installed."""
     from mmzoo.checkpoints.folder import read_manifest
     from mmzoo.sharing.unpack import extract_wheels, read_index, unpack, unpacked
 
     folder = unpack(pack, to) if to is not None else unpacked(pack)
     manifest = read_manifest(folder)
     extracted = [] if wheels is None else extract_wheels(pack, wheels)
-    said: dict[str, Any] = {
+    report: dict[str, Any] = {
         **_contents(Path(pack), read_index(Path(pack))),
         "recipe": manifest.recipe.get("name"),
         "parts": {kind: _use(manifest.recipe.get(kind)) for kind in ("encoder", "fusion", "language_model", "task")},
@@ -60,23 +61,26 @@ def load(
         "extracted": [str(path) for path in extracted],
     }
     if as_json:
-        print_json(said)
-        return
-    print(f"{pack}: {said['recipe'] or 'unnamed'}, {said['bytes'] / 1e6:.1f} MB, whole and unaltered")
-    for kind, use in said["parts"].items():
+        print_json(report)
+    else:
+        _print(pack, report)
+
+
+def _print(pack: str, report: dict[str, Any]) -> None:
+    """Print what `load` reports, for people."""
+    print(f"{pack}: {report['recipe'] or 'unnamed'}, {report['bytes'] / 1e6:.1f} MB, complete and unaltered")
+    for kind, use in report["parts"].items():
         print(f"  {kind.replace('_', ' ')}: {use}")
-    for backbone in said["backbones"]:
-        print(
-            f"  backbone {backbone['id']}: commit {backbone['commit'] or 'none, from a folder'}, {len(backbone['files'])} files"
-        )
-    for what in ("plugins", "packages"):
-        for name, version in said[what].items():
-            print(f"  needs {name} {version}" + _missing(name))
-    for wheel in said["wheels"]:
+    for backbone in report["backbones"]:
+        commit = backbone["commit"] or "none, from a folder"
+        print(f"  backbone {backbone['id']}: commit {commit}, {len(backbone['files'])} files")
+    for name, needed in [*report["plugins"].items(), *report["packages"].items()]:
+        print(f"  needs {name} {needed}{'' if _installed(name) else ', which is not installed'}")
+    for wheel in report["wheels"]:
         print(f"  wheel {wheel}")
-    if to is not None:
-        print(f"unpacked into {folder}; load it:  mmzoo.load({str(folder)!r})")
-    for path in extracted:
+    if report["folder"] is not None:
+        print(f"unpacked into {report['folder']}; load it:  mmzoo.load({report['folder']!r})")
+    for path in report["extracted"]:
         print(f"install it, if you trust it:  pip install {path}")
 
 
@@ -93,11 +97,9 @@ def _use(part: Any) -> str:
     return str(part.get("use") if isinstance(part, dict) else part)
 
 
-def _missing(name: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
+def _installed(name: str) -> bool:
     try:
         version(name)
     except PackageNotFoundError:
-        return ", which is not installed"
-    return ""
+        return False
+    return True

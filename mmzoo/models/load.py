@@ -10,8 +10,9 @@ import torch
 
 from mmzoo.backbones import local_backbones
 from mmzoo.checkpoints.folder import CheckpointContents, read_checkpoint, read_weights, stored_tensors
-from mmzoo.checkpoints.header import Stored
+from mmzoo.checkpoints.header import StoredTensor
 from mmzoo.checkpoints.screening import MANIFEST, WEIGHTS
+from mmzoo.common.files import hash_unchanged
 from mmzoo.errors import DoesNotFit
 from mmzoo.interfaces.kinds import PARTS
 from mmzoo.models import locks
@@ -42,7 +43,7 @@ def load(model: str | Path, *, revision: str | None = None, device: str | torch.
     folder = local_folder(model, revision=revision)
     contents = read_checkpoint(folder)
     plugin_manager().check_needed(contents.plugins)
-    with local_backbones.use_local(backbones(folder)), locks.locked(contents):
+    with local_backbones.use_local(backbones(folder)), locks.explain_locked_backbone(contents):
         loaded = _load_model(contents)
     return loaded if device is None else loaded.to(device)
 
@@ -60,22 +61,22 @@ def load_without_weights(model: str | Path, *, revision: str | None = None) -> M
     with (
         local_backbones.use_local(backbones(folder)),
         local_backbones.record_fetches() as fetched,
-        locks.locked(contents),
+        locks.explain_locked_backbone(contents),
     ):
         plan = _plan(contents)[0]
         _ = plan.language_model.tokenizer
-    now = {(b.id, name): local_backbones.sha256(path) for b in fetched.values() for name, path in b.files.items()}
+    now = {(b.id, name): hash_unchanged(path) for b in fetched.values() for name, path in b.files.items()}
     for kind, facts in contents.lock.items():
         for name, digest in facts["files"].items():
             if now.get((facts["id"], name), digest) != digest:
-                raise locks.not_locked(kind, facts, name, "is not the file that this checkpoint was trained with")
+                raise locks.lock_error(kind, facts, name, "is not the file that this checkpoint was trained with")
     return plan
 
 
 def _plan(contents: CheckpointContents) -> tuple[MultimodalModel, torch.dtype | None]:
     """Return the model on the meta device, and the dtype that it was saved in (None for the recipe's own)."""
     folder = contents.folder
-    with locks.named(folder / MANIFEST):
+    with locks.name_file_in_errors(folder / MANIFEST):
         recipe = without_sources(Recipe.of(contents.recipe, origin="recipe")).pinned(contents.lock)
         plan = assemble(recipe, meta=True, folder=folder)
     return plan, locks.check_tensors(stored_tensors(folder), plan, folder / WEIGHTS, full=contents.full)
@@ -118,7 +119,7 @@ def take_weights(model: MultimodalModel, source: str | Path) -> None:
 
 
 def _match_parts(
-    model: MultimodalModel, saved: Recipe, stored: Mapping[str, Stored]
+    model: MultimodalModel, saved: Recipe, stored: Mapping[str, StoredTensor]
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Return the names of the tensors to copy by part, and for each part that does not match, the reason."""
     state, matching, reasons = model.state_dict(), {}, {}

@@ -1,4 +1,4 @@
-"""What a checkpoint stores, beside what its recipe makes: its tensors by name, type and shape, and the locks of its backbones."""
+"""Check a checkpoint against the model that its recipe makes: its tensors and the locks of its backbones."""
 
 from __future__ import annotations
 
@@ -10,93 +10,108 @@ from typing import Any
 import torch
 
 from mmzoo.checkpoints.folder import CheckpointContents
-from mmzoo.checkpoints.header import Stored
+from mmzoo.checkpoints.header import DTYPES, StoredTensor
 from mmzoo.checkpoints.screening import MANIFEST
+from mmzoo.common.sanitize import sanitize
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, PluginBroken, SourceError, UnknownName
 from mmzoo.interfaces.part import Part
 from mmzoo.models.model import MultimodalModel
 
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
-HALVES = {torch.float32, torch.float16, torch.bfloat16}
-MAX_COMPUTED = 2 << 30
+PRECISIONS = {torch.float32, torch.float16, torch.bfloat16}  # a model may be saved in any of them
+MAX_COMPUTED = 2 << 30  # bytes
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
-    """What is wrong with a recipe is said of the file that it stands in."""
+def name_file_in_errors(path: Path) -> Iterator[None]:
+    """Put the file that a recipe was read from in front of error messages about the recipe."""
     try:
         yield
     except (BadRecipe, UnknownName, DoesNotFit, PluginBroken) as error:
         raise type(error)(f"{path}: {error}") from error
 
 
-def check_tensors(stored: Mapping[str, Stored], plan: MultimodalModel, where: Path, *, full: bool) -> torch.dtype | None:
-    """Compare what a file holds with what the recipe makes, on the meta device: nothing is allocated yet.
+def check_tensors(stored: Mapping[str, StoredTensor], plan: MultimodalModel, where: Path, *, full: bool) -> torch.dtype | None:
+    """Compare the tensors of a file with those that the recipe makes.
+
+    Args:
+        stored: the tensors in the header of the file.
+        plan: the model on the meta device, so nothing is allocated yet.
+        where: the file, for messages.
+        full: whether the file contains all weights of the model.
 
     Returns:
-        The type that the model was saved in, None if that is the recipe's own.
+        The type that the model was saved in; None if it is the type that the recipe makes.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, or of another type or shape, or the model computes huge buffers.
     """
     state, expected = plan.state_dict(), plan.saved_names(full=full)
     if wrong := sorted(set(expected) ^ set(stored)):
-        raise CheckpointError(f"{where}: {len(wrong)} tensors are missing or unexpected: {', '.join(wrong[:5])}")
-    changed = set()
+        raise CheckpointError(f"{where}: {len(wrong)} tensors are missing or unexpected: {sanitize(', '.join(wrong[:5]))[:500]}")
+    saved_in = set()
     for name in expected:
-        made, found = state[name], stored[name]
-        if tuple(made.shape) != found.shape:
-            raise CheckpointError(f"{where}: {name} is {list(found.shape)}, the recipe makes it {list(made.shape)}")
-        dtype = DTYPES[found.dtype]
-        if dtype != made.dtype and not {dtype, made.dtype} <= HALVES:
-            raise CheckpointError(
-                f"{where}: {name} is {found.dtype}, the recipe makes it {str(made.dtype).removeprefix('torch.')}"
-            )
-        if made.is_floating_point():
-            changed.add(None if dtype == made.dtype else dtype)
-    # Every other tensor of a part without pretrained weights is computed when the part is made, such as a mask.
+        planned, dtype = state[name], DTYPES[stored[name].dtype]
+        if tuple(planned.shape) != stored[name].shape:
+            raise CheckpointError(f"{where}: {name} is {list(stored[name].shape)}, the recipe makes it {list(planned.shape)}")
+        if dtype != planned.dtype and not {dtype, planned.dtype} <= PRECISIONS:
+            planned_type = str(planned.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{where}: {name} is {stored[name].dtype}, the recipe makes it {planned_type}")
+        if planned.is_floating_point():
+            saved_in.add(None if dtype == planned.dtype else dtype)
+    # Other buffers of parts without pretrained weights, such as masks, are computed when the part is made.
     computed = sum(
         buffer.numel() * buffer.element_size()
         for name, buffer in plan.named_buffers()
         if name not in stored and not plan.provenance.pretrained[name.split(".", 1)[0]]
     )
     if computed > MAX_COMPUTED:
-        raise CheckpointError(f"{where.parent / MANIFEST}: its recipe computes buffers of {computed} bytes")
-    return next(iter(changed)) if len(changed) == 1 else None
+        message = f"its recipe computes buffers of {computed} bytes; {MAX_COMPUTED} are allowed"
+        raise CheckpointError(f"{where.parent / MANIFEST}: {message}")
+    return saved_in.pop() if len(saved_in) == 1 else None
 
 
 @contextmanager
-def locked(contents: CheckpointContents) -> Iterator[None]:
-    """A backbone that cannot be fetched any more is said to be locked, and what can be done."""
+def explain_locked_backbone(contents: CheckpointContents) -> Iterator[None]:
+    """Add the lock and the ways out to the error about a backbone that cannot be fetched at its commit any more."""
     try:
         yield
     except SourceError as error:
         for kind, facts in contents.lock.items():
             if facts["source"] == "hub" and f"'{facts['id']}'" in str(error):
                 raise SourceError(
-                    f"{error}\n{contents.folder / MANIFEST}: its {kind.replace('_', ' ')} is locked to '{facts['id']}'"
-                    f" at commit {facts['commit']}. If that is gone for good, a machine that has it in its cache still loads "
-                    "it: there, `mmzoo pack MODEL out.mmzoo` puts all of it into one file, and `mmzoo push MODEL REPOSITORY "
-                    "--full` shares every weight"
+                    f"{error}\n{contents.folder / MANIFEST}: its {kind.replace('_', ' ')} is locked to '{facts['id']}' "
+                    f"at commit {facts['commit']}. If it was deleted, a machine that has it in its cache can still load it. "
+                    "There, run `mmzoo pack MODEL out.mmzoo` to write everything into one file, or "
+                    "`mmzoo push MODEL REPOSITORY --full` to share every weight"
                 ) from None
         raise
 
 
 def check_lock(lock: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Part]) -> None:
+    """Compare the files that backbones were loaded from with the lock of a checkpoint.
+
+    Args:
+        lock: by part, the ``id`` of its backbone and the sha256 of each of its files.
+        loaded: the parts whose pretrained weights were loaded.
+
+    Raises:
+        CheckpointError: a part or a file of weights is not in the lock, or a locked file is missing or differs.
+    """
     if unlocked := [kind for kind, part in loaded.items() if kind not in lock and part.lock()]:
         raise CheckpointError(f"{unlocked[0].replace('_', ' ')}: the checkpoint has no lock for its pretrained weights")
     for kind, facts in lock.items():
         if kind not in loaded:
             continue
-        now = loaded[kind].lock().get("files", {})
-        if unlocked := [name for name in now if name.endswith(".safetensors") and name not in facts.get("files", {})]:
+        locked, files = facts.get("files", {}), loaded[kind].lock().get("files", {})
+        if unlocked := [name for name in files if name.endswith(".safetensors") and name not in locked]:
             raise CheckpointError(f"{kind.replace('_', ' ')} {facts.get('id')}: {unlocked[0]} is not in the checkpoint's lock")
-        for name, digest in facts.get("files", {}).items():
-            if now.get(name) != digest:
-                why = "is not there" if name not in now else "is not the file that this checkpoint was trained with"
-                raise not_locked(kind, facts, name, why)
+        for name, digest in locked.items():
+            if files.get(name) != digest:
+                reason = "is missing" if name not in files else "is not the file that this checkpoint was trained with"
+                raise lock_error(kind, facts, name, reason)
 
 
-def not_locked(kind: str, facts: Mapping[str, Any], name: str, why: str) -> CheckpointError:
-    locked = facts["files"][name]
-    return CheckpointError(f"{kind.replace('_', ' ')} {facts.get('id')}: {name} {why} (locked sha256 {locked[:12]}...)")
+def lock_error(kind: str, facts: Mapping[str, Any], name: str, reason: str) -> CheckpointError:
+    """Return the error for a backbone's file that differs from the lock."""
+    digest = facts["files"][name]
+    return CheckpointError(f"{kind.replace('_', ' ')} {facts.get('id')}: {name} {reason} (locked sha256 {digest[:12]}...)")

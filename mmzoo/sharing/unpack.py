@@ -1,19 +1,18 @@
-"""Reading packs: one file that holds a checkpoint and everything that it is loaded with, for a machine without network or cache.
+"""Read packs: files that contain a checkpoint and everything that loading it needs, for machines without network or cache.
 
-    pack.json                     each other file with its size and hash, and what each backbone is
-    mmzoo.json, ...               the checkpoint, as it stands in a folder
-    backbones/0/config.json, ...  what was fetched of each backbone
-    wheels/....whl                of plugins, if they were asked for
+    pack.json                     size and hash of each other file; id, revision and files of each backbone
+    mmzoo.json, ...               the checkpoint, as in a folder
+    backbones/0/config.json, ...  the files that were fetched for each backbone
+    wheels/....whl                of plugins, if they were requested
 
-A pack is unpacked before it is loaded, in a cache or where it is told to; such a folder is a checkpoint that finds its backbones
-beside it.
+A pack is unpacked before it is loaded, in a cache or in a folder of the user's. The result is a checkpoint folder that contains
+its backbones.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -22,44 +21,45 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 from pydantic import Field
 
-from mmzoo.backbones.local_backbones import LocalBackbone, sha256
+from mmzoo.backbones.local_backbones import LocalBackbone
 from mmzoo.checkpoints import screening
 from mmzoo.checkpoints.folder import (
-    STAGING,
+    Commit,
     FileFacts,
     Manifest,
-    Strict,
+    StrictModel,
     check_plugins,
     is_checkpoint,
     read_manifest,
-    validated,
+    validate,
     verify_checkpoint,
 )
 from mmzoo.checkpoints.header import read_header
 from mmzoo.checkpoints.screening import BACKBONES, CARD, MANIFEST, PACK, WHEELS
 from mmzoo.common import parsing
-from mmzoo.common.files import cache_folder
+from mmzoo.common.files import cache_folder, hash_unchanged, staged_folder
 from mmzoo.common.progress import bar
+from mmzoo.common.sanitize import short_repr
 from mmzoo.errors import CheckpointError, MissingPlugin
-from mmzoo.sharing.archive import Archive
+from mmzoo.sharing.archive import Archive, open_archive
 from mmzoo.sharing.repository import staging
 
 SUFFIX = ".mmzoo"
 FORMAT = 1
-MAX_INDEX = 4 << 20
+MAX_INDEX = 4 << 20  # bytes
 
 
-class PackedBackbone(Strict):
-    """What a backbone is: where it was asked for, and the names of the files that were fetched."""
+class PackedBackbone(StrictModel):
+    """Describe a backbone: the id and revision that were requested, the commit, and the names of the files that were fetched."""
 
     id: Annotated[str, Field(max_length=1000)]
     revision: Annotated[str, Field(max_length=1000)] | None = None
-    commit: Annotated[str, Field(pattern=r"^[\w.+-]{1,100}$")] | None = None
+    commit: Commit | None = None
     files: Annotated[list[str], Field(min_length=1)]
 
 
-class Index(Strict):
-    """The contents of pack.json."""
+class Index(StrictModel):
+    """Hold the contents of pack.json."""
 
     format: int
     mmzoo: str
@@ -68,16 +68,17 @@ class Index(Strict):
 
     @property
     def wheels(self) -> list[str]:
+        """Return the file names of the wheels, sorted."""
         return sorted(name.partition("/")[2] for name in self.files if name.startswith(f"{WHEELS}/"))
 
 
 def is_pack(model: object) -> bool:
-    """Whether this names a pack, whether it is there or not."""
+    """Return whether ``model`` is the path of a pack. The file need not exist."""
     return isinstance(model, str | Path) and (Path(model).suffix == SUFFIX or Path(model).is_file()) and not Path(model).is_dir()
 
 
 def unpacked(path: str | Path) -> Path:
-    """The verified folder of a pack, in a cache.
+    """Unpack a pack in a cache, and return the verified folder.
 
     Raises:
         CheckpointError: as `unpack`.
@@ -90,146 +91,139 @@ def unpacked(path: str | Path) -> Path:
             verify_checkpoint(target)
             backbones(target)
             return target
-        except CheckpointError:  # damaged since: unpacked anew
+        except CheckpointError:  # it was damaged later: unpack again
             shutil.rmtree(target, ignore_errors=True)
     unpack(path, target)
     return target
 
 
 def check_pack_plugins(path: str | Path, manifest: Manifest) -> None:
-    """Whether the plugins that a pack needs are installed; loading a pack never installs one.
+    """Check that the plugins that a pack needs are installed. Loading a pack never installs one.
 
     Raises:
-        MissingPlugin: naming its wheel in the pack, if there is one, and the commands.
+        MissingPlugin: a plugin is missing. The message has the commands, and the name of its wheel in the pack if there is one.
     """
     for name, version in manifest.plugins.items():
         try:
             check_plugins({name: version})
         except MissingPlugin as error:
-            wheels = wheels_of(read_index(Path(path).expanduser()).wheels, name, version)
+            wheels = matching_wheels(read_index(Path(path).expanduser()).wheels, name, version)
             if not wheels:
-                raise MissingPlugin(f"{path}: {error}; the pack has no wheel of it (mmzoo pack --wheels DIR adds them)") from None
+                raise MissingPlugin(f"{path}: {error}; the pack has no wheel of it (mmzoo pack --wheels DIR adds it)") from None
             raise MissingPlugin(
                 f"{path}: {error}\nIts wheel is in the pack; if you trust it:\n"
                 f"  mmzoo load {path} --wheels wheels\n  pip install --find-links wheels wheels/{wheels[0]}"
             ) from None
 
 
-def wheels_of(names: Iterable[str], distribution: str, version: str) -> list[str]:
-    """Those of some file names that are wheels of a distribution in a version."""
-    found = []
+def matching_wheels(names: Iterable[str], distribution: str, version: str) -> list[str]:
+    """Return those of some file names that are wheels of a distribution in a version."""
+    matching = []
     for name in names:
         try:
-            its_name, its_version, _, _ = parse_wheel_filename(name)
-            if (its_name, its_version) == (canonicalize_name(distribution), Version(version)):
-                found.append(name)
+            wheel, wheel_version, _, _ = parse_wheel_filename(name)
+            if (wheel, wheel_version) == (canonicalize_name(distribution), Version(version)):
+                matching.append(name)
         except (InvalidWheelFilename, InvalidVersion):
             continue
-    return found
+    return matching
 
 
 def unpack(path: str | Path, to: str | Path) -> Path:
-    """Write a pack as a checkpoint folder that needs no network. Its plugins need not be installed; its wheels stay in the pack.
+    """Write a pack as a checkpoint folder that needs no network. Its plugins need not be installed; its wheels are not written.
 
     Raises:
-        CheckpointError: it is no pack, was altered, or there is no room; ``to`` is then as it was. HubError: ``to`` holds
-            something that is no checkpoint.
+        CheckpointError: it is not a valid pack, was altered, or there is no space; ``to`` is then unchanged.
+        HubError: ``to`` contains something other than a checkpoint.
     """
     path, to = Path(path).expanduser(), Path(to).expanduser()
-    with _opened(path) as archive:
+    with open_archive(path) as archive:
         index = _index(archive)
-        wanted = [name for name in archive.sizes if not name.startswith(f"{WHEELS}/")]
-        with staging(to) as made, bar(f"unpacking {path.name}", len(wanted)) as shown:
-            needed, free = sum(archive.sizes[name] for name in wanted), shutil.disk_usage(made).free
+        names = [name for name in archive.sizes if not name.startswith(f"{WHEELS}/")]
+        with staging(to) as staged, bar(f"unpacking {path.name}", len(names)) as progress:
+            needed, free = sum(archive.sizes[name] for name in names), shutil.disk_usage(staged).free
             if needed > free:
-                raise CheckpointError(f"{path}: needs {needed >> 20} MiB to be unpacked; {to.parent} has {free >> 20} MiB left")
+                raise CheckpointError(f"{path}: needs {needed >> 20} MiB to be unpacked; {to.parent} has {free >> 20} MiB free")
             try:
-                archive.extract(PACK, made / PACK)
-                archive.extract(MANIFEST, made / MANIFEST, index.files[MANIFEST].sha256)
-                _check_manifest(path, index, read_manifest(made))
-                for name in wanted:
+                archive.extract(PACK, staged / PACK)
+                archive.extract(MANIFEST, staged / MANIFEST, index.files[MANIFEST].sha256)
+                _check_manifest(path, index, read_manifest(staged))
+                for name in names:
                     if name not in (PACK, MANIFEST):
-                        archive.extract(name, made / name, index.files[name].sha256)
-                    shown.advance()
-                verify_checkpoint(made)
-                backbones(made)
-            except CheckpointError as error:  # which names the file by where it is for now
-                raise CheckpointError(str(error).replace(str(made), str(path))) from None
+                        archive.extract(name, staged / name, index.files[name].sha256)
+                    progress.advance()
+                verify_checkpoint(staged)
+                backbones(staged)
+            except CheckpointError as error:  # name the pack instead of the staging folder
+                raise CheckpointError(str(error).replace(str(staged), str(path))) from None
     return to
 
 
 def extract_wheels(path: str | Path, to: str | Path) -> list[Path]:
-    """Write the wheels of a pack into a folder; none is installed.
+    """Write the wheels of a pack into a folder, and return their paths; none is installed.
 
     Raises:
-        CheckpointError: it has none, one was altered, or the folder cannot be written.
+        CheckpointError: the pack has none, one was altered, or the folder cannot be written.
     """
     path, to = Path(path).expanduser(), Path(to).expanduser()
-    with _opened(path) as archive:
+    with open_archive(path) as archive:
         index = _index(archive)
         if not index.wheels:
             raise CheckpointError(f"{path}: has no wheels; `mmzoo pack MODEL {path.name} --wheels DIR` adds them")
         try:
-            to.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=STAGING, dir=to) as made:
+            with staged_folder(to / WHEELS) as staged:
                 for name in index.wheels:
-                    archive.extract(f"{WHEELS}/{name}", Path(made) / name, index.files[f"{WHEELS}/{name}"].sha256)
-                return [(Path(made) / name).replace(to / name) for name in index.wheels]
+                    archive.extract(f"{WHEELS}/{name}", staged / name, index.files[f"{WHEELS}/{name}"].sha256)
+                return [(staged / name).replace(to / name) for name in index.wheels]
         except OSError as error:
             raise CheckpointError(f"{to}: cannot be written: {error.strerror or error}") from None
 
 
 def read_index(path: Path) -> Index:
-    """What a pack says that it holds; the archive is checked, and no file but pack.json is read.
+    """Return the list of files of a pack. The archive is checked; no file but pack.json is read.
 
     Raises:
-        CheckpointError: it is no pack.
+        CheckpointError: it is not a valid pack.
     """
-    with _opened(path) as archive:
+    with open_archive(path) as archive:
         return _index(archive)
 
 
 def backbones(folder: Path) -> Sequence[LocalBackbone]:
-    """What stands on the shelf of an unpacked pack, each file as its hash says; nothing if the folder is no such.
+    """Return the backbones of an unpacked pack, after their files were verified. Empty if the folder is no unpacked pack.
 
     Raises:
-        CheckpointError: a file is missing or was altered.
+        CheckpointError: a file is missing or was altered, or pack.json is not valid.
     """
     if not (folder / PACK).is_file():
         return ()
     if (size := (folder / PACK).stat().st_size) > MAX_INDEX:
         raise CheckpointError(f"{folder / PACK}: is {size} bytes; {MAX_INDEX} are allowed")
-    index = _validated((folder / PACK).read_bytes(), folder / PACK)
-    found = []
-    for i, facts in enumerate(index.backbones):
-        made = LocalBackbone(facts.id, facts.revision, facts.commit)
-        for name in facts.files:
-            path = made.files[name] = folder / BACKBONES / str(i) / name
+    index = _parsed_index((folder / PACK).read_bytes(), folder / PACK)
+    verified = []
+    for i, packed in enumerate(index.backbones):
+        backbone = LocalBackbone(packed.id, packed.revision, packed.commit)
+        for name in packed.files:
+            path = backbone.files[name] = folder / BACKBONES / str(i) / name
             expected = index.files[f"{BACKBONES}/{i}/{name}"]
             if path.is_symlink() or path.parent.is_symlink() or not path.is_file():
                 raise CheckpointError(f"{path}: is a link or missing; unpack the pack again")
-            if path.stat().st_size != expected.size or sha256(path) != expected.sha256:
+            if path.stat().st_size != expected.size or hash_unchanged(path) != expected.sha256:
                 raise CheckpointError(f"{path}: was altered after it was packed; unpack the pack again")
             if path.suffix == ".safetensors":
                 read_header(path)
-        found.append(made)
-    return found
-
-
-def _opened(path: Path) -> Archive:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such pack; `mmzoo pack MODEL {path.name}` writes one")
-    return Archive(path)
+        verified.append(backbone)
+    return verified
 
 
 def _index(archive: Archive) -> Index:
-    """What an archive holds, after its own word, which must be true of names and sizes."""
+    """Return the list in pack.json, whose names and sizes must be those of the archive."""
     path = archive.path
     if PACK not in archive.sizes:
         raise CheckpointError(f"{path}: is no pack: it has no {PACK}")
     if (size := archive.sizes[PACK]) > MAX_INDEX:
         raise CheckpointError(f"{path}: {PACK} is {size} bytes; {MAX_INDEX} are allowed")
-    index = _validated(archive.read(PACK), path / PACK)
+    index = _parsed_index(archive.read(PACK), path / PACK)
     stored = {name: size for name, size in archive.sizes.items() if name != PACK}
     for name in stored.keys() | index.files.keys():
         if name not in stored or name not in index.files:
@@ -239,7 +233,8 @@ def _index(archive: Archive) -> Index:
     return index
 
 
-def _validated(text: bytes, where: Path) -> Index:
+def _parsed_index(text: bytes, where: Path) -> Index:
+    """Parse pack.json. Each backbone's files must be listed, and nothing that no pack contains."""
     try:
         data = parsing.parse(text.decode())
     except ValueError as error:
@@ -249,24 +244,24 @@ def _validated(text: bytes, where: Path) -> Index:
     version = data.get("format")
     if isinstance(version, int) and version > FORMAT:
         raise CheckpointError(f"{where}: format {version} is newer than this mmzoo reads ({FORMAT}); pip install --upgrade mmzoo")
-    index = validated(Index, data, where)
+    index = validate(Index, data, where)
     if index.format != FORMAT:
         raise CheckpointError(f"{where}: format {index.format} is unknown")
+    if unknown := [name for name in index.files if name == PACK or not screening.known_in_pack(name)]:
+        raise CheckpointError(f"{where}: lists {short_repr(unknown[0])}, which is no file of a pack")
     listed = {name for name in index.files if name.startswith(f"{BACKBONES}/")}
-    if strange := [name for name in index.files if name == PACK or not screening.packed(name)]:
-        raise CheckpointError(f"{where}: lists {strange[0][:200]!r}, which is no file of a pack")
     if wrong := listed ^ {f"{BACKBONES}/{i}/{name}" for i, b in enumerate(index.backbones) for name in b.files}:
-        raise CheckpointError(f"{where}: {sorted(wrong)[0][:200]!r} is of no backbone, or not listed")
+        raise CheckpointError(f"{where}: {short_repr(min(wrong))} belongs to no backbone, or is not listed")
     if MANIFEST not in index.files:
         raise CheckpointError(f"{where}: lists no {MANIFEST}")
     return index
 
 
 def _check_manifest(path: Path, index: Index, manifest: Manifest) -> None:
-    """The checkpoint's own list and the pack's must be one."""
-    root = {name: facts for name, facts in index.files.items() if "/" not in name or screening.known(name)}
-    for name in (root.keys() - {MANIFEST, CARD}) ^ manifest.files.keys():
+    """Check that pack.json and the checkpoint's manifest list the same files of the checkpoint."""
+    checkpoint = {name: facts for name, facts in index.files.items() if "/" not in name or screening.known(name)}
+    for name in (checkpoint.keys() - {MANIFEST, CARD}) ^ manifest.files.keys():
         raise CheckpointError(f"{path}: {name} is not in both {PACK} and {MANIFEST}")
     for name, facts in manifest.files.items():
-        if root[name] != facts:
+        if checkpoint[name] != facts:
             raise CheckpointError(f"{path}: {name} is not what {MANIFEST} says")
