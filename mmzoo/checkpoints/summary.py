@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from mmzoo.recipes.licence import LicenceRow
+
 ADAM_BYTES = 8  # two float32 moments a trained parameter
 
 
@@ -27,14 +29,14 @@ class PartSummary:
 @dataclass(frozen=True)
 class Summary:
     """All parts, and what the model needs. Memory is in bytes, of weights, gradients and Adam's moments in float32;
-    activations come on top and grow with the batch. ``license`` is the strictest of the parts' (`mmzoo.recipes.licence`); the data that
-    it is trained on add theirs."""
+    activations come on top and grow with the batch. ``licences`` has the rows of `mmzoo.recipes.licence`, without
+    the data that it is trained on."""
 
     recipe: str
     parts: list[PartSummary] = field(default_factory=list)
     memory_run: int = 0
     memory_train: int = 0
-    license: str = "unknown"
+    licences: list[LicenceRow] = field(default_factory=list)
 
     @property
     def parameters(self) -> int:
@@ -45,7 +47,8 @@ class Summary:
         return sum(part.trained for part in self.parts)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"fits": True, **asdict(self), "parameters": self.parameters, "trained": self.trained}
+        licences = [row._asdict() for row in self.licences]
+        return {"fits": True, **asdict(self), "licences": licences, "parameters": self.parameters, "trained": self.trained}
 
     def __str__(self) -> str:
         rows = [("part", "entry", "shape", "parameters", "trained", "policy", "licence")]
@@ -69,7 +72,8 @@ class Summary:
             f"memory: {format_bytes(self.memory_run)} to run, {format_bytes(self.memory_train)} to train "
             "(float32 weights, gradients and Adam; activations come on top)"
         )
-        lines.append(f"licence of the parts: {self.license}; the data that it is trained on add theirs")
+        flagged = [f"the {row.part} is {row.license} ({', '.join(row.flags)})" for row in self.licences if row.flags]
+        lines.append("licences: " + "; ".join([*(flagged or ["no part's is flagged"]), "training data have their own"]))
         return "\n".join(lines)
 
 
@@ -88,10 +92,10 @@ def summarise(part: str, module: nn.Module, *, use: str, shape: str, policy: str
     )
 
 
-def total_summary(recipe: str, parts: list[PartSummary], buffers: int = 0, license: str = "unknown") -> Summary:
+def total_summary(recipe: str, parts: list[PartSummary], buffers: int = 0, licences: list[LicenceRow] | None = None) -> Summary:
     run = 4 * sum(part.parameters for part in parts) + buffers
     trained = sum(part.trained for part in parts)
-    return Summary(recipe, parts, run, run + (4 + ADAM_BYTES) * trained, license)
+    return Summary(recipe, parts, run, run + (4 + ADAM_BYTES) * trained, licences or [])
 
 
 def format_count(number: int) -> str:

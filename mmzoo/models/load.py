@@ -116,7 +116,7 @@ def take_weights(model: MultimodalModel, source: str | Path) -> None:
         raise DoesNotFit(f"{source}: has weights for no part of this model: {why or 'it holds none'}")
     tensors = read_weights(folder, dict(model.named_parameters()))
     model.load_state_dict({name: tensors[name] for name in chosen}, strict=False)
-    license = licence.computed(theirs, contents.run).id
+    license = licence.join(row.license for row in licence.of_model(theirs, contents.run))
     for kind in dict.fromkeys(name.partition(".")[0] for name in chosen):
         origin = WarmStart(kind, folder, getattr(theirs, kind), theirs.name or "unnamed", license).record()
         model.provenance.run.setdefault("weights", {})[kind] = origin

@@ -412,10 +412,8 @@ class MultimodalModel(nn.Module):
                 )
             )
         buffers = sum(b.numel() * b.element_size() for b in self.buffers())
-        license, _ = licence.strictest(
-            share.license for share in licence.of_recipe(self.recipe, self.provenance.run.get("weights"))
-        )
-        return total_summary(self.recipe.name or "unnamed", rows, buffers, license)
+        licences = licence.of_recipe(self.recipe, self.provenance.run.get("weights"))
+        return total_summary(self.recipe.name or "unnamed", rows, buffers, licences)
 
     def _shape(self, kind: str) -> str:
         vision, text = self.encoder.spec, self.language_model.spec

@@ -112,7 +112,7 @@ def inherit_options(recipe: Recipe) -> tuple[Recipe, dict[str, WarmStart]]:
             theirs = Recipe.of(contents.recipe, origin=part.weights).pinned(contents.lock)
         except CheckpointError as error:
             raise type(error)(f"{key}: {error}; name a folder that `mmzoo train` or model.save wrote") from None
-        license = licence.computed(theirs, contents.run).id
+        license = licence.join(row.license for row in licence.of_model(theirs, contents.run))
         source = WarmStart(kind, contents.folder, getattr(theirs, kind), theirs.name or "unnamed", license)
         recipe = recipe.model_copy(update={kind: _adopted(kind, part, source)})
         sources[kind] = source
