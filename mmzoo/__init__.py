@@ -11,7 +11,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mmzoo import errors
-from mmzoo.integrations.transformers import watch
 from mmzoo.registry.api_version import API_VERSION
 from mmzoo.registry.entries import Entry
 from mmzoo.registry.hookspecs import hookimpl
@@ -96,5 +95,3 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
 
-
-watch()

@@ -14,7 +14,7 @@ from hub_server import serve_writable
 import mmzoo
 from mmzoo.backbones import repository
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, DoesNotFit, SourceError
-from mmzoo.integrations import transformers as integration
+import mmzoo.integrations.transformers
 from mmzoo.testing import Sample, no_network, tiny
 from mmzoo_transformers.bytes import byte_tokenizer
 
@@ -176,9 +176,8 @@ def test_altered_weights_are_refused(models, tmp_path):
 
 HUB = """
 import json, sys
-import mmzoo
-assert not {"torch", "transformers"} & set(sys.modules), "importing this package imports neither"
 import transformers
+import mmzoo.integrations.transformers
 from mmzoo.testing import Sample
 
 picture, found = Sample().load("test")[0].image, []
@@ -199,20 +198,22 @@ def test_a_repository_on_a_hub(models, tmp_path):
     assert found == [models[name][0].generate(image=PICTURES[0], prompt="what") for name in ("prefix", "merge")]
 
 
-def test_tables_that_are_imported_before_and_after(models):
-    code = """
+AUTO = """
 import sys
-import transformers.models.auto.modeling_auto
-assert "transformers.models.auto.processing_auto" not in sys.modules
 import mmzoo
-from transformers import AutoModelForImageTextToText, AutoProcessor
-print(*(type(auto.from_pretrained(sys.argv[1])).__name__ for auto in (AutoProcessor, AutoModelForImageTextToText)))
+assert not {"torch", "transformers"} & set(sys.modules), "import mmzoo imports neither"
+import mmzoo.integrations.transformers
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
+for auto in (AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor):
+    print(type(auto.from_pretrained(sys.argv[1])).__name__)
 """
-    done = run("-c", code, models["prefix"][1], env=dict(os.environ))
-    assert done.stdout.split() == ["MmzooProcessor", "MmzooForImageTextToText"], done.stderr
 
 
-def test_the_tables_are_watched_once():
-    before = list(sys.meta_path)
-    integration.watch()
-    assert sys.meta_path == before
+def test_one_import_registers_the_auto_classes(models):
+    done = run("-c", AUTO, models["prefix"][1], env=dict(os.environ))
+    assert done.stdout.split() == ["MmzooConfig", *["MmzooForImageTextToText"] * 3, "MmzooProcessor"], done.stderr
+
+
+def test_importing_mmzoo_leaves_the_import_system_alone():
+    code = "import sys, mmzoo.integrations.transformers; print([f for f in sys.meta_path if 'mmzoo' in type(f).__module__])"
+    assert run("-c", code, env=dict(os.environ)).stdout.strip() == "[]"

@@ -35,7 +35,7 @@ _ON_HUB = re.compile(  # the ids of common licences that the Hub has a name for
 
 
 class LicenceRow(NamedTuple):
-    """Hold what a model is made from, its licence (an SPDX id, ids joined by ``AND``, or ``"unknown"``) and that licence's flags."""
+    """Hold what a model is made from, its licence (an SPDX id, some joined by ``AND``, or ``"unknown"``) and its flags."""
 
     part: str
     name: str
