@@ -1,8 +1,8 @@
-"""A plugin-based multimodal model zoo: any encoder, any fusion, any language model.
+"""Provide a plugin-based multimodal model zoo: any encoder, any fusion, any language model.
 
     model = mmzoo.build("clip-prefix-gpt2")
 
-Importing this package imports no torch: names below are loaded on first use (PEP 562).
+Importing this package imports no torch: the names below are loaded on first use (PEP 562).
 """
 
 from __future__ import annotations
@@ -94,4 +94,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
-

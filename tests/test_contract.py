@@ -15,7 +15,7 @@ from mmzoo.errors import ContractBroken, UnknownName
 from mmzoo.registry.manager import plugin_manager, reset
 from mmzoo.testing import CHECKS, Case
 from mmzoo.testing.contract import Inapplicable
-from mmzoo.testing.subject import Plugin, Subject
+from mmzoo.testing.subject import InstalledPlugin, Subject
 
 pytest_plugins = ["pytester"]
 
@@ -165,7 +165,7 @@ def installed(folder, monkeypatch, code, **modules):
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(sys, "modules", {k: v for k, v in sys.modules.items() if not k.startswith("mmzoo_broken")})
     reset()
-    return Plugin("mmzoo-broken")
+    return InstalledPlugin("mmzoo-broken")
 
 
 ENTRY = """

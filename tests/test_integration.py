@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,9 @@ from hub import environment, run, run_script
 from hub_server import serve_writable
 
 import mmzoo
+import mmzoo.integrations.transformers
 from mmzoo.backbones import repository
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, DoesNotFit, SourceError
-import mmzoo.integrations.transformers
 from mmzoo.testing import Sample, no_network, tiny
 from mmzoo_transformers.bytes import byte_tokenizer
 

@@ -1,4 +1,4 @@
-"""The arguments that several commands share, their completion, and what becomes of them."""
+"""Define the arguments that several commands share, their completion, and how their values are read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmzoo.common.sanitize import one_line
 from mmzoo.interfaces.kinds import KINDS
 from mmzoo.recipes import catalogue
 
@@ -95,5 +96,5 @@ def device_of(name: str | None) -> str:
             raise RuntimeError("computes nothing")
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise BadRecipe(f"--device {name}: {str(error).splitlines()[0]}") from None
+        raise BadRecipe(f"--device {name}: {one_line(error)}") from None
     return name

@@ -1,4 +1,4 @@
-"""Write a plugin: ``plugin new``, ``plugin check``."""
+"""Create and check a plugin: ``plugin new``, ``plugin check``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def new(
         str | None, typer.Option("--output", "-o", metavar="DIR", help="The new folder; NAME if not given.")
     ] = None,
 ) -> None:
-    """Write a plugin that installs, passes its tests, and can be published."""
+    """Create a plugin that installs, passes its tests, and can be published."""
     from mmzoo import scaffold
 
     group: Any = typer.main.get_command(app)
@@ -50,7 +50,7 @@ def check(
     name: Annotated[str, typer.Argument(help="The name of an installed distribution.", metavar="NAME")],
     as_json: Json = False,
 ) -> None:
-    """Hold a plugin to the contract: every check on each of its entries, in its tiny form, offline."""
+    """Check a plugin against the contract: every check on each of its entries, in its tiny form, offline."""
     from mmzoo import testing
 
     quiet()
@@ -74,7 +74,7 @@ def check(
 
 
 def _tables(found: Sequence[Result]) -> None:
-    """Check by entry, the entries of a kind together: ✓ passed, ✗ failed, - what it needs is not installed."""
+    """Print a table of checks by entry for each kind: ✓ passed, ✗ failed, - what it needs is not installed."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Look around: ``list``, ``show``, ``check``."""
+"""Show what is registered, and check recipes: ``list``, ``show``, ``check``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def list_(
     pattern: Annotated[str | None, typer.Argument(help="A wildcard over names, such as 'clip*'.", metavar="[PATTERN]")] = None,
     as_json: Json = False,
 ) -> None:
-    """List what can be chosen: kind, name, summary, plugin, licence, source."""
+    """List the entries: kind, name, summary, plugin, licence, source."""
     if kind is not None and pattern is None and _is_pattern(kind):
         kind, pattern = None, kind
     found = catalogue.entries(kind, pattern)
@@ -52,7 +52,7 @@ def list_(
 
 
 def _is_pattern(word: str) -> bool:
-    """A wildcard, or no kind but a name that some entry has: `mmzoo list lstm`."""
+    """Return whether a word is a wildcard, or the name of an entry and not a kind: `mmzoo list lstm`."""
     if any(c in word for c in "*?["):
         return True
     try:
@@ -92,7 +92,7 @@ def show(
     name: Annotated[str, typer.Argument(help="The name of an entry of any kind.", autocompletion=complete_any)],
     as_json: Json = False,
 ) -> None:
-    """Show an entry: what it is, its options with types and defaults, its paper, and how it is used."""
+    """Show an entry: summary, source, licence, options with types and defaults, and how to use it."""
     details = [_details(entry) for entry in catalogue.find(name.partition(":")[0])]
     if as_json:
         print_json(details)
@@ -161,7 +161,7 @@ def check(
     sets: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Check that the parts fit, from configurations alone, and show dims, tokens, parameters, memory and licences."""
+    """Check that the parts are compatible, from configurations alone, and show sizes, parameters, memory and licences."""
     from mmzoo.models.build import check as check_fit
 
     quiet()

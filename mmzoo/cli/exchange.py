@@ -1,4 +1,4 @@
-"""Checkpoints of other code: ``import`` and ``export``."""
+"""Import and export checkpoints of other code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def import_(
     encoder: EncoderName = None,
     sets: Option = None,
 ) -> None:
-    """Make a model from a checkpoint of other code; it computes the same."""
+    """Convert a checkpoint of other code into a model that computes the same."""
     from mmzoo.formats.format import import_model
 
     quiet()
@@ -48,7 +48,7 @@ def export(
     folder: Annotated[str, typer.Argument(help="A new folder.", metavar="DIR")],
     sets: Option = None,
 ) -> None:
-    """Write a model as a checkpoint of other code, which gives the same tokens."""
+    """Write a model as a checkpoint of other code that generates the same tokens."""
     from mmzoo.formats.format import export_model
 
     quiet()

@@ -1,4 +1,4 @@
-"""What the commands hang on: our own, those that plugins bring, and errors as one message with an exit code."""
+"""Define the command group: mmzoo's commands, those of plugins, and errors as one message with an exit code."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ _UsageError: Any = typer.BadParameter.__base__
 
 
 class _Group(TyperGroup):
-    """Our commands and those that plugins bring, which are imported when they are called: what lists them gets stand-ins, so that
-    no plugin holds up the help or writes into it."""
+    """List mmzoo's commands and those of plugins. A plugin's command is imported when it is called.
+
+    Until then a placeholder stands for it, so that no plugin can delay the help or print into it.
+    """
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *(entry.name for entry in catalogue.entries("command"))]
@@ -47,7 +49,7 @@ class _Group(TyperGroup):
 
 
 def _command(entry: Entry) -> Any:
-    """A plugin's command; of a broken one, a command that says so, whatever it is given."""
+    """Return a plugin's command; if it is broken, a command that reports the error whatever its arguments are."""
     try:
         function = entry.load()
         if inspect.iscoroutinefunction(function):
@@ -66,7 +68,7 @@ def _command(entry: Entry) -> Any:
 
 
 def _blamed(entry: Entry, function: Any) -> Any:
-    """``function``, with whatever it raises told as an error of its plugin, below the trace that the plugin's author needs."""
+    """Return ``function`` with its errors reported as errors of its plugin, below the traceback that the author needs."""
 
     @functools.wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
@@ -110,11 +112,11 @@ def _program(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Any encoder, any fusion, any language model."""
+    """Combine any encoder, any fusion and any language model."""
 
 
 def main() -> None:
-    """Run the command line; every error of the package becomes one message and exit code 2."""
+    """Run the command line. Every error of the package becomes one message and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

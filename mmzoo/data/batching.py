@@ -10,15 +10,14 @@ from torch import Tensor
 
 from mmzoo.errors import BadRecipe, DataError
 from mmzoo.interfaces.example import Example, placeholder
-from mmzoo.modalities.image import open_image as open_image  # where it was first, and people look for it
 from mmzoo.modalities.reader import plural
 
 
 def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
-    """Lists of ``size`` examples; the last may be shorter.
+    """Yield lists of ``size`` examples; the last may be shorter.
 
     Raises:
-        BadRecipe: the size is no whole number from 1.
+        BadRecipe: ``size`` is not a whole number from 1.
     """
     if not isinstance(size, int) or size < 1:
         raise BadRecipe(f"batch_size: must be a whole number from 1 (got {size!r})")
@@ -33,14 +32,19 @@ def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
 
 
 def paired(given: Any, text: Any, *, modality: str = "image", sees: bool = True) -> tuple[list[tuple[Any, Any]], bool]:
-    """Inputs of a modality and texts, one or many, to pairs; the second value tells whether a list was given. What does not
-    ``see`` can do without inputs.
+    """Return pairs of input and text, and whether the caller passed a list.
 
-    One of either serves many of the other. A text is a string, None, or a conversation (a list of mappings). Several inputs of
-    one text are a list in the list, or, for a single text that has so many placeholders, the list itself.
+    One input is repeated for many texts, and one text for many inputs. Several inputs of one text are a list within the list; for
+    a single text with as many placeholders they are the list itself.
+
+    Args:
+        given: one input of the modality, or several. It may be None if ``sees`` is false, as for an encoder without input.
+        text: a string, None, a conversation (a list of mappings), or a list of these.
+        modality: the modality of the inputs.
+        sees: whether inputs are required.
 
     Raises:
-        DataError: no input, another type of text, or lists of different lengths.
+        DataError: no input, a text of another type, or lists of different lengths.
     """
     if modality == "image" and isinstance(given, np.ndarray | Tensor) and given.ndim == 4:
         given = list(given)

@@ -1,4 +1,4 @@
-"""Open a data set by its name, path or id, and load a split of it."""
+"""Open a data set by name, path or id, and load one of its splits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from mmzoo.data.dataset import Dataset
 from mmzoo.errors import BadRecipe, DataError, UnknownName
 from mmzoo.interfaces.example import Example
-from mmzoo.modalities.image import open_image as open_image  # where it was first, and people look for it
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.registry.entries import split_use
@@ -19,11 +18,12 @@ from mmzoo.registry.manager import plugin_manager
 
 
 def open_dataset(spec: str | PartConfig | Dataset) -> Dataset:
-    """A data set by name (``easy-vqa``), by path (a folder, .jsonl, .csv or .parquet file), or by ``org/name`` id.
+    """Open a data set by name (``easy-vqa``), by path (a folder, .jsonl, .csv or .parquet file), or by ``org/name`` id.
 
     Raises:
-        UnknownName: nothing has that name.
-        BadRecipe: wrong options.
+        UnknownName: there is no such data set.
+        BadRecipe: an option is wrong.
+        DataError: the path does not exist.
     """
     if isinstance(spec, Dataset):
         return spec
@@ -49,10 +49,11 @@ def _looks_like_path(text: str) -> bool:
 
 
 def load_split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Example]:
-    """A split that exists and is not empty.
+    """Return the examples of a split, after checking that it exists and is not empty.
 
     Raises:
-        DataError: no such split, or no example in it. PluginBroken: the data set's own code fails.
+        DataError: there is no such split, or it is empty.
+        PluginBroken: the data set's own code fails.
     """
     with attribute_errors_to(f"data set '{type(dataset).__name__}' cannot be loaded"):
         return _split(dataset, split)
@@ -69,7 +70,11 @@ def _split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Example
 
 
 def dataset_part(text: str | PartConfig | Dataset, sets: dict[str, Any]) -> str | PartConfig | Dataset:
-    """A data set's name with options laid over it."""
+    """Return a data set's configuration with options changed.
+
+    Raises:
+        BadRecipe: options were given for an object, which cannot be changed.
+    """
     if not sets:
         return text
     if isinstance(text, Dataset):

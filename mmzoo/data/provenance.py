@@ -1,4 +1,4 @@
-"""What run.json says of a data set, so that another can open it again: its name and options, and never where it lay."""
+"""Record which data set was used, so that others can open it again: its name and options, but never its path."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def describe(dataset: str | PartConfig | Dataset) -> dict[str, Any]:
-    """The record of a data set as it was given: ``dataset``, ``local``, ``dataset_options`` and ``license``."""
+    """Return the record of a data set: ``dataset``, ``local``, ``dataset_options`` and ``license``."""
     if isinstance(dataset, Dataset):
         return {"dataset": type(dataset).__name__, "local": True, "dataset_options": {}, "license": licence.UNKNOWN}
     part = dataset if isinstance(dataset, PartConfig) else PartConfig.of(dataset, "dataset")
@@ -40,11 +40,12 @@ def describe(dataset: str | PartConfig | Dataset) -> dict[str, Any]:
 
 
 def reopen(said: Mapping[str, Any]) -> PartConfig:
-    """The data set that a record names, if anyone can find it by that name: a registered one, or an id on the Hub. A path in a
-    stranger's record is never opened.
+    """Return the configuration of the data set that a record names: a registered name or an id on the Hub.
+
+    A path in a record is never opened, because the record may come from someone else.
 
     Raises:
-        DataError: it is a file or folder of its author, or a data set of their program.
+        DataError: the data set is a file, folder or object of the model's author, or is not registered here.
     """
     use, options = str(said["dataset"]), _recorded(said)
     name, variant, _ = split_use(use)
@@ -60,7 +61,7 @@ def reopen(said: Mapping[str, Any]) -> PartConfig:
 
 
 def substitute(dataset: str | PartConfig | Dataset, said: Mapping[str, Any]) -> PartConfig | Dataset:
-    """A data set in the place of the one that a record names, with the record's options where it sets none itself."""
+    """Return the configuration of another data set, with the options of a record where it sets none itself."""
     if isinstance(dataset, Dataset):
         return dataset
     part = dataset if isinstance(dataset, PartConfig) else PartConfig.of(dataset, "dataset")
@@ -69,13 +70,13 @@ def substitute(dataset: str | PartConfig | Dataset, said: Mapping[str, Any]) -> 
 
 
 def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as JSON has them; what it cannot hold, by its name alone."""
+    """Return options as JSON data; values that JSON cannot represent become their repr."""
     found: dict[str, Any] = json.loads(json.dumps(options, default=repr))
     return found
 
 
 def _recorded(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the data set alone: a record has no say in which one it is."""
+    """Return the recorded options of the data set, without the keys that would choose another one."""
     return {key: value for key, value in (said.get("dataset_options") or {}).items() if key not in PartConfig.model_fields}
 
 

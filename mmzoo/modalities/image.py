@@ -18,7 +18,7 @@ PROBES = ((64, 48), (48, 80), (224, 224), (300, 200))  # sizes of pictures that 
 
 
 class ImageReader(Reader):
-    """Pictures, as `open_image` opens them; a blank one is zeros, which is the mean picture after normalisation."""
+    """Read images with `open_image`. A blank image is all zeros, which is the mean image after normalisation."""
 
     error = BadImage
 
@@ -34,13 +34,15 @@ class ImageReader(Reader):
 
 
 def open_image(source: Any) -> Image.Image:
-    """A picture as RGB: from a path, a ``file://`` URL, a PIL image, an array, a tensor, bytes, or a mapping with
-    ``bytes`` or ``path`` (as `datasets` stores them). Transparent pixels become white; EXIF rotation is applied.
+    """Open an image as RGB. Transparent pixels become white, and EXIF rotation is applied.
 
-    Arrays are [height, width], [height, width, 1 | 3 | 4] or [3, height, width]; integers 0-255, floats 0-1.
+    Args:
+        source: a path, a ``file://`` URL, bytes, a mapping with ``bytes`` or ``path`` (as `datasets` stores images), a PIL image,
+            or an array or tensor of shape [height, width], [height, width, 1 | 3 | 4] or [3, height, width], with integers in
+            0-255 or floats in 0-1.
 
     Raises:
-        BadImage: it is missing, truncated, or no image.
+        BadImage: it is missing, truncated, or not an image.
     """
     if source is None:
         raise BadImage("there is no image")

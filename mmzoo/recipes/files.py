@@ -1,4 +1,4 @@
-"""Read a recipe's YAML or JSON file."""
+"""Read a recipe from a YAML or JSON file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ MAX_RECIPE_BYTES = 8 << 20
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
-    """Read a YAML or JSON file that holds a mapping."""
+    """Read a YAML or JSON file that contains a mapping.
+
+    Raises:
+        BadRecipe: it cannot be read, is too large, is not valid, or is not a mapping.
+    """
     path = Path(path)
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:

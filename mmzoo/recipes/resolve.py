@@ -1,4 +1,4 @@
-"""From a part's name to its entry, class and validated options: what build, data and evaluation have in common."""
+"""Resolve a part's name to its entry, class and validated options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmzoo.registry.manager import plugin_manager
 
 @dataclass(frozen=True)
 class Resolved:
-    """An entry found, its class imported, and its options validated."""
+    """Hold an entry, its imported class and its validated options."""
 
     entry: Entry
     cls: Any
@@ -26,11 +26,16 @@ class Resolved:
 
 
 def resolve(kind: str, part: PartConfig, *, key: str | None = None) -> Resolved:
-    """Find, import and validate; ``key`` is where the part stands in the recipe, for messages.
+    """Find an entry, import its class and validate the options.
+
+    Args:
+        kind: of the entry.
+        part: its name and options.
+        key: the part's key in the recipe, for messages; ``kind`` if None.
 
     Raises:
-        UnknownName: no such entry.
-        BadRecipe: an unknown option or a wrong type, naming the recipe's key.
+        UnknownName: there is no such entry.
+        BadRecipe: an unknown option or a wrong type, with the recipe's key.
         PluginBroken: the entry's target cannot be imported or has no Options.
     """
     key = key or kind

@@ -17,9 +17,9 @@ _POLICY = re.compile(r"frozen|full|last:[1-9]\d{0,5}|lora:[1-9]\d{0,5}")
 
 
 class PartConfig(BaseModel):
-    """One chosen entry: its name, how it is trained, and its options (every other key).
+    """Describe one chosen entry: its name, how it is trained, and its options (every other key).
 
-    A plain string stands for ``{use: string}``. Options are checked against the entry's own ``Options``.
+    A plain string means ``{use: string}``. Options are checked against the entry's own ``Options``.
     """
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
@@ -64,7 +64,7 @@ class PartConfig(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The entry's own options."""
+        """Return the entry's own options."""
         return dict(self.model_extra or {})
 
     def with_options(self, **options: Any) -> PartConfig:
@@ -84,11 +84,7 @@ class PartConfig(BaseModel):
 
 
 class Recipe(BaseModel):
-    """The four choices that make a model, and how it is trained.
-
-    Raises:
-        BadRecipe: from `Recipe.of` and `mmzoo.build`, naming the key at fault.
-    """
+    """Define the four parts of a model, and how it is trained."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -109,7 +105,7 @@ class Recipe(BaseModel):
         return self.model_copy(update={kind: getattr(self, kind).with_options(**options)})
 
     def pinned(self, lock: Mapping[str, Mapping[str, Any]]) -> Recipe:
-        """With the revision that a checkpoint's ``lock`` names for each backbone from a hub."""
+        """Return a copy with the revisions that a checkpoint's ``lock`` names for backbones from a hub."""
         recipe = self
         for kind, facts in lock.items():
             if facts.get("source") == "hub" and facts.get("commit"):
@@ -117,7 +113,7 @@ class Recipe(BaseModel):
         return recipe
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data that `Recipe.of` reads back to an equal recipe."""
+        """Return plain data from which `Recipe.of` restores an equal recipe."""
         data = self.model_dump(mode="json", exclude_none=True)
         data["training"] = self.training.model_dump(mode="json", exclude_defaults=True)
         return data

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class TrainingOptions(BaseModel):
-    """How a recipe is trained. Times are in optimizer steps unless they say epochs."""
+    """Define how a recipe is trained. Times are in optimizer steps unless their description says epochs."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 

@@ -1,11 +1,10 @@
-"""A new plugin: a package that installs, passes the contract's checks and can be published as it stands.
+"""Write a new plugin: a package that installs, passes the contract's checks and can be published as it is.
 
-The files are the templates beside this one: one for each kind of entry, and those that every package has. Imports no torch.
+The templates of the files are in this folder: one for each kind of entry, and those of every package. Imports no torch.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import importlib.resources
 import importlib.util
@@ -20,6 +19,7 @@ from typing import Any
 
 import jinja2
 
+from mmzoo.common.suggestions import did_you_mean
 from mmzoo.errors import BadPlugin, UnknownName
 from mmzoo.interfaces.kinds import KINDS
 from mmzoo.recipes import catalogue
@@ -59,7 +59,7 @@ _PARTNERS = {"encoder": "cnn", "fusion": "late-concat", "language_model": "lstm"
 
 @dataclass(frozen=True)
 class Planned:
-    """An entry that is to be written."""
+    """Describe an entry that is to be written."""
 
     kind: str
     name: str
@@ -98,11 +98,17 @@ class Planned:
 def create(
     name: str, kinds: Sequence[str] = ("encoder",), folder: str | Path | None = None, *, commands: Collection[str] = ()
 ) -> Path:
-    """Write the package ``name`` with one small entry of each kind into ``folder``, ``name`` if not given; ``commands`` are
-    taken on the command line.
+    """Write the package ``name`` with one small entry of each kind.
+
+    Args:
+        name: of the distribution.
+        kinds: of the entries.
+        folder: the new folder; ``name`` if None.
+        commands: names of commands that exist already on the command line.
 
     Raises:
-        BadPlugin: a name that a distribution or its package cannot have, or a folder that exists. UnknownName: a kind.
+        BadPlugin: the name cannot be that of a distribution or its package, or the folder exists.
+        UnknownName: there is no such kind.
     """
     package = package_of(name)
     chosen = list(dict.fromkeys(_kind(kind) for kind in kinds))
@@ -118,10 +124,10 @@ def create(
 
 
 def package_of(name: str) -> str:
-    """The package that a distribution of that name holds.
+    """Return the name of the package in a distribution of that name.
 
     Raises:
-        BadPlugin: saying why there can be none.
+        BadPlugin: the name is not valid; the message says why.
     """
     package = re.sub(r"[-_.]+", "_", name).lower()
     if not _NAME.fullmatch(name) or len(name) > 100:
@@ -140,13 +146,12 @@ def _kind(word: str) -> str:
     try:
         return catalogue.kind_of(word.strip())
     except UnknownName as error:
-        near = difflib.get_close_matches(word.strip().lower().replace("-", "_"), KINDS, n=1)
-        advice = f"; did you mean '{near[0].replace('_', '-')}'?" if near else ""
-        raise UnknownName(f"{error}{advice}") from None
+        advice = did_you_mean(word.strip().lower().replace("_", "-"), [kind.replace("_", "-") for kind in KINDS], 1)
+        raise UnknownName(f"{error}{advice and '; '}{advice}") from None
 
 
 def _plan(kind: str, name: str, commands: Collection[str]) -> Planned:
-    """The entry has the distribution's name without the prefix, or, where that is taken, with its kind behind it."""
+    """Plan an entry with the distribution's name without its prefix, or with its kind appended if that name exists already."""
     own = re.sub(r"[-_.]+", "-", name).lower()
     short = own.removeprefix(PREFIX)
     taken = any(entry.name == short and entry.plugin.lower() != own for entry in catalogue.entries(kind))
@@ -158,7 +163,7 @@ def _plan(kind: str, name: str, commands: Collection[str]) -> Planned:
 
 
 def _files(name: str, package: str, entries: Sequence[Planned]) -> dict[str, str]:
-    """The text of each file, by its path in the new folder."""
+    """Return the text of each file, by its path in the new folder."""
     own = {entry.kind: entry.name for entry in entries}
     words = {
         "distribution": name,

@@ -1,4 +1,4 @@
-"""Checks of an entry as data, whatever its kind: what it says of itself, its target and its options."""
+"""Check an entry as data, whatever its kind: its metadata, its target and its options."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ MAX_SUMMARY = 120
 
 @check(*KINDS)
 def metadata(subject: Subject) -> None:
-    """An entry says what it is: a name, a target, a summary of one line and at most 120 characters, a licence (an SPDX id, or
-    ``variable_length``), a source, and, if it is an encoder that looks at something, a language model or a data set, a modality."""
+    """Require that an entry has a name, a target, a summary of one line with at most 120 characters, a licence (an SPDX id, or
+    ``varies``) and a source. A language model, a data set, and an encoder with input also need a modality.
+    """
     entry = subject.entry
     expect(not entry.problems(), "; ".join(entry.problems()))
     summary = entry.summary
@@ -36,8 +37,9 @@ def metadata(subject: Subject) -> None:
 
 @check(*KINDS)
 def target(subject: Subject) -> None:
-    """An entry's target imports and is what its kind asks for (`mmzoo.registry.hookspecs`): a subclass of the kind's base, of a recipe a
-    mapping, of a command a function."""
+    """Require that an entry's target imports and has the type that its kind needs (`mmzoo.registry.hookspecs`): a subclass of the
+    kind's base class, a mapping for a recipe, a function for a command.
+    """
     found = subject.target
     base = KINDS[subject.entry.kind].base_class()
     if base is not None:
@@ -54,9 +56,10 @@ def target(subject: Subject) -> None:
 
 @check(*WITH_CLASS)
 def options(subject: Subject) -> None:
-    """A class keeps a pydantic ``Options`` beside it that refuses unknown keys and describes every field; none is called like a
-    key that every part of a recipe has, which would never reach it. The entry's ``tiny`` are valid options, and options come back
-    equal from JSON."""
+    """Require that a class has a pydantic ``Options`` that refuses unknown keys and describes every field. No field may have the
+    name of a key that every part of a recipe has, because its value would never reach the class. The entry's ``tiny`` must be
+    valid options, and options must be equal after a round trip through JSON.
+    """
     schema: Any = getattr(subject.target, "Options", None)
     expect(isinstance(schema, type) and issubclass(schema, BaseModel), f"Options is {schema!r}, no pydantic model")
     bare = [name for name, info in schema.model_fields.items() if not info.description]

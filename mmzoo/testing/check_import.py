@@ -1,20 +1,21 @@
-"""Checks of a plugin as a whole: that it is in use, and what its import costs and does."""
+"""Check a plugin as a whole: that it is in use, and what its import costs and does."""
 
 from __future__ import annotations
 
 from mmzoo.registry.manager import IN_USE, plugin_manager
 from mmzoo.testing import probe
 from mmzoo.testing.contract import check, expect
-from mmzoo.testing.subject import Plugin
+from mmzoo.testing.subject import InstalledPlugin
 
 MAX_SECONDS = 0.05
 TRIES = 5
 
 
 @check()
-def loads(plugin: Plugin) -> None:
-    """Every entry point in the group ``mmzoo`` is a module that imports, marks known hooks with ``mmzoo.hookimpl``, and returns
-    entries whose names no other plugin has."""
+def loads(plugin: InstalledPlugin) -> None:
+    """Require that every entry point in the group ``mmzoo`` is a module that imports, marks known hooks with ``mmzoo.hookimpl``,
+    and returns entries whose names no other plugin uses.
+    """
     theirs = [one for one in plugin_manager().plugins if one.dist == plugin.distribution]
     for one in theirs:
         expect(one.state == IN_USE, one.failure.error if one.failure else f"the plugin is not in use: {one.name}, {one.why}")
@@ -23,9 +24,11 @@ def loads(plugin: Plugin) -> None:
 
 
 @check()
-def listing(plugin: Plugin) -> None:
-    """Listing is quick: in a fresh process, the module that an entry point names is imported in under 50 ms (the best of several
-    tries) and imports no torch or other large library; nor do the modules of its commands, whose ``--help`` is to be as quick."""
+def listing(plugin: InstalledPlugin) -> None:
+    """Require that listing is quick: in a fresh process, the module of an entry point must import in under 50 ms (the best of
+    several tries) and must import neither torch nor another large library. The modules of commands must not import one either,
+    so that ``--help`` is quick.
+    """
     commands = sorted({_module(entry.target) for entry in plugin.entries if entry.kind == "command"})
     best: dict[str, float] = {}
     for _ in range(TRIES):
@@ -42,10 +45,12 @@ def listing(plugin: Plugin) -> None:
 
 
 @check()
-def side_effects(plugin: Plugin) -> None:
-    """Importing a plugin and the modules of its entries opens no connection, looks no host up, and writes, makes or removes no
-    file outside the cache (``mmzoo.common.files.cache_folder()``). The module that an entry point names leaves the process as it was:
-    environment, working directory, ``sys.path``, standard streams, limit of recursion, locale, signals, seed and threads."""
+def side_effects(plugin: InstalledPlugin) -> None:
+    """Require that importing a plugin and the modules of its entries opens no connection, looks up no host, and writes, creates
+    or removes no file outside the cache (``mmzoo.common.files.cache_folder()``). The module of an entry point must not change
+    the process: environment, working directory, ``sys.path``, standard streams, recursion limit, locale, signals, random seed
+    and threads.
+    """
     targets = sorted({_module(entry.target) for entry in plugin.entries})
     found = probe.run(_modules(plugin), targets)
     expect(not found["events"], f"the import does: {'; '.join(found['events'])}")
@@ -53,7 +58,7 @@ def side_effects(plugin: Plugin) -> None:
     expect(found["error"] is None, f"the import fails: {found['error']}")
 
 
-def _modules(plugin: Plugin) -> list[str]:
+def _modules(plugin: InstalledPlugin) -> list[str]:
     return sorted({_module(point.value) for point in plugin.points})
 
 

@@ -1,4 +1,4 @@
-"""What an encoder, a fusion, a language model and a task each declare of themselves, held against what they do."""
+"""Check what an encoder, a fusion, a language model and a task declare against what they do."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ LOUD = 4.0  # times the weights of a tiny model
 @check("encoder")
 @torch.no_grad()
 def features(subject: Subject) -> None:
-    """An encoder gives what its ``spec`` says, in training too: tokens [batch, spec.tokens, spec.dim] (any number if that is
-    None), pooled [batch, spec.pooled_dim] and a mask [batch, tokens] of zeros and ones or None, all finite; the spec is the
-    same on the meta device, its modality is the entry's and the class's, and an input's features do not depend on the batch."""
+    """Require that an encoder returns what its ``spec`` states, also in training: tokens [batch, spec.tokens, spec.dim] (any
+    number if that is None), pooled [batch, spec.pooled_dim], and a mask [batch, tokens] of zeros and ones or None, all finite.
+    The spec must be the same on the meta device, its modality must be that of the entry and the class, and the features of an
+    input must not depend on the batch.
+    """
     encoder = subject.model.encoder
     spec, planned = encoder.spec, assemble(subject.recipe, meta=True).encoder.spec
     expect(spec == planned, f"spec is {spec}, on the meta device {planned}")
@@ -55,7 +57,7 @@ def features(subject: Subject) -> None:
 
 
 def _probes(encoder: Encoder) -> dict[str, Tensor]:
-    """Inputs of unequal length, if they vary: the reader's own."""
+    """Return a batch of the reader's probes, whose lengths differ; empty if the encoder has no variable length."""
     if encoder.transform is None or not encoder.variable_length:
         return {}
     pipeline = InputPipeline(encoder.modality, encoder.reader, encoder.transform, variable_length=True)
@@ -97,11 +99,12 @@ def _check_features(found: Features, spec: FeatureSpec, count: int, when: str) -
 @check("language_model")
 @torch.no_grad()
 def states(subject: Subject) -> None:
-    """A language model gives what its ``spec`` says: embeddings, states [batch, positions, spec.dim], a vector a text [batch,
-    spec.dim], logits over spec.vocab_size, new token ids [batch, out] from generate, which calls the output layer; kind,
-    generates and the number of blocks are those of the class. Padding on the right changes nothing before it, nor does that of
-    prompts change what is written, and if it is causal no position sees a later one. The tokenizer has a padding token and no
-    more tokens than the vocabulary."""
+    """Require that a language model returns what its ``spec`` states: embeddings, states [batch, positions, spec.dim], a vector
+    per text [batch, spec.dim], logits over spec.vocab_size, and new token ids [batch, out] from generate, which must call the
+    output layer. Architecture, generates and the number of blocks must be those of the class. Padding on the right must not
+    change earlier states, padding of prompts must not change what is generated, and in a causal model no position may depend
+    on a later one. The tokenizer must have a padding token and no more tokens than the vocabulary.
+    """
     model = subject.model.language_model
     spec, cls = model.spec, type(model)
     expect(
@@ -153,7 +156,7 @@ def _check_written(ids: Tensor, vocab_size: int) -> None:
 
 
 def _check_writing(model: LanguageModel, rows: list[list[int]]) -> None:
-    """Of larger weights, which have more to say than those of a tiny model at its start."""
+    """Check generation with larger weights, because a tiny model's initial weights tend to repeat one token."""
     loud = copy.deepcopy(model)
     for parameter in loud.parameters():
         parameter.mul_(LOUD)
@@ -193,10 +196,11 @@ class _Stop(StoppingCriteria):
 @check("fusion")
 @torch.no_grad()
 def positions(subject: Subject) -> None:
-    """A fusion keeps the shapes: ``early`` gives embeddings [batch, positions, dim] and their mask, with ``added_tokens`` more
-    positions than the text (any number if that is None) and all of the text where ``text`` says; ``late`` keeps those of the
-    states; ``deep`` leaves the names of the language model's weights as they are. What the encoder saw matters, and its tokens
-    where ``features.mask`` is 0 do not."""
+    """Require that a fusion keeps the shapes: ``early`` must return embeddings [batch, positions, dim] and their mask, with
+    ``added_tokens`` more positions than the text (any number if that is None) and the whole text at ``text``; ``late`` must
+    keep the shape of the states; ``deep`` must not change the names of the language model's weights. The features must affect
+    the result, and tokens whose ``features.mask`` is 0 must not.
+    """
     model = subject.model
     fusion, batch = model.fusion, subject.batch(model)
     seen = model.batch_features(batch)
@@ -231,7 +235,9 @@ def positions(subject: Subject) -> None:
 
 
 def _check_sight(subject: Subject) -> None:
-    """With gates that are ajar, as where they are trained, and in double precision, where a small effect is no rounding."""
+    """Check that features matter, with gates opened as after training, and in double precision, so that small effects exceed
+    rounding.
+    """
     model = subject.build().double()
     for parameter in model.fusion.parameters():
         parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -255,9 +261,10 @@ def _check_sight(subject: Subject) -> None:
 
 @check("task")
 def answers(subject: Subject) -> None:
-    """A task collates tensors of one row an example, with ``labels`` in training; its loss is a finite sum and the number of
-    labels, both scalars; it gives one `Prediction` an example, and ``references`` are those that its examples have. Its metrics
-    are registered, and what it learns from data is plain, valid, and learned once."""
+    """Require that a task collates tensors with one row per example, with ``labels`` in training. ``loss`` must return a finite
+    sum and the number of labels, both scalars; ``predict`` one `Prediction` per example; and ``references`` the targets of the
+    examples. The metrics must be registered, and what the task learns from data must be plain, valid, and learned once.
+    """
     model, task = subject.model, subject.model.task
     learned = task.learn(subject.target.Options(**subject.tiny), subject.examples)
     again = json.loads(json.dumps(learned))

@@ -1,4 +1,4 @@
-"""Checks of what is no part of a model: data sets, metrics, recipes, formats and commands."""
+"""Check entries that are not parts of a model: data sets, metrics, recipes, formats and commands."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ RIGHT = ("two dogs run after one ball", "some birds sit over there again")
 
 @check("dataset")
 def examples(subject: Subject) -> None:
-    """A data set has splits, each with examples that have a distinct id, an image (or another input of its modality) that opens,
-    and at least one target; a second reading gives the same, and examples can be pickled for data workers."""
+    """Require that a data set has splits, each with examples that have a distinct id, an image (or another input of the modality)
+    that opens, and at least one target. A second reading must return the same examples, and examples must be picklable for
+    data workers.
+    """
     with tempfile.TemporaryDirectory() as folder:
         data = opened(subject, Path(folder))
         splits = data.splits()
@@ -82,14 +84,14 @@ def first(data: Dataset, split: str) -> list[Example]:
 
 
 def opened(subject: Subject, folder: Path) -> Dataset:
-    """The data set in its tiny form; one that reads a user's files is given some."""
+    """Return the data set in its tiny form; one that reads the user's files gets some."""
     needs = subject.needs_variant and not subject.entry.variant
     use = f"{subject.entry.name}:{_own_files(folder)}" if needs else subject.entry.name
     return open_dataset(PartConfig(use=use, **subject.entry.tiny))
 
 
 def _own_files(folder: Path) -> Path:
-    """A user's folder: pictures in a table, and as files beside it."""
+    """Write files like a user's: a table with images, and the images as files beside it."""
     import datasets
 
     table: dict[str, list[object]] = {"image": [], "text": [], "target": []}
@@ -103,7 +105,7 @@ def _own_files(folder: Path) -> Path:
 
 @check("dataset")
 def trains(subject: Subject) -> None:
-    """A small model trains two steps on it, with the first encoder that there is of its modality."""
+    """Require that a small model trains two steps on the data set, with the first encoder of its modality."""
     recipe = tiny(Recipe(**{**PARTNERS, "encoder": _encoder(subject.target.modality)}))
     with tempfile.TemporaryDirectory() as folder:
         data = opened(subject, Path(folder))
@@ -123,9 +125,10 @@ def _encoder(modality: str) -> str:
 
 @check("metric")
 def scores(subject: Subject) -> None:
-    """Predictions that are their references score ``perfect``, and others do not; the order of examples changes nothing; rows are
-    [examples, statistics] of finite numbers, and scores keep the leading shape of their totals. A metric of numbers raises a
-    `ValueError` or `DataError` of texts that are none."""
+    """Require that predictions that equal their references score ``perfect``, and others do not. The order of examples must not
+    matter. Rows must be [examples, statistics] of finite numbers, and scores must keep the leading shape of their totals. A
+    metric of numbers must raise a `ValueError` or `DataError` for texts that are not numbers.
+    """
     try:
         metric = subject.target(subject.target.Options(**subject.tiny))
     except DataError as error:
@@ -164,8 +167,9 @@ def scores(subject: Subject) -> None:
 
 @check("recipe")
 def builds(subject: Subject) -> None:
-    """A recipe names all four parts, with options that they have, and they fit; in its tiny form it trains two steps, and saved
-    and loaded says the same, to the last bit."""
+    """Require that a recipe names all four parts with valid options, and that they are compatible. In its tiny form it must train
+    two steps, and the model must predict exactly the same after saving and loading.
+    """
     for kind, part in read_recipe(subject.entry.name).parts().items():
         resolve(kind, part)  # tiny replaces the options
     recipe = tiny(subject.entry.name)
@@ -182,8 +186,10 @@ def _data(recipe: Recipe) -> Dataset:
 
 @check("format")
 def exchange(subject: Subject) -> None:
-    """A format reads, writes, or both; it recognises no empty source, and refuses with an error of mmzoo's a source that is not
-    its own. What it writes of a tiny model, if it has a place for its parts, it reads back to one that says the same."""
+    """Require that a format reads, writes, or both. It must not recognise an empty source, and must refuse another format's
+    source with one of mmzoo's errors. If it can represent a tiny model, reading back what it wrote must give a model with the
+    same predictions.
+    """
     cls = subject.target
     expect(cls.ways(), "it has neither read nor write")
     expect(cls.recognises(Clues()) is False, "it recognises a source of which nothing is known")
@@ -219,7 +225,7 @@ def _write_and_read(chosen: Format, model: MultimodalModel, folder: Path) -> Non
 
 @check("command")
 def helps(subject: Subject) -> None:
-    """A command is a function that typer can make one of: ``--help`` prints and exits with 0."""
+    """Require that a command is a function that typer accepts: ``--help`` must print and exit with 0."""
     own = [entry.name for entry in plugin_manager().registry.entries("command")]
     expect(subject.entry.name in own, f"there is no command '{subject.entry.name}'")
     app = typer.Typer(add_completion=False)

@@ -1,4 +1,4 @@
-"""Checks of every part of a model: encoders, fusions, language models and tasks."""
+"""Check every part of a model: encoders, fusions, language models and tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmzoo.common.sanitize import describe_error
+from mmzoo.common.sanitize import describe_error, one_line
 from mmzoo.data.collate import tensors
 from mmzoo.errors import DoesNotFit, MmzooError
 from mmzoo.interfaces.kinds import PARTS
@@ -33,9 +33,10 @@ SELECTION = {
 
 @check(*PARTS)
 def devices(subject: Subject) -> None:
-    """Every tensor of a part is a parameter or a buffer, so that it is on the meta device when it is built there, with the names,
-    shapes and types that it has for real, and moves with the model; moved from meta to the CPU, and to the GPU if there is one,
-    it says the same."""
+    """Require that every tensor of a part is a parameter or a buffer. A part that is built on the meta device must have all its
+    tensors there, with the names, shapes and types of the real part. Moved from there to the CPU, and to the GPU if there is
+    one, it must give the same predictions.
+    """
     real, plan = subject.model, assemble(subject.recipe, meta=True)
     here = _tensors(subject.part(real))
     there = _tensors(subject.part(plan))
@@ -79,8 +80,9 @@ def _same(found: list[Any], expected: list[Any], happened: str) -> None:
 
 @check(*PARTS)
 def dtypes(subject: Subject) -> None:
-    """A part works in float32, under bfloat16 autocast, and as bfloat16 itself (``model.to(torch.bfloat16)``): the loss is
-    finite, near that of float32, and predictions are made."""
+    """Require that a part works in float32, under bfloat16 autocast, and as bfloat16 itself (``model.to(torch.bfloat16)``): the
+    loss must be finite and close to that in float32, and predictions must be possible.
+    """
     model = subject.build()
     batch = subject.batch(model)
     whole = model(**batch)["loss"]
@@ -104,8 +106,9 @@ def _near(found: Tensor, whole: Tensor, where: str) -> None:
 
 @check(*PARTS)
 def batches(subject: Subject) -> None:
-    """A batch and its examples alone give the same: texts of unequal length, an empty one, and a batch of one. The loss is finite
-    for each."""
+    """Require that a batch and its examples alone give the same results: texts of different lengths, an empty text, and a batch
+    of one. The loss must be finite for each.
+    """
     model = subject.model
     together = model.predict_examples(subject.examples)
     alone = [model.predict_examples([example])[0] for example in subject.examples]
@@ -118,8 +121,9 @@ def batches(subject: Subject) -> None:
 
 @check(*PARTS)
 def seeded(subject: Subject) -> None:
-    """The seed decides: two builds have equal weights, and two forward passes in training mode equal losses; two predictions are
-    equal without a seed."""
+    """Require that results depend on the seed only: two builds must have equal weights, and two forward passes in training mode
+    equal losses. Two predictions must be equal without a seed.
+    """
     one, other = subject.model.state_dict(), subject.build().state_dict()
     differ = [name for name in one if not torch.equal(one[name], other[name])]
     expect(not differ, f"with one seed, two builds differ in {', '.join(differ[:5])}")
@@ -139,7 +143,9 @@ def seeded(subject: Subject) -> None:
 
 @check(*PARTS)
 def gradients(subject: Subject) -> None:
-    """With some partner that it fits, the loss sends a finite gradient to every parameter that is trained, and none to others."""
+    """Require that the loss gives a finite gradient to every parameter that is trained, with at least one compatible partner, and
+    none to other parameters.
+    """
     wanted: set[str] = set()
     reached: set[str] = set()
     for recipe in fitting(subject.entry, []):
@@ -160,15 +166,19 @@ def gradients(subject: Subject) -> None:
 
 @check(*PARTS)
 def save_and_load(subject: Subject) -> None:
-    """A model with the part trains two steps with finite losses; saved and loaded it says the same, to the last bit."""
+    """Require that a model with the part trains two steps with finite losses, and predicts exactly the same after saving and
+    loading.
+    """
     with tempfile.TemporaryDirectory() as folder:
         round_trip(subject.bare, Path(folder) / "model", dataset=subject.dataset)
 
 
 @check(*PARTS)
 def partners(subject: Subject) -> None:
-    """A part works with every other that its declared needs (``architectures``, ``needs_tokens``, ...) fit: the model builds, its loss is
-    finite and its predictions are made. Where the fit check refuses, it says why."""
+    """Require that a part works with every partner that its declared needs (``architectures``, ``needs_tokens``, ...) allow: the
+    model must build, its loss must be finite, and it must predict. If the check of compatibility refuses a partner, it must
+    say why.
+    """
     entry = subject.entry
     chosen = {kind: [n for n in names if n in _names(kind)] for kind, names in SELECTION.items() if kind != entry.kind}
     first = {kind: part.use for kind, part in subject.bare.parts().items()}
@@ -200,7 +210,9 @@ def _names(kind: str) -> set[str]:
 
 @check(*PARTS)
 def picklable(subject: Subject) -> None:
-    """What data workers are sent, the encoder's ``transform`` and the task, comes out of a pickle and collates the same batch."""
+    """Require that the encoder's ``transform`` and the task, which data workers get, can be pickled, and that the copy collates
+    the same batch.
+    """
     collate = subject.model.collator(training=True)
     try:
         copied = pickle.loads(pickle.dumps(collate))
@@ -213,31 +225,29 @@ def picklable(subject: Subject) -> None:
 
 @check(*PARTS)
 def compiled(subject: Subject) -> None:
-    """``torch.compile`` takes a part (with graph breaks, if need be) and it computes the same loss and gradients."""
-    import torch._dynamo
-
+    """Require that ``torch.compile`` accepts a part (graph breaks are allowed), with the same loss and gradients."""
     model = subject.build()
     batch = subject.batch(model)
     loss, expected = _gradients(model, batch)
-    torch._dynamo.reset()
-    log = logging.getLogger("torch._dynamo")  # which tells of each graph break, the model's own too, in many lines
-    level = log.level
-    log.setLevel(logging.ERROR)
+    torch.compiler.reset()
+    logging.disable(logging.WARNING)  # torch describes each graph break in many lines, also those of mmzoo's own code
     try:
         _compile(subject.entry.kind, model)
         found, got = _gradients(model, batch)
     except MmzooError:
         raise
     except Exception as error:
-        raise AssertionError(f"compiled it fails: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise AssertionError(f"compiled it fails: {type(error).__name__}: {one_line(error)}") from error
     finally:
-        log.setLevel(level)
-        torch._dynamo.reset()
+        logging.disable(logging.NOTSET)
+        torch.compiler.reset()
     _equal_gradients(found, got, loss, expected, "compiled")
 
 
 def _compile(kind: str, model: MultimodalModel) -> None:
-    """Compile what is the part's own, which is quicker than the whole: of a fusion the places where it works."""
+    """Apply ``torch.compile`` to the part alone, which is faster than the whole model; for a fusion, to the methods that it
+    overrides.
+    """
     compiled: dict[str, Any] = {"backend": "aot_eager"}
     if kind == "task":
         model.task.loss = torch.compile(model.task.loss, **compiled)  # type: ignore[method-assign]
@@ -253,8 +263,9 @@ def _compile(kind: str, model: MultimodalModel) -> None:
 
 @check("fusion", "language_model")
 def recomputed(subject: Subject) -> None:
-    """With gradient checkpointing (``training.gradient_checkpointing``) the loss and the gradients are the same; a language model
-    whose blocks cannot be recomputed is refused."""
+    """Require the same loss and gradients with gradient checkpointing (``training.gradient_checkpointing``). A language model
+    whose blocks cannot be recomputed must refuse it.
+    """
     model = subject.build()
     batch = subject.batch(model)
     loss, expected = _gradients(model, batch)

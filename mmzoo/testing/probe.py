@@ -1,5 +1,6 @@
-"""What importing a plugin costs and does. `run` sends this file to a fresh Python as ``python -c``, so it imports the standard
-library alone; `main` is what happens there.
+"""Measure what importing a plugin costs and does.
+
+`run` passes this file to a fresh Python as ``python -c``, so it imports only the standard library; `main` runs in that process.
 """
 
 import importlib
@@ -28,11 +29,10 @@ CACHES = (
 
 
 def run(modules: list[str], targets: list[str]) -> dict[str, Any]:
-    """Import ``modules``, then ``targets``, in a fresh process without a network, bytecode or a home.
+    """Import ``modules``, then ``targets``, in a fresh process without network, bytecode files or home folder.
 
-    Returns:
-        ``seconds`` by module, ``heavy`` (large libraries that ``modules`` imported), ``events`` (what was written or connected
-        to), ``changed`` (what of the process ``modules`` changed) and ``error``, None if all could be imported.
+    The result has ``seconds`` by module, ``heavy`` (large libraries that ``modules`` imported), ``events`` (what was written or
+    connected to), ``changed`` (what ``modules`` changed in the process) and ``error``, None if all could be imported.
     """
     with tempfile.TemporaryDirectory(prefix="mmzoo-probe-") as folder:
         for name in ("cache", "home"):
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def process() -> dict[str, Any]:
-    """What a plugin is to leave as it was, by what it is called."""
+    """Return the state of the process that a plugin must not change, by name."""
     return {
         "the environment": dict(os.environ),
         "the working directory": os.getcwd(),
@@ -101,7 +101,9 @@ def process() -> dict[str, Any]:
 
 
 def watch(cache: str) -> list[str]:
-    """The list that every write outside ``cache`` and every use of the network is added to from now on; the latter fails."""
+    """Return a list to which every write outside ``cache`` and every use of the network is added from now on; the latter also
+    fails.
+    """
     events: list[str] = []
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Examples for tests, in memory. `sample_of` is the one place that says what examples a part can be given."""
+"""Create examples in memory for tests. `sample_of` decides which examples a part gets."""
 
 from __future__ import annotations
 
@@ -18,8 +18,15 @@ from mmzoo.modalities.reader import NONE, Reader
 
 
 class Sample(Dataset):
-    """A few coloured squares, and beside each a tone of unequal length, with questions and answers, in memory; every split is
-    the same. With ``numbers`` the answers are numbers; ``made`` are inputs of another ``modality`` in the place of these."""
+    """Provide a few coloured squares with questions and answers, and a tone of another length for each; all splits are equal.
+
+    Args:
+        count: number of examples.
+        size: of the squares, in pixels.
+        numbers: use numbers as answers.
+        modality: of ``made``.
+        made: inputs that replace the squares and tones.
+    """
 
     COLOURS = ("red", "green", "blue")
     RATE = 16_000
@@ -50,13 +57,14 @@ class Sample(Dataset):
 
 
 def sample_of(encoder: type[Encoder] | None = None, task: type[Task] | None = None, options: Any = None) -> Dataset:
-    """A data set of examples that an encoder can read and that a task of ``options`` takes: with numbers where it takes no words.
+    """Return a data set that an encoder can read and that a task with ``options`` accepts; its answers are numbers if the task
+    needs numbers.
 
-    An encoder of images or audio is given pictures or arrays with their sampling rate, if its reader opens them; else the
-    reader's own `probes`.
+    An encoder of images or audio gets images, or arrays with their sampling rate, if its reader opens them; otherwise the
+    `probes` of the reader.
 
     Raises:
-        DataError: its reader opens neither.
+        DataError: the reader opens neither.
     """
     numbers = task is not None and not _takes(task, options, Sample()) and _takes(task, options, Sample(numbers=True))
     if encoder is None or encoder.modality == NONE:
@@ -83,7 +91,7 @@ def _reads(reader: Reader, sources: Sequence[Any]) -> bool:
 
 
 def _takes(task: type[Task], options: Any, sample: Sample) -> bool:
-    """Whether a task can be asked for the answers of a sample."""
+    """Return whether a task accepts the answers of a sample."""
     examples = sample.load("train")
     try:
         learned = {**options.model_dump(), **task.learn(options, examples)}

@@ -1,4 +1,4 @@
-"""A model of this package as one of transformers, for its pipelines and its own ``generate``."""
+"""Wrap a `MultimodalModel` as a model of transformers, for its pipelines and its ``generate``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _IDLE = frozenset(
 
 
 class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
-    """``model`` is the `MultimodalModel` itself, with `predict` and everything else; this is its `generate` in other words."""
+    """Wrap a `MultimodalModel`, which ``model`` holds, and translate its `generate` to the arguments of transformers."""
 
     config_class = MmzooConfig
     base_model_prefix = "model"
@@ -43,14 +43,15 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], *arguments: Any, **options: Any) -> MmzooForImageTextToText:  # type: ignore[override]
-        """As `mmzoo.load`, with every check of it.
+        """Load a model as `mmzoo.load` does, with all its checks.
 
         Args:
             name: a checkpoint folder, or a repository's ``"owner/name"``.
-            options: ``revision``, ``dtype`` and ``local_files_only`` of the library; ``"auto"`` is the type that was saved.
+            options: ``revision``, ``dtype`` and ``local_files_only`` as in transformers; ``dtype="auto"`` keeps the saved type.
 
         Raises:
-            BadRecipe: another option, which would change what is loaded. CheckpointError, HubError: as `mmzoo.load`.
+            BadRecipe: another option, which would change what is loaded.
+            CheckpointError, HubError: as `mmzoo.load`.
         """
         dtype = options.pop("dtype", None) or options.pop("torch_dtype", None)
         model = load(*located(name, options))
@@ -63,7 +64,7 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
         return cls(config, model).eval()
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> None:  # type: ignore[override]
-        """As `MultimodalModel.save`."""
+        """Save the model as `MultimodalModel.save` does."""
         self.model.save(Path(save_directory))
 
     def get_input_embeddings(self) -> Any:
@@ -78,19 +79,19 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
         generation_config: GenerationConfig | None = None,
         **options: Any,
     ) -> Tensor:
-        """What `MmzooProcessor` made to token ids: the prompts, then what `MultimodalModel.generate` writes.
+        """Return token ids [batch * returned, text + out]: the prompts of `MmzooProcessor`, then what `MultimodalModel.generate`
+        writes.
 
         Args:
-            input_ids: [batch, text], padded on either side. attention_mask: [batch, text].
-            pixel_values: [images, ...], those of the first prompt first.
-            generation_config, options: of the library; greedy, and `NEW_TOKENS` at most, unless they say otherwise.
-
-        Returns:
-            [batch * returned, text + out].
+            input_ids: [batch, text], padded on either side.
+            attention_mask: [batch, text].
+            pixel_values: [images, ...], in the order of the prompts.
+            generation_config, options: as in transformers; the default is greedy, with at most `NEW_TOKENS` new tokens.
 
         Raises:
-            DoesNotFit: the model writes nothing, or takes no images. DataError: images and prompts do not agree, or exceed the
-                context. BadRecipe: an option.
+            DoesNotFit: the model does not generate, or does not take images.
+            DataError: the numbers of images and placeholders differ, or a prompt exceeds the context.
+            BadRecipe: an option is wrong.
         """
         model, text = self.model, self.model.text_context()
         check_writes(model)
@@ -129,9 +130,10 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
 
 
 def check_sees(model: MultimodalModel) -> None:
-    """
+    """Check that the model takes images.
+
     Raises:
-        DoesNotFit: it takes something other than images, for which the library has other words.
+        DoesNotFit: it takes another modality, for which this wrapper has no arguments.
     """
     if model.modality != "image":
         raise DoesNotFit(
@@ -140,7 +142,7 @@ def check_sees(model: MultimodalModel) -> None:
 
 
 def located(name: str | os.PathLike[str], options: dict[str, Any]) -> tuple[str]:
-    """What `mmzoo.load` takes for a name and options of the library.
+    """Return the arguments of `mmzoo.load` for a name and options of transformers.
 
     Raises:
         BadRecipe: an option that would change what is loaded.

@@ -1,4 +1,4 @@
-"""Images and prompts as `MmzooForImageTextToText.generate` takes them, laid out as `MultimodalModel.generate` does."""
+"""Prepare images and prompts for `MmzooForImageTextToText.generate` in the same way as `MultimodalModel.generate`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from mmzoo.models.load import load_without_weights
 
 
 class MmzooProcessor(ProcessorMixin):
-    """``tokenizer`` is the language model's, ``image_processor`` the encoder's transform."""
+    """Prepare images with the encoder's transform (``image_processor``) and texts with the language model's ``tokenizer``."""
 
     def __init__(self, model: Any) -> None:
-        """``model``: a `MultimodalModel`, whose weights are not used."""
+        """Create a processor for ``model``, a `MultimodalModel` whose weights are not used."""
         self.model = model
         self.tokenizer = model.language_model.tokenizer
         self.image_processor = model.encoder.transform
@@ -33,27 +33,28 @@ class MmzooProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> MmzooProcessor:  # type: ignore[override]
-        """As `MmzooForImageTextToText.from_pretrained`; no weights are read.
+        """Create the processor of a checkpoint; no weights are read.
 
         Raises:
-            BadRecipe, CheckpointError, HubError: as there.
+            BadRecipe, CheckpointError, HubError: as `MmzooForImageTextToText.from_pretrained`.
         """
         options = {key: value for key, value in options.items() if key not in ("dtype", "torch_dtype")}
         return cls(load_without_weights(*located(name, options)))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> list[str]:  # type: ignore[override]
-        """The tokenizer; the rest is the model's."""
+        """Save the tokenizer; the model saves the rest."""
         return list(self.tokenizer.save_pretrained(Path(save_directory)))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model.recipe.name or 'unnamed'})"
 
     def __call__(self, images: Any = None, text: Any = None, **options: Any) -> BatchFeature:
-        """Images and texts, as `MultimodalModel.generate` takes them, to ``input_ids`` and ``attention_mask`` [batch, text] and
-        ``pixel_values`` [images, ...].
+        """Return ``input_ids`` and ``attention_mask`` [batch, text] and ``pixel_values`` [images, ...] of images and texts.
+
+        Images and texts are paired as in `MultimodalModel.generate`.
 
         Raises:
-            DoesNotFit, DataError, BadInput, BadRecipe: as there.
+            DoesNotFit, DataError, BadInput, BadRecipe: as `MultimodalModel.generate`.
         """
         if strange := [key for key in options if key not in ("padding", "return_tensors")]:
             raise BadRecipe(f"{strange[0]}: this processor has no such option")
@@ -70,10 +71,10 @@ class MmzooProcessor(ProcessorMixin):
         return BatchFeature(found)
 
     def apply_chat_template(self, conversation: Any, chat_template: Any = None, **options: Any) -> Any:  # type: ignore[override]
-        """A conversation, or several, whose turns have texts and images in parts, through the tokenizer's own template.
+        """Render one conversation or several with the tokenizer's own template. Turns may consist of text and image parts.
 
         Raises:
-            DataError: it ends with an answer to go on with, or a part is neither text nor image.
+            DataError: a conversation ends with an unfinished answer, or a part is neither text nor image.
             BadRecipe: the tokenizer has no template.
         """
         if chat_template is not None or options.get("continue_final_message"):
@@ -84,14 +85,14 @@ class MmzooProcessor(ProcessorMixin):
         return encoded if options.get("tokenize", True) else self.batch_decode(encoded["input_ids"], skip_special_tokens=False)
 
     def batch_decode(self, rows: Tensor | Sequence[Sequence[int]], **options: Any) -> list[str]:
-        """Texts of rows that `generate` gave, or of prompts: an answer is what `MultimodalModel.generate` says."""
+        """Return the texts of rows from `generate`, or of prompts; an answer equals that of `MultimodalModel.generate`."""
         return [self._text(row, **options) for row in torch.as_tensor(rows).tolist()]
 
     def decode(self, row: Any, **options: Any) -> str:
         return self._text(torch.as_tensor(row).tolist(), **options)
 
     def post_process_image_text_to_text(self, generated_outputs: Any, skip_special_tokens: bool = True, **_: Any) -> list[str]:
-        """As `batch_decode`."""
+        """Decode rows as `batch_decode` does."""
         return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens)
 
     def _text(self, row: list[int], skip_special_tokens: bool = True, **_: Any) -> str:
@@ -102,7 +103,7 @@ class MmzooProcessor(ProcessorMixin):
 
 
 def _flat(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, str]], list[Any]]:
-    """A conversation with placeholders in the place of its images, and those."""
+    """Return the turns of a conversation with placeholders in place of its images, and the images."""
     turns, images = [], []
     for turn in messages:
         said = ""
