@@ -136,7 +136,7 @@ def test_an_option_that_cannot_be_is_named(language_model, options, said):
 
 def test_a_prediction_is_held_to_the_same():
     model = model_of()
-    with pytest.raises(BadRecipe, match="batch_size: must be a whole number from 1"):
+    with pytest.raises(BadRecipe, match="batch_size: must be a whole number of at least 1"):
         model.predict(RED, "what", batch_size=0)
     with pytest.raises(BadRecipe, match="one prediction"):
         model.predict(RED, "what", num_beams=2, num_return_sequences=2)

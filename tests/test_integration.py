@@ -74,7 +74,7 @@ def test_several_images_and_conversations(models):
     found = pipe(text=[{"role": "user", "content": parts}], max_new_tokens=5)
     expected = model.generate(image=PICTURES[1], prompt=[{"role": "user", "content": "<image>hello"}], max_new_tokens=5)
     assert found[0]["generated_text"][-1] == {"role": "assistant", "content": expected}
-    with pytest.raises(DataError, match="ends with the user's turn"):
+    with pytest.raises(DataError, match="must end with the user's turn"):
         pipe(text=[{"role": "user", "content": parts}, {"role": "assistant", "content": [{"type": "text", "text": "It"}]}])
     with pytest.raises(DataError, match="3 placeholders"):
         pipe(images=PICTURES[0], text="<image><image><image>")
@@ -115,7 +115,7 @@ def test_a_model_that_writes_nothing(tmp_path):
 def test_a_model_that_takes_no_images(models, monkeypatch):
     pipe = pipeline(models["prefix"][1])
     monkeypatch.setattr(type(pipe.model.model.encoder), "modality", "audio")
-    with pytest.raises(DoesNotFit, match="takes audio and no images"):
+    with pytest.raises(DoesNotFit, match="takes audio, not images"):
         pipe(images=PICTURES[0], text="x")
 
 

@@ -44,7 +44,7 @@ def test_flags(license, flags):
     ("licences", "expected"),
     [
         ("MIT MIT", "mit"),
-        ("MIT mit", "other"),
+        ("MIT mit", "mit"),
         ("MIT Apache-2.0", "other"),
         ("MIT unknown", "other"),
         ("GPL-3.0-only", "gpl-3.0"),

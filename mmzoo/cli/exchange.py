@@ -25,7 +25,7 @@ FormatName = Annotated[
 def import_(
     format: FormatName,
     source: Annotated[str, typer.Argument(help="A file, a folder, or a repository's id[@revision].", metavar="SOURCE")],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="The folder that the model is saved in.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="The folder to save the model in.")],
     encoder: EncoderName = None,
     sets: Option = None,
 ) -> None:
@@ -34,7 +34,7 @@ def import_(
 
     quiet()
     folder = Path(output).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):  # maybe a model that somebody trained
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):  # it may be a trained model
         raise CheckpointError(f"{folder}: is not empty; an import needs a new folder")
     model = import_model(format, source, **changes_of(sets, encoder=encoder))
     model.save(output)

@@ -36,7 +36,7 @@ def speaking() -> Iterator[None]:
         yield
 
 
-_json: list[TextIO] = []  # where JSON goes while everything else that is printed goes to stderr
+_json: list[TextIO] = []  # the stream for JSON while all other output goes to stderr
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def json_alone() -> Iterator[None]:
         is_real = out.fileno() == 1
     except (OSError, ValueError):
         is_real = False
-    if is_real:  # what writes to the descriptor goes to stderr too
+    if is_real:  # output to the file descriptor goes to stderr too
         out.flush()
         out = os.fdopen(os.dup(1), "w", encoding=out.encoding, errors=out.errors)
         os.dup2(2, 1)
@@ -64,7 +64,7 @@ def json_alone() -> Iterator[None]:
         _json.pop()
         if is_real:
             os.dup2(out.fileno(), 1)
-            with suppress(OSError):  # print_json has flushed, and told if it could not
+            with suppress(OSError):  # print_json has flushed and reported errors
                 out.close()
 
 

@@ -19,14 +19,14 @@ from mmzoo.errors import MmzooError, PluginBroken
 from mmzoo.recipes import catalogue
 from mmzoo.registry.entries import Entry
 
-# By its version, typer uses click or a copy of its own, with exceptions of its own.
+# Depending on its version, typer uses click or its own copy of it, with other exception classes.
 _UsageError: Any = typer.BadParameter.__base__
 
 
 class _Group(TyperGroup):
     """List mmzoo's commands and those of plugins. A plugin's command is imported when it is called.
 
-    Until then a placeholder stands for it, so that no plugin can delay the help or print into it.
+    Until then it is represented by a placeholder, so that no plugin can delay the help or print into it.
     """
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -41,11 +41,11 @@ class _Group(TyperGroup):
         return None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name, found, rest = super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
         for entry in catalogue.entries("command") if name not in self.commands else ():
             if entry.name == name:
-                found = _command(entry)
-        return name, found, rest
+                command = _command(entry)
+        return name, command, rest
 
 
 def _command(entry: Entry) -> Any:
@@ -53,12 +53,12 @@ def _command(entry: Entry) -> Any:
     try:
         function = entry.load()
         if inspect.iscoroutinefunction(function):
-            raise TypeError(f"{entry.target} is async, and nothing would wait for it")
-        return _typer_command(entry, _blamed(entry, function))
+            raise TypeError(f"{entry.target} is async, and nothing awaits it")
+        return _typer_command(entry, _attributed(entry, function))
     except PluginBroken as error:
         message = str(error)
-    except Exception as error:  # such as a signature that typer cannot read
-        message = f"{entry.label} of plugin '{entry.plugin}' is no function for typer: {describe_error(error)}"
+    except Exception as error:  # for example a signature that typer cannot read
+        message = f"{entry.label} of plugin '{entry.plugin}' is not a function that typer accepts: {describe_error(error)}"
 
     def broken() -> None:
         raise PluginBroken(message)
@@ -67,14 +67,14 @@ def _command(entry: Entry) -> Any:
     return _typer_command(entry, broken, add_help_option=False, context_settings=anything)
 
 
-def _blamed(entry: Entry, function: Any) -> Any:
+def _attributed(entry: Entry, function: Any) -> Any:
     """Return ``function`` with its errors reported as errors of its plugin, below the traceback that the author needs."""
 
     @functools.wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
         try:
             return function(*arguments, **options)
-        except (MmzooError, OSError, typer.Exit, typer.Abort, _UsageError.__base__):  # `_run` tells of these
+        except (MmzooError, OSError, typer.Exit, typer.Abort, _UsageError.__base__):  # `_run` reports these
             raise
         except Exception as error:
             traceback.print_exc()
@@ -141,9 +141,9 @@ def _run() -> Any:
         fail("stopped")
         code = 130
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the interpreter's last flush finds no pipe
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes stdout at exit
         code = 1
-    except OSError as error:  # such as a full disk where the output goes
+    except OSError as error:  # for example a full disk
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         fail(str(error))
         code = 2

@@ -20,7 +20,7 @@ def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
         BadRecipe: ``size`` is not a whole number from 1.
     """
     if not isinstance(size, int) or size < 1:
-        raise BadRecipe(f"batch_size: must be a whole number from 1 (got {size!r})")
+        raise BadRecipe(f"batch_size: must be a whole number of at least 1 (got {size!r})")
     group: list[Example] = []
     for example in examples:
         group.append(example)
@@ -31,14 +31,14 @@ def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
         yield group
 
 
-def paired(given: Any, text: Any, *, modality: str = "image", sees: bool = True) -> tuple[list[tuple[Any, Any]], bool]:
+def paired(sources: Any, text: Any, *, modality: str = "image", sees: bool = True) -> tuple[list[tuple[Any, Any]], bool]:
     """Return pairs of input and text, and whether the caller passed a list.
 
     One input is repeated for many texts, and one text for many inputs. Several inputs of one text are a list within the list; for
     a single text with as many placeholders they are the list itself.
 
     Args:
-        given: one input of the modality, or several. It may be None if ``sees`` is false, as for an encoder without input.
+        sources: one input of the modality, or several. It may be None if ``sees`` is false, as for an encoder without input.
         text: a string, None, a conversation (a list of mappings), or a list of these.
         modality: the modality of the inputs.
         sees: whether inputs are required.
@@ -46,18 +46,18 @@ def paired(given: Any, text: Any, *, modality: str = "image", sees: bool = True)
     Raises:
         DataError: no input, a text of another type, or lists of different lengths.
     """
-    if modality == "image" and isinstance(given, np.ndarray | Tensor) and given.ndim == 4:
-        given = list(given)
-    if given is None and sees:
+    if modality == "image" and isinstance(sources, np.ndarray | Tensor) and sources.ndim == 4:
+        sources = list(sources)
+    if sources is None and sees:
         if modality == "image":
             raise DataError("an image is needed: a path, a file:// URL, a PIL image, an array, or a list of them")
         raise DataError(f"{modality} is needed, as {modality}=: a path, a file:// URL, bytes, an array, or a list of them")
     one_text = not isinstance(text, list | tuple) or _is_conversation(text)
-    one_input = not isinstance(given, list | tuple)
-    together = one_text and not one_input and not any(isinstance(each, list | tuple) for each in given)
+    one_input = not isinstance(sources, list | tuple)
+    together = one_text and not one_input and not any(isinstance(each, list | tuple) for each in sources)
     if together and _placeholders(text, placeholder(modality)) > 1:
-        given, one_input = list(given), True
-    inputs: list[Any] = [given] if one_input else list(given)
+        sources, one_input = list(sources), True
+    inputs: list[Any] = [sources] if one_input else list(sources)
     texts: list[Any] = [text] if one_text else list(text)
     many = not (one_text and one_input)
     if one_input:
@@ -65,7 +65,7 @@ def paired(given: Any, text: Any, *, modality: str = "image", sees: bool = True)
     elif one_text:
         texts *= len(inputs)
     if len(inputs) != len(texts):
-        raise DataError(f"{len(inputs)} {plural(modality)} and {len(texts)} texts; give one of either, or as many of both")
+        raise DataError(f"{len(inputs)} {plural(modality)} and {len(texts)} texts; give one of either, or equally many of both")
     for item in texts:
         if not (item is None or isinstance(item, str) or _is_conversation(item)):
             raise DataError(f"a text must be a string, not {type(item).__name__}")

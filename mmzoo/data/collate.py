@@ -81,19 +81,19 @@ class Collator:
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         opened: list[Any] = []
         index: list[list[int]] = []
-        kept: list[Example] = []
+        readable: list[Example] = []
         bad: list[tuple[str, str]] = []
         position: dict[Hashable, int] = {}
         for example in examples:
             try:
                 index.append([self._place(each, opened, position) for each in example.inputs(self.pipeline.modality)])
-                kept.append(example)
+                readable.append(example)
             except BadInput as error:
                 bad.append((example.id, str(error)))
-            except FeatureCacheError as error:  # a worker process would lose its type
+            except FeatureCacheError as error:  # an exception from a worker process would lose its type
                 return {"bad": bad, "error": (type(error), str(error))}
-        batch: dict[str, Any] = {"bad": bad, "names": [example.id for example in kept]}
-        if kept:
+        batch: dict[str, Any] = {"bad": bad, "names": [example.id for example in readable]}
+        if readable:
             if self.features is None:
                 batch |= self.pipeline.batch(opened)
             else:
@@ -101,8 +101,8 @@ class Collator:
             several = max(len(row) for row in index) > 1
             batch["index"] = pad_rows(index, -1) if several else torch.tensor([row[0] for row in index])
             try:
-                batch.update(self.task.collate(kept, self.text, training=self.training))
-                for row, example in zip(batch.get("ids", ()), kept, strict=False):
+                batch.update(self.task.collate(readable, self.text, training=self.training))
+                for row, example in zip(batch.get("ids", ()), readable, strict=False):
                     check_placeholders(row.tolist(), self.text, len(example.inputs(self.pipeline.modality)), example.id)
             except MmzooError as error:
                 batch["error"] = (type(error), str(error))

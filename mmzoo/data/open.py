@@ -32,16 +32,16 @@ def open_dataset(spec: str | PartConfig | Dataset) -> Dataset:
     known = {entry.name for entry in plugin_manager().registry.entries("dataset")}
     if name not in known:
         if os.path.exists(os.path.expanduser(part.use)) and "files" in known:
-            part = part.with_options(use="files", variant=part.use)  # as an option, since a path may hold '@'
+            part = part.with_options(use="files", variant=part.use)  # as an option, because a path may contain '@'
         elif _looks_like_path(part.use):
             raise DataError(f"data set '{part.use}': there is no such file or folder")
         elif "/" in part.use and "datasets" in known:
             part = part.with_options(use=f"datasets:{part.use}")
     try:
-        found = resolve("dataset", part)
+        resolved = resolve("dataset", part)
     except UnknownName as error:
         raise UnknownName(f"{error}\nA data set is a registered name, a path, or an id such as 'org/name'.") from None
-    return found.cls(found.options)
+    return resolved.cls(resolved.options)
 
 
 def _looks_like_path(text: str) -> bool:
@@ -78,6 +78,6 @@ def dataset_part(text: str | PartConfig | Dataset, sets: dict[str, Any]) -> str 
     if not sets:
         return text
     if isinstance(text, Dataset):
-        raise BadRecipe("options are given where a data set is named, not where an object is")
+        raise BadRecipe("options can be set for a data set that is named, not for an object")
     part = PartConfig.of(text, "dataset")
     return part.with_options(**sets)

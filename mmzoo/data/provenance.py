@@ -39,7 +39,7 @@ def describe(dataset: str | PartConfig | Dataset) -> dict[str, Any]:
     return {"dataset": name, "local": local, "dataset_options": options, "license": license}
 
 
-def reopen(said: Mapping[str, Any]) -> PartConfig:
+def reopen(record: Mapping[str, Any]) -> PartConfig:
     """Return the configuration of the data set that a record names: a registered name or an id on the Hub.
 
     A path in a record is never opened, because the record may come from someone else.
@@ -47,37 +47,37 @@ def reopen(said: Mapping[str, Any]) -> PartConfig:
     Raises:
         DataError: the data set is a file, folder or object of the model's author, or is not registered here.
     """
-    use, options = str(said["dataset"]), _recorded(said)
+    use, options = str(record["dataset"]), _recorded(record)
     name, variant, _ = split_use(use)
     place = str(options.get("variant") or variant or "" if name in _registered() else use)
-    other = name not in _registered() and ":" in use  # no id on the Hub has one
-    if said.get("local") or other or (place and (_ID.fullmatch(split_use(place)[0]) is None or _exists(place))):
+    other = name not in _registered() and ":" in use  # no id on the Hub has a colon
+    if record.get("local") or other or (place and (_ID.fullmatch(split_use(place)[0]) is None or _exists(place))):
         raise DataError(
-            f"data set '{use}' is a file, folder or object of the model's author; with a copy of it, name it: --dataset PATH"
+            f"data set '{use}' is a file, folder or object of the model's author; if you have a copy, name it: --dataset PATH"
         )
     if name not in _registered() and "/" not in use:
-        raise DataError(f"there is no data set '{use}' here; install the plugin that brings it, or name a copy: --dataset PATH")
+        raise DataError(f"data set '{use}' is not registered; install the plugin that has it, or name a copy: --dataset PATH")
     return PartConfig.of({**options, "use": use}, f"the record of '{use}'")
 
 
-def substitute(dataset: str | PartConfig | Dataset, said: Mapping[str, Any]) -> PartConfig | Dataset:
+def substitute(dataset: str | PartConfig | Dataset, record: Mapping[str, Any]) -> PartConfig | Dataset:
     """Return the configuration of another data set, with the options of a record where it sets none itself."""
     if isinstance(dataset, Dataset):
         return dataset
     part = dataset if isinstance(dataset, PartConfig) else PartConfig.of(dataset, "dataset")
-    recorded = {key: value for key, value in _recorded(said).items() if key != "variant"}
+    recorded = {key: value for key, value in _recorded(record).items() if key != "variant"}
     return part.with_options(**{**recorded, **part.options})
 
 
 def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options as JSON data; values that JSON cannot represent become their repr."""
-    found: dict[str, Any] = json.loads(json.dumps(options, default=repr))
-    return found
+    plain: dict[str, Any] = json.loads(json.dumps(options, default=repr))
+    return plain
 
 
-def _recorded(said: Mapping[str, Any]) -> dict[str, Any]:
+def _recorded(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recorded options of the data set, without the keys that would choose another one."""
-    return {key: value for key, value in (said.get("dataset_options") or {}).items() if key not in PartConfig.model_fields}
+    return {key: value for key, value in (record.get("dataset_options") or {}).items() if key not in PartConfig.model_fields}
 
 
 def _exists(path: str) -> bool:

@@ -22,7 +22,7 @@ def encode_texts(tokenizer: object, texts: Sequence[str], *, special: bool = Fal
     """Return the token ids of each text. Special tokens are added only if ``special`` is set."""
     if not texts:
         return []
-    # Half of a UTF-16 pair, as a shell or a JSON file may hold, is no character that a tokenizer takes.
+    # Tokenizers reject lone surrogates, which a shell or a JSON file may contain.
     whole = [text.encode("utf-8", "replace").decode() for text in texts]
     return tokenizer(whole, add_special_tokens=special)["input_ids"]  # type: ignore[operator]
 
@@ -60,21 +60,21 @@ def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = Fals
         return rows
     visual = text.added_tokens != 0
     start, own = start_ids(text, visual), start_ids(text, True)
-    # The tokenizer's own start stays the first of the sequence, before an image that has no placeholder.
+    # The tokenizer's own start token stays first, before an image without a placeholder.
     implicit = [PLACEHOLDER_ID] if visual and own else []
     return [start + ([] if PLACEHOLDER_ID in row else implicit) + row for row in rows]
 
 
-_KNOWING: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # copies of tokenizers that do not know the placeholder
+_WITH_PLACEHOLDER: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # copies that have the placeholder, by tokenizer
 
 
 def with_placeholder(tokenizer: Any, mark: str = PLACEHOLDER) -> Any:
     """Return the tokenizer if it has the placeholder as one token, else a copy that has it."""
     if mark in tokenizer.get_added_vocab():
         return tokenizer
-    knowing = copy.deepcopy(tokenizer)
-    knowing.add_tokens([AddedToken(mark, special=True, normalized=False)])
-    return knowing
+    extended = copy.deepcopy(tokenizer)
+    extended.add_tokens([AddedToken(mark, special=True, normalized=False)])
+    return extended
 
 
 def _with_inputs(tokenizer: Any, prompts: Sequence[str], mark: str) -> list[list[int]]:
@@ -84,13 +84,13 @@ def _with_inputs(tokenizer: Any, prompts: Sequence[str], mark: str) -> list[list
     """
     if not any(mark in prompt for prompt in prompts):
         return encode_texts(tokenizer, prompts)
-    knowing = _KNOWING.get(tokenizer)
-    if knowing is None or mark not in knowing.get_added_vocab():  # a tokenizer may serve models of two modalities
-        knowing = with_placeholder(tokenizer, mark)
-    if knowing is not tokenizer:
-        _KNOWING[tokenizer] = knowing
-    own = knowing.convert_tokens_to_ids(mark)
-    return [[PLACEHOLDER_ID if i == own else i for i in row] for row in encode_texts(knowing, prompts)]
+    extended = _WITH_PLACEHOLDER.get(tokenizer)
+    if extended is None or mark not in extended.get_added_vocab():  # a tokenizer may be shared by models of two modalities
+        extended = with_placeholder(tokenizer, mark)
+    if extended is not tokenizer:
+        _WITH_PLACEHOLDER[tokenizer] = extended
+    own = extended.convert_tokens_to_ids(mark)
+    return [[PLACEHOLDER_ID if i == own else i for i in row] for row in encode_texts(extended, prompts)]
 
 
 def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -113,20 +113,20 @@ def render_chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs
         BadRecipe: the tokenizer has no template, or the template fails.
     """
     if not getattr(text.tokenizer, "chat_template", None):
-        raise BadRecipe("this language model's tokenizer has no chat template; choose an instruct model, or leave out chat")
+        raise BadRecipe("this language model's tokenizer has no chat template; choose an instruct model, or omit chat")
     turns = [dict(turn) for turn in messages]
     if text.added_tokens != 0 and not any(text.placeholder in turn["content"] for turn in turns):
         first = next((turn for turn in turns if turn["role"] == "user"), turns[0])
         first["content"] = text.placeholder * inputs + first["content"]
     try:
-        said = text.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        if all(piece.strip() in said for turn in turns for piece in turn["content"].split(text.placeholder)):
-            return said
-        # Templates of multimodal models take a turn in parts, and of plain text say nothing.
+        rendered = text.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        if all(piece.strip() in rendered for turn in turns for piece in turn["content"].split(text.placeholder)):
+            return rendered
+        # Templates of multimodal models expect parts and drop plain text.
         parts = [{**turn, "content": _parts(turn["content"], text)} for turn in turns]
         return text.tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template raises what it likes
-        raise BadRecipe(f"the chat template refuses these messages: {error}") from None
+    except Exception as error:  # a template may raise anything
+        raise BadRecipe(f"the chat template rejects these messages: {error}") from None
 
 
 def _parts(content: str, text: TextContext) -> list[dict[str, str]]:
@@ -144,11 +144,11 @@ def check_placeholders(row: Sequence[int], text: TextContext, inputs: int, name:
     Raises:
         DataError: with both numbers and the example's name.
     """
-    found = sum(i == PLACEHOLDER_ID for i in row)
-    if found != inputs and (found or inputs > 1):
-        given = f"{inputs} {text.modality if inputs == 1 else plural(text.modality)}"
+    count = sum(i == PLACEHOLDER_ID for i in row)
+    if count != inputs and (count or inputs > 1):
+        amount = f"{inputs} {text.modality if inputs == 1 else plural(text.modality)}"
         raise DataError(
-            f"example {name}: {found} placeholders '{text.placeholder}' in the text and {given}; give one placeholder for each "
+            f"example {name}: {count} placeholders '{text.placeholder}' in the text and {amount}; give one placeholder for each "
             f"{text.modality}" + (", or none for a single one" if inputs == 1 else "")
         )
 

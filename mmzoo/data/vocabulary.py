@@ -27,8 +27,8 @@ def learn_vocabulary(texts: Iterable[str], size: int, *, verbatim: bool = False)
     _prepare(tokenizer, verbatim=verbatim)
     texts = list(texts)
     characters = {c for text in texts for c in tokenizer.normalizer.normalize_str(text) if not c.isspace()}
-    # Units that are equally frequent are joined in the order of their ids, and the trainer gives those of characters
-    # inside words in its hash order, another one in each process. Named here, they have the same ids in every run.
+    # The trainer breaks ties by id, and numbers the characters inside words in hash order, which differs between processes.
+    # Passing them as special tokens gives them the same ids in every run.
     first = SPECIAL + sorted("##" + c for c in characters)
     trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=first, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
@@ -72,13 +72,13 @@ class VocabularyOptions(Options):
     """Define the options that all language models from scratch have."""
 
     dim: int = Field(128, ge=1, le=65536, description="channels of embeddings and states")
-    vocabulary: list[str] | None = Field(None, description="its WordPiece units; training learns them from the data")
+    vocabulary: list[str] | None = Field(None, description="WordPiece units; training learns them from the data")
     verbatim: bool = Field(
         False,
-        description="keep capitals, and split at spaces alone, so that a text is written as it was read; otherwise texts are in "
-        "lower case and punctuation stands apart, which learns from fewer examples",
+        description="keep capitals and split at spaces only, so that texts are reproduced exactly; otherwise texts are in "
+        "lower case and punctuation is separate, which needs fewer examples",
     )
-    max_vocabulary: int = Field(8000, ge=10, description="at most so many units are learned")
+    max_vocabulary: int = Field(8000, ge=10, description="largest number of units to learn")
 
     @field_validator("vocabulary")
     @classmethod

@@ -106,11 +106,11 @@ def _convert(name: str, source: WeightSource, state: Mapping[str, Tensor], wante
     report.used.update(keys)
     key, value = keys[0], state[keys[0]]
     if value.layout != torch.strided or value.is_meta:
-        problem = f"{key} is sparse, or has a shape and no numbers"
+        problem = f"{key} is sparse, or on the meta device"
     elif others := [other for other in keys[1:] if not torch.equal(state[other], value)]:
-        problem = f"{others[0]} holds other numbers than {key}, and the two are one weight"
+        problem = f"{others[0]} differs from {key}, but the two are one weight"
     elif value.is_floating_point() != wanted.is_floating_point():
-        problem = f"{key} is of the type {value.dtype}; quantised weights are not read"
+        problem = f"{key} has the type {value.dtype}; quantised weights are not supported"
     else:
         try:
             converted = source.with_it(value)
@@ -119,6 +119,6 @@ def _convert(name: str, source: WeightSource, state: Mapping[str, Tensor], wante
         else:
             if converted.shape == wanted.shape:
                 return converted
-            problem = f"{key} is {list(value.shape)}, its configuration makes {name} {list(wanted.shape)}"
+            problem = f"{key} is {list(value.shape)}, but {name} is {list(wanted.shape)} in its configuration"
     report.problems.append(problem)
     return None

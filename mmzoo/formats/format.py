@@ -115,21 +115,21 @@ def export_model(format: str, model: MultimodalModel | str | Path, folder: str |
                 folder.rmdir()
             staging.rename(folder)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: cannot be written: {error}. Nothing was left there") from None
+        raise CheckpointError(f"{folder}: cannot be written: {error}. Nothing was left in it") from None
     return folder
 
 
 def _format(name: str, way: str, options: Mapping[str, Any]) -> Format:
-    if foreign := sorted(set(options) & set(PartConfig.model_fields)):  # a part's keys, which no format has
+    if foreign := sorted(set(options) & set(PartConfig.model_fields)):  # keys of a part, which no format has
         raise BadRecipe(f"format '{name}' has no option '{foreign[0]}'")
-    found = resolve("format", PartConfig.of({**options, "use": name}, "options"), key=name)
-    cls = found.cls
+    resolved = resolve("format", PartConfig.of({**options, "use": name}, "options"), key=name)
+    cls = resolved.cls
     if not (isinstance(cls, type) and issubclass(cls, Format)):
-        raise PluginBroken(f"{found.entry.label} of plugin '{found.entry.plugin}': {found.entry.target} is no Format")
+        raise PluginBroken(f"{resolved.entry.label} of plugin '{resolved.entry.plugin}': {resolved.entry.target} is not a Format")
     if way not in cls.ways():
         others = [other for other, kind in registered_formats() if way in kind.ways()]
         raise BadRecipe(f"format '{name}' does not {way}; these do: {', '.join(others)}")
-    return cls(found.options)
+    return cls(resolved.options)
 
 
 def registered_formats() -> Iterator[tuple[str, type[Format]]]:
@@ -138,4 +138,4 @@ def registered_formats() -> Iterator[tuple[str, type[Format]]]:
         try:
             yield entry.name, entry.load()
         except PluginBroken:
-            continue  # another plugin's broken entry is no help here
+            continue  # another plugin's broken entry must not hide the message

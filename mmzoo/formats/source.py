@@ -24,7 +24,7 @@ def not_this_format(source: str, why: str) -> CheckpointError:
         elif path.is_dir() and isinstance(data := json.loads((path / CONFIG_FILE).read_text(encoding="utf-8")), dict):
             clues = Clues(config=data)
     except (OSError, ValueError, RecursionError):
-        pass  # then it tells nothing
+        pass  # then nothing is known about it
     names = [name for name, cls in registered_formats() if cls.recognises(clues)]
     kind = clues.config.get("model_type")
     looks = f"it looks like {' or '.join(names)}: mmzoo import {names[0]} {source}" if names else ""

@@ -9,8 +9,8 @@ from typing import Any
 from mmzoo.modalities.reader import NONE
 
 FIELD_MODALITIES = ("image", "audio")  # modalities that are fields of `Example` and parameters of `predict` and `generate`
-PLACEHOLDER = "<image>"  # where in a text an image stands
-PLACEHOLDER_ID = -200  # the id of a placeholder of any modality; no token has it (as in LLaVA's original code)
+PLACEHOLDER = "<image>"  # marks the place of an image in a text
+PLACEHOLDER_ID = -200  # the id of a placeholder of any modality, which no token has (as in LLaVA's original code)
 
 
 def placeholder(modality: str) -> str:
@@ -46,8 +46,8 @@ class Example:
         present.
         """
         own = self._own(modality)
-        given = getattr(self, own) if own in FIELD_MODALITIES else self.others.get(own)
-        return list(given) if isinstance(given, list | tuple) else [given]
+        value = getattr(self, own) if own in FIELD_MODALITIES else self.others.get(own)
+        return list(value) if isinstance(value, list | tuple) else [value]
 
     def with_inputs(self, modality: str, inputs: Sequence[Any]) -> Example:
         """Return a copy with other inputs of the modality."""
@@ -64,7 +64,7 @@ class Example:
     def modalities(self) -> list[str]:
         """List the modalities that have an input."""
         own = [modality for modality in FIELD_MODALITIES if getattr(self, modality) is not None]
-        return own + [modality for modality, given in self.others.items() if given is not None]
+        return own + [modality for modality, value in self.others.items() if value is not None]
 
     @property
     def images(self) -> list[Any]:

@@ -50,11 +50,13 @@ class Fusion(Part):
     def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
         super().__init__()
         self.options = options
-        # What deep and late hooks see. The model sets them at each forward and leaves them until the next, since
+        # Read by the deep and late hooks. The model sets them in each forward pass and keeps them until the next one, because
         # gradient checkpointing may run the hooks again during the backward pass.
         self.features: Features | None = None
         self.mask: Tensor | None = None  # [batch, positions] of the language model's input
-        self.latest: Tensor | None = None  # [batch, positions]: the latest image before each, -1 for none; None: the first
+        self.latest: Tensor | None = (
+            None  # [batch, positions], index of the latest image before each; -1: none; None: always the first
+        )
 
     @property
     def added_tokens(self) -> int | None:
@@ -142,9 +144,9 @@ class Fusion(Part):
         """
         if self.features is None:
             return None
-        times, left = divmod(rows, len(self.features.pooled))
-        if left or not times:
-            raise ValueError(f"states of {rows} rows do not go with the features of {len(self.features.pooled)} examples")
+        times, remainder = divmod(rows, len(self.features.pooled))
+        if remainder or not times:
+            raise ValueError(f"{rows} rows of states do not match the features of {len(self.features.pooled)} examples")
         return self.features.repeat(times)
 
     def attention_mask(self, rows: int, positions: int, *, decoder: bool = False) -> Tensor | None:
@@ -167,5 +169,5 @@ class Fusion(Part):
             latest = torch.cat([latest, latest[:, -1:].expand(-1, positions - latest.shape[1])], 1)
         count = self.features.tokens.shape[1]
         owner = torch.arange(count, device=latest.device) // (count // self.features.images)
-        seen = latest[..., None] == owner
-        return seen if tokens is None else seen & tokens
+        visible = latest[..., None] == owner
+        return visible if tokens is None else visible & tokens

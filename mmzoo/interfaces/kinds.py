@@ -35,8 +35,8 @@ class Kind:
         if not self.base:
             return None
         module, _, name = self.base.partition(":")
-        found: type = getattr(importlib.import_module(module), name)
-        return found
+        cls: type = getattr(importlib.import_module(module), name)
+        return cls
 
 
 KINDS = {

@@ -119,7 +119,7 @@ class LanguageModel(Part, ABC):
         """
         layer = self.output_layer()
         if layer is None:
-            raise NotImplementedError(f"{type(self).__name__} gives no logits")
+            raise NotImplementedError(f"{type(self).__name__} has no output layer")
         return layer(hidden)
 
     def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:

@@ -24,8 +24,7 @@ def input_key(source: Any) -> Hashable:
     source = unwrap_mapping(source)
     if isinstance(source, str | Path):
         return str(source)
-    # Neither the bytes, which the key would keep alive, nor the identity, which an input that is made when it is asked for
-    # leaves to the next one.
+    # Not the bytes, which the key would keep in memory, and not id(), which a later object may have too.
     return content_digest(source)
 
 
@@ -58,6 +57,6 @@ def _values(source: Any) -> bytes:
     if isinstance(source, np.ndarray) and source.dtype != object:
         return f"{source.dtype.str}|{source.shape}|".encode() + np.ascontiguousarray(source).tobytes()
     try:
-        return pickle.dumps(source)  # written, never read
-    except Exception:  # whatever the object's own code raises
+        return pickle.dumps(source)  # only to hash it; it is never unpickled
+    except Exception:  # the object's own code may raise anything
         return b"unreadable"

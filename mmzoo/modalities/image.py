@@ -14,7 +14,7 @@ from mmzoo.errors import BadImage
 from mmzoo.modalities.reader import Reader, file_of, name_of
 
 BLANK_CANVAS = (64, 64)
-PROBES = ((64, 48), (48, 80), (224, 224), (300, 200))  # sizes of pictures that stand for a transform
+PROBES = ((64, 48), (48, 80), (224, 224), (300, 200))  # sizes of the images that identify a transform
 
 
 class ImageReader(Reader):
@@ -54,8 +54,8 @@ def open_image(source: Any) -> Image.Image:
     except FileNotFoundError:
         raise BadImage(f"image {name} does not exist") from None
     except UnidentifiedImageError:
-        raise BadImage(f"image {name} is not a picture that can be read") from None
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        raise BadImage(f"image {name} is not a readable image file") from None
+    except Exception as error:  # for a damaged file Pillow may raise almost anything
         raise BadImage(f"image {name} cannot be read: {error}") from None
 
 
@@ -79,7 +79,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
         raise ValueError(f"an array of shape {array.shape} is not [height, width] or [height, width, 3]")
     if not array.size:
-        raise ValueError(f"an array of shape {array.shape} holds no pixel")
+        raise ValueError(f"an array of shape {array.shape} has no pixels")
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
             raise ValueError("a float array must be finite and in [0, 1]")

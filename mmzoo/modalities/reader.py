@@ -20,8 +20,8 @@ from torch import Tensor
 
 from mmzoo.errors import BadInput
 
-NONE = "none"  # the modality of an encoder that looks at nothing
-# Other modalities are keywords beside these.
+NONE = "none"  # the modality of an encoder without input
+# Names that no modality may have, because it becomes a keyword beside them.
 TAKEN = {"id", "text", "targets", "others", "prompt", "batch_size", "blank", "max_new_tokens", "stop", "chat", "options"}
 
 

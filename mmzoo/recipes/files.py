@@ -20,7 +20,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise BadRecipe(f"{path}: larger than {MAX_RECIPE_BYTES >> 20} MiB; that is no recipe")
+            raise BadRecipe(f"{path}: larger than {MAX_RECIPE_BYTES >> 20} MiB, which is too large for a recipe")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadRecipe(f"{path}: cannot be read: {error}") from None

@@ -53,7 +53,8 @@ def flags_of(license: str) -> tuple[str, ...]:
 
 def join(licences: Iterable[str]) -> str:
     """Return all licences as one SPDX expression, each id once; ``"unknown"`` if there are none."""
-    return " AND ".join(dict.fromkeys(name for license in licences for name in license.split(" AND "))) or UNKNOWN
+    names = {name.lower(): name for license in licences for name in license.split(" AND ")}
+    return " AND ".join(names.values()) or UNKNOWN
 
 
 def of_part(kind: str, part: PartConfig) -> str:

@@ -45,26 +45,26 @@ def resolve(kind: str, part: PartConfig, *, key: str | None = None) -> Resolved:
     schema = getattr(cls, "Options", None)
     if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
         raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': {entry.target} has no pydantic Options class")
-    given: dict[str, Any] = dict(part.options)
+    values: dict[str, Any] = dict(part.options)
     fields = schema.model_fields
     if variant == "" and "variant" in fields:
         raise BadRecipe(f"{key}.use: '{part.use}': name a variant after the colon (`mmzoo show {name}`)")
     if variant is not None and "variant" not in fields:
-        raise BadRecipe(f"{key}.use: '{part.use}': {entry.label} takes no variant; write '{name}'")
+        raise BadRecipe(f"{key}.use: '{part.use}': {entry.label} has no variants; write '{name}'")
     if revision is not None and "revision" not in fields:
-        raise BadRecipe(f"{key}.use: '{part.use}': {entry.label} takes no revision; write '{name}'")
+        raise BadRecipe(f"{key}.use: '{part.use}': {entry.label} has no revisions; write '{name}'")
     chosen = variant or entry.variant
-    if "variant" in fields and "config" not in given:
+    if "variant" in fields and "config" not in values:
         if chosen is not None:
-            given.setdefault("variant", chosen)
-        elif fields["variant"].is_required() and "variant" not in given:
+            values.setdefault("variant", chosen)
+        elif fields["variant"].is_required() and "variant" not in values:
             raise BadRecipe(f"{key}.use: '{name}' needs a variant: write '{name}:...' (`mmzoo show {name}`)")
     elif "variant" in fields and chosen is not None:
-        given.setdefault("variant", chosen)
+        values.setdefault("variant", chosen)
     if revision is not None:
-        given.setdefault("revision", revision)
+        values.setdefault("revision", revision)
     try:
-        options = schema.model_validate(given)
+        options = schema.model_validate(values)
     except ValidationError as error:
         known = [*fields, *PartConfig.model_fields]
         raise BadRecipe(explain(error, f"{entry.label}", prefix=key, known=known)) from None

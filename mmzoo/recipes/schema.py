@@ -28,20 +28,20 @@ class PartConfig(BaseModel):
     train: str | None = Field(
         None,
         description="what is trained: `frozen`, `full`, `last:N` (the last N blocks) or `lora:r` (adapters of rank r); "
-        "empty for the entry's own default",
+        "empty for the entry's default",
     )
-    learning_rate: float | None = Field(None, gt=0, description="its own learning rate; empty for `training.learning_rate`")
+    learning_rate: float | None = Field(None, gt=0, description="learning rate of this part; empty for `training.learning_rate`")
     pretrained: bool | None = Field(None, description="load pretrained weights; empty for the recipe's `pretrained`")
     weights: str | None = Field(
         None,
         min_length=1,
-        description="a checkpoint folder of mmzoo, whose part of this kind it starts from: its weights, and its options where "
-        "they are not set here",
+        description="a checkpoint folder of mmzoo; the part starts with the weights of the part of this kind in it, and with its "
+        "options unless they are set here",
     )
     license: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,99}$",
-        description="SPDX id of its licence, where the entry cannot know it: of a variant of your own, or of your own data",
+        description="SPDX id of its licence, if the entry does not state it: for your own variant or your own data",
     )
 
     @model_validator(mode="before")
@@ -59,7 +59,7 @@ class PartConfig(BaseModel):
     @model_validator(mode="after")
     def _one_source(self) -> PartConfig:
         if self.weights is not None and self.pretrained:
-            raise ValueError("weights and pretrained: true exclude each other; leave one out")
+            raise ValueError("weights and pretrained: true exclude each other; remove one")
         return self
 
     @property
@@ -95,7 +95,7 @@ class Recipe(BaseModel):
     fusion: PartConfig
     language_model: PartConfig
     task: PartConfig
-    pretrained: bool = Field(True, description="load pretrained weights where an entry has them")
+    pretrained: bool = Field(True, description="load pretrained weights if the entry has them")
     training: TrainingOptions = Field(default_factory=lambda: TrainingOptions())
 
     def parts(self) -> dict[str, PartConfig]:

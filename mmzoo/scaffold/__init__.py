@@ -26,19 +26,19 @@ from mmzoo.recipes import catalogue
 from mmzoo.registry.api_version import API_VERSION
 
 PREFIX = "mmzoo-"
-# PEP 508's grammar of a name; index servers compare names in lower case, with runs of -_. as one dash.
+# The grammar of PEP 508; names are compared in lower case, with each run of -_. as one dash.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 _SUMMARIES = {
-    "encoder": "pictures as patches, each through one linear layer",
+    "encoder": "image patches through one linear layer",
     "fusion": "pooled features as a few tokens before the text",
-    "language_model": "a gated recurrent network that reads, its vocabulary learned from the data",
-    "task": "one label of a fixed set, for an image and a text",
+    "language_model": "a gated recurrent network with a vocabulary learned from the data",
+    "task": "one label of a fixed set for an image and a text",
     "dataset": "plain squares and the names of their colours",
-    "metric": "share of predictions that hold a reference",
-    "recipe": "a label for a picture and a question, from scratch",
+    "metric": "share of predictions that contain a reference",
+    "recipe": "a label for an image and a question, trained from scratch",
     "format": "a folder with recipe.json and weights.safetensors (import, export)",
-    "command": "say what this plugin brings",
+    "command": "list the entries of this plugin",
 }
 _TINY: dict[str, dict[str, Any]] = {
     "encoder": {"image_size": 16, "patch": 8, "dim": 16},
@@ -132,13 +132,14 @@ def package_of(name: str) -> str:
     package = re.sub(r"[-_.]+", "_", name).lower()
     if not _NAME.fullmatch(name) or len(name) > 100:
         raise BadPlugin(
-            f"'{name}' is no name of a distribution: letters, digits, '-', '_' and '.', with a letter or digit at either end"
+            f"'{name}' is not a valid name of a distribution: use letters, digits, '-', '_' and '.', and begin and end with a "
+            "letter or digit"
         )
     if not package.isidentifier() or keyword.iskeyword(package):
         raise BadPlugin(f"'{name}' would be the package '{package}', which Python cannot import; try '{PREFIX}{name}'")
     spec = importlib.util.find_spec(package)
     if package in sys.stdlib_module_names or (spec is not None and spec.origin is not None):
-        raise BadPlugin(f"'{name}' would be the package '{package}', which is here already; try '{PREFIX}{name}-2'")
+        raise BadPlugin(f"'{name}' would be the package '{package}', which exists already; try '{PREFIX}{name}-2'")
     return package
 
 
@@ -174,7 +175,7 @@ def _files(name: str, package: str, entries: Sequence[Planned]) -> dict[str, str
         "mmzoo": ".".join(importlib.metadata.version("mmzoo").split(".")[:2]),
         "parts": {kind: own.get(kind, partner) for kind, partner in _PARTNERS.items()},
     }
-    found = {
+    files = {
         "pyproject.toml": _render("pyproject.toml", words),
         "README.md": _render("README.md", words),
         "LICENSE": _render("LICENSE", words),
@@ -186,8 +187,8 @@ def _files(name: str, package: str, entries: Sequence[Planned]) -> dict[str, str
         "tests/test_plugin.py": _render("test_plugin.py", words),
     }
     for entry in entries:
-        found[f"{package}/{entry.kind}.py"] = _render(f"{entry.kind}.py", {**words, "entry": entry})
-    return found
+        files[f"{package}/{entry.kind}.py"] = _render(f"{entry.kind}.py", {**words, "entry": entry})
+    return files
 
 
 def _render(template: str, words: dict[str, Any]) -> str:

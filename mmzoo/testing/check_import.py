@@ -16,11 +16,11 @@ def loads(plugin: InstalledPlugin) -> None:
     """Require that every entry point in the group ``mmzoo`` is a module that imports, marks known hooks with ``mmzoo.hookimpl``,
     and returns entries whose names no other plugin uses.
     """
-    theirs = [one for one in plugin_manager().plugins if one.dist == plugin.distribution]
-    for one in theirs:
+    plugins = [one for one in plugin_manager().plugins if one.dist == plugin.distribution]
+    for one in plugins:
         expect(one.state == IN_USE, one.failure.error if one.failure else f"the plugin is not in use: {one.name}, {one.why}")
-    brings = plugin.entries or any(plugin_manager().manager.has_plugin(one.full_name) for one in theirs)
-    expect(brings, "the plugin brings no entry and no hook")
+    registered = plugin.entries or any(plugin_manager().manager.has_plugin(one.full_name) for one in plugins)
+    expect(registered, "the plugin has no entry and no hook")
 
 
 @check()
@@ -32,16 +32,16 @@ def listing(plugin: InstalledPlugin) -> None:
     commands = sorted({_module(entry.target) for entry in plugin.entries if entry.kind == "command"})
     best: dict[str, float] = {}
     for _ in range(TRIES):
-        found = probe.run([*_modules(plugin), *commands], [])
-        expect(found["error"] is None, f"the import fails: {found['error']}")
-        expect(not found["heavy"], f"the import brings in {', '.join(found['heavy'])}; import it in the entry's own module")
-        for name, seconds in found["seconds"].items():
+        report = probe.run([*_modules(plugin), *commands], [])
+        expect(report["error"] is None, f"the import fails: {report['error']}")
+        expect(not report["heavy"], f"the import loads {', '.join(report['heavy'])}; import it in the entry's own module")
+        for name, seconds in report["seconds"].items():
             best[name] = min(seconds, best.get(name, seconds))
         slow = {name: seconds for name, seconds in best.items() if seconds >= MAX_SECONDS and name not in commands}
         if not slow:
             return
-    said = ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in slow.items())
-    expect(False, f"the import takes {said} at best")
+    times = ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in slow.items())
+    expect(False, f"the import takes {times} at best")
 
 
 @check()
@@ -52,10 +52,10 @@ def side_effects(plugin: InstalledPlugin) -> None:
     and threads.
     """
     targets = sorted({_module(entry.target) for entry in plugin.entries})
-    found = probe.run(_modules(plugin), targets)
-    expect(not found["events"], f"the import does: {'; '.join(found['events'])}")
-    expect(not found["changed"], f"the import changes {', '.join(found['changed'])}")
-    expect(found["error"] is None, f"the import fails: {found['error']}")
+    report = probe.run(_modules(plugin), targets)
+    expect(not report["events"], f"the import does: {'; '.join(report['events'])}")
+    expect(not report["changed"], f"the import changes {', '.join(report['changed'])}")
+    expect(report["error"] is None, f"the import fails: {report['error']}")
 
 
 def _modules(plugin: InstalledPlugin) -> list[str]:

@@ -27,7 +27,7 @@ from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.subject import TEXTS, Subject, close, finite, shape
 
-LOUD = 4.0  # times the weights of a tiny model
+LOUD = 4.0  # factor on the weights of a tiny model, so that it writes more than one token
 
 
 @check("encoder")
@@ -40,20 +40,20 @@ def features(subject: Subject) -> None:
     """
     encoder = subject.model.encoder
     spec, planned = encoder.spec, assemble(subject.recipe, meta=True).encoder.spec
-    expect(spec == planned, f"spec is {spec}, on the meta device {planned}")
+    expect(spec == planned, f"spec is {spec}, but {planned} on the meta device")
     if encoder.transform is not None:
-        said = (subject.entry.modality, type(encoder).modality, spec.modality)
-        expect(len(set(said)) == 1, f"the modality of entry, class and spec is {', '.join(map(repr, said))}")
+        modalities = (subject.entry.modality, type(encoder).modality, spec.modality)
+        expect(len(set(modalities)) == 1, f"the modality of entry, class and spec is {', '.join(map(repr, modalities))}")
     batch = subject.batch(subject.model)
     inputs = batch["inputs"]
-    lengths = [batch["input_lengths"]] if "input_lengths" in batch else []  # where they vary
-    found = encoder(inputs, *lengths)
-    _check_features(found, spec, len(inputs), "")
-    # A copy: a pass in training may change what normalisation remembers.
+    lengths = [batch["input_lengths"]] if "input_lengths" in batch else []  # for variable lengths
+    actual = encoder(inputs, *lengths)
+    _check_features(actual, spec, len(inputs), "")
+    # A copy, because a pass in training may change the statistics of normalisation.
     _check_features(copy.deepcopy(encoder).train()(inputs, *lengths), spec, len(inputs), "in training ")
-    for given in (batch, _probes(encoder)):
-        for i in range(len(given.get("inputs", ()))):
-            _check_alone(encoder, given, i)
+    for inputs_of in (batch, _probes(encoder)):
+        for i in range(len(inputs_of.get("inputs", ()))):
+            _check_alone(encoder, inputs_of, i)
 
 
 def _probes(encoder: Encoder) -> dict[str, Tensor]:
@@ -61,39 +61,41 @@ def _probes(encoder: Encoder) -> dict[str, Tensor]:
     if encoder.transform is None or not encoder.variable_length:
         return {}
     pipeline = InputPipeline(encoder.modality, encoder.reader, encoder.transform, variable_length=True)
-    return pipeline.batch([encoder.transform(made) for made in encoder.reader.probes()])
+    return pipeline.batch([encoder.transform(probe) for probe in encoder.reader.probes()])
 
 
 def _check_alone(encoder: Encoder, batch: dict[str, Tensor], i: int) -> None:
     def of(rows: slice) -> tuple[Tensor, list[Tensor]]:
-        given = batch["inputs"][rows]
+        inputs = batch["inputs"][rows]
         if "input_lengths" not in batch:
-            return given, []
+            return inputs, []
         lengths = batch["input_lengths"][rows]
-        return given[:, : int(lengths.max())], [lengths]
+        return inputs[:, : int(lengths.max())], [lengths]
 
     inputs, lengths = of(slice(None))
-    found = encoder(inputs, *lengths)
-    expect(close(encoder(inputs, *lengths).pooled, found.pooled), "the features of one batch differ from time to time")
+    together = encoder(inputs, *lengths)
+    expect(close(encoder(inputs, *lengths).pooled, together.pooled), "two passes over one batch give different features")
     inputs, lengths = of(slice(i, i + 1))
     alone = encoder(inputs, *lengths)
     real = alone.token_mask()[0].bool()
-    said = "depend on the others of the batch" + (", or on the zeros at its end: it is given input_lengths" if lengths else "")
-    expect(close(alone.pooled, found.pooled[i : i + 1]), f"pooled features of an input {said}")
-    expect(close(alone.tokens[0][real], found.tokens[i][: len(real)][real]), f"tokens of an input {said}")
+    problem = "depend on the other inputs of the batch" + (
+        ", or on the padding: use the lengths that forward gets" if lengths else ""
+    )
+    expect(close(alone.pooled, together.pooled[i : i + 1]), f"pooled features of an input {problem}")
+    expect(close(alone.tokens[0][real], together.tokens[i][: len(real)][real]), f"tokens of an input {problem}")
 
 
-def _check_features(found: Features, spec: FeatureSpec, count: int, when: str) -> None:
-    expect(isinstance(found, Features), f"{when}forward gives {type(found).__name__}, no Features")
-    tokens = found.tokens.shape[1] if spec.tokens is None and found.tokens.ndim == 3 else spec.tokens
+def _check_features(features: Features, spec: FeatureSpec, count: int, when: str) -> None:
+    expect(isinstance(features, Features), f"{when}forward returns {type(features).__name__}, not Features")
+    tokens = features.tokens.shape[1] if spec.tokens is None and features.tokens.ndim == 3 else spec.tokens
     wanted = [count, tokens, spec.dim]
-    expect(list(found.tokens.shape) == wanted, f"{when}tokens are {shape(found.tokens)}, not {wanted}")
+    expect(list(features.tokens.shape) == wanted, f"{when}tokens are {shape(features.tokens)}, not {wanted}")
     wanted = [count, spec.pooled_dim]
-    expect(list(found.pooled.shape) == wanted, f"{when}pooled is {shape(found.pooled)}, not {wanted}")
-    expect(finite(found.tokens) and finite(found.pooled), f"{when}features are not finite")
-    if found.mask is not None:
-        expect(found.mask.shape == found.tokens.shape[:2], f"{when}mask is {shape(found.mask)}, not {[count, tokens]}")
-        expect(bool(((found.mask == 0) | (found.mask == 1)).all()), f"{when}mask holds other values than 0 and 1")
+    expect(list(features.pooled.shape) == wanted, f"{when}pooled is {shape(features.pooled)}, not {wanted}")
+    expect(finite(features.tokens) and finite(features.pooled), f"{when}features are not finite")
+    if features.mask is not None:
+        expect(features.mask.shape == features.tokens.shape[:2], f"{when}mask is {shape(features.mask)}, not {[count, tokens]}")
+        expect(bool(((features.mask == 0) | (features.mask == 1)).all()), f"{when}mask has values other than 0 and 1")
 
 
 @check("language_model")
@@ -121,37 +123,46 @@ def states(subject: Subject) -> None:
     ids, mask = pad_with_mask(rows, tokenizer.pad_token_id)
     embeddings = model.embed(ids)
     wanted = [*ids.shape, spec.dim]
-    expect(list(embeddings.shape) == wanted, f"embed gives {shape(embeddings)}, not {wanted}")
+    expect(list(embeddings.shape) == wanted, f"embed returns {shape(embeddings)}, not {wanted}")
     hidden = model(embeddings, mask)
-    expect(list(hidden.shape) == wanted, f"forward gives {shape(hidden)}, not {wanted}")
+    expect(list(hidden.shape) == wanted, f"forward returns {shape(hidden)}, not {wanted}")
     expect(finite(hidden), "states are not finite")
     pooled = model.pool(hidden, mask)
-    expect(list(pooled.shape) == [len(rows), spec.dim], f"pool gives {shape(pooled)}, not {[len(rows), spec.dim]}")
+    expect(list(pooled.shape) == [len(rows), spec.dim], f"pool returns {shape(pooled)}, not {[len(rows), spec.dim]}")
     if spec.generates:
-        given = {"decoder_ids": ids} if spec.architecture == SEQ2SEQ else {}
-        logits = model.logits(model(embeddings, mask, **given)[:, -1])
-        expect(list(logits.shape) == [len(rows), spec.vocab_size], f"logits gives {shape(logits)}, not [..., {spec.vocab_size}]")
+        decoder = {"decoder_ids": ids} if spec.architecture == SEQ2SEQ else {}
+        logits = model.logits(model(embeddings, mask, **decoder)[:, -1])
+        expect(
+            list(logits.shape) == [len(rows), spec.vocab_size], f"logits returns {shape(logits)}, not [..., {spec.vocab_size}]"
+        )
         _check_written(
             model.generate(embeddings[:1, : len(rows[0])], mask[:1, : len(rows[0])], max_new_tokens=2), spec.vocab_size
         )
         _check_writing(model, rows)
     noise = torch.where(mask[..., None].bool(), embeddings, torch.randn_like(embeddings))
     real = mask.bool()
-    expect(close(model(noise, mask)[real], hidden[real]), "what stands in the padding changes the states of the text")
-    expect(close(model.pool(model(noise, mask), mask), pooled), "what stands in the padding changes the text's vector")
+    expect(close(model(noise, mask)[real], hidden[real]), "the values of the padding change the states of the text")
+    expect(close(model.pool(model(noise, mask), mask), pooled), "the values of the padding change the text's vector")
     if spec.architecture == CAUSAL:
         last = mask.sum(1) - 1
         changed = embeddings.clone()
         changed[torch.arange(len(rows)), last] += 1
         before = real & (torch.arange(ids.shape[1]) < last[:, None])
-        expect(close(model(changed, mask)[before], hidden[before]), "kind is causal, and a state depends on what comes after it")
+        expect(
+            close(model(changed, mask)[before], hidden[before]),
+            "the architecture is causal, but a state depends on a later position",
+        )
 
 
 def _check_written(ids: Tensor, vocab_size: int) -> None:
-    expect(isinstance(ids, Tensor) and not ids.is_floating_point(), f"generate gives {short_repr(ids)}, no tensor of token ids")
-    expect(ids.ndim == 2 and len(ids) == 1 and ids.shape[1] <= 2, f"generate gives {shape(ids)} for one text and two new tokens")
     expect(
-        bool(((ids >= 0) & (ids < vocab_size)).all()), f"generate gives {ids.tolist()}; the vocabulary has {vocab_size} tokens"
+        isinstance(ids, Tensor) and not ids.is_floating_point(), f"generate returns {short_repr(ids)}, not a tensor of token ids"
+    )
+    expect(
+        ids.ndim == 2 and len(ids) == 1 and ids.shape[1] <= 2, f"generate returns {shape(ids)} for one text and two new tokens"
+    )
+    expect(
+        bool(((ids >= 0) & (ids < vocab_size)).all()), f"generate returns {ids.tolist()}; the vocabulary has {vocab_size} tokens"
     )
 
 
@@ -169,23 +180,25 @@ def _check_writing(model: LanguageModel, rows: list[list[int]]) -> None:
     together = loud.generate(torch.where(mask[..., None].bool(), embeddings, torch.randn_like(embeddings)), mask, **options)
     expect(
         layer is None or calls,
-        "generate does not call output_layer (or logits), before which a late fusion joins the states: it would write without it",
+        "generate does not call output_layer (or logits), so a late fusion, which changes the states there, would have no effect",
     )
     for i in range(len(rows)):
         real = mask[i].bool()
         alone = loud.generate(embeddings[i : i + 1, real], mask[i : i + 1, real], **options)
         expect(
             torch.equal(alone[0], together[i][: alone.shape[1]]),
-            f"what it writes of a prompt depends on the padding or the others of the batch: {together[i].tolist()}, alone "
+            f"what it generates depends on the padding or the other prompts of the batch: {together[i].tolist()}, alone "
             f"{alone[0].tolist()}",
         )
     stopped = loud.generate(embeddings, mask, stopping_criteria=[_Stop()], **options)
-    expect(stopped.shape[1] <= 1, f"generate does not ask stopping_criteria: told to stop at once, it gives {shape(stopped)}")
+    expect(stopped.shape[1] <= 1, f"generate ignores stopping_criteria: with one that stops at once, it returns {shape(stopped)}")
     try:
         several = loud.generate(embeddings, mask, do_sample=True, num_return_sequences=2, **options)
-    except ValueError:  # what a loop does not serve, it refuses
+    except ValueError:  # a custom loop may refuse it
         return
-    expect(len(several) == 2 * len(rows), f"with num_return_sequences=2, generate gives {shape(several)} for {len(rows)} prompts")
+    expect(
+        len(several) == 2 * len(rows), f"with num_return_sequences=2, generate returns {shape(several)} for {len(rows)} prompts"
+    )
 
 
 class _Stop(StoppingCriteria):
@@ -207,22 +220,22 @@ def positions(subject: Subject) -> None:
     ids, mask = batch["ids"].clamp(min=0), batch["mask"]
     embeddings = model.language_model.embed(ids)
     fusion.set_features(seen)
-    found = fusion.early(seen, embeddings, mask)
-    added = found.embeddings.shape[1] - ids.shape[1]
+    fused = fusion.early(seen, embeddings, mask)
+    added = fused.embeddings.shape[1] - ids.shape[1]
     wanted = [len(ids), ids.shape[1] + added, embeddings.shape[2]]
-    expect(list(found.embeddings.shape) == wanted, f"early gives embeddings {shape(found.embeddings)}, not {wanted}")
-    expect(list(found.mask.shape) == wanted[:2], f"early gives a mask {shape(found.mask)}, not {wanted[:2]}")
+    expect(list(fused.embeddings.shape) == wanted, f"early returns embeddings {shape(fused.embeddings)}, not {wanted}")
+    expect(list(fused.mask.shape) == wanted[:2], f"early returns a mask {shape(fused.mask)}, not {wanted[:2]}")
     if fusion.added_tokens is not None:
         expect(added == fusion.added_tokens, f"early adds {added} positions, and added_tokens is {fusion.added_tokens}")
-    held = text_states(found.mask[..., None], found.text)[..., 0]
-    expect(torch.equal(held, mask), "the positions that `text` names do not hold the text: the mask there is not the text's")
+    text_mask = text_states(fused.mask[..., None], fused.text)[..., 0]
+    expect(torch.equal(text_mask, mask), "`text` does not name the positions of the text: the mask there differs from the text's")
     if fusion.is_late:
-        model.states(seen, ids, mask)  # what it does deep inside may be what it goes by after
+        model.states(seen, ids, mask)  # late may use what the deep hooks computed
         hidden = torch.randn_like(embeddings)
         late = fusion.late(seen, hidden)
-        expect(late.shape == hidden.shape, f"late gives {shape(late)} of states {shape(hidden)}")
+        expect(late.shape == hidden.shape, f"late returns {shape(late)} for states {shape(hidden)}")
         row = fusion.late(seen, hidden[:, :1])
-        expect(close(row, late[:, :1]), "late is not position by position: a state alone gives another result than among others")
+        expect(close(row, late[:, :1]), "late mixes positions: a state alone gives another result than among others")
     fusion.set_features(None)
     if "deep" in fusion.places():
         language = resolve("language_model", subject.recipe.language_model)
@@ -256,7 +269,7 @@ def _check_sight(subject: Subject) -> None:
     mask[:, tokens.shape[1] // 2 :] = 0
     other = tokens + 10 * noise * (1 - mask)[..., None]
     before, after = loss(replace(seen, mask=mask)), loss(replace(seen, tokens=other, mask=mask))
-    expect(torch.allclose(before, after, rtol=1e-6), "what stands in tokens whose features.mask is 0 changes the loss")
+    expect(torch.allclose(before, after, rtol=1e-6), "tokens whose features.mask is 0 change the loss")
 
 
 @check("task")
@@ -268,13 +281,13 @@ def answers(subject: Subject) -> None:
     model, task = subject.model, subject.model.task
     learned = task.learn(subject.target.Options(**subject.tiny), subject.examples)
     again = json.loads(json.dumps(learned))
-    expect(again == learned, f"what it learns is {learned}, from JSON {again}")
+    expect(again == learned, f"what it learns is {learned}, but {again} after a round trip through JSON")
     more = task.learn(subject.target.Options(**{**subject.tiny, **learned}), subject.examples)
-    expect(not more, f"given what it has learned, it learns more: {more}")
+    expect(not more, f"it learns again what it has learned: {more}")
     unknown = [name for name in task.metrics if not any(e.name == name for e in plugin_manager().registry.entries("metric"))]
-    expect(not unknown, f"no plugin has the metrics {', '.join(unknown)}")
+    expect(not unknown, f"no installed plugin has the metrics {', '.join(unknown)}")
     batch = subject.batch(model)
-    expect("labels" in batch, f"for training it collates {', '.join(batch)}, and no labels")
+    expect("labels" in batch, f"for training it collates {', '.join(batch)}, but no labels")
     count = len(subject.examples)
     asked = tensors(model.collator(training=False)(subject.examples), "cpu")
     for name, value in {**batch, **asked}.items():
@@ -282,18 +295,23 @@ def answers(subject: Subject) -> None:
     seen = model.batch_features(batch)
     lost = task.loss(model, seen, batch)
     pair = isinstance(lost, Sequence) and len(lost) == 2
-    expect(pair, f"loss gives {type(lost).__name__}, not the sum and the number of labels")
+    expect(pair, f"loss returns {type(lost).__name__}, not the sum and the number of labels")
     total, number = lost
     for name, value in {"sum": total, "number": number}.items():
-        expect(isinstance(value, Tensor), f"the {name} that loss gives is {short_repr(value)}, no tensor")
-        expect(value.ndim == 0, f"the {name} that loss gives is {shape(value)}, no scalar")
-    expect(finite(total) and number > 0, f"loss gives {total.item()} over {number.item()} labels")
+        expect(isinstance(value, Tensor), f"the {name} that loss returns is {short_repr(value)}, not a tensor")
+        expect(value.ndim == 0, f"the {name} that loss returns is {shape(value)}, not a scalar")
+    expect(finite(total) and number > 0, f"loss returns {total.item()} over {number.item()} labels")
     twice = subject.batch(model, [*subject.examples, *subject.examples])
     more_total, more_number = task.loss(model, model.batch_features(twice), twice)
     mean = more_number == 2 * number and total != 0 and close(more_total, total)
-    expect(not mean, "the sum that loss gives is the same for each example twice: it is a mean, which would be divided once more")
-    said = model.predict_examples(subject.examples)
-    expect(len(said) == count and all(isinstance(p, Prediction) for p in said), f"{count} examples give {said}")
+    expect(
+        not mean,
+        "the sum that loss returns does not change if each example is repeated: it is a mean, which would be divided again",
+    )
+    predictions = model.predict_examples(subject.examples)
+    expect(
+        len(predictions) == count and all(isinstance(p, Prediction) for p in predictions), f"{count} examples give {predictions}"
+    )
     for example in subject.examples:
         right = task.references(example)
         expect(list(right) == list(example.targets), f"the references of targets {example.targets} are {right}")

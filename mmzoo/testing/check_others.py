@@ -46,30 +46,28 @@ def examples(subject: Subject) -> None:
         data = opened(subject, Path(folder))
         splits = data.splits()
         named = isinstance(splits, Sequence) and not isinstance(splits, str) and all(isinstance(split, str) for split in splits)
-        expect(splits and named, f"splits are {short_repr(splits)}, no list of names")
+        expect(splits and named, f"splits are {short_repr(splits)}, not a list of names")
         for split in splits:
-            found = first(data, split)
-            expect(found, f"split '{split}' is empty")
-            strange = [example for example in found if not isinstance(example, Example)]
-            expect(not strange, f"split '{split}' holds {short_repr(strange[:1])}, no mmzoo.Example")
-            expect(
-                len({example.id for example in found}) == len(found), f"ids of split '{split}' repeat: {[e.id for e in found]}"
-            )
-            for example in found:
+            read = first(data, split)
+            expect(read, f"split '{split}' is empty")
+            strange = [example for example in read if not isinstance(example, Example)]
+            expect(not strange, f"split '{split}' has {short_repr(strange[:1])}, not mmzoo.Example objects")
+            expect(len({example.id for example in read}) == len(read), f"ids of split '{split}' repeat: {[e.id for e in read]}")
+            for example in read:
                 _check_example(example, subject.target.modality)
             again = first(data, split)
-            expect([_facts(e) for e in again] == [_facts(e) for e in found], f"split '{split}' read again gives other examples")
-            copied = pickle.loads(pickle.dumps(found))
-            expect([_facts(e) for e in copied] == [_facts(e) for e in found], "examples differ after pickling")
+            expect([_facts(e) for e in again] == [_facts(e) for e in read], f"split '{split}' read again gives other examples")
+            copied = pickle.loads(pickle.dumps(read))
+            expect([_facts(e) for e in copied] == [_facts(e) for e in read], "examples differ after pickling")
 
 
 def _check_example(example: Example, modality: str) -> None:
     expect(example.id and isinstance(example.id, str), f"an example's id is {example.id!r}")
     expect(example.targets and all(isinstance(t, str) for t in example.targets), f"{example.id}: targets are {example.targets!r}")
     expect(isinstance(example.text, str), f"{example.id}: text is {example.text!r}")
-    found = example.inputs(modality)
-    expect(found and found[0] is not None, f"{example.id}: there is no {modality}")
-    for image in found if modality == "image" else ():
+    inputs = example.inputs(modality)
+    expect(inputs and inputs[0] is not None, f"{example.id}: there is no {modality}")
+    for image in inputs if modality == "image" else ():
         open_image(image)
 
 
@@ -78,9 +76,9 @@ def _facts(example: Example) -> tuple[object, ...]:
 
 
 def first(data: Dataset, split: str) -> list[Example]:
-    found: Iterable[Example] = data.load(split)
-    expect(isinstance(found, Iterable), f"load('{split}') gives {short_repr(found)}, no examples")
-    return list(islice(found, FEW))
+    examples: Iterable[Example] = data.load(split)
+    expect(isinstance(examples, Iterable), f"load('{split}') returns {short_repr(examples)}, not examples")
+    return list(islice(examples, FEW))
 
 
 def opened(subject: Subject, folder: Path) -> Dataset:
@@ -120,7 +118,7 @@ def _encoder(modality: str) -> str:
     for entry in plugin_manager().registry.entries("encoder"):
         if entry.modality == modality and entry.variant is None:
             return entry.name
-    raise Inapplicable(f"no plugin here has an encoder of '{modality}' that needs no variant")
+    raise Inapplicable(f"no installed plugin has an encoder of '{modality}' that works without a variant")
 
 
 @check("metric")
@@ -142,15 +140,15 @@ def scores(subject: Subject) -> None:
     references = [[text] for text in answers]
     rows = metric.rows(right, references)
     numbers = isinstance(rows, np.ndarray) and np.issubdtype(rows.dtype, np.number)
-    expect(numbers, f"rows gives {short_repr(rows)}, no array of numbers")
+    expect(numbers, f"rows returns {short_repr(rows)}, not an array of numbers")
     expect(np.ndim(rows) == 2 and len(rows) == len(right), f"rows of {len(right)} examples are {np.shape(rows)}")
     expect(np.isfinite(rows).all(), "rows are not finite")
     totals = np.stack([rows.sum(0)] * 3)
-    found = np.shape(metric.score(totals))
-    expect(found == (3,), f"scores of totals {totals.shape} are {found}, not (3,)")
+    shape = np.shape(metric.score(totals))
+    expect(shape == (3,), f"scores of totals {totals.shape} are {shape}, not (3,)")
     values = {
-        name: measure(metric, said, given, [0, 1]).value
-        for name, said, given in (
+        name: measure(metric, predictions, expected, [0, 1]).value
+        for name, predictions, expected in (
             ("right", right, references),
             ("in another order", others, references[::-1]),
             ("wrong", others, references),
@@ -161,8 +159,8 @@ def scores(subject: Subject) -> None:
         expect(abs(values[name] - perfect) < 1e-6, f"predictions that are {name} score {values[name]}, not {perfect}")
     expect(abs(values["wrong"] - perfect) > 1e-6, f"predictions that are not their references score {values['wrong']} too")
     if (values["wrong"] > perfect) != metric.smaller_is_better:
-        told = f"predictions that are not their references score {values['wrong']}, and perfect is {perfect}"
-        raise AssertionError(f"{told}: smaller_is_better has to be {not metric.smaller_is_better}")
+        problem = f"predictions that are not their references score {values['wrong']}, and perfect is {perfect}"
+        raise AssertionError(f"{problem}: smaller_is_better must be {not metric.smaller_is_better}")
 
 
 @check("recipe")
@@ -171,12 +169,12 @@ def builds(subject: Subject) -> None:
     two steps, and the model must predict exactly the same after saving and loading.
     """
     for kind, part in read_recipe(subject.entry.name).parts().items():
-        resolve(kind, part)  # tiny replaces the options
+        resolve(kind, part)  # before tiny replaces the options
     recipe = tiny(subject.entry.name)
     with tempfile.TemporaryDirectory() as folder:
         loaded = round_trip(recipe, Path(folder) / "model", dataset=_data(recipe))
     uses = [[part.use for part in each.parts().values()] for each in (recipe, loaded.recipe)]
-    expect(uses[0] == uses[1], f"it was made of {uses[0]} and loaded as {uses[1]}")
+    expect(uses[0] == uses[1], f"it was built of {uses[0]} and loaded as {uses[1]}")
 
 
 def _data(recipe: Recipe) -> Dataset:
@@ -204,7 +202,7 @@ def exchange(subject: Subject) -> None:
             except MmzooError:
                 pass
             else:
-                raise AssertionError("a folder that holds only notes.txt is read without a word")
+                raise AssertionError("a folder with only notes.txt is read without an error")
         if "export" in cls.ways():
             _write_and_read(chosen, build(tiny(Recipe(**PARTNERS)), seed=0), folder / "written")
 
@@ -214,13 +212,13 @@ def _write_and_read(chosen: Format, model: MultimodalModel, folder: Path) -> Non
     try:
         chosen.write(model, folder)
     except DoesNotFit as reason:
-        expect(str(reason).strip(), "it refuses a model without a word")
+        expect(str(reason).strip(), "it refuses a model without a reason")
         return
     expect(any(folder.iterdir()), "it writes no file")
     if "import" in chosen.ways():
         sample = Sample().load("test")
-        found, wanted = chosen.read(str(folder)).predict_examples(sample), model.predict_examples(sample)
-        expect(found == wanted, f"read back it says {found[0]}, before {wanted[0]}")
+        actual, wanted = chosen.read(str(folder)).predict_examples(sample), model.predict_examples(sample)
+        expect(actual == wanted, f"it predicts {actual[0]} after reading back, and {wanted[0]} before")
 
 
 @check("command")

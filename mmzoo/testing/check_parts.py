@@ -22,7 +22,7 @@ from mmzoo.testing.contract import check, expect
 from mmzoo.testing.small import fitting, round_trip, with_partners
 from mmzoo.testing.subject import TOLERANCE, Subject, close, finite
 
-# Cheap parts of this distribution that differ in what they need and give.
+# Cheap parts of this distribution with different needs and outputs.
 SELECTION = {
     "encoder": ("cnn", "none"),
     "fusion": ("prefix-linear", "projector", "late-sum", "cross-attention"),
@@ -38,14 +38,16 @@ def devices(subject: Subject) -> None:
     one, it must give the same predictions.
     """
     real, plan = subject.model, assemble(subject.recipe, meta=True)
-    here = _tensors(subject.part(real))
-    there = _tensors(subject.part(plan))
-    stray = [name for name, value in there.items() if not value.is_meta]
-    expect(not stray, f"built on the meta device, {', '.join(stray)} is not on it; do not name a device in __init__")
-    left = [name for name, value in here.items() if value.is_meta]
-    expect(not left, f"{', '.join(left)} has no value after the build")
-    differ = sorted(name for name in {*here, *there} if _form(here.get(name)) != _form(there.get(name)))
-    expect(not differ, f"on the meta device and for real, {', '.join(differ)} differ in name, shape or type")
+    real_tensors = _tensors(subject.part(real))
+    meta_tensors = _tensors(subject.part(plan))
+    stray = [name for name, value in meta_tensors.items() if not value.is_meta]
+    expect(not stray, f"built on the meta device, {', '.join(stray)} is on another; do not name a device in __init__")
+    unset = [name for name, value in real_tensors.items() if value.is_meta]
+    expect(not unset, f"{', '.join(unset)} has no value after the build")
+    differ = sorted(
+        name for name in {*real_tensors, *meta_tensors} if _form(real_tensors.get(name)) != _form(meta_tensors.get(name))
+    )
+    expect(not differ, f"{', '.join(differ)} differ in name, shape or type between the meta device and the CPU")
     _check_move(subject, plan.to_empty(device="cpu"), "the CPU")
     if torch.cuda.is_available():
         _check_move(subject, subject.build().to("cuda"), "the GPU")
@@ -58,10 +60,10 @@ def _check_move(subject: Subject, moved: MultimodalModel, where: str) -> None:
             owner, _, leaf = name.rpartition(".")
             value.copy_(getattr(real.get_submodule(owner), leaf))
     try:
-        found = moved.eval().predict_examples(subject.examples)
+        predictions = moved.eval().predict_examples(subject.examples)
     except (RuntimeError, NotImplementedError) as error:
-        raise AssertionError(f"moved to {where} it fails, as where a tensor is no buffer: {error}") from error
-    _same(found, real.predict_examples(subject.examples), f"moved to {where} it says otherwise")
+        raise AssertionError(f"moved to {where} it fails, which happens if a tensor is not a buffer: {error}") from error
+    _same(predictions, real.predict_examples(subject.examples), f"moved to {where} it predicts otherwise")
 
 
 def _tensors(part: Any) -> dict[str, Tensor]:
@@ -72,8 +74,8 @@ def _form(value: Tensor | None) -> Any:
     return None if value is None else (value.shape, value.dtype)
 
 
-def _same(found: list[Any], expected: list[Any], happened: str) -> None:
-    for one, other in zip(found, expected, strict=True):
+def _same(actual: list[Any], expected: list[Any], happened: str) -> None:
+    for one, other in zip(actual, expected, strict=True):
         numbers = torch.tensor([[n if n is not None else 0.0 for n in (p.score, p.value)] for p in (one, other)])
         expect(one.label == other.label and close(numbers[0], numbers[1]), f"{happened}: {one} and {other}")
 
@@ -99,9 +101,9 @@ def dtypes(subject: Subject) -> None:
     _near(half, whole, "as bfloat16")
 
 
-def _near(found: Tensor, whole: Tensor, where: str) -> None:
-    near = torch.allclose(found.float(), whole, atol=0.1, rtol=0.1)
-    expect(finite(found) and near, f"{where} the loss is {found.item():.4f}; in float32 it is {whole.item():.4f}")
+def _near(loss: Tensor, whole: Tensor, where: str) -> None:
+    near = torch.allclose(loss.float(), whole, atol=0.1, rtol=0.1)
+    expect(finite(loss) and near, f"{where} the loss is {loss.item():.4f}; in float32 it is {whole.item():.4f}")
 
 
 @check(*PARTS)
@@ -112,7 +114,7 @@ def batches(subject: Subject) -> None:
     model = subject.model
     together = model.predict_examples(subject.examples)
     alone = [model.predict_examples([example])[0] for example in subject.examples]
-    _same(together, alone, "in a batch and alone it says")
+    _same(together, alone, "predictions in a batch and alone differ")
     with torch.no_grad():
         for example in subject.examples:
             loss = model(**subject.batch(model, [example]))["loss"]
@@ -186,20 +188,21 @@ def partners(subject: Subject) -> None:
     for kind, names in chosen.items():
         for name in names:
             parts = {**first, kind: name}
-            said = " + ".join(parts.values())
+            parts_text = " + ".join(parts.values())
             try:
                 model = subject.build(subject.learned(with_partners(entry, parts)))
             except DoesNotFit as reason:
-                expect(str(reason).strip(), f"{said}: refused without a word")
+                expect(str(reason).strip(), f"{parts_text}: refused without a reason")
                 continue
             try:
                 expect(finite(model(**subject.batch(model))["loss"]), "the loss is not finite")
                 model.predict_examples(subject.examples)
-            except Exception as error:  # the others are tried all the same
-                failed[said] = error
+            except Exception as error:  # the other partners are tried too
+                failed[parts_text] = error
     if failed:
         lines = [
-            f"{said}: {error if isinstance(error, AssertionError) else describe_error(error)}" for said, error in failed.items()
+            f"{parts_text}: {error if isinstance(error, AssertionError) else describe_error(error)}"
+            for parts_text, error in failed.items()
         ]
         raise AssertionError("\n".join(lines)) from next(iter(failed.values()))
 
@@ -220,7 +223,7 @@ def picklable(subject: Subject) -> None:
         raise AssertionError(f"it cannot be pickled: {error}; a lambda or a local function cannot") from None
     one, other = tensors(collate(subject.examples), "cpu"), tensors(copied(subject.examples), "cpu")
     differ = [name for name in one if not torch.equal(one[name], other[name])]
-    expect(not differ, f"the copy collates otherwise: {', '.join(differ)}")
+    expect(not differ, f"the copy collates another batch; these differ: {', '.join(differ)}")
 
 
 @check(*PARTS)
@@ -233,7 +236,7 @@ def compiled(subject: Subject) -> None:
     logging.disable(logging.WARNING)  # torch describes each graph break in many lines, also those of mmzoo's own code
     try:
         _compile(subject.entry.kind, model)
-        found, got = _gradients(model, batch)
+        new_loss, new_gradients = _gradients(model, batch)
     except MmzooError:
         raise
     except Exception as error:
@@ -241,7 +244,7 @@ def compiled(subject: Subject) -> None:
     finally:
         logging.disable(logging.NOTSET)
         torch.compiler.reset()
-    _equal_gradients(found, got, loss, expected, "compiled")
+    _equal_gradients(new_loss, new_gradients, loss, expected, "compiled")
 
 
 def _compile(kind: str, model: MultimodalModel) -> None:
@@ -273,8 +276,8 @@ def recomputed(subject: Subject) -> None:
         model.checkpoint_blocks()
     except DoesNotFit:
         return
-    found, got = _gradients(model, batch)
-    _equal_gradients(found, got, loss, expected, "with recomputed blocks")
+    new_loss, new_gradients = _gradients(model, batch)
+    _equal_gradients(new_loss, new_gradients, loss, expected, "with recomputed blocks")
 
 
 def _gradients(model: MultimodalModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -285,7 +288,9 @@ def _gradients(model: MultimodalModel, batch: dict[str, Tensor]) -> tuple[Tensor
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def _equal_gradients(found: Tensor, got: dict[str, Tensor], loss: Tensor, expected: dict[str, Tensor], how: str) -> None:
-    expect(close(found, loss), f"{how}, the loss is {found.item()} and not {loss.item()}")
-    differ = [n for n in expected if n not in got or not torch.allclose(got[n], expected[n], **TOLERANCE)]
+def _equal_gradients(
+    new_loss: Tensor, new_gradients: dict[str, Tensor], loss: Tensor, expected: dict[str, Tensor], how: str
+) -> None:
+    expect(close(new_loss, loss), f"{how}, the loss is {new_loss.item()} and not {loss.item()}")
+    differ = [n for n in expected if n not in new_gradients or not torch.allclose(new_gradients[n], expected[n], **TOLERANCE)]
     expect(not differ, f"{how}, the gradients differ of {', '.join(differ[:5])}")

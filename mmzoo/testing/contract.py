@@ -25,7 +25,7 @@ from mmzoo.testing.network import no_network
 from mmzoo.testing.subject import InstalledPlugin, Subject
 
 PAGE = "docs/plugin-contract.md"
-LIMIT = 60
+LIMIT = 60  # times the time limit for importing a plugin
 
 
 class Inapplicable(unittest.SkipTest):
@@ -64,8 +64,8 @@ def check(*kinds: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None
     """
 
     def register(function: Callable[[Any], None]) -> Callable[[Any], None]:
-        made = Check(function, kinds)
-        CHECKS[made.name] = made
+        registered = Check(function, kinds)
+        CHECKS[registered.name] = registered
         return function
 
     return register
@@ -105,11 +105,14 @@ class Case:
         try:
             with no_network(), own_cache(), torch.random.fork_rng(), isolation.alarm(LIMIT * isolation.timeout()):
                 self.check.function(self.subject)
-            left = torch.get_default_dtype()
-            expect(left == default, f"it leaves torch's default type as {left}, which every other model is then made of")
+            changed = torch.get_default_dtype()
+            expect(
+                changed == default,
+                f"it changes torch's default dtype to {changed}, which affects every model that is built later",
+            )
         except (Inapplicable, KeyboardInterrupt):
             raise
-        except BaseException as error:  # a stranger's code may raise anything
+        except BaseException as error:  # a plugin's code may raise anything
             raise ContractBroken(self.failure(error)) from error
         finally:
             torch.set_default_dtype(default)
@@ -136,9 +139,9 @@ def cases(distribution: str) -> list[Case]:
         SettingsError: the plugin is disabled or left out.
     """
     plugin = _plugin(distribution)
-    out = [found for found in plugin_manager().plugins if settings.normal(found.dist) == settings.normal(distribution)]
-    if out and all(found.state in (DISABLED, LEFT_OUT) for found in out):
-        raise SettingsError(f"there is nothing to check of the plugin '{distribution}', {out[0].why}")
+    plugins = [one for one in plugin_manager().plugins if settings.normal(one.dist) == settings.normal(distribution)]
+    if plugins and all(one.state in (DISABLED, LEFT_OUT) for one in plugins):
+        raise SettingsError(f"the plugin '{distribution}' cannot be checked: it is {plugins[0].why}")
     subjects = [Subject(entry) for entry in plugin.entries]
     whole = [Case(check, plugin) for check in CHECKS.values() if not check.kinds]
     return whole + [
@@ -195,25 +198,24 @@ def check_plugin(distribution: str) -> None:
         UnknownName, SettingsError: as `cases`.
     """
     __tracebackhide__ = True
-    found = list(results(distribution))
-    failed = [result.problem for result in found if result.problem]
+    outcomes = list(results(distribution))
+    failed = [result.problem for result in outcomes if result.problem]
     if failed:
         listed = "\n\n".join(f"{i}. {problem}" for i, problem in enumerate(failed, 1))
-        raise ContractBroken(f"{distribution}: {len(failed)} of {len(found)} checks failed\n\n{listed}")
+        raise ContractBroken(f"{distribution}: {len(failed)} of {len(outcomes)} checks failed\n\n{listed}")
 
 
 def _plugin(name: str) -> InstalledPlugin:
     try:
-        found = importlib.metadata.distribution(name)
+        distribution = importlib.metadata.distribution(name)
     except (importlib.metadata.PackageNotFoundError, ValueError):
         known = sorted({point.dist.name for point in importlib.metadata.entry_points(group=GROUP) if point.dist})
         raise UnknownName(
-            f"no distribution '{name}' is installed; those that bring plugins: {', '.join(known)}. "
-            "From its folder: pip install -e ."
+            f"no distribution '{name}' is installed; installed plugins: {', '.join(known)}. From its folder: pip install -e ."
         ) from None
-    plugin = InstalledPlugin(found.metadata["Name"])
+    plugin = InstalledPlugin(distribution.metadata["Name"])
     if not plugin.points:
-        raise UnknownName(f"distribution '{name}' has no entry point in the group '{GROUP}', so it is no plugin")
+        raise UnknownName(f"distribution '{name}' has no entry point in the group '{GROUP}', so it is not a plugin")
     plugin_manager()
     return plugin
 

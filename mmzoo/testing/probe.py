@@ -21,7 +21,7 @@ HEAVY = ("torch", "torchvision", "transformers", "timm", "open_clip", "datasets"
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 WRITES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate")
 SECONDS = 120
-# Where libraries are told to keep what they keep.
+# Variables that set the cache folders of libraries.
 CACHES = (
     "MMZOO_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
     "TMPDIR", "TEMP", "TMP",
@@ -61,7 +61,7 @@ def run(modules: list[str], targets: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    asked, out = json.loads(sys.argv[1]), sys.stdout  # as it is before a module puts something in its place
+    asked, out = json.loads(sys.argv[1]), sys.stdout  # before a module can replace it
     importlib.import_module("mmzoo")
     events = watch(asked["cache"])
     seconds, error = {}, None
@@ -78,11 +78,11 @@ def main() -> None:
         changed = [name for name in before if after[name] != before[name]]
         for name in asked["targets"]:
             importlib.import_module(name)
-    except BaseException as raised:  # a stranger's module may raise anything
+    except BaseException as raised:  # a plugin's module may raise anything
         error = f"{type(raised).__name__}: {raised}"
-    found = {"seconds": seconds, "heavy": heavy, "events": events[:20], "changed": changed, "error": error}
-    print(f"\n{json.dumps(found)}", file=out, flush=True)
-    os._exit(0)  # whatever the modules left running
+    report = {"seconds": seconds, "heavy": heavy, "events": events[:20], "changed": changed, "error": error}
+    print(f"\n{json.dumps(report)}", file=out, flush=True)
+    os._exit(0)  # ends threads that the modules left running
 
 
 def process() -> dict[str, Any]:
@@ -92,7 +92,7 @@ def process() -> dict[str, Any]:
         "the working directory": os.getcwd(),
         "sys.path": list(sys.path),
         "the standard streams": (sys.stdin, sys.stdout, sys.stderr),
-        "the limit of recursion": sys.getrecursionlimit(),
+        "the recursion limit": sys.getrecursionlimit(),
         "the locale": locale.setlocale(locale.LC_ALL),
         "the handlers of signals": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
         "the state of random": random.getstate(),

@@ -24,25 +24,25 @@ class Sample(Dataset):
         count: number of examples.
         size: of the squares, in pixels.
         numbers: use numbers as answers.
-        modality: of ``made``.
-        made: inputs that replace the squares and tones.
+        modality: of ``probes``.
+        probes: inputs that replace the squares and tones.
     """
 
     COLOURS = ("red", "green", "blue")
     RATE = 16_000
 
     def __init__(
-        self, count: int = 8, size: int = 32, *, numbers: bool = False, modality: str = "image", made: Sequence[Any] = ()
+        self, count: int = 8, size: int = 32, *, numbers: bool = False, modality: str = "image", probes: Sequence[Any] = ()
     ) -> None:
         super().__init__(None)
-        self.count, self.size, self.numbers, self.of, self.made = count, size, numbers, modality, made
+        self.count, self.size, self.numbers, self.of, self.probes = count, size, numbers, modality, probes
 
     def splits(self) -> list[str]:
         return ["train", "test"]
 
     def load(self, split: str) -> Sequence[Example]:
         random = np.random.default_rng(0)
-        found = []
+        examples = []
         for i in range(self.count):
             colour = self.COLOURS[i % len(self.COLOURS)]
             picture = Image.new("RGB", (self.size, self.size), colour)
@@ -52,8 +52,8 @@ class Sample(Dataset):
             audio = {"array": tone.astype(np.float32), "sampling_rate": self.RATE}
             answer = str(i % len(self.COLOURS) - 0.5) if self.numbers else colour
             example = Example(f"{split}/{i}", picture, "what color is it" + "?" * (i % 2), (answer,), audio)
-            found.append(example.with_inputs(self.of, [self.made[i % len(self.made)]]) if self.made else example)
-        return found
+            examples.append(example.with_inputs(self.of, [self.probes[i % len(self.probes)]]) if self.probes else example)
+        return examples
 
 
 def sample_of(encoder: type[Encoder] | None = None, task: type[Task] | None = None, options: Any = None) -> Dataset:
@@ -73,10 +73,10 @@ def sample_of(encoder: type[Encoder] | None = None, task: type[Task] | None = No
     sample = Sample(numbers=numbers)
     if _reads(reader, sample.load("train")[0].inputs(modality)):
         return sample
-    made = reader.probes()
-    if not made or not _reads(reader, made):
-        raise DataError(f"its reader reads no sample of '{modality}'; let read take what its probes gives")
-    return Sample(numbers=numbers, modality=modality, made=made)
+    probes = reader.probes()
+    if not probes or not _reads(reader, probes):
+        raise DataError(f"its reader cannot read a sample of '{modality}'; read must accept what probes returns")
+    return Sample(numbers=numbers, modality=modality, probes=probes)
 
 
 def _reads(reader: Reader, sources: Sequence[Any]) -> bool:
@@ -95,9 +95,9 @@ def _takes(task: type[Task], options: Any, sample: Sample) -> bool:
     examples = sample.load("train")
     try:
         learned = {**options.model_dump(), **task.learn(options, examples)}
-        made = task(task.Options(**learned), LanguageSpec(CAUSAL, 8, 8, None, True, 0))
+        instance = task(task.Options(**learned), LanguageSpec(CAUSAL, 8, 8, None, True, 0))
         for example in examples:
-            made.references(example)
+            instance.references(example)
     except (DataError, ValueError):
         return False
     return True

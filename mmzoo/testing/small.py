@@ -47,7 +47,7 @@ def tiny_parts(entry: Entry) -> Recipe:
     reasons: list[str] = []
     for recipe in fitting(entry, reasons):
         return recipe
-    raise DoesNotFit(f"{entry.label} fits no partner: {reasons[-1]}")
+    raise DoesNotFit(f"{entry.label} is compatible with no partner: {reasons[-1]}")
 
 
 def fitting(entry: Entry, reasons: list[str]) -> Iterator[Recipe]:
@@ -91,7 +91,7 @@ def round_trip(recipe: Recipe, folder: Path, *, steps: int = 2, dataset: Dataset
     examples = list(sample.load(sample.splits()[-1]))
     built = build(recipe, seed=0)
     first = built.predict_examples(examples)
-    assert len(first) == len(examples), f"predict gives {len(first)} predictions for {len(examples)} examples"
+    assert len(first) == len(examples), f"predict returns {len(first)} predictions for {len(examples)} examples"
     options = {"max_steps": steps, "batch_size": 4, "precision": "fp32", "log_every": 1}
     run = train(recipe, dataset=sample, output=folder, progress=False, training=options)
     assert run.steps == steps, f"trained {run.steps} steps of {steps}"
@@ -101,5 +101,5 @@ def round_trip(recipe: Recipe, folder: Path, *, steps: int = 2, dataset: Dataset
     state = loaded.state_dict()
     for name, value in run.model.state_dict().items():
         assert (state[name] == value).all(), f"{name} differs after loading"
-    assert trained == loaded.predict_examples(examples), "a loaded model predicts otherwise than the one that was saved"
+    assert trained == loaded.predict_examples(examples), "the loaded model predicts otherwise than the saved one"
     return loaded

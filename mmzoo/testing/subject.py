@@ -25,7 +25,7 @@ from mmzoo.testing.small import tiny_parts
 from mmzoo.training.run import learn
 
 TEXTS = ("what color is it?", "", "is it a red, a green or a blue square, or is it none of these three?")
-TOLERANCE: dict[str, Any] = {"atol": 1e-4, "rtol": 1e-3}  # float32 in another order of summation
+TOLERANCE: dict[str, Any] = {"atol": 1e-4, "rtol": 1e-3}  # float32 summed in another order
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class InstalledPlugin:
 
     @property
     def points(self) -> list[importlib.metadata.EntryPoint]:
-        found = importlib.metadata.distribution(self.distribution).entry_points
-        return [point for point in found if point.group == GROUP]
+        points = importlib.metadata.distribution(self.distribution).entry_points
+        return [point for point in points if point.group == GROUP]
 
     @property
     def entries(self) -> list[Entry]:
@@ -97,8 +97,8 @@ class Subject:
     @cached_property
     def examples(self) -> list[Example]:
         """Return three examples with texts of different lengths, one of them empty."""
-        found = list(self.dataset.load("train"))
-        return [replace(example, text=text) for example, text in zip(found, TEXTS, strict=False)]
+        examples = list(self.dataset.load("train"))
+        return [replace(example, text=text) for example, text in zip(examples, TEXTS, strict=False)]
 
     def learned(self, recipe: Recipe) -> Recipe:
         """Return the recipe with the labels and the vocabulary that training would learn."""
@@ -124,12 +124,12 @@ class Subject:
         return getattr(model, self.entry.kind)
 
 
-def close(found: Tensor, expected: Tensor) -> bool:
-    return found.shape == expected.shape and torch.allclose(found.float(), expected.float(), **TOLERANCE)
+def close(actual: Tensor, expected: Tensor) -> bool:
+    return actual.shape == expected.shape and torch.allclose(actual.float(), expected.float(), **TOLERANCE)
 
 
 def shape(tensor: Any) -> str:
-    return str(list(tensor.shape)) if isinstance(tensor, Tensor) else f"{type(tensor).__name__}, no tensor"
+    return str(list(tensor.shape)) if isinstance(tensor, Tensor) else f"{type(tensor).__name__}, not a tensor"
 
 
 def finite(tensor: Tensor) -> bool:

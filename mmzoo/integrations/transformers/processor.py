@@ -14,7 +14,7 @@ from transformers.image_utils import load_image
 
 from mmzoo.data.tokens import pad_with_mask
 from mmzoo.errors import BadRecipe, DataError
-from mmzoo.integrations.transformers.model import ANSWER, check_sees, located
+from mmzoo.integrations.transformers.model import ANSWER, check_takes_images, load_arguments
 from mmzoo.interfaces.example import PLACEHOLDER
 from mmzoo.interfaces.language_model import CAUSAL
 from mmzoo.models.generation import collated, request
@@ -39,7 +39,7 @@ class MmzooProcessor(ProcessorMixin):
             BadRecipe, CheckpointError, HubError: as `MmzooForImageTextToText.from_pretrained`.
         """
         options = {key: value for key, value in options.items() if key not in ("dtype", "torch_dtype")}
-        return cls(load_without_weights(*located(name, options)))
+        return cls(load_without_weights(*load_arguments(name, options)))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> list[str]:  # type: ignore[override]
         """Save the tokenizer; the model saves the rest."""
@@ -59,16 +59,16 @@ class MmzooProcessor(ProcessorMixin):
         if strange := [key for key in options if key not in ("padding", "return_tensors")]:
             raise BadRecipe(f"{strange[0]}: this processor has no such option")
         model = self.model
-        check_sees(model)
+        check_takes_images(model)
         asked, _ = request(model, images, text, max_new_tokens=1, stop=(), chat=False)
         batch = collated(model, asked, asked.examples)
         rows = [[*ids[mask.bool()].tolist(), ANSWER] for ids, mask in zip(batch["ids"], batch["mask"], strict=True)]
         ids, mask = pad_with_mask(rows, self.tokenizer.pad_token_id, left=model.language_model.architecture == CAUSAL)
-        found = {"input_ids": ids, "attention_mask": mask}
+        encoded = {"input_ids": ids, "attention_mask": mask}
         if model.encoder.transform is not None:
             index = batch["index"].flatten()
-            found["pixel_values"] = batch["inputs"][index[index >= 0]]
-        return BatchFeature(found)
+            encoded["pixel_values"] = batch["inputs"][index[index >= 0]]
+        return BatchFeature(encoded)
 
     def apply_chat_template(self, conversation: Any, chat_template: Any = None, **options: Any) -> Any:  # type: ignore[override]
         """Render one conversation or several with the tokenizer's own template. Turns may consist of text and image parts.
@@ -78,7 +78,9 @@ class MmzooProcessor(ProcessorMixin):
             BadRecipe: the tokenizer has no template.
         """
         if chat_template is not None or options.get("continue_final_message"):
-            raise DataError("a conversation ends with the user's turn, and is framed by the tokenizer's own chat template")
+            raise DataError(
+                "a conversation must end with the user's turn, and is rendered with the tokenizer's own chat template"
+            )
         many = not isinstance(conversation[0], Mapping)
         turns, images = zip(*(_flat(messages) for messages in (conversation if many else [conversation])), strict=True)
         encoded = self(images=list(images) if any(images) else None, text=list(turns))
@@ -106,15 +108,15 @@ def _flat(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, str]], 
     """Return the turns of a conversation with placeholders in place of its images, and the images."""
     turns, images = [], []
     for turn in messages:
-        said = ""
+        text = ""
         content = turn["content"]
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             if part.get("type") == "text":
-                said += part["text"]
+                text += part["text"]
             elif part.get("type") == "image":
                 images.append(load_image(next(part[key] for key in ("image", "url", "path", "base64") if key in part)))
-                said += PLACEHOLDER
+                text += PLACEHOLDER
             else:
-                raise DataError(f"a turn holds texts and images, and not {part.get('type')!r}")
-        turns.append({"role": turn["role"], "content": said})
+                raise DataError(f"a turn may have text and image parts, not {part.get('type')!r}")
+        turns.append({"role": turn["role"], "content": text})
     return turns, images
