@@ -69,9 +69,9 @@ def test_the_hub_knows_every_name_that_it_gets(pattern):
 
 
 def test_check_flags_the_licences_of_the_parts(classifier):
-    assert "licences: no part's is flagged; training data have their own" in str(mmzoo.check(classifier))
+    assert "licences: no part is flagged; the training data have their own" in str(mmzoo.check(classifier))
     unknown = mmzoo.check(tiny("clip-prefix-gpt2", language_model="hf-causal:x/y"))
-    assert "licences: the language model is varies (terms unknown); training data have their own" in str(unknown)
+    assert "licences: the language model is varies (terms unknown); the training data have their own" in str(unknown)
     rows = {row["part"]: row for row in json.loads(json.dumps(unknown.to_dict()))["licences"]}
     assert rows["encoder"] == {"part": "encoder", "name": "clip", "license": "MIT", "flags": []}
     assert rows["language model"]["flags"] == ["terms unknown"]

@@ -73,7 +73,7 @@ class Summary:
             "(float32 weights, gradients and Adam; activations come on top)"
         )
         flagged = [f"the {row.part} is {row.license} ({', '.join(row.flags)})" for row in self.licences if row.flags]
-        lines.append("licences: " + "; ".join([*(flagged or ["no part's is flagged"]), "training data have their own"]))
+        lines.append("licences: " + "; ".join([*(flagged or ["no part is flagged"]), "the training data have their own"]))
         return "\n".join(lines)
 
 

@@ -17,8 +17,9 @@ from mmzoo.data.collate import tensors
 from mmzoo.data.tokens import pad_with_mask
 from mmzoo.interfaces.encoder import Encoder
 from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.fusion import Fusion
 from mmzoo.interfaces.language_model import CAUSAL, SEQ2SEQ, LanguageModel
-from mmzoo.interfaces.task import Prediction
+from mmzoo.interfaces.task import Prediction, Task
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.models.assemble import assemble
 from mmzoo.models.sequence import text_states
@@ -114,13 +115,8 @@ def states(subject: Subject) -> None:
         f"spec is {spec}, the class {cls.architecture}, {cls.generates}",
     )
     expect(len(model.blocks()) == spec.blocks, f"there are {len(model.blocks())} blocks, and spec.blocks is {spec.blocks}")
-    tokenizer = model.tokenizer
-    expect(tokenizer.pad_token_id is not None, "the tokenizer has no padding token")
-    expect(
-        len(tokenizer) <= spec.vocab_size, f"the tokenizer has {len(tokenizer)} tokens, and spec.vocab_size is {spec.vocab_size}"
-    )
-    rows = [row or [tokenizer.pad_token_id] for row in tokenizer([text or "a" for text in TEXTS])["input_ids"]]
-    ids, mask = pad_with_mask(rows, tokenizer.pad_token_id)
+    rows = _encoded_texts(model)
+    ids, mask = pad_with_mask(rows, model.tokenizer.pad_token_id)
     embeddings = model.embed(ids)
     wanted = [*ids.shape, spec.dim]
     expect(list(embeddings.shape) == wanted, f"embed returns {shape(embeddings)}, not {wanted}")
@@ -135,23 +131,39 @@ def states(subject: Subject) -> None:
         expect(
             list(logits.shape) == [len(rows), spec.vocab_size], f"logits returns {shape(logits)}, not [..., {spec.vocab_size}]"
         )
-        _check_written(
-            model.generate(embeddings[:1, : len(rows[0])], mask[:1, : len(rows[0])], max_new_tokens=2), spec.vocab_size
-        )
+        prompt, prompt_mask = embeddings[:1, : len(rows[0])], mask[:1, : len(rows[0])]
+        _check_written(model.generate(prompt, prompt_mask, max_new_tokens=2), spec.vocab_size)
         _check_writing(model, rows)
+    _check_padding(model, embeddings, mask)
+    if spec.architecture == CAUSAL:
+        _check_causal(model, embeddings, mask)
+
+
+def _encoded_texts(model: LanguageModel) -> list[list[int]]:
+    """Return the token ids of `TEXTS`, after checking the tokenizer."""
+    tokenizer, size = model.tokenizer, model.spec.vocab_size
+    expect(tokenizer.pad_token_id is not None, "the tokenizer has no padding token")
+    expect(len(tokenizer) <= size, f"the tokenizer has {len(tokenizer)} tokens, and spec.vocab_size is {size}")
+    return [row or [tokenizer.pad_token_id] for row in tokenizer([text or "a" for text in TEXTS])["input_ids"]]
+
+
+def _check_padding(model: LanguageModel, embeddings: Tensor, mask: Tensor) -> None:
+    """Check that random values in the padding change neither the states nor the vectors of the texts."""
     noise = torch.where(mask[..., None].bool(), embeddings, torch.randn_like(embeddings))
     real = mask.bool()
-    expect(close(model(noise, mask)[real], hidden[real]), "the values of the padding change the states of the text")
-    expect(close(model.pool(model(noise, mask), mask), pooled), "the values of the padding change the text's vector")
-    if spec.architecture == CAUSAL:
-        last = mask.sum(1) - 1
-        changed = embeddings.clone()
-        changed[torch.arange(len(rows)), last] += 1
-        before = real & (torch.arange(ids.shape[1]) < last[:, None])
-        expect(
-            close(model(changed, mask)[before], hidden[before]),
-            "the architecture is causal, but a state depends on a later position",
-        )
+    hidden, noisy = model(embeddings, mask), model(noise, mask)
+    expect(close(noisy[real], hidden[real]), "the values of the padding change the states of the text")
+    expect(close(model.pool(noisy, mask), model.pool(hidden, mask)), "the values of the padding change the text's vector")
+
+
+def _check_causal(model: LanguageModel, embeddings: Tensor, mask: Tensor) -> None:
+    """Check that changing the last real position changes no state before it."""
+    last = mask.sum(1) - 1
+    changed = embeddings.clone()
+    changed[torch.arange(len(last)), last] += 1
+    before = mask.bool() & (torch.arange(mask.shape[1]) < last[:, None])
+    same = close(model(changed, mask)[before], model(embeddings, mask)[before])
+    expect(same, "the architecture is causal, but a state depends on a later position")
 
 
 def _check_written(ids: Tensor, vocab_size: int) -> None:
@@ -231,20 +243,29 @@ def positions(subject: Subject) -> None:
     expect(torch.equal(text_mask, mask), "`text` does not name the positions of the text: the mask there differs from the text's")
     if fusion.is_late:
         model.states(seen, ids, mask)  # late may use what the deep hooks computed
-        hidden = torch.randn_like(embeddings)
-        late = fusion.late(seen, hidden)
-        expect(late.shape == hidden.shape, f"late returns {shape(late)} for states {shape(hidden)}")
-        row = fusion.late(seen, hidden[:, :1])
-        expect(close(row, late[:, :1]), "late mixes positions: a state alone gives another result than among others")
+        _check_late(fusion, seen, torch.randn_like(embeddings))
     fusion.set_features(None)
     if "deep" in fusion.places():
-        language = resolve("language_model", subject.recipe.language_model)
-        with torch.device("meta"):
-            alone = language.cls(language.options)
-        renamed = sorted(alone.state_dict().keys() ^ model.language_model.state_dict().keys())
-        expect(not renamed, f"deep changes the names of the language model's weights: {', '.join(renamed[:5])}")
+        _check_names(subject)
     if fusion.places():
         _check_sight(subject)
+
+
+def _check_late(fusion: Fusion, features: Features, hidden: Tensor) -> None:
+    """Check that `late` keeps the shape and treats each position on its own."""
+    late = fusion.late(features, hidden)
+    expect(late.shape == hidden.shape, f"late returns {shape(late)} for states {shape(hidden)}")
+    first = fusion.late(features, hidden[:, :1])
+    expect(close(first, late[:, :1]), "late mixes positions: a state alone gives another result than among others")
+
+
+def _check_names(subject: Subject) -> None:
+    """Check that `deep` left the names of the language model's weights unchanged."""
+    language = resolve("language_model", subject.recipe.language_model)
+    with torch.device("meta"):
+        alone = language.cls(language.options)
+    renamed = sorted(alone.state_dict().keys() ^ subject.model.language_model.state_dict().keys())
+    expect(not renamed, f"deep changes the names of the language model's weights: {', '.join(renamed[:5])}")
 
 
 def _check_sight(subject: Subject) -> None:
@@ -279,6 +300,25 @@ def answers(subject: Subject) -> None:
     examples. The metrics must be registered, and what the task learns from data must be plain, valid, and learned once.
     """
     model, task = subject.model, subject.model.task
+    _check_learning(subject, task)
+    batch = subject.batch(model)
+    expect("labels" in batch, f"for training it collates {', '.join(batch)}, but no labels")
+    count = len(subject.examples)
+    asked = tensors(model.collator(training=False)(subject.examples), "cpu")
+    for name, value in {**batch, **asked}.items():
+        expect(name == "inputs" or len(value) == count, f"{name} is {shape(value)} for {count} examples")
+    _check_loss(subject, batch)
+    predictions = model.predict_examples(subject.examples)
+    expect(
+        len(predictions) == count and all(isinstance(p, Prediction) for p in predictions), f"{count} examples give {predictions}"
+    )
+    for example in subject.examples:
+        right = task.references(example)
+        expect(list(right) == list(example.targets), f"the references of targets {example.targets} are {right}")
+
+
+def _check_learning(subject: Subject, task: Task) -> None:
+    """Check what the task learns from data, and that its metrics are registered."""
     learned = task.learn(subject.target.Options(**subject.tiny), subject.examples)
     again = json.loads(json.dumps(learned))
     expect(again == learned, f"what it learns is {learned}, but {again} after a round trip through JSON")
@@ -286,14 +326,12 @@ def answers(subject: Subject) -> None:
     expect(not more, f"it learns again what it has learned: {more}")
     unknown = [name for name in task.metrics if not any(e.name == name for e in plugin_manager().registry.entries("metric"))]
     expect(not unknown, f"no installed plugin has the metrics {', '.join(unknown)}")
-    batch = subject.batch(model)
-    expect("labels" in batch, f"for training it collates {', '.join(batch)}, but no labels")
-    count = len(subject.examples)
-    asked = tensors(model.collator(training=False)(subject.examples), "cpu")
-    for name, value in {**batch, **asked}.items():
-        expect(name == "inputs" or len(value) == count, f"{name} is {shape(value)} for {count} examples")
-    seen = model.batch_features(batch)
-    lost = task.loss(model, seen, batch)
+
+
+def _check_loss(subject: Subject, batch: dict[str, Tensor]) -> None:
+    """Check that the loss is a sum and a number of labels, and not a mean."""
+    model, task = subject.model, subject.model.task
+    lost = task.loss(model, model.batch_features(batch), batch)
     pair = isinstance(lost, Sequence) and len(lost) == 2
     expect(pair, f"loss returns {type(lost).__name__}, not the sum and the number of labels")
     total, number = lost
@@ -308,10 +346,3 @@ def answers(subject: Subject) -> None:
         not mean,
         "the sum that loss returns does not change if each example is repeated: it is a mean, which would be divided again",
     )
-    predictions = model.predict_examples(subject.examples)
-    expect(
-        len(predictions) == count and all(isinstance(p, Prediction) for p in predictions), f"{count} examples give {predictions}"
-    )
-    for example in subject.examples:
-        right = task.references(example)
-        expect(list(right) == list(example.targets), f"the references of targets {example.targets} are {right}")

@@ -16,6 +16,7 @@ from mmzoo.common.sanitize import short_repr
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.open import open_dataset
 from mmzoo.errors import DataError, DoesNotFit, MmzooError
+from mmzoo.evaluation.metric import Metric
 from mmzoo.evaluation.statistics import measure
 from mmzoo.formats.format import Clues, Format
 from mmzoo.interfaces.example import Example
@@ -136,16 +137,26 @@ def scores(subject: Subject) -> None:
         metric.rows(RIGHT, [[text] for text in RIGHT])
     except (ValueError, DataError):
         answers = NUMBERS
-    right, others = list(answers), list(reversed(answers))
-    references = [[text] for text in answers]
-    rows = metric.rows(right, references)
+    _check_rows(metric, answers)
+    _check_values(metric, answers)
+
+
+def _check_rows(metric: Metric, answers: Sequence[str]) -> None:
+    """Check the shapes and types of rows and scores."""
+    rows = metric.rows(list(answers), [[text] for text in answers])
     numbers = isinstance(rows, np.ndarray) and np.issubdtype(rows.dtype, np.number)
     expect(numbers, f"rows returns {short_repr(rows)}, not an array of numbers")
-    expect(np.ndim(rows) == 2 and len(rows) == len(right), f"rows of {len(right)} examples are {np.shape(rows)}")
+    expect(np.ndim(rows) == 2 and len(rows) == len(answers), f"rows of {len(answers)} examples are {np.shape(rows)}")
     expect(np.isfinite(rows).all(), "rows are not finite")
     totals = np.stack([rows.sum(0)] * 3)
     shape = np.shape(metric.score(totals))
     expect(shape == (3,), f"scores of totals {totals.shape} are {shape}, not (3,)")
+
+
+def _check_values(metric: Metric, answers: Sequence[str]) -> None:
+    """Check that right predictions score ``perfect`` in any order, and wrong ones worse."""
+    right, others = list(answers), list(reversed(answers))
+    references = [[text] for text in answers]
     values = {
         name: measure(metric, predictions, expected, [0, 1]).value
         for name, predictions, expected in (
