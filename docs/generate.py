@@ -1,6 +1,6 @@
-"""Write the generated pages: docs/reference and the model cards. ``--check`` only says whether they are fresh.
+"""Write the generated pages: docs/reference, docs/plugin-contract.md and the model cards.
 
-python docs/generate.py [--check]
+``python docs/generate.py --check`` writes nothing: it fails if a page is stale, or if too few docstrings open with a verb.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import docstrings
 import typer
 
 from mmzoo.api import SUBJECTS
@@ -32,6 +33,7 @@ NOTE = "<!-- written by docs/generate.py; do not edit -->\n\n"
 
 
 def main() -> int:
+    """Write the pages that are stale, or with ``--check`` list them; return the exit code."""
     pages = {f"docs/reference/{name}.md": NOTE + page() for name, page in REFERENCE.items()} | cards()
     pages["docs/plugin-contract.md"] = NOTE + contract()
     stale = []
@@ -42,8 +44,9 @@ def main() -> int:
             if "--check" not in sys.argv:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
-    print("\n".join(f"{'stale' if '--check' in sys.argv else 'written'}: {name}" for name in stale) or "all pages are fresh")
-    return 1 if stale and "--check" in sys.argv else 0
+    checking = "--check" in sys.argv
+    print("\n".join(f"{'stale' if checking else 'written'}: {name}" for name in stale) or "all pages are fresh")
+    return int(checking and (not docstrings.check(listed=False) or bool(stale)))
 
 
 def entries() -> str:
@@ -52,7 +55,7 @@ def entries() -> str:
         lines.append(f"## {kind.replace('_', ' ').capitalize()}s\n")
         for entry in catalogue.entries(kind):
             if entry.plugin != "mmzoo":
-                continue  # pages are about this distribution, whatever else is installed
+                continue  # the pages describe this distribution only
             lines.append(f"### `{entry.name}`\n\n{entry.summary}\n\n- source: {entry.source}\n- licence: {entry.license}\n")
             if kind not in ("recipe", "command") and (rows := catalogue.options(entry)):
                 lines.append("| option | type | default | |\n|---|---|---|---|")
@@ -77,9 +80,9 @@ def hooks() -> str:
 API = """\
 # The interface of plugins
 
-Everything that a plugin may rely on, by subject: `from mmzoo.api import NAME`. Classes to derive from come first; what a plugin's
-code is given, and may call, follows. Bodies are left out. These names change as `mmzoo.api.API_VERSION` says; the
-[hooks](hooks.md) have a page of their own.
+Everything that a plugin may rely on, by subject: `from mmzoo.api import NAME`. Base classes come first, followed by the objects
+and functions that a plugin gets or may call. Function bodies are omitted. `mmzoo.api.API_VERSION` states how these names change.
+The [hooks](hooks.md) have their own page.
 """
 
 
@@ -108,7 +111,7 @@ def _code(module: str, name: str) -> str:
 
 
 def _without_body(node: ast.stmt) -> ast.stmt | None:
-    """A public method with its docstring alone, anything else as it is; None for what is private."""
+    """Return a public method with its docstring only, None for a private one, and anything else unchanged."""
     if not isinstance(node, ast.FunctionDef):
         return node
     if node.name.startswith("_") and node.name != "__init__":
@@ -140,7 +143,7 @@ def _commands(group: Any, context: Any) -> list[str]:
 
 
 def recipe() -> str:
-    lines = ["# The recipe\n\nA YAML or JSON file with these keys. Its JSON schema stands at the end.\n"]
+    lines = ["# The recipe\n\nA YAML or JSON file with these keys. Its JSON schema is at the end of this page.\n"]
     for title, model in (("Keys", Recipe), ("Keys of a part", PartConfig), ("Keys of `training`", TrainingOptions)):
         lines.append(f"## {title}\n\n| key | type | default | |\n|---|---|---|---|")
         for name, field in model.model_fields.items():
@@ -157,7 +160,7 @@ def recipe() -> str:
 
 
 def cards() -> dict[str, str]:
-    """A card for each recipe of this distribution, from model_cards/runs alone."""
+    """Return a card for each recipe of this distribution, from model_cards/runs only."""
     found = {}
     for entry in catalogue.entries("recipe"):
         if entry.plugin != "mmzoo":
@@ -168,8 +171,8 @@ def cards() -> dict[str, str]:
         summary = Summary(parts=[PartSummary(**part) for part in said["parts"]], **{key: said[key] for key in keys})
         run = {key: record[key] for key in ("training", "evaluations") if key in record}
         sections = [blind(record["blind"])] if "blind" in record else []
-        again = f"python -m benchmarks easy_vqa --recipe {entry.name}" if run else f"mmzoo check {entry.name} --json"
-        sections.append(("The numbers again", f"```\n{again}\n```"))
+        command = f"python -m benchmarks easy_vqa --recipe {entry.name}" if run else f"mmzoo check {entry.name} --json"
+        sections.append(("Reproduce the numbers", f"```\n{command}\n```"))
         chosen = read_recipe(entry.name)
         text = card.render(chosen, summary, run, generates=chosen.task.use != "classify", sections=sections)
         found[f"model_cards/{entry.name}.md"] = text
@@ -179,8 +182,8 @@ def cards() -> dict[str, str]:
 CONTRACT = """\
 # The contract with plugins
 
-What mmzoo promises its users of every entry, whoever wrote it. `mmzoo.testing` holds a plugin to it, each entry in its `tiny`
-form, offline and with a cache of its own; every failure says the contract, what happened, and which section of this page it is.
+What mmzoo promises its users about every entry, whoever wrote it. `mmzoo.testing` checks a plugin against this contract: each
+entry in its `tiny` form, offline and with its own cache. Every failure names the contract, what happened, and the section here.
 
     mmzoo plugin check mmzoo-foo            # a table of checks and entries; exit code 1 if one fails; --json
 
@@ -189,23 +192,23 @@ form, offline and with a cache of its own; every failure says the contract, what
     def test_contract():
         check_plugin("mmzoo-foo")           # one error that lists every failure
 
-As one test an entry and check, with pytest:
+As one pytest test for each entry and check:
 
     @pytest.mark.parametrize("case", mmzoo.testing.cases("mmzoo-foo"), ids=str)
     def test_contract(case):
         case.run()
 
-    @pytest.mark.mmzoo_plugin("mmzoo-foo")  # the same, with the plugin for pytest that mmzoo brings
+    @pytest.mark.mmzoo_plugin("mmzoo-foo")  # the same, with mmzoo's plugin for pytest
     def test_contract(mmzoo_case):
         mmzoo_case.run()
 
-`mmzoo plugin new mmzoo-foo --kind encoder,fusion` writes a package that passes. What an entry is, and the hooks, are in
-[reference/hooks.md](reference/hooks.md); what parts are asked for, in the [interface of plugins](reference/api.md).
+`mmzoo plugin new mmzoo-foo --kind encoder,fusion` writes a package that passes. [reference/hooks.md](reference/hooks.md)
+describes entries and hooks, and the [interface of plugins](reference/api.md) describes the methods of each part.
 """
 
 
 def contract() -> str:
-    """A section for each check of the conformance kit, whose docstring is the contract."""
+    """Return a section for each check of the conformance kit; its docstring is the contract."""
     lines = [CONTRACT]
     for check in CHECKS.values():
         kinds = ", ".join(kind.replace("_", " ") for kind in check.kinds)
@@ -218,7 +221,7 @@ def blind(record: dict) -> tuple[str, str]:
     rows = [
         f"| {name} | {score['value']:.4f} [{score['low']:.4f}, {score['high']:.4f}] |" for name, score in record["scores"].items()
     ]
-    text = "The same recipe, trained and measured on blank images: how far the questions alone get.\n\n"
+    text = "The same recipe, trained and measured on blank images: the score that the questions alone reach.\n\n"
     text += "| metric | score |\n|---|---|\n"
     return "Trained blind", text + "\n".join(rows)
 

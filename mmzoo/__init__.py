@@ -1,8 +1,8 @@
-"""A plugin-based multimodal model zoo: any encoder, any fusion, any language model.
+"""Provide a plugin-based multimodal model zoo: any encoder, any fusion, any language model.
 
     model = mmzoo.build("clip-prefix-gpt2")
 
-Importing this package imports no torch: names below are loaded on first use (PEP 562).
+Importing this package imports no torch: the names below are loaded on first use (PEP 562).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mmzoo import errors
-from mmzoo.integrations.transformers import watch
 from mmzoo.registry.api_version import API_VERSION
 from mmzoo.registry.entries import Entry
 from mmzoo.registry.hookspecs import hookimpl
@@ -95,6 +94,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
-
-
-watch()

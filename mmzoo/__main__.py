@@ -1,4 +1,4 @@
-"""``python -m mmzoo``, and what ``accelerate launch -m mmzoo`` runs."""
+"""Run the command line for ``python -m mmzoo`` and ``accelerate launch -m mmzoo``."""
 
 from mmzoo.cli import main
 

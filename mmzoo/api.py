@@ -1,10 +1,9 @@
-"""Everything that a plugin may rely on, under one import.
+"""Provide everything that a plugin may rely on, in one import.
 
     from mmzoo.api import Encoder, Entry, FeatureSpec, Features, Options, hookimpl
 
-A name is loaded when it is first used, so a plugin's module of hooks can import `Entry` and `hookimpl` from here without
-importing torch. Names change as `API_VERSION` says; everything else in `mmzoo` is private to it, but for `mmzoo` itself and
-`mmzoo.testing`.
+Names are loaded on first use, so a module of hooks can import `Entry` and `hookimpl` from here without importing torch.
+`API_VERSION` states how these names change. Everything else in mmzoo is private, except `mmzoo` itself and `mmzoo.testing`.
 """
 
 from __future__ import annotations

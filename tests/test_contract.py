@@ -15,7 +15,7 @@ from mmzoo.errors import ContractBroken, UnknownName
 from mmzoo.registry.manager import plugin_manager, reset
 from mmzoo.testing import CHECKS, Case
 from mmzoo.testing.contract import Inapplicable
-from mmzoo.testing.subject import Plugin, Subject
+from mmzoo.testing.subject import InstalledPlugin, Subject
 
 pytest_plugins = ["pytester"]
 
@@ -25,23 +25,23 @@ IMAGES = {"tiny": {"image_size": 16, "channels": [8, 16]}, "modality": "image"}
 # By check: the kind of a broken entry, its target in tests/broken.py, what it is besides, and what is said to have happened.
 BROKEN = {
     "metadata": ("encoder", "OtherDim", {**IMAGES, "source": ""}, "source is empty"),
-    "target": ("encoder", "NoEncoder", IMAGES, "no subclass of mmzoo.api.Encoder"),
+    "target": ("encoder", "NoEncoder", IMAGES, "not a subclass of mmzoo.api.Encoder"),
     "options": ("encoder", "TakesAnything", IMAGES, "options without a description: image_size, channels"),
     "features": ("encoder", "OtherDim", IMAGES, "pooled is [3, 32], not [3, 33]"),
     "states": (
         "language_model",
         "SeesAhead",
         {"tiny": {"dim": 16}, "modality": "text"},
-        "a state depends on what comes after it",
+        "a state depends on a later position",
     ),
     "positions": ("fusion", "AddsOneMore", {}, "early adds 2 positions, and added_tokens is 3"),
-    "answers": ("task", "LearnsTwice", {}, "given what it has learned, it learns more"),
+    "answers": ("task", "LearnsTwice", {}, "it learns again what it has learned"),
     "devices": ("encoder", "StaysBehind", IMAGES, "moved to the CPU it fails"),
     "dtypes": ("encoder", "OneType", IMAGES, "as bfloat16 it fails"),
-    "batches": ("task", "CountsItsBatch", {}, "in a batch and alone it says"),
+    "batches": ("task", "CountsItsBatch", {}, "predictions in a batch and alone differ"),
     "seeded": ("encoder", "Unseeded", IMAGES, "two builds differ in encoder.noise"),
     "gradients": ("encoder", "Idle", IMAGES, "no gradient reaches idle"),
-    "save-and-load": ("encoder", "Forgets", IMAGES, "predicts otherwise than the one that was saved"),
+    "save-and-load": ("encoder", "Forgets", IMAGES, "predicts otherwise than the saved one"),
     "partners": ("fusion", "NeedsTokens", {}, "none + broken-partners + gpt-mini + vqa: IndexError"),
     "picklable": ("encoder", "Unpicklable", IMAGES, "it cannot be pickled"),
     "compiled": ("encoder", "OtherwiseCompiled", IMAGES, "compiled, the loss is"),
@@ -55,35 +55,35 @@ BROKEN = {
     "trains": ("dataset", "LacksTargets", {"modality": "image"}, "example without has no target text"),
     "scores": ("metric", "Flatters", {}, "predictions that are not their references score 1.0 too"),
     "builds": ("recipe", "RECIPE", {}, "encoder.shape"),
-    "exchange": ("format", "ReadsAnything", {}, "a folder that holds only notes.txt is read without a word"),
+    "exchange": ("format", "ReadsAnything", {}, "a folder with only notes.txt is read without an error"),
     "helps": ("command", "command", {}, "name 'OnlyForTypeCheckers' is not defined"),
 }
 
 MINI = {"tiny": {"dim": 16, "heads": 2, "layers": 1}, "modality": "text"}
 # More that checks catch, and what they say of it instead of what breaks further on.
 ALSO = [
-    ("target", "command", "waits", {}, "is async, and nothing would wait for it"),
+    ("target", "command", "waits", {}, "is async, and nothing awaits it"),
     ("features", "encoder", "WiderInTraining", IMAGES, "in training tokens are [3, 16, 32], not [3, 16, 16]"),
     ("features", "encoder", "RaisesNoException", IMAGES, "BaseExceptionGroup: many"),
-    ("states", "language_model", "WritesNumbers", MINI, "no tensor of token ids"),
-    ("states", "language_model", "WritesForOthers", MINI, "generate gives [2, 2] for one text and two new tokens"),
+    ("states", "language_model", "WritesNumbers", MINI, "not a tensor of token ids"),
+    ("states", "language_model", "WritesForOthers", MINI, "generate returns [2, 2] for one text and two new tokens"),
     ("states", "language_model", "WritesAnything", MINI, "; the vocabulary has"),
-    ("answers", "task", "LosesOne", {}, "loss gives Tensor, not the sum and the number of labels"),
-    ("answers", "task", "LosesNumbers", {}, "no tensor"),
-    ("examples", "dataset", "HoldsTexts", {"modality": "image"}, "split 'train' holds ['a'], no mmzoo.Example"),
-    ("examples", "dataset", "HoldsNothing", {"modality": "image"}, "load('train') gives 7, no examples"),
-    ("examples", "dataset", "HasOneSplit", {"modality": "image"}, "splits are 'train', no list of names"),
-    ("scores", "metric", "Lists", {}, "rows gives [[1.0], [1.0]], no array of numbers"),
-    ("scores", "metric", "Words", {}, "no array of numbers"),
-    ("answers", "task", "LosesMeans", {}, "it is a mean, which would be divided once more"),
+    ("answers", "task", "LosesOne", {}, "loss returns Tensor, not the sum and the number of labels"),
+    ("answers", "task", "LosesNumbers", {}, "not a tensor"),
+    ("examples", "dataset", "HoldsTexts", {"modality": "image"}, "split 'train' has ['a'], not mmzoo.Example objects"),
+    ("examples", "dataset", "HoldsNothing", {"modality": "image"}, "load('train') returns 7, not examples"),
+    ("examples", "dataset", "HasOneSplit", {"modality": "image"}, "splits are 'train', not a list of names"),
+    ("scores", "metric", "Lists", {}, "rows returns [[1.0], [1.0]], not an array of numbers"),
+    ("scores", "metric", "Words", {}, "not an array of numbers"),
+    ("answers", "task", "LosesMeans", {}, "it is a mean, which would be divided again"),
     ("positions", "fusion", "IsBlind", {}, "other features of the encoder change nothing"),
-    ("positions", "fusion", "ReadsPadding", {}, "what stands in tokens whose features.mask is 0 changes the loss"),
-    ("states", "language_model", "ReadsPrompts", MINI, "depends on the padding or the others of the batch"),
+    ("positions", "fusion", "ReadsPadding", {}, "tokens whose features.mask is 0 change the loss"),
+    ("states", "language_model", "ReadsPrompts", MINI, "depends on the padding or the other prompts of the batch"),
     ("states", "language_model", "WritesPast", MINI, "generate does not call output_layer"),
-    ("states", "language_model", "WritesOn", MINI, "generate does not ask stopping_criteria"),
-    ("scores", "metric", "Errs", {}, "smaller_is_better has to be True"),
-    ("features", "encoder", "HearsSilence", {"modality": "pulse"}, "or on the zeros at its end: it is given input_lengths"),
-    ("features", "encoder", "HearsNothingKnown", {"modality": "pulse"}, "let read take what its probes gives"),
+    ("states", "language_model", "WritesOn", MINI, "generate ignores stopping_criteria"),
+    ("scores", "metric", "Errs", {}, "smaller_is_better must be True"),
+    ("features", "encoder", "HearsSilence", {"modality": "pulse"}, "or on the padding: use the lengths that forward gets"),
+    ("features", "encoder", "HearsNothingKnown", {"modality": "pulse"}, "read must accept what probes returns"),
 ]
 # What is unlike anything of ours, and does all that it should.
 GOOD = [("encoder", "Heard", {"modality": "pulse"}), ("task", "Measures", {}), ("metric", "Distance", {})]
@@ -98,7 +98,7 @@ def fresh_host():
 def test_an_option_that_would_never_be_reached_is_named(fresh_host):
     entry = mmzoo.Entry("encoder", "hides", "broken:Hides", "broken", license="MIT", source="this test", **IMAGES)
     plugin_manager().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
-    with pytest.raises(ContractBroken, match="a recipe's part keeps to itself: train"):
+    with pytest.raises(ContractBroken, match="keys of every part of a recipe: train"):
         Case(CHECKS["options"], Subject(plugin_manager().get("encoder", "hides"))).run()
 
 
@@ -131,7 +131,7 @@ def test_a_part_that_changes_torchs_default_type_changes_no_other(fresh_host):
         plugin_manager().registry.add_all([entry], plugin="mmzoo", version=mmzoo.__version__)
     model = mmzoo.build("cnn-product-lstm", encoder="makesalldouble", seed=0)
     assert {weight.dtype for weight in model.fusion.parameters()} == {torch.float32}
-    with pytest.raises(ContractBroken, match=r"leaves torch's default type as torch\.float64"):
+    with pytest.raises(ContractBroken, match=r"changes torch's default dtype to torch\.float64"):
         Case(CHECKS["metadata"], Subject(plugin_manager().get("encoder", "hasmadealldouble"))).run()
     assert torch.get_default_dtype() == torch.float32
 
@@ -165,7 +165,7 @@ def installed(folder, monkeypatch, code, **modules):
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(sys, "modules", {k: v for k, v in sys.modules.items() if not k.startswith("mmzoo_broken")})
     reset()
-    return Plugin("mmzoo-broken")
+    return InstalledPlugin("mmzoo-broken")
 
 
 ENTRY = """
@@ -186,8 +186,8 @@ METRIC = "from mmzoo_metrics.classification import Accuracy as Mine\n"
     [
         ("loads", "@mmzoo.hookimpl\ndef mmzoo_metricks():\n    return []\n", METRIC, "unknown hook 'mmzoo_metricks'"),
         ("loads", "", METRIC, "has no hook"),
-        ("loads", "@mmzoo.hookimpl\ndef mmzoo_metrics():\n    return []\n", METRIC, "brings no entry and no hook"),
-        ("listing", "import timm" + ENTRY, METRIC, "the import brings in timm"),
+        ("loads", "@mmzoo.hookimpl\ndef mmzoo_metrics():\n    return []\n", METRIC, "has no entry and no hook"),
+        ("listing", "import timm" + ENTRY, METRIC, "the import loads timm"),
         ("listing", "import time\ntime.sleep(0.06)" + ENTRY, METRIC, "the import takes mmzoo_broken.plugin 6"),
         ("side-effects", "open('log.txt', 'w').close()" + ENTRY, "", "the import does: open "),
         ("side-effects", ENTRY, "import socket\nsocket.socket().connect(('10.0.0.1', 80))", "socket.connect ('10.0.0.1', 80)"),
@@ -263,7 +263,9 @@ def test_what_a_check_needs_and_is_not_there_is_said(tmp_path, monkeypatch, fres
     assert "- scores-metric-mine: needs Java" in said
 
 
-@pytest.mark.parametrize(("name", "said"), [("mmzoo-nowhere", "no distribution 'mmzoo-nowhere'"), ("pytest", "it is no plugin")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("mmzoo-nowhere", "no distribution 'mmzoo-nowhere'"), ("pytest", "it is not a plugin")]
+)
 def test_what_is_no_plugin(name, said):
     with pytest.raises(UnknownName, match=said):
         testing.check_plugin(name)

@@ -558,7 +558,7 @@ class TestPictures:
 
     def test_damaged_files(self, tmp_path):
         (tmp_path / "text.png").write_text("hello")
-        with pytest.raises(BadImage, match=r"text\.png' is not a picture"):
+        with pytest.raises(BadImage, match=r"text\.png' is not a readable image"):
             open_image(tmp_path / "text.png")
         noise = io.BytesIO()
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)).save(noise, "PNG")

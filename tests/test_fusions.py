@@ -353,5 +353,5 @@ def test_a_plugins_deep_fusion_gets_one_row_an_example_however_it_attaches(monke
     losses = torch.stack([model(**one)["loss"] for one in alone])
     torch.testing.assert_close(together, (losses * tokens).sum() / tokens.sum())
     model(**batch)
-    with pytest.raises(ValueError, match="states of 3 rows do not go with the features of 2 examples"):
+    with pytest.raises(ValueError, match="3 rows of states do not match the features of 2 examples"):
         model.fusion.features_for(3)

@@ -136,7 +136,7 @@ def test_a_wrong_option_is_named(language_model, options, message):
 
 def test_predict_checks_options_too():
     model = model_of()
-    with pytest.raises(BadRecipe, match="batch_size: must be a whole number from 1"):
+    with pytest.raises(BadRecipe, match="batch_size: must be a whole number of at least 1"):
         model.predict(RED, "what", batch_size=0)
     with pytest.raises(BadRecipe, match="one prediction"):
         model.predict(RED, "what", num_beams=2, num_return_sequences=2)

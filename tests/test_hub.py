@@ -508,8 +508,8 @@ def spoilt(measured, folder, old, new):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("license: unknown", "license: mine-alone", '"license" must be one of'),
-        ("license: unknown", "license: other", '"license_name" is required'),
+        ("license: other\nlicense_name: listed-in-the-card", "license: mine-alone", '"license" must be one of'),
+        ("license_name: listed-in-the-card\n", "", '"license_name" is required'),
         ("    metrics:\n", "    numbers:\n", "metrics"),
         ("library_name: mmzoo", "library_name: mmzoo\ndatasets: [/home/me/data]", '"datasets" with value'),
     ],

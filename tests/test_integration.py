@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,9 @@ from hub import environment, run, run_script
 from hub_server import serve_writable
 
 import mmzoo
+import mmzoo.integrations.transformers
 from mmzoo.backbones import repository
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, DoesNotFit, SourceError
-from mmzoo.integrations import transformers as integration
 from mmzoo.testing import Sample, no_network, tiny
 from mmzoo_transformers.bytes import byte_tokenizer
 
@@ -75,7 +74,7 @@ def test_several_images_and_conversations(models):
     found = pipe(text=[{"role": "user", "content": parts}], max_new_tokens=5)
     expected = model.generate(image=PICTURES[1], prompt=[{"role": "user", "content": "<image>hello"}], max_new_tokens=5)
     assert found[0]["generated_text"][-1] == {"role": "assistant", "content": expected}
-    with pytest.raises(DataError, match="ends with the user's turn"):
+    with pytest.raises(DataError, match="must end with the user's turn"):
         pipe(text=[{"role": "user", "content": parts}, {"role": "assistant", "content": [{"type": "text", "text": "It"}]}])
     with pytest.raises(DataError, match="3 placeholders"):
         pipe(images=PICTURES[0], text="<image><image><image>")
@@ -116,7 +115,7 @@ def test_a_model_that_writes_nothing(tmp_path):
 def test_a_model_that_takes_no_images(models, monkeypatch):
     pipe = pipeline(models["prefix"][1])
     monkeypatch.setattr(type(pipe.model.model.encoder), "modality", "audio")
-    with pytest.raises(DoesNotFit, match="takes audio and no images"):
+    with pytest.raises(DoesNotFit, match="takes audio, not images"):
         pipe(images=PICTURES[0], text="x")
 
 
@@ -176,9 +175,8 @@ def test_altered_weights_are_refused(models, tmp_path):
 
 HUB = """
 import json, sys
-import mmzoo
-assert not {"torch", "transformers"} & set(sys.modules), "importing this package imports neither"
 import transformers
+import mmzoo.integrations.transformers
 from mmzoo.testing import Sample
 
 picture, found = Sample().load("test")[0].image, []
@@ -199,20 +197,22 @@ def test_a_repository_on_a_hub(models, tmp_path):
     assert found == [models[name][0].generate(image=PICTURES[0], prompt="what") for name in ("prefix", "merge")]
 
 
-def test_tables_that_are_imported_before_and_after(models):
-    code = """
+AUTO = """
 import sys
-import transformers.models.auto.modeling_auto
-assert "transformers.models.auto.processing_auto" not in sys.modules
 import mmzoo
-from transformers import AutoModelForImageTextToText, AutoProcessor
-print(*(type(auto.from_pretrained(sys.argv[1])).__name__ for auto in (AutoProcessor, AutoModelForImageTextToText)))
+assert not {"torch", "transformers"} & set(sys.modules), "import mmzoo imports neither"
+import mmzoo.integrations.transformers
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
+for auto in (AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor):
+    print(type(auto.from_pretrained(sys.argv[1])).__name__)
 """
-    done = run("-c", code, models["prefix"][1], env=dict(os.environ))
-    assert done.stdout.split() == ["MmzooProcessor", "MmzooForImageTextToText"], done.stderr
 
 
-def test_the_tables_are_watched_once():
-    before = list(sys.meta_path)
-    integration.watch()
-    assert sys.meta_path == before
+def test_one_import_registers_the_auto_classes(models):
+    done = run("-c", AUTO, models["prefix"][1], env=dict(os.environ))
+    assert done.stdout.split() == ["MmzooConfig", *["MmzooForImageTextToText"] * 3, "MmzooProcessor"], done.stderr
+
+
+def test_importing_mmzoo_leaves_the_import_system_alone():
+    code = "import sys, mmzoo.integrations.transformers; print([f for f in sys.meta_path if 'mmzoo' in type(f).__module__])"
+    assert run("-c", code, env=dict(os.environ)).stdout.strip() == "[]"

@@ -1,99 +1,131 @@
-"""The licence of a model: the strictest of what it is made from, or `unknown`, never a guess."""
+"""Licences are listed, each with the flags of its terms; nothing decides which may be combined."""
 
-import itertools
+import json
 
 import pytest
+import yaml
 from hub_server import LICENSES
 
 import mmzoo
 from mmzoo.errors import BadRecipe
 from mmzoo.recipes import licence
+from mmzoo.recipes.licence import LicenceRow
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.testing import Sample, tiny
 
 
 @pytest.mark.parametrize(
-    ("given", "strictest"),
+    ("license", "flags"),
     [
-        ("MIT", "MIT"),
-        ("MIT Apache-2.0 CC0-1.0", "Apache-2.0"),
-        ("mit APACHE-2.0", "Apache-2.0"),
-        ("MIT CC-BY-4.0", "CC-BY-4.0"),
-        ("Apache-2.0 CC-BY-SA-4.0 CC-BY-3.0", "CC-BY-SA-4.0"),
-        ("CC-BY-SA-4.0 GPL-3.0", "GPL-3.0-only"),
-        ("CC-BY-4.0 CC-BY-NC-SA-4.0 MIT", "CC-BY-NC-SA-4.0"),
-        ("GPL-2.0-or-later LGPL-3.0-only GPL-3.0-only", "GPL-3.0-only"),
-        ("CC-BY-SA-4.0 CC-BY-NC-4.0", "unknown"),
-        ("GPL-2.0-only Apache-2.0", "unknown"),
-        ("GPL-3.0-only CC-BY-NC-4.0", "unknown"),
-        ("MIT CC-BY-ND-4.0", "unknown"),
-        ("MIT llama3", "unknown"),
-        ("MIT unknown", "unknown"),
-        ("MIT varies", "unknown"),
+        ("MIT", ""),
+        ("apache-2.0", ""),
+        ("CC-BY-4.0", ""),
+        ("GPL-3.0-only", "copyleft"),
+        ("lgpl-2.1", "copyleft"),
+        ("CC-BY-SA-4.0", "copyleft"),
+        ("CC-BY-NC-4.0", "non-commercial"),
+        ("CC-BY-NC-SA-4.0", "non-commercial, copyleft"),
+        ("CC-BY-ND-4.0", "no derivatives"),
+        ("CC-BY-NC-ND-3.0", "non-commercial, no derivatives"),
+        ("LicenseRef-OPT-175B", "research only, non-commercial"),
+        ("MIT AND CC-BY-SA-4.0", "copyleft"),
+        ("unknown", "terms unknown"),
+        ("varies", "terms unknown"),
+        ("", "terms unknown"),
+        ("CC-BY-4.0-and-more", "terms unknown"),
+        ("MIT AND llama3", "terms unknown"),
+    ],
+)
+def test_flags(license, flags):
+    assert ", ".join(licence.flags_of(license)) == flags
+
+
+@pytest.mark.parametrize(
+    ("licences", "expected"),
+    [
+        ("MIT MIT", "mit"),
+        ("MIT mit", "mit"),
+        ("MIT Apache-2.0", "other"),
+        ("MIT unknown", "other"),
+        ("GPL-3.0-only", "gpl-3.0"),
+        ("CC-BY-SA-2.0", "other"),
+        ("llama3", "other"),
+        ("unknown unknown", "unknown"),
         ("", "unknown"),
     ],
 )
-def test_the_strictest(given, strictest):
-    for order in itertools.permutations(given.split()):
-        assert licence.strictest(order)[0] == strictest
+def test_the_hub_gets_one_licence_or_a_name_for_several(licences, expected):
+    metadata = licence.on_hub([LicenceRow("a part", "x", name, ()) for name in licences.split()])
+    assert metadata["license"] == expected
+    assert metadata["license"] in LICENSES.split()
+    assert metadata.get("license_name") == ("listed-in-the-card" if expected == "other" else None)
 
 
-def test_what_the_hub_calls_each():
-    for name in licence._INTO:
-        said = licence.on_hub(name)
-        assert said["license"] in LICENSES.split(), name
-        assert said["license"] != "other" or said["license_name"]
-    assert licence.on_hub("unknown") == {"license": "unknown"}
+@pytest.mark.parametrize("pattern", [pattern for patterns, _ in licence.TERMS for pattern in patterns.split("|")])
+def test_the_hub_knows_every_name_that_it_gets(pattern):
+    for version in ("1.0", "2.0", "2.5", "3.0", "4.0"):
+        name = pattern.split("[")[0].replace("(A", "A") + (version if "[" in pattern else "")
+        assert licence.on_hub([LicenceRow("a part", "x", name, ())])["license"] in LICENSES.split()
 
 
-def test_a_check_says_that_of_the_parts(classifier):
-    assert mmzoo.check(classifier).license == "Apache-2.0"
-    assert "licence of the parts: Apache-2.0" in str(mmzoo.check(classifier))
-    assert mmzoo.check(tiny("clip-prefix-gpt2")).license == "MIT"
-    assert mmzoo.check(tiny("clip-prefix-gpt2", language_model="hf-causal:x/y")).license == "unknown"
+def test_check_flags_the_licences_of_the_parts(classifier):
+    assert "licences: no part is flagged; the training data have their own" in str(mmzoo.check(classifier))
+    unknown = mmzoo.check(tiny("clip-prefix-gpt2", language_model="hf-causal:x/y"))
+    assert "licences: the language model is varies (terms unknown); the training data have their own" in str(unknown)
+    rows = {row["part"]: row for row in json.loads(json.dumps(unknown.to_dict()))["licences"]}
+    assert rows["encoder"] == {"part": "encoder", "name": "clip", "license": "MIT", "flags": []}
+    assert rows["language model"]["flags"] == ["terms unknown"]
+    opt = mmzoo.check(tiny("clip-prefix-gpt2", language_model="opt"))
+    assert "the language model is LicenseRef-OPT-175B (research only, non-commercial)" in str(opt)
 
 
 def test_a_variant_of_ones_own_is_not_under_the_licence_of_the_entry(classifier):
     part = mmzoo.Recipe.of({**classifier.to_dict(), "encoder": {"use": "clip:someone/else"}}).encoder
     assert licence.of_part("encoder", part) == "unknown"
-    said = part.with_options(license="CC-BY-NC-4.0")
-    assert licence.of_part("encoder", said) == "CC-BY-NC-4.0"
+    stated = part.with_options(license="CC-BY-NC-4.0")
+    assert licence.of_part("encoder", stated) == "CC-BY-NC-4.0"
     entry = part.with_options(use="clip", license="CC-BY-4.0")
-    assert licence.of_part("encoder", entry) == "CC-BY-4.0"
+    assert licence.of_part("encoder", entry) == "MIT AND CC-BY-4.0"
     with pytest.raises(BadRecipe, match="license"):
         part.with_options(license="a licence\n| of | two | lines |")
 
 
 def test_data_of_ones_own_are_unknown_unless_one_says(files, quick, classifier, tmp_path):
-    run = mmzoo.train(classifier, dataset=str(files), output=tmp_path / "a", progress=False, training=quick)
-    found = licence.computed(run.model.recipe, run.model.provenance.run)
-    assert (found.id, found.why) == ("unknown", "that of the training data is not known")
-    assert run.model.provenance.run["training"]["dataset"] == "pets"
-    assert str(tmp_path) not in (tmp_path / "a" / "run.json").read_text() + run.model.card()
-    said = PartConfig.of({"use": str(files), "license": "CC-BY-SA-4.0"}, "data")
-    stated = mmzoo.train(classifier, dataset=said, output=tmp_path / "b", progress=False, training=quick).model
-    assert "**CC-BY-SA-4.0**, the strictest of:" in stated.card()
-    assert "license: cc-by-sa-4.0" in stated.card()
-    # What starts from it is under it too, whatever it is trained on.
+    model = mmzoo.train(classifier, dataset=str(files), output=tmp_path / "a", progress=False, training=quick).model
+    data = licence.of_model(model.recipe, model.provenance.run)[-1]
+    assert data == LicenceRow("training data", "pets", "unknown", ("terms unknown",))
+    assert "| training data | `pets` | unknown | terms unknown |" in model.card()
+    assert str(tmp_path) not in (tmp_path / "a" / "run.json").read_text() + model.card()
+    part = PartConfig.of({"use": str(files), "license": "CC-BY-SA-4.0"}, "data")
+    stated = mmzoo.train(classifier, dataset=part, output=tmp_path / "b", progress=False, training=quick).model
+    assert "| training data | `pets` | CC-BY-SA-4.0 | copyleft |" in stated.card()
+    metadata = yaml.safe_load(stated.card().split("---")[1])
+    assert (metadata["license"], metadata["license_name"]) == ("other", "listed-in-the-card")
+    # A model that starts from it lists its licences too, whatever it is trained on.
     recipe = {**classifier.to_dict(), "encoder": {**classifier.to_dict()["encoder"], "weights": str(tmp_path / "b")}}
     few = PartConfig.of({"use": "easy-vqa", "limit": 8}, "data")
     later = mmzoo.train(recipe, dataset=few, output=tmp_path / "c", progress=False, training=quick).model
-    assert later.provenance.run["weights"]["encoder"]["license"] == "CC-BY-SA-4.0"
-    assert licence.computed(later.recipe, later.provenance.run).id == "CC-BY-SA-4.0"
+    assert later.provenance.run["weights"]["encoder"]["license"] == "Apache-2.0 AND CC-BY-SA-4.0"
+    assert "| start of the encoder | `b` | Apache-2.0 AND CC-BY-SA-4.0 | copyleft |" in later.card()
     again = mmzoo.build(stated.recipe, weights=tmp_path / "b")
-    assert {origin["license"] for origin in again.provenance.run["weights"].values()} == {"CC-BY-SA-4.0"}
+    assert {origin["license"] for origin in again.provenance.run["weights"].values()} == {"Apache-2.0 AND CC-BY-SA-4.0"}
+
+
+def test_one_licence_of_all_parts_and_the_data_is_that_of_the_model(files, quick, classifier, tmp_path):
+    part = PartConfig.of({"use": str(files), "license": "Apache-2.0"}, "data")
+    model = mmzoo.train(classifier, dataset=part, output=tmp_path / "a", progress=False, training=quick).model
+    metadata = yaml.safe_load(model.card().split("---")[1])
+    assert (metadata["license"], "license_name" in metadata) == ("apache-2.0", False)
 
 
 def test_without_a_recorded_training_nothing_is_claimed(classifier):
-    card = mmzoo.build(classifier).card()
-    assert "**unknown**: that of the training data is not known" in card
-    assert "license: unknown" in card
+    model = mmzoo.build(classifier)
+    assert licence.of_model(model.recipe, model.provenance.run)[-1].flags == ("terms unknown",)
+    assert "| training data | `no training is recorded` | unknown | terms unknown |" in model.card()
 
 
 @pytest.fixture
 def files(tmp_path):
-    import json
-
     folder = tmp_path / "pets"
     folder.mkdir()
     rows = []

@@ -101,13 +101,13 @@ def test_an_entry_whose_name_is_taken_has_its_kind_behind_it(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-foo"], "no name of a distribution"),
-        (["mmzoo foo"], "no name of a distribution"),
-        (["../foo"], "no name of a distribution"),
+        (["-foo"], "not a valid name of a distribution"),
+        (["mmzoo foo"], "not a valid name of a distribution"),
+        (["../foo"], "not a valid name of a distribution"),
         (["3d"], "try 'mmzoo-3d'"),
         (["class"], "try 'mmzoo-class'"),
-        (["json"], "is here already"),
-        (["mmzoo"], "is here already"),
+        (["json"], "exists already"),
+        (["mmzoo"], "exists already"),
         (["mmzoo-foo", "--kind", "encoder,fusoin"], "did you mean 'fusion'?"),
         (["mmzoo-foo", "--kind", "gizmo"], "there are: encoder"),
     ],
@@ -130,5 +130,5 @@ def test_the_package_of_a_distribution(name, package):
 
 
 def test_a_name_of_more_than_a_hundred_letters_is_refused():
-    with pytest.raises(BadPlugin, match="no name of a distribution"):
+    with pytest.raises(BadPlugin, match="not a valid name of a distribution"):
         package_of("a" * 101)

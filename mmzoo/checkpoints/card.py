@@ -52,7 +52,7 @@ def render(
     """
     record = RunRecord.model_validate(run)
     training, evaluations = record.training, record.evaluations
-    found = licence.computed(recipe, run)
+    licences = licence.of_model(recipe, run)
     text = (importlib.resources.files("mmzoo.checkpoints") / TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True, trim_blocks=True
@@ -60,13 +60,13 @@ def render(
     environment.filters["cell"] = _cell
     rendered = environment.from_string(text).render(
         metadata=yaml.safe_dump(
-            _metadata(recipe, record, found if folder or training else None, modality), sort_keys=False, allow_unicode=True
+            _metadata(recipe, record, licences if folder or training else [], modality), sort_keys=False, allow_unicode=True
         ),
         name=recipe.name or "unnamed",
         recipe=recipe,
         folder=folder,
         summary=summary,
-        licence=found,
+        licences=licences,
         count=format_count,
         size=format_bytes,
         interval=_interval,
@@ -120,7 +120,7 @@ def _short(value: Any) -> Any:
     return value
 
 
-def _metadata(recipe: Recipe, record: RunRecord, found: licence.Licence | None, modality: str) -> dict[str, Any]:
+def _metadata(recipe: Recipe, record: RunRecord, licences: list[licence.LicenceRow], modality: str) -> dict[str, Any]:
     """Return the metadata that a hub reads (https://github.com/huggingface/hub-docs/blob/main/modelcard.md).
 
     Scores are in ``model-index``.
@@ -131,7 +131,7 @@ def _metadata(recipe: Recipe, record: RunRecord, found: licence.Licence | None, 
     data = ModelCardData(
         library_name="mmzoo",
         tags=["mmzoo", "multimodal", *parts],
-        **(licence.on_hub(found.id) if found else {}),  # type: ignore[arg-type]
+        **(licence.on_hub(licences) if licences else {}),  # type: ignore[arg-type]
         datasets=[record.training.dataset] if record.training and shared else None,
         model_name=recipe.name or "unnamed",
         eval_results=results or None,

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from mmzoo.recipes.licence import LicenceRow
+
 ADAM_BYTES = 8  # per trained parameter: two float32 moments
 HEADER = ("part", "entry", "shape", "parameters", "trained", "policy", "licence")
 
@@ -34,14 +36,14 @@ class Summary:
         parts: one `PartSummary` per part.
         memory_run: bytes of the float32 weights and the buffers.
         memory_train: the same with gradients and Adam's moments. Activations come on top and grow with the batch.
-        license: of the parts (`mmzoo.recipes.licence`); the training data have their own.
+        licences: the licences of the parts (`mmzoo.recipes.licence`); the training data have their own.
     """
 
     recipe: str
     parts: list[PartSummary] = field(default_factory=list)
     memory_run: int = 0
     memory_train: int = 0
-    license: str = "unknown"
+    licences: list[LicenceRow] = field(default_factory=list)
 
     @property
     def parameters(self) -> int:
@@ -55,7 +57,8 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain data."""
-        return {"fits": True, **asdict(self), "parameters": self.parameters, "trained": self.trained}
+        licences = [row._asdict() for row in self.licences]
+        return {"fits": True, **asdict(self), "licences": licences, "parameters": self.parameters, "trained": self.trained}
 
     def __str__(self) -> str:
         rows = [HEADER]
@@ -70,7 +73,8 @@ class Summary:
             f"memory: {format_bytes(self.memory_run)} to run, {format_bytes(self.memory_train)} to train "
             "(float32 weights, gradients and Adam; activations come on top)"
         )
-        lines.append(f"licence of the parts: {self.license}; the data that it is trained on add theirs")
+        flagged = [f"the {row.part} is {row.license} ({', '.join(row.flags)})" for row in self.licences if row.flags]
+        lines.append("licences: " + "; ".join([*(flagged or ["no part is flagged"]), "the training data have their own"]))
         return "\n".join(lines)
 
 
@@ -89,11 +93,11 @@ def summarise(part: str, module: nn.Module, *, use: str, shape: str, policy: str
     )
 
 
-def total_summary(recipe: str, parts: list[PartSummary], buffers: int = 0, license: str = "unknown") -> Summary:
+def total_summary(recipe: str, parts: list[PartSummary], buffers: int = 0, licences: list[LicenceRow] | None = None) -> Summary:
     """Return the summary of a model of these parts, whose buffers take ``buffers`` bytes."""
     run = 4 * sum(part.parameters for part in parts) + buffers
     trained = sum(part.trained for part in parts)
-    return Summary(recipe, parts, run, run + (4 + ADAM_BYTES) * trained, license)
+    return Summary(recipe, parts, run, run + (4 + ADAM_BYTES) * trained, licences or [])
 
 
 def format_count(number: int) -> str:

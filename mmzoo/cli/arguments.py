@@ -1,4 +1,4 @@
-"""The arguments that several commands share, their completion, and what becomes of them."""
+"""Define the arguments that several commands share, their completion, and how their values are read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmzoo.common.sanitize import one_line
 from mmzoo.interfaces.kinds import KINDS
 from mmzoo.recipes import catalogue
 
@@ -28,7 +29,7 @@ def complete_any(incomplete: str) -> list[str]:
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. training.epochs=3; may be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, e.g. training.epochs=3; may be repeated."),
 ]
 Data = Annotated[
     list[str] | None,
@@ -47,16 +48,16 @@ RecipeName = Annotated[
     str | None,
     typer.Argument(help="A registered recipe or a YAML or JSON file.", autocompletion=complete("recipe"), metavar="RECIPE"),
 ]
-EncoderName = Annotated[str | None, typer.Option("--encoder", help="This encoder.", autocompletion=complete("encoder"))]
-FusionName = Annotated[str | None, typer.Option("--fusion", help="This fusion.", autocompletion=complete("fusion"))]
+EncoderName = Annotated[str | None, typer.Option("--encoder", help="Use this encoder.", autocompletion=complete("encoder"))]
+FusionName = Annotated[str | None, typer.Option("--fusion", help="Use this fusion.", autocompletion=complete("fusion"))]
 LanguageName = Annotated[
-    str | None, typer.Option("--language-model", help="This language model.", autocompletion=complete("language_model"))
+    str | None, typer.Option("--language-model", help="Use this language model.", autocompletion=complete("language_model"))
 ]
-TaskName = Annotated[str | None, typer.Option("--task", help="This task.", autocompletion=complete("task"))]
+TaskName = Annotated[str | None, typer.Option("--task", help="Use this task.", autocompletion=complete("task"))]
 Inputs = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Image files, or audio or other files for a model that takes these; none where it looks at nothing.",
+        help="Files of the model's modality: images, audio, ...; none for a model without input.",
         metavar="[FILE]...",
     ),
 ]
@@ -92,8 +93,8 @@ def device_of(name: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         if torch.device(name).type == "meta":
-            raise RuntimeError("computes nothing")
+            raise RuntimeError("cannot compute")
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise BadRecipe(f"--device {name}: {str(error).splitlines()[0]}") from None
+        raise BadRecipe(f"--device {name}: {one_line(error)}") from None
     return name

@@ -1,4 +1,4 @@
-"""Write a plugin: ``plugin new``, ``plugin check``."""
+"""Create and check a plugin: ``plugin new``, ``plugin check``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmzoo.common.progress import bar
 if TYPE_CHECKING:
     from mmzoo.testing import Result
 
-COLUMNS = 6  # entries side by side in a table
+COLUMNS = 6  # entries per table
 
 
 @plugin.command()
@@ -26,18 +26,18 @@ def new(
     name: Annotated[str, typer.Argument(help="The distribution's name, such as mmzoo-foo.", metavar="NAME")],
     kind: Annotated[
         list[str] | None,
-        typer.Option(help="What it brings: encoder,fusion,...; may be repeated. encoder if not given.", metavar="KINDS"),
+        typer.Option(help="Kinds of its entries: encoder,fusion,...; may be repeated. The default is encoder.", metavar="KINDS"),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="DIR", help="The new folder; NAME if not given.")
+        str | None, typer.Option("--output", "-o", metavar="DIR", help="The new folder; the default is NAME.")
     ] = None,
 ) -> None:
-    """Write a plugin that installs, passes its tests, and can be published."""
+    """Create a plugin that installs, passes its tests, and can be published."""
     from mmzoo import scaffold
 
     group: Any = typer.main.get_command(app)
     taken = group.list_commands(group.context_class(group))
-    kinds = [word for each in kind or ["encoder"] for word in each.split(",") if word.strip()]
+    kinds = [word for names in kind or ["encoder"] for word in names.split(",") if word.strip()]
     folder = scaffold.create(name, kinds, output, commands=taken)
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -50,38 +50,42 @@ def check(
     name: Annotated[str, typer.Argument(help="The name of an installed distribution.", metavar="NAME")],
     as_json: Json = False,
 ) -> None:
-    """Hold a plugin to the contract: every check on each of its entries, in its tiny form, offline."""
+    """Check a plugin against the contract: every check on each of its entries, in its tiny form, offline."""
     from mmzoo import testing
 
     quiet()
     checks = testing.cases(name)
     with bar("checking", len(checks), shown=not as_json) as moved:
-        found = []
+        outcomes = []
         moved.move(0, str(checks[0]))
         for result in testing.results(name):
-            found.append(result)
-            moved.move(len(found), str(checks[len(found)]) if len(found) < len(checks) else "")  # the one that is run now
-    failed = [result for result in found if result.problem]
+            outcomes.append(result)
+            current = checks[len(outcomes)] if len(outcomes) < len(checks) else ""
+            moved.move(len(outcomes), str(current))
+    failed = [result for result in outcomes if result.problem]
     if as_json:
-        print_json([result.to_dict() for result in found])
+        print_json([result.to_dict() for result in outcomes])
     else:
-        _tables(found)
+        _tables(outcomes)
         for result in failed:
             print(f"\n{result.problem}")
-        print(f"\n{name}: {f'{len(failed)} of {len(found)} checks failed' if failed else f'all {len(found)} checks passed'}")
+        print(
+            f"\n{name}: "
+            + (f"{len(failed)} of {len(outcomes)} checks failed" if failed else f"all {len(outcomes)} checks passed")
+        )
     if failed:
         raise typer.Exit(1)
 
 
-def _tables(found: Sequence[Result]) -> None:
-    """Check by entry, the entries of a kind together: ✓ passed, ✗ failed, - what it needs is not installed."""
+def _tables(results: Sequence[Result]) -> None:
+    """Print a table of checks by entry for each kind: ✓ passed, ✗ failed, - what it needs is not installed."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console() if sys.stdout.isatty() else Console(width=400)
-    cells = {(r.case.check.name, r.case.subject.name): "✗" if r.problem else "-" if r.skipped else "✓" for r in found}
+    cells = {(r.case.check.name, r.case.subject.name): "✗" if r.problem else "-" if r.skipped else "✓" for r in results}
     kinds: dict[str, list[str]] = {}
-    for result in found:
+    for result in results:
         names = kinds.setdefault(result.case.subject.kind, [])
         if result.case.subject.name not in names:
             names.append(result.case.subject.name)
@@ -96,6 +100,6 @@ def _tables(found: Sequence[Result]) -> None:
                 table.add_row(check, *(cells.get((check, name), "") for name in shown))
             console.print(f"\n[bold]{kind.replace('_', ' ')}[/bold]")
             console.print(table)
-    for result in found:
+    for result in results:
         if result.skipped:
             print(f"- {result.case}: {result.skipped}")

@@ -1,4 +1,4 @@
-"""Look around: ``list``, ``show``, ``check``."""
+"""Show what is registered, and check recipes: ``list``, ``show``, ``check``."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ MAX_WRAPPED = 500  # rows of a table
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(help="A kind, such as encoder, a name, or a wildcard.", autocompletion=complete_kind, metavar="[KIND]"),
+        typer.Argument(help="A kind (such as encoder), a name, or a wildcard.", autocompletion=complete_kind, metavar="[KIND]"),
     ] = None,
-    pattern: Annotated[str | None, typer.Argument(help="A wildcard over names, such as 'clip*'.", metavar="[PATTERN]")] = None,
+    pattern: Annotated[str | None, typer.Argument(help="A wildcard for names, such as 'clip*'.", metavar="[PATTERN]")] = None,
     as_json: Json = False,
 ) -> None:
-    """List what can be chosen: kind, name, summary, plugin, licence, source."""
+    """List the entries: kind, name, summary, plugin, licence, source."""
     if kind is not None and pattern is None and _is_pattern(kind):
         kind, pattern = None, kind
-    found = catalogue.entries(kind, pattern)
+    rows = catalogue.entries(kind, pattern)
     if as_json:
-        print_json([entry.row() for entry in found])
-    elif found:
-        _table(found)
-    if not found:
-        print("nothing matches; `mmzoo list` shows everything", file=sys.stderr)
+        print_json([entry.row() for entry in rows])
+    elif rows:
+        _table(rows)
+    if not rows:
+        print("nothing matches; `mmzoo list` lists all entries", file=sys.stderr)
         raise typer.Exit(1)
 
 
 def _is_pattern(word: str) -> bool:
-    """A wildcard, or no kind but a name that some entry has: `mmzoo list lstm`."""
+    """Return whether a word is a wildcard, or the name of an entry and not a kind: `mmzoo list lstm`."""
     if any(c in word for c in "*?["):
         return True
     try:
@@ -62,13 +62,13 @@ def _is_pattern(word: str) -> bool:
     return False
 
 
-def _table(found: list[Entry]) -> None:
+def _table(entries: list[Entry]) -> None:
     head = ("kind", "name", "summary", "plugin", "licence", "source")
     cells = [
-        (entry.kind.replace("_", " "), entry.name, entry.summary, entry.plugin, entry.license, entry.source) for entry in found
+        (entry.kind.replace("_", " "), entry.name, entry.summary, entry.plugin, entry.license, entry.source) for entry in entries
     ]
-    # Outside a terminal nothing is cut or wrapped: a pipe has no width. Thousands of rows would take rich half a minute.
-    if not sys.stdout.isatty() or len(found) > MAX_WRAPPED:
+    # Without a terminal nothing is cut or wrapped, as a pipe has no width. rich would need half a minute for thousands of rows.
+    if not sys.stdout.isatty() or len(entries) > MAX_WRAPPED:
         print_table(head, cells)
         return
     from rich.console import Console
@@ -81,10 +81,10 @@ def _table(found: list[Entry]) -> None:
     for column in head[:shown]:
         table.add_column(column, no_wrap=column != "summary", ratio=1 if column == "summary" else None)
     for row in cells:
-        table.add_row(*map(Text, row[:shown]))  # Text: brackets are no markup
+        table.add_row(*map(Text, row[:shown]))  # Text, so that brackets are not read as markup
     console.print(table)
     if shown < len(head):
-        console.print("[dim]mmzoo show NAME has the source and the options of an entry[/dim]")
+        console.print("[dim]mmzoo show NAME shows the source and the options of an entry[/dim]")
 
 
 @app.command()
@@ -92,7 +92,7 @@ def show(
     name: Annotated[str, typer.Argument(help="The name of an entry of any kind.", autocompletion=complete_any)],
     as_json: Json = False,
 ) -> None:
-    """Show an entry: what it is, its options with types and defaults, its paper, and how it is used."""
+    """Show an entry: summary, source, licence, options with types and defaults, and how to use it."""
     details = [_details(entry) for entry in catalogue.find(name.partition(":")[0])]
     if as_json:
         print_json(details)
@@ -161,7 +161,7 @@ def check(
     sets: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Check that the parts fit, from configurations alone, and show dims, tokens, parameters, memory and licences."""
+    """Check that the parts are compatible, from configurations alone, and show sizes, parameters, memory and licences."""
     from mmzoo.models.build import check as check_fit
 
     quiet()

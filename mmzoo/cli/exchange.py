@@ -1,4 +1,4 @@
-"""Checkpoints of other code: ``import`` and ``export``."""
+"""Import and export checkpoints of other code."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ FormatName = Annotated[
 def import_(
     format: FormatName,
     source: Annotated[str, typer.Argument(help="A file, a folder, or a repository's id[@revision].", metavar="SOURCE")],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="The folder that the model is saved in.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="The folder to save the model in.")],
     encoder: EncoderName = None,
     sets: Option = None,
 ) -> None:
-    """Make a model from a checkpoint of other code; it computes the same."""
+    """Convert a checkpoint of other code into a model that computes the same."""
     from mmzoo.formats.format import import_model
 
     quiet()
     folder = Path(output).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):  # maybe a model that somebody trained
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):  # it may be a trained model
         raise CheckpointError(f"{folder}: is not empty; an import needs a new folder")
     model = import_model(format, source, **changes_of(sets, encoder=encoder))
     model.save(output)
@@ -48,7 +48,7 @@ def export(
     folder: Annotated[str, typer.Argument(help="A new folder.", metavar="DIR")],
     sets: Option = None,
 ) -> None:
-    """Write a model as a checkpoint of other code, which gives the same tokens."""
+    """Write a model as a checkpoint of other code that generates the same tokens."""
     from mmzoo.formats.format import export_model
 
     quiet()

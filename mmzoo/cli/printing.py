@@ -1,4 +1,4 @@
-"""How commands print."""
+"""Print results, errors and warnings of commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fail(message: str) -> None:
 
 @contextmanager
 def speaking() -> Iterator[None]:
-    """Warnings of plugins are one line each, and are always said, but to a shell that asks for completions."""
+    """Print each plugin warning as one line, every time it occurs, except while a shell asks for completions."""
     usual = warnings.showwarning
 
     def show(message: Any, category: Any, *where: Any, **more: Any) -> None:
@@ -36,13 +36,14 @@ def speaking() -> Iterator[None]:
         yield
 
 
-_json: list[TextIO] = []  # where JSON goes while everything else that is printed goes to stderr
+_json: list[TextIO] = []  # the stream for JSON while all other output goes to stderr
 
 
 @contextmanager
 def json_alone() -> Iterator[None]:
-    """With ``--json``, stdout holds what `print_json` prints and nothing else, whatever plugins and libraries print. A
-    plugin's own command prints as it likes."""
+    """Keep stdout for `print_json` with ``--json``, whatever plugins and libraries print. A plugin's own command prints as it
+    likes.
+    """
     if "--json" not in sys.argv or not RESERVED.intersection(sys.argv[1:2]):
         yield
         return
@@ -51,7 +52,7 @@ def json_alone() -> Iterator[None]:
         is_real = out.fileno() == 1
     except (OSError, ValueError):
         is_real = False
-    if is_real:  # what writes to the descriptor goes to stderr too
+    if is_real:  # output to the file descriptor goes to stderr too
         out.flush()
         out = os.fdopen(os.dup(1), "w", encoding=out.encoding, errors=out.errors)
         os.dup2(2, 1)
@@ -63,7 +64,7 @@ def json_alone() -> Iterator[None]:
         _json.pop()
         if is_real:
             os.dup2(out.fileno(), 1)
-            with suppress(OSError):  # print_json has flushed, and told if it could not
+            with suppress(OSError):  # print_json has flushed and reported errors
                 out.close()
 
 
@@ -72,7 +73,7 @@ def print_json(data: Any) -> None:
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as they must be, under ``head`` if there is one."""
+    """Print columns as wide as their content, below ``head`` if it is not empty."""
     every = [head, *rows] if head else rows
     widths = [max(map(len, column)) for column in zip(*every, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in every)
@@ -80,7 +81,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def quiet() -> None:
-    """Let the libraries underneath speak only of errors; what a user needs to know comes from here."""
+    """Hide the warnings of libraries and show only their errors."""
     import logging
 
     import transformers

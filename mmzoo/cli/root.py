@@ -1,4 +1,4 @@
-"""What the commands hang on: our own, those that plugins bring, and errors as one message with an exit code."""
+"""Define the command group: mmzoo's commands, those of plugins, and errors as one message with an exit code."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from mmzoo.errors import MmzooError, PluginBroken
 from mmzoo.recipes import catalogue
 from mmzoo.registry.entries import Entry
 
-# By its version, typer uses click or a copy of its own, with exceptions of its own.
+# Depending on its version, typer uses click or its own copy of it, with other exception classes.
 _UsageError: Any = typer.BadParameter.__base__
 
 
 class _Group(TyperGroup):
-    """Our commands and those that plugins bring, which are imported when they are called: what lists them gets stand-ins, so that
-    no plugin holds up the help or writes into it."""
+    """List mmzoo's commands and those of plugins. A plugin's command is imported when it is called.
+
+    Until then it is represented by a placeholder, so that no plugin can delay the help or print into it.
+    """
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *(entry.name for entry in catalogue.entries("command"))]
@@ -39,24 +41,24 @@ class _Group(TyperGroup):
         return None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name, found, rest = super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
         for entry in catalogue.entries("command") if name not in self.commands else ():
             if entry.name == name:
-                found = _command(entry)
-        return name, found, rest
+                command = _command(entry)
+        return name, command, rest
 
 
 def _command(entry: Entry) -> Any:
-    """A plugin's command; of a broken one, a command that says so, whatever it is given."""
+    """Return a plugin's command; if it is broken, a command that reports the error whatever its arguments are."""
     try:
         function = entry.load()
         if inspect.iscoroutinefunction(function):
-            raise TypeError(f"{entry.target} is async, and nothing would wait for it")
-        return _typer_command(entry, _blamed(entry, function))
+            raise TypeError(f"{entry.target} is async, and nothing awaits it")
+        return _typer_command(entry, _attributed(entry, function))
     except PluginBroken as error:
         message = str(error)
-    except Exception as error:  # such as a signature that typer cannot read
-        message = f"{entry.label} of plugin '{entry.plugin}' is no function for typer: {describe_error(error)}"
+    except Exception as error:  # for example a signature that typer cannot read
+        message = f"{entry.label} of plugin '{entry.plugin}' is not a function that typer accepts: {describe_error(error)}"
 
     def broken() -> None:
         raise PluginBroken(message)
@@ -65,14 +67,14 @@ def _command(entry: Entry) -> Any:
     return _typer_command(entry, broken, add_help_option=False, context_settings=anything)
 
 
-def _blamed(entry: Entry, function: Any) -> Any:
-    """``function``, with whatever it raises told as an error of its plugin, below the trace that the plugin's author needs."""
+def _attributed(entry: Entry, function: Any) -> Any:
+    """Return ``function`` with its errors reported as errors of its plugin, below the traceback that the author needs."""
 
     @functools.wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
         try:
             return function(*arguments, **options)
-        except (MmzooError, OSError, typer.Exit, typer.Abort, _UsageError.__base__):  # `_run` tells of these
+        except (MmzooError, OSError, typer.Exit, typer.Abort, _UsageError.__base__):  # `_run` reports these
             raise
         except Exception as error:
             traceback.print_exc()
@@ -110,11 +112,11 @@ def _program(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Any encoder, any fusion, any language model."""
+    """Combine any encoder, any fusion and any language model."""
 
 
 def main() -> None:
-    """Run the command line; every error of the package becomes one message and exit code 2."""
+    """Run the command line. Every error of the package becomes one message and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -139,9 +141,9 @@ def _run() -> Any:
         fail("stopped")
         code = 130
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the interpreter's last flush finds no pipe
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes stdout at exit
         code = 1
-    except OSError as error:  # such as a full disk where the output goes
+    except OSError as error:  # for example a full disk
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         fail(str(error))
         code = 2

@@ -1,1 +1,1 @@
-"""Data sets: opening them, their tokens and vocabularies, and batches."""
+"""Open data sets, and turn examples into batches."""

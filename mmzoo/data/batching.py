@@ -10,18 +10,17 @@ from torch import Tensor
 
 from mmzoo.errors import BadRecipe, DataError
 from mmzoo.interfaces.example import Example, placeholder
-from mmzoo.modalities.image import open_image as open_image  # where it was first, and people look for it
 from mmzoo.modalities.reader import plural
 
 
 def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
-    """Lists of ``size`` examples; the last may be shorter.
+    """Yield lists of ``size`` examples; the last may be shorter.
 
     Raises:
-        BadRecipe: the size is no whole number from 1.
+        BadRecipe: ``size`` is not a whole number from 1.
     """
     if not isinstance(size, int) or size < 1:
-        raise BadRecipe(f"batch_size: must be a whole number from 1 (got {size!r})")
+        raise BadRecipe(f"batch_size: must be a whole number of at least 1 (got {size!r})")
     group: list[Example] = []
     for example in examples:
         group.append(example)
@@ -32,28 +31,33 @@ def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
         yield group
 
 
-def paired(given: Any, text: Any, *, modality: str = "image", sees: bool = True) -> tuple[list[tuple[Any, Any]], bool]:
-    """Inputs of a modality and texts, one or many, to pairs; the second value tells whether a list was given. What does not
-    ``see`` can do without inputs.
+def paired(sources: Any, text: Any, *, modality: str = "image", sees: bool = True) -> tuple[list[tuple[Any, Any]], bool]:
+    """Return pairs of input and text, and whether the caller passed a list.
 
-    One of either serves many of the other. A text is a string, None, or a conversation (a list of mappings). Several inputs of
-    one text are a list in the list, or, for a single text that has so many placeholders, the list itself.
+    One input is repeated for many texts, and one text for many inputs. Several inputs of one text are a list within the list; for
+    a single text with as many placeholders they are the list itself.
+
+    Args:
+        sources: one input of the modality, or several. It may be None if ``sees`` is false, as for an encoder without input.
+        text: a string, None, a conversation (a list of mappings), or a list of these.
+        modality: the modality of the inputs.
+        sees: whether inputs are required.
 
     Raises:
-        DataError: no input, another type of text, or lists of different lengths.
+        DataError: no input, a text of another type, or lists of different lengths.
     """
-    if modality == "image" and isinstance(given, np.ndarray | Tensor) and given.ndim == 4:
-        given = list(given)
-    if given is None and sees:
+    if modality == "image" and isinstance(sources, np.ndarray | Tensor) and sources.ndim == 4:
+        sources = list(sources)
+    if sources is None and sees:
         if modality == "image":
             raise DataError("an image is needed: a path, a file:// URL, a PIL image, an array, or a list of them")
         raise DataError(f"{modality} is needed, as {modality}=: a path, a file:// URL, bytes, an array, or a list of them")
     one_text = not isinstance(text, list | tuple) or _is_conversation(text)
-    one_input = not isinstance(given, list | tuple)
-    together = one_text and not one_input and not any(isinstance(each, list | tuple) for each in given)
+    one_input = not isinstance(sources, list | tuple)
+    together = one_text and not one_input and not any(isinstance(each, list | tuple) for each in sources)
     if together and _placeholders(text, placeholder(modality)) > 1:
-        given, one_input = list(given), True
-    inputs: list[Any] = [given] if one_input else list(given)
+        sources, one_input = list(sources), True
+    inputs: list[Any] = [sources] if one_input else list(sources)
     texts: list[Any] = [text] if one_text else list(text)
     many = not (one_text and one_input)
     if one_input:
@@ -61,7 +65,7 @@ def paired(given: Any, text: Any, *, modality: str = "image", sees: bool = True)
     elif one_text:
         texts *= len(inputs)
     if len(inputs) != len(texts):
-        raise DataError(f"{len(inputs)} {plural(modality)} and {len(texts)} texts; give one of either, or as many of both")
+        raise DataError(f"{len(inputs)} {plural(modality)} and {len(texts)} texts; give one of either, or equally many of both")
     for item in texts:
         if not (item is None or isinstance(item, str) or _is_conversation(item)):
             raise DataError(f"a text must be a string, not {type(item).__name__}")

@@ -1,4 +1,4 @@
-"""Collate examples into batches in which each distinct input stands once."""
+"""Collate examples into batches that contain each distinct input once."""
 
 from __future__ import annotations
 
@@ -15,26 +15,34 @@ from mmzoo.errors import BadInput, FeatureCacheError, MmzooError
 from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.task import Task, TextContext
 from mmzoo.modalities.identity import input_key
-from mmzoo.modalities.image import open_image as open_image  # where it was first, and people look for it
 from mmzoo.modalities.pipeline import InputPipeline
 
 
 class FeatureSource(Protocol):
-    """Features that were computed beforehand. Picklable."""
+    """Define a source of precomputed features. It can be pickled."""
 
     def of(self, source: Any, key: Hashable) -> dict[str, Tensor]:
-        """``feature_pooled`` [pooled_dim], and where they are kept ``feature_tokens`` [tokens, dim] and ``feature_mask``
-        [tokens], of an input whose `mmzoo.modalities.identity.input_key` is ``key``.
+        """Return the features of one input.
+
+        The result has ``feature_pooled`` [pooled_dim] and, if tokens are stored, ``feature_tokens`` [tokens, dim] and
+        ``feature_mask`` [tokens].
+
+        Args:
+            source: the input.
+            key: its `mmzoo.modalities.identity.input_key`.
 
         Raises:
-            BadInput: it cannot be read. FeatureCacheError: its features are not there, or are damaged.
+            BadInput: the input cannot be read.
+            FeatureCacheError: its features are missing or damaged.
         """
 
 
 @dataclass(frozen=True)
 class Tiled:
-    """A picture to [1 + grid ** 2, channels, height, width]: the whole, then its pieces row by row, each through ``transform``
-    (LLaVA-NeXT, https://llava-vl.github.io/blog/2024-01-30-llava-next/)."""
+    """Transform an image and its tiles to [1 + grid ** 2, channels, height, width]: the whole image, then the tiles row by row.
+
+    See LLaVA-NeXT, https://llava-vl.github.io/blog/2024-01-30-llava-next/.
+    """
 
     transform: Any
     grid: int
@@ -52,15 +60,15 @@ class Tiled:
 
 @dataclass
 class Collator:
-    """Examples to a batch: ``inputs`` [inputs, ...] with each distinct input (picture, clip) once, ``index`` from example to
-    input, and what the task adds. ``index`` is [batch], or [batch, inputs] with -1 for none where an example has several.
-    Where the encoder's inputs vary, ``input_lengths`` [inputs] says how much of each is real. With ``features``, what it gives
-    of each input stands in the place of ``inputs``.
+    """Collate examples into a batch.
 
-    For an encoder that looks at nothing no input is opened, and the one of a batch is empty.
+    The batch has ``inputs`` [inputs, ...] with each distinct input (image, clip) once, ``index`` from example to input ([batch],
+    or [batch, inputs] with -1 for none if an example has several), ``input_lengths`` [inputs] if the encoder has
+    ``variable_length``, and the task's tensors. With ``features``, precomputed features take the place of ``inputs``. For an
+    encoder without input no input is opened, and the one input of a batch is empty.
 
-    Runs in data workers, so it holds no weights of encoder or language model. What goes wrong with an input travels
-    in the batch (``bad``: pairs of id and message) and is raised, or counted, in the main process.
+    It runs in data workers, so it has no weights of the encoder or the language model. Problems with inputs are stored in the
+    batch (``bad``: pairs of id and message), and the main process raises or counts them.
     """
 
     task: Task
@@ -73,19 +81,19 @@ class Collator:
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         opened: list[Any] = []
         index: list[list[int]] = []
-        kept: list[Example] = []
+        readable: list[Example] = []
         bad: list[tuple[str, str]] = []
         position: dict[Hashable, int] = {}
         for example in examples:
             try:
                 index.append([self._place(each, opened, position) for each in example.inputs(self.pipeline.modality)])
-                kept.append(example)
+                readable.append(example)
             except BadInput as error:
                 bad.append((example.id, str(error)))
-            except FeatureCacheError as error:  # a worker process would lose its type
+            except FeatureCacheError as error:  # an exception from a worker process would lose its type
                 return {"bad": bad, "error": (type(error), str(error))}
-        batch: dict[str, Any] = {"bad": bad, "names": [example.id for example in kept]}
-        if kept:
+        batch: dict[str, Any] = {"bad": bad, "names": [example.id for example in readable]}
+        if readable:
             if self.features is None:
                 batch |= self.pipeline.batch(opened)
             else:
@@ -93,15 +101,15 @@ class Collator:
             several = max(len(row) for row in index) > 1
             batch["index"] = pad_rows(index, -1) if several else torch.tensor([row[0] for row in index])
             try:
-                batch.update(self.task.collate(kept, self.text, training=self.training))
-                for row, example in zip(batch.get("ids", ()), kept, strict=False):
+                batch.update(self.task.collate(readable, self.text, training=self.training))
+                for row, example in zip(batch.get("ids", ()), readable, strict=False):
                     check_placeholders(row.tolist(), self.text, len(example.inputs(self.pipeline.modality)), example.id)
             except MmzooError as error:
                 batch["error"] = (type(error), str(error))
         return batch
 
     def _place(self, source: Any, opened: list[Any], position: dict[Hashable, int]) -> int:
-        """Where in ``opened`` the input is, after it was opened if it is new there."""
+        """Return the index of the input in ``opened``, and open it if it is new."""
         key = "blank" if self.blank or self.pipeline.transform is None else input_key(source)
         if key not in position:
             opened.append(self._open(source, key))
@@ -115,12 +123,12 @@ class Collator:
 
 
 def raise_bad(batch: dict[str, Any]) -> list[tuple[str, str]]:
-    """Take the bad inputs out of a batch, and raise an error that travelled in it."""
+    """Remove the bad inputs from a batch and return them; raise the error that a worker stored in the batch."""
     if error := batch.pop("error", None):
         raise error[0](error[1])
     return batch.pop("bad", [])
 
 
 def tensors(batch: dict[str, Any], device: torch.device | str) -> dict[str, Tensor]:
-    """The tensors of a batch, on ``device``."""
+    """Return the tensors of a batch, moved to ``device``."""
     return {key: value.to(device, non_blocking=True) for key, value in batch.items() if isinstance(value, Tensor)}

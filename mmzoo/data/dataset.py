@@ -10,14 +10,14 @@ from pydantic import BaseModel
 
 from mmzoo.interfaces.example import Example
 from mmzoo.interfaces.part import Options
-from mmzoo.modalities.image import open_image as open_image  # where it was first, and people look for it
 
 
 class Dataset(ABC):
-    """A source of examples. ``Options`` is its schema; a subclass is registered as an entry of kind ``dataset``.
+    """Define a source of examples. A subclass is registered as an entry of kind ``dataset``.
 
     Class attributes:
-        modality: that of its examples' inputs, for suggestions where another is needed.
+        Options: the pydantic schema of its options.
+        modality: the modality of its inputs, used in suggestions if a model needs another one.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
@@ -28,12 +28,12 @@ class Dataset(ABC):
 
     @abstractmethod
     def splits(self) -> list[str]:
-        """The names of its splits, e.g. ``["train", "test"]``."""
+        """Return the names of the splits, for example ``["train", "test"]``."""
 
     @abstractmethod
     def load(self, split: str) -> Sequence[Example] | Iterable[Example]:
-        """The examples of a split: a sequence, or an iterable (started anew by each ``iter``) if it is streamed.
+        """Return the examples of a split: a sequence, or for streams an iterable that starts again at each ``iter``.
 
         Raises:
-            DataError: it is empty or lacks a column; `BadInput` comes only when an input is opened.
+            DataError: the split is empty or lacks a column. `BadInput` is raised only when an input is opened.
         """

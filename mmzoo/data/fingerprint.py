@@ -1,4 +1,4 @@
-"""Compute a digest of a data set's content."""
+"""Compute a digest of the content of a data set."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Hashable, Iterable
 
 from mmzoo.interfaces.example import Example
 from mmzoo.modalities.identity import content_digest, input_key
-from mmzoo.modalities.image import open_image as open_image  # where it was first, and people look for it
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
-    """A digest of every text, target and input (its file's bytes; of one that is only in memory, its pixels or values), in order.
+    """Return a digest of every text, target and input (a file's bytes, or the pixels or values of data in memory), in order.
 
-    Two sets with one fingerprint hold the same data, wherever their files lie.
+    Two data sets with the same fingerprint have the same content, wherever their files are.
     """
     digest = hashlib.sha256()
     known: dict[Hashable, bytes] = {}

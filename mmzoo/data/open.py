@@ -1,4 +1,4 @@
-"""Open a data set by its name, path or id, and load a split of it."""
+"""Open a data set by name, path or id, and load one of its splits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from mmzoo.data.dataset import Dataset
 from mmzoo.errors import BadRecipe, DataError, UnknownName
 from mmzoo.interfaces.example import Example
-from mmzoo.modalities.image import open_image as open_image  # where it was first, and people look for it
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.registry.entries import split_use
@@ -19,11 +18,12 @@ from mmzoo.registry.manager import plugin_manager
 
 
 def open_dataset(spec: str | PartConfig | Dataset) -> Dataset:
-    """A data set by name (``easy-vqa``), by path (a folder, .jsonl, .csv or .parquet file), or by ``org/name`` id.
+    """Open a data set by name (``easy-vqa``), by path (a folder, .jsonl, .csv or .parquet file), or by ``org/name`` id.
 
     Raises:
-        UnknownName: nothing has that name.
-        BadRecipe: wrong options.
+        UnknownName: there is no such data set.
+        BadRecipe: an option is wrong.
+        DataError: the path does not exist.
     """
     if isinstance(spec, Dataset):
         return spec
@@ -32,16 +32,16 @@ def open_dataset(spec: str | PartConfig | Dataset) -> Dataset:
     known = {entry.name for entry in plugin_manager().registry.entries("dataset")}
     if name not in known:
         if os.path.exists(os.path.expanduser(part.use)) and "files" in known:
-            part = part.with_options(use="files", variant=part.use)  # as an option, since a path may hold '@'
+            part = part.with_options(use="files", variant=part.use)  # as an option, because a path may contain '@'
         elif _looks_like_path(part.use):
             raise DataError(f"data set '{part.use}': there is no such file or folder")
         elif "/" in part.use and "datasets" in known:
             part = part.with_options(use=f"datasets:{part.use}")
     try:
-        found = resolve("dataset", part)
+        resolved = resolve("dataset", part)
     except UnknownName as error:
         raise UnknownName(f"{error}\nA data set is a registered name, a path, or an id such as 'org/name'.") from None
-    return found.cls(found.options)
+    return resolved.cls(resolved.options)
 
 
 def _looks_like_path(text: str) -> bool:
@@ -49,10 +49,11 @@ def _looks_like_path(text: str) -> bool:
 
 
 def load_split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Example]:
-    """A split that exists and is not empty.
+    """Return the examples of a split, after checking that it exists and is not empty.
 
     Raises:
-        DataError: no such split, or no example in it. PluginBroken: the data set's own code fails.
+        DataError: there is no such split, or it is empty.
+        PluginBroken: the data set's own code fails.
     """
     with attribute_errors_to(f"data set '{type(dataset).__name__}' cannot be loaded"):
         return _split(dataset, split)
@@ -69,10 +70,14 @@ def _split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Example
 
 
 def dataset_part(text: str | PartConfig | Dataset, sets: dict[str, Any]) -> str | PartConfig | Dataset:
-    """A data set's name with options laid over it."""
+    """Return a data set's configuration with options changed.
+
+    Raises:
+        BadRecipe: options were given for an object, which cannot be changed.
+    """
     if not sets:
         return text
     if isinstance(text, Dataset):
-        raise BadRecipe("options are given where a data set is named, not where an object is")
+        raise BadRecipe("options can be set for a data set that is named, not for an object")
     part = PartConfig.of(text, "dataset")
     return part.with_options(**sets)

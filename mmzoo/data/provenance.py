@@ -1,4 +1,4 @@
-"""What run.json says of a data set, so that another can open it again: its name and options, and never where it lay."""
+"""Record which data set was used, so that others can open it again: its name and options, but never its path."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def describe(dataset: str | PartConfig | Dataset) -> dict[str, Any]:
-    """The record of a data set as it was given: ``dataset``, ``local``, ``dataset_options`` and ``license``."""
+    """Return the record of a data set: ``dataset``, ``local``, ``dataset_options`` and ``license``."""
     if isinstance(dataset, Dataset):
         return {"dataset": type(dataset).__name__, "local": True, "dataset_options": {}, "license": licence.UNKNOWN}
     part = dataset if isinstance(dataset, PartConfig) else PartConfig.of(dataset, "dataset")
@@ -39,44 +39,45 @@ def describe(dataset: str | PartConfig | Dataset) -> dict[str, Any]:
     return {"dataset": name, "local": local, "dataset_options": options, "license": license}
 
 
-def reopen(said: Mapping[str, Any]) -> PartConfig:
-    """The data set that a record names, if anyone can find it by that name: a registered one, or an id on the Hub. A path in a
-    stranger's record is never opened.
+def reopen(record: Mapping[str, Any]) -> PartConfig:
+    """Return the configuration of the data set that a record names: a registered name or an id on the Hub.
+
+    A path in a record is never opened, because the record may come from someone else.
 
     Raises:
-        DataError: it is a file or folder of its author, or a data set of their program.
+        DataError: the data set is a file, folder or object of the model's author, or is not registered here.
     """
-    use, options = str(said["dataset"]), _recorded(said)
+    use, options = str(record["dataset"]), _recorded(record)
     name, variant, _ = split_use(use)
     place = str(options.get("variant") or variant or "" if name in _registered() else use)
-    other = name not in _registered() and ":" in use  # no id on the Hub has one
-    if said.get("local") or other or (place and (_ID.fullmatch(split_use(place)[0]) is None or _exists(place))):
+    other = name not in _registered() and ":" in use  # no id on the Hub has a colon
+    if record.get("local") or other or (place and (_ID.fullmatch(split_use(place)[0]) is None or _exists(place))):
         raise DataError(
-            f"data set '{use}' is a file, folder or object of the model's author; with a copy of it, name it: --dataset PATH"
+            f"data set '{use}' is a file, folder or object of the model's author; if you have a copy, name it: --dataset PATH"
         )
     if name not in _registered() and "/" not in use:
-        raise DataError(f"there is no data set '{use}' here; install the plugin that brings it, or name a copy: --dataset PATH")
+        raise DataError(f"data set '{use}' is not registered; install the plugin that has it, or name a copy: --dataset PATH")
     return PartConfig.of({**options, "use": use}, f"the record of '{use}'")
 
 
-def substitute(dataset: str | PartConfig | Dataset, said: Mapping[str, Any]) -> PartConfig | Dataset:
-    """A data set in the place of the one that a record names, with the record's options where it sets none itself."""
+def substitute(dataset: str | PartConfig | Dataset, record: Mapping[str, Any]) -> PartConfig | Dataset:
+    """Return the configuration of another data set, with the options of a record where it sets none itself."""
     if isinstance(dataset, Dataset):
         return dataset
     part = dataset if isinstance(dataset, PartConfig) else PartConfig.of(dataset, "dataset")
-    recorded = {key: value for key, value in _recorded(said).items() if key != "variant"}
+    recorded = {key: value for key, value in _recorded(record).items() if key != "variant"}
     return part.with_options(**{**recorded, **part.options})
 
 
 def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as JSON has them; what it cannot hold, by its name alone."""
-    found: dict[str, Any] = json.loads(json.dumps(options, default=repr))
-    return found
+    """Return options as JSON data; values that JSON cannot represent become their repr."""
+    plain: dict[str, Any] = json.loads(json.dumps(options, default=repr))
+    return plain
 
 
-def _recorded(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the data set alone: a record has no say in which one it is."""
-    return {key: value for key, value in (said.get("dataset_options") or {}).items() if key not in PartConfig.model_fields}
+def _recorded(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recorded options of the data set, without the keys that would choose another one."""
+    return {key: value for key, value in (record.get("dataset_options") or {}).items() if key not in PartConfig.model_fields}
 
 
 def _exists(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Token ids in rows: encoding, cutting and padding, for tasks and for prompts."""
+"""Encode, cut and pad token ids, for tasks and for prompts."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ from mmzoo.modalities.reader import plural
 
 
 def encode_texts(tokenizer: object, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
-    """Token ids of each text, with the tokenizer's special tokens only on request."""
+    """Return the token ids of each text. Special tokens are added only if ``special`` is set."""
     if not texts:
         return []
-    # Half of a UTF-16 pair, as a shell or a JSON file may hold, is no character that a tokenizer takes.
+    # Tokenizers reject lone surrogates, which a shell or a JSON file may contain.
     whole = [text.encode("utf-8", "replace").decode() for text in texts]
     return tokenizer(whole, add_special_tokens=special)["input_ids"]  # type: ignore[operator]
 
 
 def start_ids(text: TextContext, image: bool = False) -> list[int]:
-    """What must stand before a text: what the tokenizer itself puts there ([CLS], <s>), or nothing where ``image`` says that an
-    input's tokens do, else the start token, so that a causal model always has a state to predict the first token from."""
+    """Return the ids that must precede a text: the tokenizer's own ([CLS], <s>), else a start token, else nothing.
+
+    With ``image``, an input's tokens come first and no start token is added. Otherwise one is, so that a causal model has a state
+    from which to predict the first token. Other architectures need none.
+    """
     if text.architecture != CAUSAL:
         return []
     tokenizer = text.tokenizer
@@ -43,8 +46,10 @@ def start_ids(text: TextContext, image: bool = False) -> list[int]:
 
 
 def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = False) -> list[list[int]]:
-    """Prompts as ids, with `IMAGE` where a placeholder is: behind what `start_ids` says for causal models, in the
-    tokenizer's own framing ([CLS] ... [SEP], or ... </s>) for the others. ``framed``: the prompts hold their special tokens.
+    """Return the ids of prompts, with `PLACEHOLDER_ID` at each placeholder.
+
+    A causal model's prompt begins with `start_ids`. Other architectures get the tokenizer's own frame ([CLS] ... [SEP], or ...
+    </s>). ``framed`` means that the prompts already contain their special tokens.
     """
     tokenizer = text.tokenizer
     rows = _with_inputs(tokenizer, prompts, text.placeholder)
@@ -55,72 +60,77 @@ def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = Fals
         return rows
     visual = text.added_tokens != 0
     start, own = start_ids(text, visual), start_ids(text, True)
-    # The tokenizer's own start stays the first of the sequence, before an image that has no placeholder.
+    # The tokenizer's own start token stays first, before an image without a placeholder.
     implicit = [PLACEHOLDER_ID] if visual and own else []
     return [start + ([] if PLACEHOLDER_ID in row else implicit) + row for row in rows]
 
 
-_KNOWING: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # copies of tokenizers that do not know the placeholder
+_WITH_PLACEHOLDER: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # copies that have the placeholder, by tokenizer
 
 
 def with_placeholder(tokenizer: Any, mark: str = PLACEHOLDER) -> Any:
-    """The tokenizer, or a copy of it, that has the placeholder as one token."""
+    """Return the tokenizer if it has the placeholder as one token, else a copy that has it."""
     if mark in tokenizer.get_added_vocab():
         return tokenizer
-    knowing = copy.deepcopy(tokenizer)
-    knowing.add_tokens([AddedToken(mark, special=True, normalized=False)])
-    return knowing
+    extended = copy.deepcopy(tokenizer)
+    extended.add_tokens([AddedToken(mark, special=True, normalized=False)])
+    return extended
 
 
 def _with_inputs(tokenizer: Any, prompts: Sequence[str], mark: str) -> list[list[int]]:
-    """Ids with `IMAGE` at the placeholders. The whole is read at once, since some tokenizers write what follows a token
-    otherwise than what begins a text."""
+    """Return ids with `PLACEHOLDER_ID` at the placeholders.
+
+    Each prompt is encoded as a whole, because some tokenizers encode text after a token differently from text at the start.
+    """
     if not any(mark in prompt for prompt in prompts):
         return encode_texts(tokenizer, prompts)
-    knowing = _KNOWING.get(tokenizer)
-    if knowing is None or mark not in knowing.get_added_vocab():  # a tokenizer may serve models of two modalities
-        knowing = with_placeholder(tokenizer, mark)
-    if knowing is not tokenizer:
-        _KNOWING[tokenizer] = knowing
-    own = knowing.convert_tokens_to_ids(mark)
-    return [[PLACEHOLDER_ID if i == own else i for i in row] for row in encode_texts(knowing, prompts)]
+    extended = _WITH_PLACEHOLDER.get(tokenizer)
+    if extended is None or mark not in extended.get_added_vocab():  # a tokenizer may be shared by models of two modalities
+        extended = with_placeholder(tokenizer, mark)
+    if extended is not tokenizer:
+        _WITH_PLACEHOLDER[tokenizer] = extended
+    own = extended.convert_tokens_to_ids(mark)
+    return [[PLACEHOLDER_ID if i == own else i for i in row] for row in encode_texts(extended, prompts)]
 
 
 def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The special tokens that a tokenizer puts before and after a text."""
+    """Return the special tokens that a tokenizer puts before and after a text."""
     ids = tokenizer("", add_special_tokens=True)["input_ids"]
     return ([], ids) if ids[:1] == [tokenizer.eos_token_id] else (ids[:1], ids[1:])
 
 
 def render_chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs: int) -> str:
-    """A conversation in the words of the tokenizer's own template, up to where the assistant's turn begins. Where the fusion
-    puts inputs among the text and the conversation has no placeholder, the user's first turn begins with one for each.
+    """Render a conversation with the tokenizer's own template, up to the start of the assistant's turn.
+
+    If the fusion inserts inputs into the text and the conversation has no placeholder, one for each input is put at the start of
+    the user's first turn.
 
     Args:
         messages: ``[{"role": "user", "content": "<image> What is it?"}, ...]``.
+        inputs: the number of inputs.
 
     Raises:
-        BadRecipe: the tokenizer has no template, or it refuses the messages.
+        BadRecipe: the tokenizer has no template, or the template fails.
     """
     if not getattr(text.tokenizer, "chat_template", None):
-        raise BadRecipe("this language model's tokenizer has no chat template; choose an instruct model, or leave out chat")
+        raise BadRecipe("this language model's tokenizer has no chat template; choose an instruct model, or omit chat")
     turns = [dict(turn) for turn in messages]
     if text.added_tokens != 0 and not any(text.placeholder in turn["content"] for turn in turns):
         first = next((turn for turn in turns if turn["role"] == "user"), turns[0])
         first["content"] = text.placeholder * inputs + first["content"]
     try:
-        said = text.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        if all(piece.strip() in said for turn in turns for piece in turn["content"].split(text.placeholder)):
-            return said
-        # Templates of multimodal models take a turn in parts, and of plain text say nothing.
+        rendered = text.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        if all(piece.strip() in rendered for turn in turns for piece in turn["content"].split(text.placeholder)):
+            return rendered
+        # Templates of multimodal models expect parts and drop plain text.
         parts = [{**turn, "content": _parts(turn["content"], text)} for turn in turns]
         return text.tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template raises what it likes
-        raise BadRecipe(f"the chat template refuses these messages: {error}") from None
+    except Exception as error:  # a template may raise anything
+        raise BadRecipe(f"the chat template rejects these messages: {error}") from None
 
 
 def _parts(content: str, text: TextContext) -> list[dict[str, str]]:
-    """What a turn says, in the parts of multimodal templates."""
+    """Return the content of a turn in the parts that multimodal templates expect."""
     first, *rest = content.split(text.placeholder)
     parts = [{"type": "text", "text": first}] if first else []
     for piece in rest:
@@ -129,25 +139,25 @@ def _parts(content: str, text: TextContext) -> list[dict[str, str]]:
 
 
 def check_placeholders(row: Sequence[int], text: TextContext, inputs: int, name: str) -> None:
-    """Check that a text says where each of its inputs stands.
+    """Check that a text has one placeholder for each of its inputs, or none for a single input.
 
     Raises:
-        DataError: naming both numbers and the example.
+        DataError: with both numbers and the example's name.
     """
-    found = sum(i == PLACEHOLDER_ID for i in row)
-    if found != inputs and (found or inputs > 1):
-        given = f"{inputs} {text.modality if inputs == 1 else plural(text.modality)}"
+    count = sum(i == PLACEHOLDER_ID for i in row)
+    if count != inputs and (count or inputs > 1):
+        amount = f"{inputs} {text.modality if inputs == 1 else plural(text.modality)}"
         raise DataError(
-            f"example {name}: {found} placeholders '{text.placeholder}' in the text and {given}; give one placeholder for each "
+            f"example {name}: {count} placeholders '{text.placeholder}' in the text and {amount}; give one placeholder for each "
             f"{text.modality}" + (", or none for a single one" if inputs == 1 else "")
         )
 
 
 def check_length(rows: list[list[int]], text: TextContext, ids: Sequence[str], reserve: int = 0) -> None:
-    """Check that each row fits the context with what the fusion adds and ``reserve`` positions to generate.
+    """Check that each row fits the context, with the positions that the fusion adds and ``reserve`` positions for generation.
 
     Raises:
-        DataError: naming the lengths and the example.
+        DataError: with the lengths and the example's name.
     """
     if text.max_length is None:
         return
@@ -163,12 +173,12 @@ def check_length(rows: list[list[int]], text: TextContext, ids: Sequence[str], r
 
 
 def pad_rows(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
-    """Rows of ids as one tensor [rows, longest]."""
+    """Return rows of ids as one tensor [rows, longest], padded with ``value`` on the right, or on the ``left``."""
     width = max(1, max(len(row) for row in rows))
     filled = [([value] * (width - len(row)), list(row)) for row in rows]
     return torch.tensor([fill + row if left else row + fill for fill, row in filled], dtype=torch.long)
 
 
 def pad_with_mask(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> tuple[Tensor, Tensor]:
-    """Rows of ids and their mask, both [rows, longest]."""
+    """Return padded rows of ids and their mask, both [rows, longest]."""
     return pad_rows(rows, value, left=left), pad_rows([[1] * len(row) for row in rows], 0, left=left)

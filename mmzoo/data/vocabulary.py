@@ -1,8 +1,8 @@
-"""Tokenizers learned from the training texts, for language models that start from scratch.
+"""Learn tokenizers from the training texts, for language models that are trained from scratch.
 
-The vocabulary is a list of WordPiece units (Schuster and Nakajima 2012) that stands in the recipe as plain data, so
-that a checkpoint needs nothing else to rebuild the tokenizer. Frequent words become one token each; every character
-of the training texts is a unit, so no text of that alphabet is lost.
+The vocabulary is a list of WordPiece units (Schuster and Nakajima 2012), stored in the recipe as plain data, so that a checkpoint
+can rebuild the tokenizer. Frequent words become one token each. Every character of the training texts is a unit, so every text
+with these characters can be encoded.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ PAD, BOS, EOS, UNK = SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]"]
 
 
 def learn_vocabulary(texts: Iterable[str], size: int, *, verbatim: bool = False) -> list[str]:
-    """The units of a WordPiece vocabulary of at most ``size``, special tokens first."""
+    """Return the units of a WordPiece vocabulary of at most ``size``, special tokens first."""
     from tokenizers import Tokenizer, models, trainers
 
     tokenizer = Tokenizer(models.WordPiece(unk_token=UNK))
     _prepare(tokenizer, verbatim=verbatim)
     texts = list(texts)
     characters = {c for text in texts for c in tokenizer.normalizer.normalize_str(text) if not c.isspace()}
-    # Units that are equally frequent are joined in the order of their ids, and the trainer gives those of characters
-    # inside words in its hash order, another one in each process. Named here, they have the same ids in every run.
+    # The trainer breaks ties by id, and numbers the characters inside words in hash order, which differs between processes.
+    # Passing them as special tokens gives them the same ids in every run.
     first = SPECIAL + sorted("##" + c for c in characters)
     trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=first, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
@@ -36,13 +36,15 @@ def learn_vocabulary(texts: Iterable[str], size: int, *, verbatim: bool = False)
 
 
 def default_vocabulary(*, verbatim: bool = False) -> list[str]:
-    """The vocabulary before any data is seen: the printable ASCII characters."""
+    """Return the vocabulary before training: the printable ASCII characters."""
     characters = [c for c in string.printable if not c.isspace() and (verbatim or not c.isupper())]
     return SPECIAL + sorted(characters + ["##" + c for c in characters])
 
 
 def make_tokenizer(vocabulary: list[str] | None, *, verbatim: bool = False) -> Any:
-    """A `transformers.PreTrainedTokenizerFast` over a vocabulary that `learn` gave, or over `default`."""
+    """Return a `transformers.PreTrainedTokenizerFast` for a vocabulary of `learn_vocabulary`, or for `default_vocabulary` if it
+    is empty.
+    """
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
@@ -67,16 +69,16 @@ def _prepare(tokenizer: Any, *, verbatim: bool) -> None:
 
 
 class VocabularyOptions(Options):
-    """What language models from scratch have in common."""
+    """Define the options that all language models from scratch have."""
 
     dim: int = Field(128, ge=1, le=65536, description="channels of embeddings and states")
-    vocabulary: list[str] | None = Field(None, description="its WordPiece units; training learns them from the data")
+    vocabulary: list[str] | None = Field(None, description="WordPiece units; training learns them from the data")
     verbatim: bool = Field(
         False,
-        description="keep capitals, and split at spaces alone, so that a text is written as it was read; otherwise texts are in "
-        "lower case and punctuation stands apart, which learns from fewer examples",
+        description="keep capitals and split at spaces only, so that texts are reproduced exactly; otherwise texts are in "
+        "lower case and punctuation is separate, which needs fewer examples",
     )
-    max_vocabulary: int = Field(8000, ge=10, description="at most so many units are learned")
+    max_vocabulary: int = Field(8000, ge=10, description="largest number of units to learn")
 
     @field_validator("vocabulary")
     @classmethod
@@ -87,8 +89,11 @@ class VocabularyOptions(Options):
 
 
 class LearnedVocabulary:
-    """A mixin for language models from scratch: the vocabulary is learned from the training texts, and ``tokenizer`` is made of
-    it. Its units 0 to 3 are [PAD], [BOS], [EOS] and [UNK]; it puts none of them around a text, which is the task's to do."""
+    """Provide ``tokenizer`` and `learn` to language models from scratch, as a mixin.
+
+    The vocabulary is learned from the training texts. Units 0 to 3 are [PAD], [BOS], [EOS] and [UNK]. The tokenizer adds none of
+    them to a text; the task does.
+    """
 
     options: Any
 

@@ -1,1 +1,1 @@
-"""Checkpoints of other code, in and out."""
+"""Import and export checkpoints of other code."""

@@ -1,10 +1,10 @@
-"""Make a model from the weights of other code."""
+"""Convert the weights of other code into a model."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,19 @@ from mmzoo.recipes.schema import Recipe
 
 @dataclass(frozen=True)
 class WeightSource:
-    """Where a weight of ours stands in a foreign checkpoint: under one of ``names``, or several that hold the same, and what is
-    done ``with_it``."""
+    """Describe where a weight of a model is in a checkpoint of other code.
+
+    Args:
+        names: the possible names of the tensor. If several are present, they must be equal.
+        with_it: converts the tensor, for example transposes it.
+    """
 
     names: tuple[str, ...]
     with_it: Callable[[Tensor], Tensor] = lambda value: value
 
 
 def plan_model(recipe: Mapping[str, Any], label: str) -> MultimodalModel:
-    """The model of ``recipe`` on the meta device: its sizes, and no weights.
+    """Return the model of ``recipe`` on the meta device: shapes without weights.
 
     Raises:
         BadRecipe, DoesNotFit: as `mmzoo.build`.
@@ -45,55 +49,76 @@ def convert_checkpoint(
     ignore: Callable[[str], bool] | None = None,
     tokenizer: Any = None,
 ) -> MultimodalModel:
-    """The model of ``recipe`` with the weights ``state`` of other code.
+    """Return the model of ``recipe`` with the weights ``state`` of other code.
 
     Args:
-        find: for the name of a weight of ours, where it is found; None for one that the recipe brings itself.
-        label: what the checkpoint is called in messages.
-        ignore: which names of ``state`` mean nothing, such as buffers that are computed; None for none of them.
+        recipe: plain data.
+        state: the tensors of the checkpoint, by name.
+        find: returns the source of a weight by its name in the model; None for a weight that the recipe provides.
+        label: the name of the checkpoint in messages.
+        ignore: returns whether a name in ``state`` has no meaning, such as a buffer that is computed; None to ignore no name.
         tokenizer: for a language model whose option ``tokenizer`` is ``checkpoint``.
 
     Raises:
-        CheckpointError: weights are missing, left over, or of another shape, listing them. DoesNotFit: as `mmzoo.build`.
+        CheckpointError: weights are missing, unexpected, or of another shape; the message lists them.
+        DoesNotFit: as `mmzoo.build`.
     """
     chosen, plan = Recipe.of(recipe, label), plan_model(recipe, label)
     shapes = plan.state_dict()
-    places = {name: place for name in plan.saved_names(full=True) if (place := find(name)) is not None}
-    missing, used, problems = [], set(), []
-    converted: dict[str, Tensor] = {}
-    for name, place in places.items():
-        there = [key for key in dict.fromkeys(place.names) if key in state]
-        if not there:
-            missing.append(place.names[0])
-            continue
-        used.update(there)
-        key, value, wanted = there[0], state[there[0]], shapes[name]
-        if value.layout != torch.strided or value.is_meta:
-            problems.append(f"{key} is sparse, or has a shape and no numbers")
-            continue
-        if others := [other for other in there[1:] if not torch.equal(state[other], value)]:
-            problems.append(f"{others[0]} holds other numbers than {key}, and the two are one weight")
-            continue
-        try:
-            converted[name] = place.with_it(value)
-        except (RuntimeError, IndexError, ValueError):  # too few dimensions for what is done with it
-            problems.append(f"{key} is {list(value.shape)}")
-            continue
-        if converted[name].shape != wanted.shape:
-            problems.append(f"{key} is {list(value.shape)}, its configuration makes {name} {list(wanted.shape)}")
-        elif value.is_floating_point() != wanted.is_floating_point():
-            problems.append(f"{key} is of the type {value.dtype}; quantised weights are not read")
-    left = [key for key in state if key not in used and not (ignore is not None and ignore(key))]
-    said = [
-        f"{len(names)} {what}: {first_names(names)}"
-        for names, what in ((missing, "keys are missing"), (left, "keys are unexpected"), (problems, "tensors do not fit"))
-        if names
-    ]
-    if said:
-        raise CheckpointError(f"{label}: " + "\n".join(said))
+    sources = {name: source for name in plan.saved_names(full=True) if (source := find(name)) is not None}
+    report = _Report()
+    converted = {}
+    for name, source in sources.items():
+        if (value := _convert(name, source, state, shapes[name], report)) is not None:
+            converted[name] = value
+    report.unexpected = [key for key in state if key not in report.used and not (ignore is not None and ignore(key))]
+    report.raise_if_bad(label)
     with tempfile.TemporaryDirectory() as folder:
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         model = assemble(chosen, folder=Path(folder) if tokenizer is not None else None)
     model.load_state_dict(converted, strict=False)
     return model
+
+
+@dataclass
+class _Report:
+    """Collect what a conversion uses of a checkpoint and what is wrong with it, so that one error lists everything."""
+
+    used: set[str] = field(default_factory=set)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def raise_if_bad(self, label: str) -> None:
+        """Raise one `CheckpointError` that lists missing keys, unexpected keys and tensors that do not fit, if there are any."""
+        lists = {"keys are missing": self.missing, "keys are unexpected": self.unexpected, "tensors do not fit": self.problems}
+        if lines := [f"{len(names)} {what}: {first_names(names)}" for what, names in lists.items() if names]:
+            raise CheckpointError(f"{label}: " + "\n".join(lines))
+
+
+def _convert(name: str, source: WeightSource, state: Mapping[str, Tensor], wanted: Tensor, report: _Report) -> Tensor | None:
+    """Return the value of the weight ``name``; None, with an entry in ``report``, if it is missing or does not fit."""
+    keys = [key for key in dict.fromkeys(source.names) if key in state]
+    if not keys:
+        report.missing.append(source.names[0])
+        return None
+    report.used.update(keys)
+    key, value = keys[0], state[keys[0]]
+    if value.layout != torch.strided or value.is_meta:
+        problem = f"{key} is sparse, or on the meta device"
+    elif others := [other for other in keys[1:] if not torch.equal(state[other], value)]:
+        problem = f"{others[0]} differs from {key}, but the two are one weight"
+    elif value.is_floating_point() != wanted.is_floating_point():
+        problem = f"{key} has the type {value.dtype}; quantised weights are not supported"
+    else:
+        try:
+            converted = source.with_it(value)
+        except (RuntimeError, IndexError, ValueError):  # the value has too few dimensions for the conversion
+            problem = f"{key} is {list(value.shape)}"
+        else:
+            if converted.shape == wanted.shape:
+                return converted
+            problem = f"{key} is {list(value.shape)}, but {name} is {list(wanted.shape)} in its configuration"
+    report.problems.append(problem)
+    return None

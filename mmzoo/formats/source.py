@@ -1,4 +1,4 @@
-"""Recognise what kind of checkpoint a source is."""
+"""Recognise which format a source has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmzoo.formats.format import Clues, registered_formats
 
 
 def not_this_format(source: str, why: str) -> CheckpointError:
-    """The error for a source that is no checkpoint of the format asked for, saying what it looks like."""
+    """Return the error for a source that does not have the requested format. The message says which format it looks like."""
     path = Path(source).expanduser()
     if is_checkpoint(path):
         return CheckpointError(f"{source}: {why}; it is a checkpoint of mmzoo: mmzoo.load('{source}')")
@@ -24,7 +24,7 @@ def not_this_format(source: str, why: str) -> CheckpointError:
         elif path.is_dir() and isinstance(data := json.loads((path / CONFIG_FILE).read_text(encoding="utf-8")), dict):
             clues = Clues(config=data)
     except (OSError, ValueError, RecursionError):
-        pass  # then it tells nothing
+        pass  # then nothing is known about it
     names = [name for name, cls in registered_formats() if cls.recognises(clues)]
     kind = clues.config.get("model_type")
     looks = f"it looks like {' or '.join(names)}: mmzoo import {names[0]} {source}" if names else ""
@@ -32,10 +32,11 @@ def not_this_format(source: str, why: str) -> CheckpointError:
 
 
 def open_source(source: str) -> Source:
-    """A folder or ``id[@revision]`` as a `Source`.
+    """Open a folder or ``id[@revision]`` as a `Source`.
 
     Raises:
-        CheckpointError: it is a file. SourceError: as `Source`.
+        CheckpointError: it is a file.
+        SourceError: as `Source`.
     """
     if Path(source).expanduser().is_file():
         raise not_this_format(source, "is a file, and this format is a folder")

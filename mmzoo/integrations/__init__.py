@@ -1,1 +1,1 @@
-"""Integrations with other libraries."""
+"""Integrate mmzoo with other libraries."""

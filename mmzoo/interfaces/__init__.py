@@ -1,1 +1,1 @@
-"""The contracts between the parts of a model: encoders, fusions, language models and tasks."""
+"""Define the contracts between the parts of a model: encoders, fusions, language models and tasks."""

@@ -1,35 +1,33 @@
-"""Define `Encoder`: an input of one modality to features."""
+"""Define `Encoder`, which turns an input of one modality into features."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.part import Part
 from mmzoo.modalities.image import ImageReader
 from mmzoo.modalities.reader import Reader
 
-if TYPE_CHECKING:
-    pass
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.part import Part
-
 
 class Encoder(Part, ABC):
-    """An input of a modality, such as an image or a clip, to `Features`.
+    """Turn inputs of one modality, such as images or audio clips, into `Features`.
 
-    An instance has ``spec`` (a `FeatureSpec`) and ``transform``: a picklable callable from what the ``reader`` gives (of images a
-    PIL image in RGB) to the float tensor that `forward` takes batched (of images [channels, height, width]); None if it looks
-    at nothing, so that no input is opened or needed and ``inputs`` is [1, 0].
+    An instance has ``spec`` (a `FeatureSpec`) and ``transform``, a picklable callable. It takes what ``reader`` returns (for
+    images a PIL image in RGB) and returns one float tensor (for images [channels, height, width]); `forward` takes a batch of
+    them. An encoder without input has ``transform = None``: no input is opened or needed, and `forward` gets ``inputs`` of shape
+    [1, 0].
 
     Class attributes:
-        modality: what it takes: ``"image"``, ``"audio"``, ``"none"`` if it looks at nothing, or any other name in small letters,
-            which is then a keyword of ``predict`` and ``generate`` and a key of `Example.others`.
-        reader: how an input of that modality is opened, a `mmzoo.modalities.reader.Reader`; that of images if it says nothing.
-        variable_length: whether the tensors that ``transform`` gives differ in the length of their first axis, as those of clips do. They
-            are then batched with zeros at the end of the shorter ones, and `forward` is given their ``lengths``.
+        modality: the modality of its inputs: ``"image"``, ``"audio"``, ``"none"`` for an encoder without input, or another name
+            in lower case. The name is then a keyword of ``predict`` and ``generate`` and a key of `Example.others`.
+        reader: a `mmzoo.modalities.reader.Reader`, which opens the inputs. The default opens images.
+        variable_length: whether the tensors from ``transform`` differ in the length of their first axis, as audio clips do.
+            Shorter ones are padded with zeros at their end, and `forward` also gets their ``lengths``.
     """
 
     modality: ClassVar[str] = "image"
@@ -40,5 +38,13 @@ class Encoder(Part, ABC):
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Features:
-        """``inputs`` [batch, ...], of images [batch, channels, height, width], to features. An encoder that ``variable_length`` takes
-        ``lengths`` [batch] as second argument; the zeros beyond them must change nothing but the number of masked tokens."""
+        """Return the features of a batch.
+
+        Args:
+            inputs: [batch, ...] float; images are [batch, channels, height, width]. If ``variable_length`` is set, a second
+                argument ``lengths`` [batch] (integers) follows. The zeros after each length may change nothing but the number of
+                masked tokens.
+
+        Returns:
+            tokens [batch, tokens, dim] and pooled [batch, pooled_dim], as ``spec`` states them.
+        """

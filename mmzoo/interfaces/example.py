@@ -1,35 +1,38 @@
-"""Define `Example`, one item of a data set, and the placeholders that say where its inputs stand in a text."""
+"""Define `Example`, one item of a data set, and the placeholders that mark the place of its inputs in a text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmzoo.modalities.reader import NONE
 
-if TYPE_CHECKING:
-    pass
-
 FIELD_MODALITIES = ("image", "audio")  # modalities that are fields of `Example` and parameters of `predict` and `generate`
-PLACEHOLDER = "<image>"  # where in a text an image stands
-PLACEHOLDER_ID = -200  # the id of a placeholder of any modality; no token has it (as in LLaVA's original code)
+PLACEHOLDER = "<image>"  # marks the place of an image in a text
+PLACEHOLDER_ID = -200  # the id of a placeholder of any modality, which no token has (as in LLaVA's original code)
 
 
 def placeholder(modality: str) -> str:
-    """What marks in a text where an input of the modality stands: ``<image>``, ``<audio>``."""
+    """Return the text that marks the place of an input of the modality: ``<image>``, ``<audio>``."""
     return PLACEHOLDER if modality == NONE else f"<{modality}>"
 
 
 @dataclass(frozen=True)
 class Example:
-    """One example: its input, ``image`` or ``audio`` (anything that the encoder's `mmzoo.modalities.reader.Reader` opens, such as
-    `mmzoo.modalities.image.open_image`, or a list of such), ``text`` (a question or prompt) and ``targets``, the answers, captions or
-    labels that count as right; training uses the first. ``id`` names it in messages. An example may hold inputs of several
-    modalities: a model sees those of its encoder's. ``others`` has the inputs of a modality that a plugin brings, by its name:
-    ``Example("1", others={"series": array}, targets=("rising",))``.
+    """Represent one item of a data set: its inputs, its text and its targets.
 
-    ``<image>`` or ``<audio>`` in the text says where each input stands; a single one needs none."""
+    Several modalities may be present in one example; a model reads only the inputs of its encoder's modality. ``<image>`` or
+    ``<audio>`` in the text marks the place of each input; a single input needs none.
+
+    Args:
+        id: names the example in messages.
+        image: an image, or a list of images: anything that `mmzoo.modalities.image.open_image` opens.
+        text: a question or prompt.
+        targets: the answers, captions or labels that count as right; training uses the first.
+        audio: a clip, or a list of clips: anything that the encoder's `mmzoo.modalities.reader.Reader` opens.
+        others: inputs of modalities that plugins add, by name: ``Example("1", others={"series": array}, targets=("rising",))``.
+    """
 
     id: str
     image: Any = None
@@ -39,13 +42,15 @@ class Example:
     others: Mapping[str, Any] = field(default_factory=dict)
 
     def inputs(self, modality: str) -> list[Any]:
-        """Its inputs of a modality, one or more; [None] if it has none. Of the modality ``"none"``, the first that it has."""
+        """Return the inputs of a modality as a list; [None] if there are none. ``"none"`` means the first modality that is
+        present.
+        """
         own = self._own(modality)
-        given = getattr(self, own) if own in FIELD_MODALITIES else self.others.get(own)
-        return list(given) if isinstance(given, list | tuple) else [given]
+        value = getattr(self, own) if own in FIELD_MODALITIES else self.others.get(own)
+        return list(value) if isinstance(value, list | tuple) else [value]
 
     def with_inputs(self, modality: str, inputs: Sequence[Any]) -> Example:
-        """The same with other inputs."""
+        """Return a copy with other inputs of the modality."""
         own, changed = self._own(modality), inputs[0] if len(inputs) == 1 else list(inputs)
         if own in FIELD_MODALITIES:
             known: dict[str, Any] = {own: changed}
@@ -57,11 +62,11 @@ class Example:
 
     @property
     def modalities(self) -> list[str]:
-        """Those that it has inputs of."""
+        """List the modalities that have an input."""
         own = [modality for modality in FIELD_MODALITIES if getattr(self, modality) is not None]
-        return own + [modality for modality, given in self.others.items() if given is not None]
+        return own + [modality for modality, value in self.others.items() if value is not None]
 
     @property
     def images(self) -> list[Any]:
-        """Its images, one or more."""
+        """Return the images as a list; [None] if there are none."""
         return self.inputs("image")

@@ -1,23 +1,22 @@
-"""Define what encoders produce: `Features`, and `FeatureSpec`, their sizes."""
+"""Define `Features`, the output of an encoder, and `FeatureSpec`, its sizes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """What an encoder gives, known from its configuration.
+    """Describe the output of an encoder, as known from its configuration.
 
-    ``tokens`` is the number of tokens without any class token; 0 if there are only pooled features,
-    None if it depends on the input.
+    Args:
+        dim: size of a token.
+        pooled_dim: size of the pooled vector.
+        tokens: number of tokens without any class token; 0 if there are only pooled features, None if it depends on the input.
+        modality: the modality of the inputs.
     """
 
     dim: int
@@ -28,12 +27,19 @@ class FeatureSpec:
 
 @dataclass
 class Features:
-    """What an encoder computed: ``tokens`` [batch, tokens, dim], ``pooled`` [batch, pooled_dim], and ``mask``
-    [batch, tokens] (1 where a token is real), None if all are.
+    """Hold the output of an encoder.
 
-    Where an example has several images, ``tokens`` holds theirs one after another, ``pooled`` is the mean over them, and
-    the model adds ``each`` [batch, images, pooled_dim], ``present`` [batch, images] (true where there is one) and, if the texts
-    have placeholders, ``at`` [batch, images]: the text position that each stands at, -1 for before the text.
+    An encoder sets the first three. The model sets the others if examples have several images: ``tokens`` then has the tokens of
+    all images of an example in order, and ``pooled`` is their mean.
+
+    Args:
+        tokens: [batch, tokens, dim].
+        pooled: [batch, pooled_dim].
+        mask: [batch, tokens], 1 where a token is real; None if all are.
+        each: [batch, images, pooled_dim], the pooled vector of each image.
+        present: [batch, images], true where the example has an image.
+        at: [batch, images], the text position of each image's placeholder, -1 for before the text. None if no text has
+            placeholders.
     """
 
     tokens: Tensor
@@ -45,17 +51,19 @@ class Features:
 
     @property
     def images(self) -> int:
-        """Images an example has at most."""
+        """Return the largest number of images of an example."""
         return 1 if self.each is None else self.each.shape[1]
 
     def token_mask(self) -> Tensor:
-        """[batch, tokens] of ones where none was given."""
+        """Return ``mask``, or [batch, tokens] of ones if it is None."""
         if self.mask is not None:
             return self.mask
         return torch.ones(self.tokens.shape[:2], dtype=torch.long, device=self.tokens.device)
 
     def by_image(self) -> Features:
-        """One row an image: ``tokens`` [batch * images, tokens an image, dim], ``pooled`` [batch * images, pooled_dim]."""
+        """Return features with one row per image: tokens [batch * images, tokens per image, dim], pooled [batch * images,
+        pooled_dim].
+        """
         if self.each is None:
             return Features(self.tokens, self.pooled, self.mask)
         rows, count = self.tokens.shape[0] * self.images, self.tokens.shape[1] // self.images
@@ -66,8 +74,11 @@ class Features:
         )
 
     def take(self, index: Tensor) -> Features:
-        """The rows ``index`` [batch], as examples that share an image share its features, or [batch, images] with -1 where
-        an example has fewer."""
+        """Return the rows ``index``, so that examples that share an image share its features.
+
+        Args:
+            index: [batch] for one image per example, or [batch, images] with -1 where an example has fewer images.
+        """
         if index.ndim == 1:
             return Features(self.tokens[index], self.pooled[index], None if self.mask is None else self.mask[index])
         present = index >= 0
@@ -78,7 +89,7 @@ class Features:
         return Features(self.tokens[index].flatten(1, 2), pooled, mask.flatten(1), each, present)
 
     def repeat(self, times: int) -> Features:
-        """Each row ``times`` times in place, as beam search orders its rows."""
+        """Return each row ``times`` times in a row, in the order that beam search uses."""
         if times == 1:
             return self
         rows = (self.tokens, self.pooled, self.mask, self.each, self.present, self.at)

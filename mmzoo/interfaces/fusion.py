@@ -1,15 +1,13 @@
-"""Define `Fusion`: how features meet language, before, inside or after the language model."""
+"""Define `Fusion`, which combines features with language before, inside or after the language model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    pass
 from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.interfaces.language_model import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, CrossAttentionStates, LanguageModel, LanguageSpec
 from mmzoo.interfaces.part import Part
@@ -17,8 +15,14 @@ from mmzoo.interfaces.part import Part
 
 @dataclass
 class FusedInput:
-    """What goes into a language model: ``embeddings`` [batch, positions, dim], ``mask`` [batch, positions], and ``text``, the
-    positions that the text's tokens hold: a slice, or [batch, text] where rows differ. ``memory`` is for a decoder alone."""
+    """Hold the input of a language model.
+
+    Args:
+        embeddings: [batch, positions, dim].
+        mask: [batch, positions], 1 where a position is real.
+        text: the positions of the text's tokens: a slice, or [batch, text] if they differ between rows.
+        memory: states for the decoder of a seq2seq model.
+    """
 
     embeddings: Tensor
     mask: Tensor
@@ -27,15 +31,15 @@ class FusedInput:
 
 
 class Fusion(Part):
-    """How features meet language: early (before the language model), deep (inside it), late (after it).
+    """Combine features with language: early (before the language model), deep (inside it) or late (after it).
 
-    A fusion overrides one or more of the three; the model calls them in that order and knows nothing more.
+    A subclass overrides one or more of the three methods, which the model calls in this order.
 
     Class attributes:
-        architectures: the architectures of language model that it serves.
-        needs_tokens: whether it reads the encoder's token features; if not, it may be given none, [batch, 0, dim].
+        architectures: the architectures of language model that it works with.
+        needs_tokens: whether it reads the encoder's token features. If not, they may have the shape [batch, 0, dim].
         needs_blocks: whether it attaches to the language model's blocks.
-        needs_decoder: whether only what the language model writes can see the image.
+        needs_decoder: whether only the decoder of a language model gets the features.
     """
 
     architectures: ClassVar[frozenset[str]] = frozenset({CAUSAL, BIDIRECTIONAL, SEQ2SEQ})
@@ -46,37 +50,52 @@ class Fusion(Part):
     def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
         super().__init__()
         self.options = options
-        # What deep and late hooks see. The model sets them at each forward and leaves them until the next, since
+        # Read by the deep and late hooks. The model sets them in each forward pass and keeps them until the next one, because
         # gradient checkpointing may run the hooks again during the backward pass.
         self.features: Features | None = None
         self.mask: Tensor | None = None  # [batch, positions] of the language model's input
-        self.latest: Tensor | None = None  # [batch, positions]: the latest image before each, -1 for none; None: the first
+        self.latest: Tensor | None = (
+            None  # [batch, positions], index of the latest image before each; -1: none; None: always the first
+        )
 
     @property
     def added_tokens(self) -> int | None:
-        """How many positions `early` adds to a text for each image; None if it depends on the input."""
+        """Return how many positions `early` adds to a text for each image; None if it depends on the input."""
         return 0
 
     @property
     def tiles(self) -> int:
-        """Each image is also cut into ``tiles`` x ``tiles`` pieces, which the encoder reads beside the whole: an image then has
-        (1 + tiles ** 2) times the encoder's tokens, the whole picture's first. 1: the whole picture alone."""
+        """Return n if each image is also cut into n x n tiles; 1 for the whole image alone.
+
+        The encoder reads the tiles beside the whole image. An image then has (1 + n ** 2) times the encoder's tokens, those of
+        the whole image first.
+        """
         return 1
 
     def set_features(self, features: Features | None) -> None:
-        """Keep what deep and late hooks will see. The model calls it once a forward, before `early`, so what all hooks share is
-        computed here; and with None when it is done."""
+        """Set the features that the deep and late hooks read.
+
+        The model calls it once per forward pass, before `early`, and with None afterwards. Compute here what all hooks share.
+        """
         self.features = features
 
     def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
-        """Text ``embeddings`` [batch, text, dim] and ``mask`` [batch, text] to the language model's input.
-        `mmzoo.models.sequence.insert_features` puts the tokens of each image where it stands."""
+        """Return the input of the language model.
+
+        `mmzoo.models.sequence.insert_features` puts the tokens of each image at its placeholder.
+
+        Args:
+            features: of the batch.
+            embeddings: [batch, text, dim], of the text.
+            mask: [batch, text], 1 where a token is real.
+        """
         return FusedInput(embeddings, mask, slice(0, embeddings.shape[1]))
 
     def deep(self, language_model: LanguageModel) -> None:
-        """Attach to the blocks of ``language_model``, once, when the model is built. At run time the hooks call
-        `features_for`; None means that there is nothing to attend to, and they change nothing. What is trained belongs to the fusion, so
-        that the language model's weights keep their names::
+        """Attach to the blocks of ``language_model``. The model calls it once, when it is built.
+
+        At run time the hooks call `features_for`; if that returns None there is nothing to attend to, and they must change
+        nothing. Trained weights must belong to the fusion, so that the language model's weights keep their names::
 
             def deep(self, language_model):
                 for layer, block in zip(self.layers, language_model.blocks(), strict=True):
@@ -90,46 +109,53 @@ class Fusion(Part):
                 states = states + layer(states, features.tokens, self.attention_mask(*states.shape[:2]))
                 return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
 
-        With the cache a hook meets new positions alone, [rows, 1, dim]; under gradient checkpointing it may run twice.
+        With a key-value cache a hook gets only the new positions, [rows, 1, dim]. With gradient checkpointing it may run twice.
         """
 
     def late(self, features: Features, hidden: Tensor) -> Tensor:
-        """Hidden states [batch, positions, dim] to fused ones of the same shape, position by position: a state's result
-        depends on itself and on its row of ``features``, and on no other position.
+        """Return fused hidden states of the same shape. Each position must depend only on itself and on its row of ``features``.
 
-        So one method serves all who call it: a task of one vector a text (``positions`` is 1), one that learns to write (every
-        position, padding too, whose result nobody reads), and writing, where just before the vocabulary comes the newest position
-        alone. ``features`` have a row for each of ``hidden``, repeated for beam search. Tokens where ``features.mask`` is 0 are
-        none and must change nothing.
+        The same method therefore serves a task with one vector per text (``positions`` is 1), training to write (all positions;
+        the result of padding is not used), and generation, where it is applied to the newest position before the output layer.
+
+        Args:
+            features: one row for each row of ``hidden``, repeated for beam search. Tokens whose ``features.mask`` is 0 must
+                change nothing.
+            hidden: [batch, positions, dim].
         """
         return hidden
 
     @property
     def is_late(self) -> bool:
+        """Return whether `late` is overridden."""
         return "late" in self.places()
 
     @classmethod
     def places(cls) -> list[str]:
-        """Which of early, deep and late it is; none if it leaves the features out."""
+        """List which of early, deep and late are overridden; empty for a fusion that ignores the features."""
         return [name for name in ("early", "deep", "late") if getattr(cls, name) is not getattr(Fusion, name)]
 
     def features_for(self, rows: int) -> Features | None:
-        """The features in use, repeated to ``rows`` rows as beam search and sampling repeat their inputs.
+        """Return the current features, repeated to ``rows`` rows as beam search and sampling repeat their inputs; None if none
+        are set.
 
         Raises:
-            ValueError: ``rows`` is no multiple of the examples.
+            ValueError: ``rows`` is not a multiple of the number of examples.
         """
         if self.features is None:
             return None
-        times, left = divmod(rows, len(self.features.pooled))
-        if left or not times:
-            raise ValueError(f"states of {rows} rows do not go with the features of {len(self.features.pooled)} examples")
+        times, remainder = divmod(rows, len(self.features.pooled))
+        if remainder or not times:
+            raise ValueError(f"{rows} rows of states do not match the features of {len(self.features.pooled)} examples")
         return self.features.repeat(times)
 
     def attention_mask(self, rows: int, positions: int, *, decoder: bool = False) -> Tensor | None:
-        """Which visual tokens each position may attend to, [rows, positions, tokens], true or false: those of the latest image
-        before it that are real by ``features.mask``; None if all. A position before every image sees none. Positions beyond the
-        prompt's, as generation adds them, see what its last one does; so do all of a seq2seq model's ``decoder``."""
+        """Return which visual tokens each position may attend to, as booleans [rows, positions, tokens]; None if all.
+
+        A position may attend to the real tokens (by ``features.mask``) of the latest image before it. A position before every
+        image attends to none. Positions that generation adds, and all positions of a seq2seq ``decoder``, attend to the same
+        tokens as the last position of the prompt.
+        """
         if self.features is None:
             return None
         times = rows // self.features.pooled.shape[0]
@@ -143,5 +169,5 @@ class Fusion(Part):
             latest = torch.cat([latest, latest[:, -1:].expand(-1, positions - latest.shape[1])], 1)
         count = self.features.tokens.shape[1]
         owner = torch.arange(count, device=latest.device) // (count // self.features.images)
-        seen = latest[..., None] == owner
-        return seen if tokens is None else seen & tokens
+        visible = latest[..., None] == owner
+        return visible if tokens is None else visible & tokens

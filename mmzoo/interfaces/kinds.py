@@ -1,7 +1,6 @@
-"""The table of kinds: what can be registered, through which hook, and the class that it must derive from.
+"""Define the table of kinds: what can be registered, through which hook, and the base class of its targets.
 
-A new kind is one row here and a hook in `mmzoo.registry.hookspecs`. Imports no torch: base classes are named, and imported when
-they are asked for.
+A new kind is one row here and a hook in `mmzoo.registry.hookspecs`. No torch is imported: base classes are imported on request.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of entry.
+    """Describe a kind of entry.
 
     Args:
-        name: as `Entry.kind` has it.
+        name: the value of `Entry.kind`.
         hook: the pluggy hook that returns its entries.
-        base: ``"package.module:Class"`` that targets derive from; empty where a target is no class.
+        base: the base class of its targets as ``"package.module:Class"``; empty for kinds whose targets are not classes.
         part: whether it is a part of a model, which a recipe names.
     """
 
@@ -28,16 +27,16 @@ class Kind:
 
     @property
     def label(self) -> str:
-        """Return the name as it stands in a message."""
+        """Return the name as messages spell it."""
         return self.name.replace("_", " ")
 
     def base_class(self) -> type | None:
-        """Import the base class; None where a target is no class."""
+        """Import and return the base class; None for kinds whose targets are not classes."""
         if not self.base:
             return None
         module, _, name = self.base.partition(":")
-        found: type = getattr(importlib.import_module(module), name)
-        return found
+        cls: type = getattr(importlib.import_module(module), name)
+        return cls
 
 
 KINDS = {

@@ -1,17 +1,15 @@
-"""Define `LanguageModel`: text to hidden states and, where it generates, hidden states to text."""
+"""Define `LanguageModel`, which turns text into hidden states and, if it can generate, hidden states into text."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    pass
 from mmzoo.interfaces.part import Part
 
 CAUSAL, BIDIRECTIONAL, SEQ2SEQ = "causal", "bidirectional", "seq2seq"
@@ -19,7 +17,16 @@ CAUSAL, BIDIRECTIONAL, SEQ2SEQ = "causal", "bidirectional", "seq2seq"
 
 @dataclass(frozen=True)
 class LanguageSpec:
-    """What a language model is, known from its configuration. ``max_length`` is its context, None if unlimited."""
+    """Describe a language model, as known from its configuration.
+
+    Args:
+        architecture: `CAUSAL`, `BIDIRECTIONAL` or `SEQ2SEQ`.
+        dim: size of embeddings and hidden states.
+        vocab_size: number of logits.
+        max_length: the context in positions; None if unlimited.
+        generates: whether it can generate text.
+        blocks: number of blocks that `Part.blocks` returns.
+    """
 
     architecture: str
     dim: int
@@ -31,21 +38,25 @@ class LanguageSpec:
 
 @dataclass
 class CrossAttentionStates:
-    """States that a seq2seq model's decoder reads beside its encoder's: ``states`` [batch, memory, dim] and ``mask``
-    [batch, memory]."""
+    """Hold the states that a seq2seq decoder attends to beside its encoder's.
+
+    Args:
+        states: [batch, memory, dim].
+        mask: [batch, memory], 1 where a state is real.
+    """
 
     states: Tensor
     mask: Tensor
 
 
 class LanguageModel(Part, ABC):
-    """Text to hidden states, and where it can, hidden states to text.
+    """Turn text into hidden states and, if it can generate, hidden states into text.
 
     An instance has ``spec`` (a `LanguageSpec`) and ``tokenizer`` (a `transformers` fast tokenizer with a padding token).
 
     Attributes:
-        forbid_packing: set by the model where a deep fusion is attached, which goes by rows: its blocks are then given one row an
-            example. Else a batch may be laid out in any way, such as all texts in one row.
+        forbid_packing: set by the model if an attached deep fusion needs one row per example. If it is false, a batch may be laid
+            out in any way, for example with all texts in one row.
     """
 
     architecture: ClassVar[str] = CAUSAL
@@ -56,60 +67,77 @@ class LanguageModel(Part, ABC):
     @property
     @abstractmethod
     def tokenizer(self) -> Any:
-        """A `transformers` tokenizer; it may be loaded on first use."""
+        """Return a `transformers` tokenizer, which may be loaded on first use."""
 
     @property
     def end_ids(self) -> list[int]:
-        """The token ids that end a text when it writes."""
+        """Return the token ids that end a generated text."""
         end = self.tokenizer.eos_token_id
         return [] if end is None else [end]
 
     @classmethod
     def learn(cls, options: Any, texts: Iterable[str]) -> dict[str, Any]:
-        """Options that the training texts decide, such as a vocabulary; empty for a model that brings its own."""
+        """Return the options that depend on the training texts, such as a vocabulary; empty for a model that needs none."""
         return {}
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
-        """Token ids [batch, text] to input embeddings [batch, text, dim], without positions."""
+        """Return input embeddings [batch, text, dim] of token ids [batch, text], without position embeddings."""
 
     @abstractmethod
     def forward(
         self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: CrossAttentionStates | None = None
     ) -> Tensor:
-        """Hidden states [batch, positions, dim] of ``embeddings`` [batch, positions, dim] under ``mask``
-        [batch, positions], whose padding stands on the right only. A seq2seq model that is given ``decoder_ids`` [batch, out]
-        returns its decoder's states [batch, out, dim] instead of its encoder's; the decoder reads ``memory`` before the
-        encoder's states. The other kinds are given neither."""
+        """Return hidden states [batch, positions, dim].
+
+        Args:
+            embeddings: [batch, positions, dim].
+            mask: [batch, positions], 1 where a position is real; padding is on the right only.
+            decoder_ids: [batch, out], for seq2seq models only. The states of the decoder [batch, out, dim] are then returned in
+                place of those of the encoder.
+            memory: for seq2seq models only: states that the decoder reads before those of the encoder.
+        """
 
     def decoder_blocks(self) -> Sequence[nn.Module]:
-        """Those of its blocks that belong to a seq2seq model's decoder."""
+        """Return the blocks that belong to the decoder of a seq2seq model; empty for other architectures."""
         return ()
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """One vector a text, [batch, dim]: the last real position here, for causal models."""
+        """Return one vector per text, [batch, dim]. The default is the last real position, for causal models."""
         last = mask.shape[1] - 1 - mask.flip(1).argmax(1)
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
     def output_layer(self) -> nn.Module | None:
-        """The module that turns hidden states into logits, None if it has none."""
+        """Return the module that turns hidden states into logits; None if there is none."""
         return None
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., dim] to [..., vocab]."""
+        """Return logits [..., vocab] of hidden states [..., dim].
+
+        Raises:
+            NotImplementedError: the model has no output layer.
+        """
         layer = self.output_layer()
         if layer is None:
-            raise NotImplementedError(f"{type(self).__name__} gives no logits")
+            raise NotImplementedError(f"{type(self).__name__} has no output layer")
         return layer(hidden)
 
     def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:
-        """New token ids [batch * returned, out] after ``embeddings`` [batch, positions, dim], whose padding stands on the
-        left only for causal models and on the right only for seq2seq ones; ``options`` are those of
-        `transformers.GenerationMixin.generate`.
+        """Return new token ids [batch * returned, out].
 
-        That library's own loop needs a model that takes ``inputs_embeds``, and serves all options. A loop of one's own has to
-        honour ``max_new_tokens``, ``num_return_sequences`` and ``stopping_criteria``, refuses with a `ValueError` what it does
-        not serve, such as beams, and may pass each new token to ``streamer``. It calls `logits` on the newest states at each
-        step, since that is where a late fusion joins them (before the module that `output_layer` gives), and pads a row that has
-        ended with the tokenizer's padding token."""
+        The generation loop of `transformers` needs a model that takes ``inputs_embeds``, and supports all options. A custom loop
+        must support ``max_new_tokens``, ``num_return_sequences`` and ``stopping_criteria``, raise a `ValueError` for an option
+        that it does not support (such as beams), and may pass each new token to ``streamer``. At each step it must call `logits`
+        on the newest states, because a late fusion changes them there (before the module that `output_layer` returns). A finished
+        row is padded with the padding token.
+
+        Args:
+            embeddings: [batch, positions, dim].
+            mask: [batch, positions]. Padding is on the left only for causal models, on the right only for seq2seq models.
+            memory: as in `forward`.
+            options: those of `transformers.GenerationMixin.generate`.
+
+        Raises:
+            NotImplementedError: the model does not generate.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not generate")

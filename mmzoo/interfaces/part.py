@@ -1,39 +1,36 @@
 """Define `Part`, the base of encoders, fusions, language models and tasks, and `Options`, the base of their options.
 
-Every part is built twice: first on the meta device, from its options alone, for the compatibility check; then for real.
-So ``__init__`` may read configurations but never weights; weights come in `Part.load_pretrained`.
+Every part is built twice: first on the meta device, from its options alone, for the check of compatibility; then with real
+tensors. Therefore ``__init__`` may read configurations but must not read weights; `Part.load_pretrained` reads them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-if TYPE_CHECKING:
-    pass
-
 
 class Options(BaseModel):
-    """Base of every part's options: unknown keys are errors, and the schema is the documentation."""
+    """Define the base of every part's options: unknown keys are errors, and the schema is the documentation."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Part(nn.Module):
-    """The base of encoders, fusions, language models and tasks.
+    """Define the base of encoders, fusions, language models and tasks.
 
     Class attributes:
         Options: the pydantic schema of its options (a subclass of `mmzoo.interfaces.part.Options`).
-        default_train: the training policy when a recipe names none.
-        pretrainable: whether `load_pretrained` has weights to fetch.
+        default_train: the training policy if a recipe names none.
+        pretrainable: whether `load_pretrained` can fetch weights.
 
     Attributes:
-        model_trains: whether the model that it is a part of is in training mode; ``training`` says that of the part, which is
-            not if it is frozen.
+        model_trains: whether the whole model is in training mode; ``training`` is about the part alone, and false if it is
+            frozen.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
@@ -42,8 +39,9 @@ class Part(nn.Module):
     model_trains: bool = False
 
     def load_pretrained(self) -> None:
-        """Replace every parameter by its pretrained value, fetching it if need be. Called on a part built on the
-        meta device; afterwards nothing of it may be there.
+        """Replace every parameter and buffer by its pretrained value, and fetch the weights if needed.
+
+        The part was built on the meta device; afterwards none of its tensors may be on it.
 
         Raises:
             SourceError: the weights cannot be fetched or read.
@@ -51,15 +49,23 @@ class Part(nn.Module):
         raise NotImplementedError
 
     def restore(self, folder: Path) -> None:
-        """Read what a checkpoint folder holds of it beside weights and options, such as a tokenizer that has no other source.
-        Called when the folder is loaded, before the weights."""
+        """Read what a checkpoint folder has for this part besides weights and options, such as a tokenizer without another
+        source.
+
+        It is called when the folder is loaded, before the weights are read.
+        """
 
     def blocks(self) -> Sequence[nn.Module]:
-        """Its repeated blocks, from input to output, for ``last:N`` and ``lora:r``; empty if it has none. Keep them under
-        another name: a module that is assigned to ``self.blocks`` is not found."""
+        """Return the repeated blocks, from input to output, for ``last:N`` and ``lora:r``; empty if there are none.
+
+        Keep the blocks in an attribute with another name: a module that is assigned to ``self.blocks`` would be hidden by this
+        method.
+        """
         return ()
 
     def lock(self) -> dict[str, Any]:
-        """Where its pretrained weights came from: ``{"source": "hub" | "folder" | "package", "id": str,
-        "commit": str | None, "files": {name: sha256}}``; empty if they came from nowhere."""
+        """Return the source of the pretrained weights; empty if there are none.
+
+        The mapping is ``{"source": "hub" | "folder" | "package", "id": str, "commit": str | None, "files": {name: sha256}}``.
+        """
         return {}

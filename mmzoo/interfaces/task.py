@@ -1,4 +1,4 @@
-"""Define `Task`: how examples become batches, losses and predictions."""
+"""Define `Task`, which turns examples into batches, and outputs into losses and predictions."""
 
 from __future__ import annotations
 
@@ -20,8 +20,14 @@ IGNORE = -100
 
 @dataclass
 class Prediction:
-    """What a task says of one example: ``label`` (a class, or the text), ``score`` in [0, 1], ``value`` for
-    regression, and ``scores`` by label where there are labels. Metrics are given its `text`."""
+    """Hold the prediction for one example. Metrics read its `text`.
+
+    Args:
+        label: a class, or the generated text.
+        score: confidence in [0, 1].
+        value: the result of a regression.
+        scores: score by label, for tasks with labels.
+    """
 
     label: str | None = None
     score: float | None = None
@@ -30,17 +36,17 @@ class Prediction:
 
     @property
     def text(self) -> str:
-        """The label, else the value in digits that give it back (`float`), else nothing."""
+        """Return the label; without one, the value with enough digits for `float` to restore it; else an empty text."""
         return self.label if self.label is not None else "" if self.value is None else repr(float(self.value))
 
 
 class Task(Part, ABC):
-    """Collation, head, loss, prediction and metrics. The trainer and the evaluator know none of them.
+    """Define collation, head, loss, prediction and metrics. The trainer and the evaluator do not depend on any of them.
 
     Class attributes:
-        architectures: the architectures of language model that it can use.
+        architectures: the architectures of language model that it works with.
         needs_generation: whether the language model must generate.
-        metrics: names of the metrics that evaluation reports, in order.
+        metrics: names of the metrics that an evaluation reports, in order.
     """
 
     architectures: ClassVar[frozenset[str]] = frozenset({CAUSAL, BIDIRECTIONAL, SEQ2SEQ})
@@ -53,44 +59,55 @@ class Task(Part, ABC):
 
     @property
     def positions(self) -> int:
-        """Positions of the language model's context that it needs at least, beside what the fusion adds."""
+        """Return the smallest number of positions that the language model's context must have, without those that the fusion
+        adds.
+        """
         return 1
 
     @classmethod
     def learn(cls, options: Any, examples: Iterable[Example]) -> dict[str, Any]:
-        """Options that the training examples decide, such as the label set."""
+        """Return the options that depend on the training examples, such as the label set."""
         return {}
 
     @classmethod
     def texts(cls, options: Any, example: Example) -> Iterable[str]:
-        """Every text of the example that the language model will read or write."""
+        """Return every text of the example that the language model will read or write."""
         return [text for text in (example.text, *example.targets) if text]
 
     def references(self, example: Example) -> list[str]:
-        """The answers that count as right.
+        """Return the answers that count as right.
 
         Raises:
-            DataError: the example has none, or one that the task cannot give.
+            DataError: the example has none, or one that the task cannot predict.
         """
         raise NotImplementedError
 
     @abstractmethod
     def collate(self, examples: Sequence[Example], text: TextContext, *, training: bool) -> dict[str, Tensor]:
-        """Everything of a batch but the images. With ``training`` it holds ``labels`` (-100 where none is)."""
+        """Return the tensors of a batch, except its inputs. With ``training`` they include ``labels`` (-100 where there is no
+        label).
+        """
 
     @abstractmethod
     def loss(self, model: TaskModel, features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The sum of the losses over the labels of the batch, and the number of labels, both scalars."""
+        """Return the sum of the losses over the labels of the batch, and the number of labels, both as scalar tensors."""
 
     @abstractmethod
     def predict(self, model: TaskModel, features: Features, batch: dict[str, Tensor], **options: Any) -> list[Prediction]:
-        """One prediction an example, in order."""
+        """Return one prediction per example, in order."""
 
 
 @dataclass(frozen=True)
 class TextContext:
-    """What a task must know of the language model to lay out text: its tokenizer, architecture, context, how many
-    positions the fusion adds for each input (None if that depends on the input), and the inputs' modality."""
+    """Describe the language model for the layout of text.
+
+    Args:
+        tokenizer: a `transformers` tokenizer.
+        architecture: `CAUSAL`, `BIDIRECTIONAL` or `SEQ2SEQ`.
+        max_length: the context in positions; None if unlimited.
+        added_tokens: positions that the fusion adds for each input; None if that depends on the input.
+        modality: the modality of the inputs.
+    """
 
     tokenizer: Any
     architecture: str
@@ -100,4 +117,5 @@ class TextContext:
 
     @property
     def placeholder(self) -> str:
+        """Return the text that marks the place of an input."""
         return placeholder(self.modality)

@@ -1,4 +1,4 @@
-"""Define `TaskModel`: what a task may ask of the model that it belongs to."""
+"""Define `TaskModel`, the part of the model's interface that a task may use."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class States:
-    """Hold a language model's states of a fused text.
+    """Hold the hidden states of a fused text.
 
     Args:
         hidden: [batch, positions, dim].
         mask: [batch, text], 1 where a token of the text is real.
-        text: the positions that the text holds, as in `FusedInput`.
+        text: the positions of the text's tokens, as in `FusedInput`.
     """
 
     hidden: Tensor
@@ -31,7 +31,9 @@ class States:
 
 
 class TaskModel(Protocol):
-    """Define the part of `MultimodalModel` that tasks use: its parts, and the ways from features and text to states and text."""
+    """Define the part of `MultimodalModel` that tasks may use: its parts, and the steps from features and text to states and
+    text.
+    """
 
     fusion: Fusion
     language_model: LanguageModel

@@ -1,1 +1,1 @@
-"""Inputs of an encoder by modality: how they are opened, told apart and batched."""
+"""Open, identify and batch the inputs of an encoder, by modality."""

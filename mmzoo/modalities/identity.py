@@ -1,4 +1,4 @@
-"""Tell inputs apart: keys for grouping, and digests of their content."""
+"""Identify inputs: keys that group equal ones, and digests of their content."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from mmzoo.modalities.reader import unwrap_mapping
 
 
 def input_key(source: Any) -> Hashable:
-    """Equal for two examples that hold the same input or inputs, such as a picture: by path, else by content."""
+    """Return a key that is equal for equal inputs: the path of a file, else a digest of the content."""
     if isinstance(source, list | tuple):
         return tuple(input_key(each) for each in source)
     source = unwrap_mapping(source)
     if isinstance(source, str | Path):
         return str(source)
-    # Neither the bytes, which the key would keep alive, nor the identity, which an input that is made when it is asked for
-    # leaves to the next one.
+    # Not the bytes, which the key would keep in memory, and not id(), which a later object may have too.
     return content_digest(source)
 
 
 def content_digest(source: Any) -> bytes:
-    """The sha256 of an input: of its file's bytes, of a picture's pixels or an array's values if it is only in memory."""
+    """Return the sha256 of an input: of a file's bytes, or of the pixels of an image or the values of an array in memory."""
     return hashlib.sha256(_content(source)).digest()
 
 
@@ -52,12 +51,12 @@ def _content(source: Any) -> bytes:
 
 
 def _values(source: Any) -> bytes:
-    """The values of what is no picture."""
+    """Return the bytes of an input that is not an image."""
     if isinstance(source, Tensor):
         source = source.detach().cpu().numpy()
     if isinstance(source, np.ndarray) and source.dtype != object:
         return f"{source.dtype.str}|{source.shape}|".encode() + np.ascontiguousarray(source).tobytes()
     try:
-        return pickle.dumps(source)  # written, never read
-    except Exception:  # whatever the object's own code raises
+        return pickle.dumps(source)  # only to hash it; it is never unpickled
+    except Exception:  # the object's own code may raise anything
         return b"unreadable"

@@ -14,11 +14,11 @@ from mmzoo.errors import BadImage
 from mmzoo.modalities.reader import Reader, file_of, name_of
 
 BLANK_CANVAS = (64, 64)
-PROBES = ((64, 48), (48, 80), (224, 224), (300, 200))  # sizes of pictures that stand for a transform
+PROBES = ((64, 48), (48, 80), (224, 224), (300, 200))  # sizes of the images that identify a transform
 
 
 class ImageReader(Reader):
-    """Pictures, as `open_image` opens them; a blank one is zeros, which is the mean picture after normalisation."""
+    """Read images with `open_image`. A blank image is all zeros, which is the mean image after normalisation."""
 
     error = BadImage
 
@@ -34,13 +34,15 @@ class ImageReader(Reader):
 
 
 def open_image(source: Any) -> Image.Image:
-    """A picture as RGB: from a path, a ``file://`` URL, a PIL image, an array, a tensor, bytes, or a mapping with
-    ``bytes`` or ``path`` (as `datasets` stores them). Transparent pixels become white; EXIF rotation is applied.
+    """Open an image as RGB. Transparent pixels become white, and EXIF rotation is applied.
 
-    Arrays are [height, width], [height, width, 1 | 3 | 4] or [3, height, width]; integers 0-255, floats 0-1.
+    Args:
+        source: a path, a ``file://`` URL, bytes, a mapping with ``bytes`` or ``path`` (as `datasets` stores images), a PIL image,
+            or an array or tensor of shape [height, width], [height, width, 1 | 3 | 4] or [3, height, width], with integers in
+            0-255 or floats in 0-1.
 
     Raises:
-        BadImage: it is missing, truncated, or no image.
+        BadImage: it is missing, truncated, or not an image.
     """
     if source is None:
         raise BadImage("there is no image")
@@ -52,8 +54,8 @@ def open_image(source: Any) -> Image.Image:
     except FileNotFoundError:
         raise BadImage(f"image {name} does not exist") from None
     except UnidentifiedImageError:
-        raise BadImage(f"image {name} is not a picture that can be read") from None
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        raise BadImage(f"image {name} is not a readable image file") from None
+    except Exception as error:  # for a damaged file Pillow may raise almost anything
         raise BadImage(f"image {name} cannot be read: {error}") from None
 
 
@@ -77,7 +79,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
         raise ValueError(f"an array of shape {array.shape} is not [height, width] or [height, width, 3]")
     if not array.size:
-        raise ValueError(f"an array of shape {array.shape} holds no pixel")
+        raise ValueError(f"an array of shape {array.shape} has no pixels")
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
             raise ValueError("a float array must be finite and in [0, 1]")

@@ -1,4 +1,4 @@
-"""Turn an encoder's inputs into a batch: open, transform, stack."""
+"""Open, transform and batch the inputs of an encoder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from mmzoo.modalities.reader import Reader
 
 @dataclass
 class InputPipeline:
-    """What becomes of an encoder's inputs before it sees them: they are read, transformed and batched. Picklable.
+    """Open, transform and batch the inputs of an encoder. Instances can be pickled.
 
-    ``transform`` is None for an encoder that looks at nothing; ``variable_length`` as `mmzoo.interfaces.encoder.Encoder` has it.
+    Args:
+        modality: the encoder's modality.
+        reader: the encoder's `Reader`.
+        transform: the encoder's transform; None for an encoder without input.
+        variable_length: as in `mmzoo.interfaces.encoder.Encoder`.
     """
 
     modality: str
@@ -27,10 +31,10 @@ class InputPipeline:
     _blank: Tensor | None = field(default=None, repr=False)
 
     def open(self, source: Any) -> Tensor:
-        """One input, opened and transformed.
+        """Open and transform one input.
 
         Raises:
-            BadInput: there is none, or it cannot be read.
+            BadInput: it is missing or cannot be read.
         """
         if self.transform is None:
             return torch.zeros(0)
@@ -39,7 +43,7 @@ class InputPipeline:
         return self.transform(self.reader.read(source))
 
     def blank(self) -> Tensor:
-        """The input for nothing at all."""
+        """Return the blank input."""
         if self.transform is None:
             return torch.zeros(0)
         if self._blank is None:
@@ -47,7 +51,9 @@ class InputPipeline:
         return self._blank
 
     def batch(self, opened: Sequence[Tensor]) -> dict[str, Tensor]:
-        """``inputs`` [inputs, ...], and if they vary ``input_lengths`` [inputs]: shorter ones have zeros at their end."""
+        """Return ``inputs`` [inputs, ...]; with ``variable_length``, padded with zeros at the end, and ``input_lengths``
+        [inputs].
+        """
         if not self.variable_length:
             return {"inputs": torch.stack(list(opened))}
         lengths = torch.tensor([len(each) for each in opened])

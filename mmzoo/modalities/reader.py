@@ -1,7 +1,7 @@
-"""What a modality is: a name, and a `Reader` that opens its inputs.
+"""Define `Reader`, which opens the inputs of a modality.
 
-An encoder names both (`Encoder.modality`, `Encoder.reader`). The reader of images is in `mmzoo.modalities.image`; the reader of
-another modality comes with the plugin that brings its encoders.
+An encoder states the name of its modality and its reader (`Encoder.modality`, `Encoder.reader`). The reader of images is in
+`mmzoo.modalities.image`; a plugin that adds encoders of another modality also adds the reader.
 """
 
 from __future__ import annotations
@@ -20,47 +20,51 @@ from torch import Tensor
 
 from mmzoo.errors import BadInput
 
-NONE = "none"  # the modality of an encoder that looks at nothing
-# Other modalities are keywords beside these.
+NONE = "none"  # the modality of an encoder without input
+# Names that no modality may have, because it becomes a keyword beside them.
 TAKEN = {"id", "text", "targets", "others", "prompt", "batch_size", "blank", "max_new_tokens", "stop", "chat", "options"}
 
 
 class Reader(ABC):
-    """Opens the inputs of one modality. It can be pickled, since it runs in data workers, and holds no weights.
+    """Open the inputs of one modality. A reader can be pickled, because it runs in data workers, and has no weights.
 
     Class attributes:
-        error: what is raised of an input that cannot be read, a subclass of `mmzoo.errors.BadInput`.
+        error: the error for an input that cannot be read, a subclass of `mmzoo.errors.BadInput`.
     """
 
     error: ClassVar[type[BadInput]] = BadInput
 
     @abstractmethod
     def read(self, source: Any) -> Any:
-        """What the encoder's ``transform`` takes, checked.
+        """Open an input, check it, and return what the encoder's ``transform`` takes.
 
         Args:
-            source: what an `Example` holds: a path, a ``file://`` URL, bytes, a mapping with ``bytes`` or ``path``, as `datasets`
-                stores them (`file_of` finds the file of these four), or something in memory: an array, or a mapping with
-                arrays. Never None.
+            source: an input of an `Example`, never None: a path, a ``file://`` URL, bytes, or a mapping with ``bytes`` or
+                ``path``, as `datasets` stores them (`file_of` finds the file of these four); or data in memory: an array, or a
+                mapping with arrays.
 
         Raises:
-            BadInput: it is missing, truncated or nothing of the kind; the message names it by `name_of`.
+            BadInput: it is missing, truncated or of another kind; the message names it with `name_of`.
         """
 
     @abstractmethod
     def blank(self, transform: Callable[[Any], Tensor]) -> Tensor:
-        """The encoder's input for nothing at all, such as silence: what the blanked control and a blind training see."""
+        """Return the encoder's blank input, such as silence. The blanked control and training with blank inputs use it."""
 
     @abstractmethod
     def probes(self) -> Sequence[Any]:
-        """A few made-up inputs as `read` gives them, always the same. A feature cache is named by what ``transform`` makes of
-        them, so they should bring out what it can do: several lengths or sizes, noise. If `read` takes them too, they are what
-        the conformance kit tries an encoder of a new modality with."""
+        """Return a few artificial inputs of the type that `read` returns, always the same ones.
+
+        A feature cache is keyed by the result of ``transform`` on them, so they must cover what ``transform`` depends on: several
+        lengths or sizes, noise. If `read` accepts them too, the conformance kit tests encoders of a new modality with them.
+        """
 
 
 def file_of(source: Any) -> Path | BytesIO | None:
-    """The file that a source stands for: a path, a ``file://`` URL, bytes, or a mapping with ``bytes`` or ``path``; None if it is
-    something else in memory.
+    """Return the file of a source: a path, or a stream for bytes; None if the source is not a file but other data in memory.
+
+    Args:
+        source: a path, a ``file://`` URL, bytes, or a mapping with ``bytes`` or ``path``.
 
     Raises:
         ValueError: another kind of URL.
@@ -77,22 +81,22 @@ def file_of(source: Any) -> Path | BytesIO | None:
 
 
 def unwrap_mapping(source: Any) -> Any:
-    """The bytes or path of a mapping that stands for a file; anything else as it is."""
+    """Return the bytes or path of a mapping that represents a file; return anything else unchanged."""
     if isinstance(source, Mapping) and ("bytes" in source or "path" in source) and "array" not in source:
         return source.get("bytes") or source.get("path") or source
     return source
 
 
 def name_of(source: Any) -> str:
-    """A source in the words of a message."""
+    """Return the name of a source for a message."""
     return repr(str(source))[:200] if isinstance(source, str | Path) else f"a {type(source).__name__}"
 
 
 def is_modality(name: Any) -> bool:
-    """Whether a modality can have the name."""
+    """Return whether a modality may have this name: lower case, and not a reserved keyword."""
     return isinstance(name, str) and re.fullmatch("[a-z][a-z0-9_]*", name) is not None and name not in TAKEN
 
 
 def plural(modality: str) -> str:
-    """The inputs of a modality in the words of a message: images, audio."""
+    """Return the plural of a modality for a message: images, audio."""
     return f"{modality}s" if modality in ("image", "video") else modality

@@ -38,9 +38,8 @@ def summarise_model(model: MultimodalModel) -> Summary:
         for kind in PARTS
     ]
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
-    shares = licence.of_recipe(model.recipe, model.provenance.run.get("weights"))
-    license, _ = licence.strictest(share.license for share in shares)
-    return total_summary(model.recipe.name or "unnamed", rows, buffers, license)
+    licences = licence.of_recipe(model.recipe, model.provenance.run.get("weights"))
+    return total_summary(model.recipe.name or "unnamed", rows, buffers, licences)
 
 
 def model_card(model: MultimodalModel) -> str:

@@ -110,7 +110,7 @@ def take_weights(model: MultimodalModel, source: str | Path) -> None:
         raise DoesNotFit(f"{source}: has weights for no part of this model: {why or 'it holds none'}")
     tensors = read_weights(folder, dict(model.named_parameters()))
     model.load_state_dict({name: tensors[name] for kind in names for name in names[kind]}, strict=False)
-    license = licence.computed(saved, contents.run).id
+    license = licence.join(row.license for row in licence.of_model(saved, contents.run))
     for kind in names:
         origin = WarmStart(kind, folder, getattr(saved, kind), saved.name or "unnamed", license).record()
         model.provenance.run.setdefault("weights", {})[kind] = origin

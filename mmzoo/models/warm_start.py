@@ -117,7 +117,7 @@ def inherit_options(recipe: Recipe) -> tuple[Recipe, dict[str, WarmStart]]:
             saved = Recipe.of(contents.recipe, origin=part.weights).pinned(contents.lock)
         except CheckpointError as error:
             raise type(error)(f"{key}: {error}; name a folder that `mmzoo train` or model.save wrote") from None
-        license = licence.computed(saved, contents.run).id
+        license = licence.join(row.license for row in licence.of_model(saved, contents.run))
         source = WarmStart(kind, contents.folder, getattr(saved, kind), saved.name or "unnamed", license)
         recipe = recipe.model_copy(update={kind: _inherit(kind, part, source)})
         sources[kind] = source

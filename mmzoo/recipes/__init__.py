@@ -1,1 +1,1 @@
-"""Recipes: the choices that make a model, as validated data; no torch."""
+"""Define recipes: the choices that make a model, as validated data. Imports no torch."""

@@ -1,4 +1,4 @@
-"""What there is to choose from. Imports no torch."""
+"""List and describe the registered entries. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from mmzoo.common.suggestions import did_you_mean
 from mmzoo.errors import UnknownName
 from mmzoo.interfaces.kinds import KINDS
 from mmzoo.registry.entries import Entry
@@ -13,10 +14,10 @@ from mmzoo.registry.manager import plugin_manager
 
 
 def kind_of(word: str) -> str:
-    """``language-models``, ``Language_Model`` or ``language_model`` to ``language_model``.
+    """Return the kind that a word names: ``language-models``, ``Language_Model`` or ``language_model`` give ``language_model``.
 
     Raises:
-        UnknownName: no such kind.
+        UnknownName: there is no such kind.
     """
     kind = word.lower().replace("-", "_")
     for known in KINDS:
@@ -26,29 +27,26 @@ def kind_of(word: str) -> str:
 
 
 def entries(kind: str | None = None, pattern: str | None = None) -> list[Entry]:
-    """Every registered entry, of one kind if given, whose name matches a wildcard if given."""
+    """Return every registered entry, of one kind if given, whose name matches a wildcard if given."""
     return plugin_manager().registry.entries(None if kind is None else kind_of(kind), pattern)
 
 
 def find(name: str) -> list[Entry]:
-    """The entries of that exact name, of whatever kind.
+    """Return the entries of any kind with exactly this name.
 
     Raises:
-        UnknownName: with the nearest names.
+        UnknownName: there is none; the message suggests similar names.
     """
-    import difflib
-
-    found = [entry for entry in entries() if entry.name == name]
-    if not found:
-        near = difflib.get_close_matches(name, sorted({entry.name for entry in entries()}), n=3, cutoff=0.55)
-        advice = "did you mean " + " or ".join(f"'{n}'" for n in near) + "?" if near else "`mmzoo list` shows all"
+    matches = [entry for entry in entries() if entry.name == name]
+    if not matches:
+        advice = did_you_mean(name, {entry.name for entry in entries()}) or "`mmzoo list` shows all"
         hint = plugin_manager().hint(name)
         raise UnknownName(f"unknown name '{name}'; {advice}" + (f"\n{hint}" if hint else ""))
-    return found
+    return matches
 
 
 def options(entry: Entry) -> list[dict[str, Any]]:
-    """The options of an entry: name, type, default, description. This imports its class."""
+    """Return the options of an entry: name, type, default and description. This imports its class."""
     schema = getattr(entry.load(), "Options", None)
     if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
         return []
@@ -62,6 +60,6 @@ def options(entry: Entry) -> list[dict[str, Any]]:
 
 
 def type_name(annotation: Any) -> str:
-    """A type as people write it."""
+    """Return a type as people write it."""
     text = getattr(annotation, "__name__", None) if not getattr(annotation, "__args__", None) else None
     return text or str(annotation).replace("typing.", "").replace("NoneType", "None")

@@ -1,4 +1,4 @@
-"""Read a recipe's YAML or JSON file."""
+"""Read a recipe from a YAML or JSON file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ MAX_RECIPE_BYTES = 8 << 20
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
-    """Read a YAML or JSON file that holds a mapping."""
+    """Read a YAML or JSON file that contains a mapping.
+
+    Raises:
+        BadRecipe: it cannot be read, is too large, is not valid, or is not a mapping.
+    """
     path = Path(path)
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise BadRecipe(f"{path}: larger than {MAX_RECIPE_BYTES >> 20} MiB; that is no recipe")
+            raise BadRecipe(f"{path}: larger than {MAX_RECIPE_BYTES >> 20} MiB, which is too large for a recipe")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadRecipe(f"{path}: cannot be read: {error}") from None

@@ -1,4 +1,4 @@
-"""Lay changes over a recipe: nested mappings and ``KEY=VALUE`` pairs."""
+"""Merge changes into a recipe: nested mappings and ``KEY=VALUE`` pairs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmzoo.interfaces.kinds import PARTS
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` laid over it, key by key; a part that is named anew loses the old part's options."""
+    """Return ``base`` with ``changes`` merged key by key. If a part names another entry, the old entry's options are dropped."""
     merged = copy.deepcopy(dict(base))
     for key, value in changes.items():
         old = merged.get(key)
@@ -29,10 +29,10 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def assignments(pairs: list[str], flag: str = "--set") -> dict[str, Any]:
-    """``["training.epochs=3", "fusion.length=20"]`` as nested data; values are read as YAML.
+    """Parse pairs such as ``["training.epochs=3", "fusion.length=20"]`` into nested data; values are YAML.
 
     Raises:
-        BadRecipe: a pair without ``=`` or with a value that is not YAML.
+        BadRecipe: a pair has no ``=``, or its value is not valid YAML.
     """
     nested: dict[str, Any] = {}
     for pair in pairs:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+from mmzoo.common.suggestions import did_you_mean
 from mmzoo.recipes.training_options import TrainingOptions
 
 
 def explain(error: ValidationError, origin: str, *, prefix: str = "", known: list[str] | None = None) -> str:
-    """A pydantic error in this package's words: one line a key."""
-    import difflib
+    """Return a message for a pydantic error, with one line for each key.
 
+    Args:
+        error: what pydantic raised.
+        origin: what was validated, for the first line.
+        prefix: put before each key, for example ``encoder``.
+        known: the valid keys, for suggestions.
+    """
     lines = []
     for problem in error.errors(include_url=False):
         key = ".".join([*([prefix] if prefix else []), *(str(step) for step in problem["loc"])])
         if problem["type"] == "extra_forbidden":
             names = list(TrainingOptions.model_fields) if key.startswith("training.") else known or []
-            near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
-            text = "unknown option" + (f"; did you mean '{near[0]}'?" if near else "")
-            if not near and names:
-                text += f"; the options are {', '.join(names)}"
+            advice = did_you_mean(str(problem["loc"][-1]), names, 1) or (f"the options are {', '.join(names)}" if names else "")
+            text = f"unknown option; {advice}" if advice else "unknown option"
         elif problem["type"] == "missing":
             text = "is missing"
         else:

@@ -15,10 +15,11 @@ from mmzoo.registry.manager import plugin_manager
 
 
 def read_recipe(recipe: str | Path | Recipe | None = None, /, *, pretrained: bool | None = None, **changes: Any) -> Recipe:
-    """The recipe that `build` would build.
+    """Return the recipe that `build` would build from the same arguments.
 
     Raises:
-        UnknownName: no recipe and no file of that name. BadRecipe: a key is missing, unknown or of a wrong type.
+        UnknownName: there is no recipe and no file of that name.
+        BadRecipe: a key is missing, unknown or of a wrong type.
     """
     base, origin = _read_base(recipe)
     if pretrained is not None:

@@ -1,4 +1,4 @@
-"""From a part's name to its entry, class and validated options: what build, data and evaluation have in common."""
+"""Resolve a part's name to its entry, class and validated options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmzoo.registry.manager import plugin_manager
 
 @dataclass(frozen=True)
 class Resolved:
-    """An entry found, its class imported, and its options validated."""
+    """Hold an entry, its imported class and its validated options."""
 
     entry: Entry
     cls: Any
@@ -26,11 +26,16 @@ class Resolved:
 
 
 def resolve(kind: str, part: PartConfig, *, key: str | None = None) -> Resolved:
-    """Find, import and validate; ``key`` is where the part stands in the recipe, for messages.
+    """Find an entry, import its class and validate the options.
+
+    Args:
+        kind: of the entry.
+        part: its name and options.
+        key: the part's key in the recipe, for messages; ``kind`` if None.
 
     Raises:
-        UnknownName: no such entry.
-        BadRecipe: an unknown option or a wrong type, naming the recipe's key.
+        UnknownName: there is no such entry.
+        BadRecipe: an unknown option or a wrong type, with the recipe's key.
         PluginBroken: the entry's target cannot be imported or has no Options.
     """
     key = key or kind
@@ -40,26 +45,26 @@ def resolve(kind: str, part: PartConfig, *, key: str | None = None) -> Resolved:
     schema = getattr(cls, "Options", None)
     if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
         raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': {entry.target} has no pydantic Options class")
-    given: dict[str, Any] = dict(part.options)
+    values: dict[str, Any] = dict(part.options)
     fields = schema.model_fields
     if variant == "" and "variant" in fields:
         raise BadRecipe(f"{key}.use: '{part.use}': name a variant after the colon (`mmzoo show {name}`)")
     if variant is not None and "variant" not in fields:
-        raise BadRecipe(f"{key}.use: '{part.use}': {entry.label} takes no variant; write '{name}'")
+        raise BadRecipe(f"{key}.use: '{part.use}': {entry.label} has no variants; write '{name}'")
     if revision is not None and "revision" not in fields:
-        raise BadRecipe(f"{key}.use: '{part.use}': {entry.label} takes no revision; write '{name}'")
+        raise BadRecipe(f"{key}.use: '{part.use}': {entry.label} has no revisions; write '{name}'")
     chosen = variant or entry.variant
-    if "variant" in fields and "config" not in given:
+    if "variant" in fields and "config" not in values:
         if chosen is not None:
-            given.setdefault("variant", chosen)
-        elif fields["variant"].is_required() and "variant" not in given:
+            values.setdefault("variant", chosen)
+        elif fields["variant"].is_required() and "variant" not in values:
             raise BadRecipe(f"{key}.use: '{name}' needs a variant: write '{name}:...' (`mmzoo show {name}`)")
     elif "variant" in fields and chosen is not None:
-        given.setdefault("variant", chosen)
+        values.setdefault("variant", chosen)
     if revision is not None:
-        given.setdefault("revision", revision)
+        values.setdefault("revision", revision)
     try:
-        options = schema.model_validate(given)
+        options = schema.model_validate(values)
     except ValidationError as error:
         known = [*fields, *PartConfig.model_fields]
         raise BadRecipe(explain(error, f"{entry.label}", prefix=key, known=known)) from None

@@ -17,9 +17,9 @@ _POLICY = re.compile(r"frozen|full|last:[1-9]\d{0,5}|lora:[1-9]\d{0,5}")
 
 
 class PartConfig(BaseModel):
-    """One chosen entry: its name, how it is trained, and its options (every other key).
+    """Describe one chosen entry: its name, how it is trained, and its options (every other key).
 
-    A plain string stands for ``{use: string}``. Options are checked against the entry's own ``Options``.
+    A plain string means ``{use: string}``. Options are checked against the entry's own ``Options``.
     """
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
@@ -28,20 +28,20 @@ class PartConfig(BaseModel):
     train: str | None = Field(
         None,
         description="what is trained: `frozen`, `full`, `last:N` (the last N blocks) or `lora:r` (adapters of rank r); "
-        "empty for the entry's own default",
+        "empty for the entry's default",
     )
-    learning_rate: float | None = Field(None, gt=0, description="its own learning rate; empty for `training.learning_rate`")
+    learning_rate: float | None = Field(None, gt=0, description="learning rate of this part; empty for `training.learning_rate`")
     pretrained: bool | None = Field(None, description="load pretrained weights; empty for the recipe's `pretrained`")
     weights: str | None = Field(
         None,
         min_length=1,
-        description="a checkpoint folder of mmzoo, whose part of this kind it starts from: its weights, and its options where "
-        "they are not set here",
+        description="a checkpoint folder of mmzoo; the part starts with the weights of the part of this kind in it, and with its "
+        "options unless they are set here",
     )
     license: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,99}$",
-        description="SPDX id of its licence, where the entry cannot know it: of a variant of your own, or of your own data",
+        description="SPDX id of its licence, if the entry does not state it: for your own variant or your own data",
     )
 
     @model_validator(mode="before")
@@ -59,12 +59,12 @@ class PartConfig(BaseModel):
     @model_validator(mode="after")
     def _one_source(self) -> PartConfig:
         if self.weights is not None and self.pretrained:
-            raise ValueError("weights and pretrained: true exclude each other; leave one out")
+            raise ValueError("weights and pretrained: true exclude each other; remove one")
         return self
 
     @property
     def options(self) -> dict[str, Any]:
-        """The entry's own options."""
+        """Return the entry's own options."""
         return dict(self.model_extra or {})
 
     def with_options(self, **options: Any) -> PartConfig:
@@ -84,11 +84,7 @@ class PartConfig(BaseModel):
 
 
 class Recipe(BaseModel):
-    """The four choices that make a model, and how it is trained.
-
-    Raises:
-        BadRecipe: from `Recipe.of` and `mmzoo.build`, naming the key at fault.
-    """
+    """Define the four parts of a model, and how it is trained."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -99,7 +95,7 @@ class Recipe(BaseModel):
     fusion: PartConfig
     language_model: PartConfig
     task: PartConfig
-    pretrained: bool = Field(True, description="load pretrained weights where an entry has them")
+    pretrained: bool = Field(True, description="load pretrained weights if the entry has them")
     training: TrainingOptions = Field(default_factory=lambda: TrainingOptions())
 
     def parts(self) -> dict[str, PartConfig]:
@@ -109,7 +105,7 @@ class Recipe(BaseModel):
         return self.model_copy(update={kind: getattr(self, kind).with_options(**options)})
 
     def pinned(self, lock: Mapping[str, Mapping[str, Any]]) -> Recipe:
-        """With the revision that a checkpoint's ``lock`` names for each backbone from a hub."""
+        """Return a copy with the revisions that a checkpoint's ``lock`` names for backbones from a hub."""
         recipe = self
         for kind, facts in lock.items():
             if facts.get("source") == "hub" and facts.get("commit"):
@@ -117,7 +113,7 @@ class Recipe(BaseModel):
         return recipe
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data that `Recipe.of` reads back to an equal recipe."""
+        """Return plain data from which `Recipe.of` restores an equal recipe."""
         data = self.model_dump(mode="json", exclude_none=True)
         data["training"] = self.training.model_dump(mode="json", exclude_defaults=True)
         return data

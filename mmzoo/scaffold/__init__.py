@@ -1,11 +1,10 @@
-"""A new plugin: a package that installs, passes the contract's checks and can be published as it stands.
+"""Write a new plugin: a package that installs, passes the contract's checks and can be published as it is.
 
-The files are the templates beside this one: one for each kind of entry, and those that every package has. Imports no torch.
+The templates of the files are in this folder: one for each kind of entry, and those of every package. Imports no torch.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import importlib.resources
 import importlib.util
@@ -20,25 +19,26 @@ from typing import Any
 
 import jinja2
 
+from mmzoo.common.suggestions import did_you_mean
 from mmzoo.errors import BadPlugin, UnknownName
 from mmzoo.interfaces.kinds import KINDS
 from mmzoo.recipes import catalogue
 from mmzoo.registry.api_version import API_VERSION
 
 PREFIX = "mmzoo-"
-# PEP 508's grammar of a name; index servers compare names in lower case, with runs of -_. as one dash.
+# The grammar of PEP 508; names are compared in lower case, with each run of -_. as one dash.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 _SUMMARIES = {
-    "encoder": "pictures as patches, each through one linear layer",
+    "encoder": "image patches through one linear layer",
     "fusion": "pooled features as a few tokens before the text",
-    "language_model": "a gated recurrent network that reads, its vocabulary learned from the data",
-    "task": "one label of a fixed set, for an image and a text",
+    "language_model": "a gated recurrent network with a vocabulary learned from the data",
+    "task": "one label of a fixed set for an image and a text",
     "dataset": "plain squares and the names of their colours",
-    "metric": "share of predictions that hold a reference",
-    "recipe": "a label for a picture and a question, from scratch",
+    "metric": "share of predictions that contain a reference",
+    "recipe": "a label for an image and a question, trained from scratch",
     "format": "a folder with recipe.json and weights.safetensors (import, export)",
-    "command": "say what this plugin brings",
+    "command": "list the entries of this plugin",
 }
 _TINY: dict[str, dict[str, Any]] = {
     "encoder": {"image_size": 16, "patch": 8, "dim": 16},
@@ -59,7 +59,7 @@ _PARTNERS = {"encoder": "cnn", "fusion": "late-concat", "language_model": "lstm"
 
 @dataclass(frozen=True)
 class Planned:
-    """An entry that is to be written."""
+    """Describe an entry that is to be written."""
 
     kind: str
     name: str
@@ -98,11 +98,17 @@ class Planned:
 def create(
     name: str, kinds: Sequence[str] = ("encoder",), folder: str | Path | None = None, *, commands: Collection[str] = ()
 ) -> Path:
-    """Write the package ``name`` with one small entry of each kind into ``folder``, ``name`` if not given; ``commands`` are
-    taken on the command line.
+    """Write the package ``name`` with one small entry of each kind.
+
+    Args:
+        name: of the distribution.
+        kinds: of the entries.
+        folder: the new folder; ``name`` if None.
+        commands: names of commands that exist already on the command line.
 
     Raises:
-        BadPlugin: a name that a distribution or its package cannot have, or a folder that exists. UnknownName: a kind.
+        BadPlugin: the name cannot be that of a distribution or its package, or the folder exists.
+        UnknownName: there is no such kind.
     """
     package = package_of(name)
     chosen = list(dict.fromkeys(_kind(kind) for kind in kinds))
@@ -118,21 +124,22 @@ def create(
 
 
 def package_of(name: str) -> str:
-    """The package that a distribution of that name holds.
+    """Return the name of the package in a distribution of that name.
 
     Raises:
-        BadPlugin: saying why there can be none.
+        BadPlugin: the name is not valid; the message says why.
     """
     package = re.sub(r"[-_.]+", "_", name).lower()
     if not _NAME.fullmatch(name) or len(name) > 100:
         raise BadPlugin(
-            f"'{name}' is no name of a distribution: letters, digits, '-', '_' and '.', with a letter or digit at either end"
+            f"'{name}' is not a valid name of a distribution: use letters, digits, '-', '_' and '.', and begin and end with a "
+            "letter or digit"
         )
     if not package.isidentifier() or keyword.iskeyword(package):
         raise BadPlugin(f"'{name}' would be the package '{package}', which Python cannot import; try '{PREFIX}{name}'")
     spec = importlib.util.find_spec(package)
     if package in sys.stdlib_module_names or (spec is not None and spec.origin is not None):
-        raise BadPlugin(f"'{name}' would be the package '{package}', which is here already; try '{PREFIX}{name}-2'")
+        raise BadPlugin(f"'{name}' would be the package '{package}', which exists already; try '{PREFIX}{name}-2'")
     return package
 
 
@@ -140,13 +147,12 @@ def _kind(word: str) -> str:
     try:
         return catalogue.kind_of(word.strip())
     except UnknownName as error:
-        near = difflib.get_close_matches(word.strip().lower().replace("-", "_"), KINDS, n=1)
-        advice = f"; did you mean '{near[0].replace('_', '-')}'?" if near else ""
-        raise UnknownName(f"{error}{advice}") from None
+        advice = did_you_mean(word.strip().lower().replace("_", "-"), [kind.replace("_", "-") for kind in KINDS], 1)
+        raise UnknownName(f"{error}{advice and '; '}{advice}") from None
 
 
 def _plan(kind: str, name: str, commands: Collection[str]) -> Planned:
-    """The entry has the distribution's name without the prefix, or, where that is taken, with its kind behind it."""
+    """Plan an entry with the distribution's name without its prefix, or with its kind appended if that name exists already."""
     own = re.sub(r"[-_.]+", "-", name).lower()
     short = own.removeprefix(PREFIX)
     taken = any(entry.name == short and entry.plugin.lower() != own for entry in catalogue.entries(kind))
@@ -158,7 +164,7 @@ def _plan(kind: str, name: str, commands: Collection[str]) -> Planned:
 
 
 def _files(name: str, package: str, entries: Sequence[Planned]) -> dict[str, str]:
-    """The text of each file, by its path in the new folder."""
+    """Return the text of each file, by its path in the new folder."""
     own = {entry.kind: entry.name for entry in entries}
     words = {
         "distribution": name,
@@ -169,7 +175,7 @@ def _files(name: str, package: str, entries: Sequence[Planned]) -> dict[str, str
         "mmzoo": ".".join(importlib.metadata.version("mmzoo").split(".")[:2]),
         "parts": {kind: own.get(kind, partner) for kind, partner in _PARTNERS.items()},
     }
-    found = {
+    files = {
         "pyproject.toml": _render("pyproject.toml", words),
         "README.md": _render("README.md", words),
         "LICENSE": _render("LICENSE", words),
@@ -181,8 +187,8 @@ def _files(name: str, package: str, entries: Sequence[Planned]) -> dict[str, str
         "tests/test_plugin.py": _render("test_plugin.py", words),
     }
     for entry in entries:
-        found[f"{package}/{entry.kind}.py"] = _render(f"{entry.kind}.py", {**words, "entry": entry})
-    return found
+        files[f"{package}/{entry.kind}.py"] = _render(f"{entry.kind}.py", {**words, "entry": entry})
+    return files
 
 
 def _render(template: str, words: dict[str, Any]) -> str:

@@ -1,11 +1,11 @@
-"""For authors of plugins and for our own tests: the conformance kit, and every entry in its tiny form, offline.
+"""Test plugins: the conformance kit, and every entry in its tiny form, offline.
 
     from mmzoo.testing import check_plugin
 
     def test_contract():
         check_plugin("mmzoo-foo")
 
-`cases` gives the checks one by one, for ``pytest.mark.parametrize``. The contract is in docs/plugin-contract.md.
+`cases` lists the checks one by one, for ``pytest.mark.parametrize``. The contract is docs/plugin-contract.md.
 """
 
 # Importing a file registers its checks, which run in this order.

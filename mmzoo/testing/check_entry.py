@@ -1,4 +1,4 @@
-"""Checks of an entry as data, whatever its kind: what it says of itself, its target and its options."""
+"""Check an entry as data, whatever its kind: its metadata, its target and its options."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ MAX_SUMMARY = 120
 
 @check(*KINDS)
 def metadata(subject: Subject) -> None:
-    """An entry says what it is: a name, a target, a summary of one line and at most 120 characters, a licence (an SPDX id, or
-    ``variable_length``), a source, and, if it is an encoder that looks at something, a language model or a data set, a modality."""
+    """Require that an entry has a name, a target, a summary of one line with at most 120 characters, a licence (an SPDX id, or
+    ``varies``) and a source. A language model, a data set, and an encoder with input also need a modality.
+    """
     entry = subject.entry
     expect(not entry.problems(), "; ".join(entry.problems()))
     summary = entry.summary
@@ -36,43 +37,45 @@ def metadata(subject: Subject) -> None:
 
 @check(*KINDS)
 def target(subject: Subject) -> None:
-    """An entry's target imports and is what its kind asks for (`mmzoo.registry.hookspecs`): a subclass of the kind's base, of a recipe a
-    mapping, of a command a function."""
-    found = subject.target
+    """Require that an entry's target imports and has the type that its kind needs (`mmzoo.registry.hookspecs`): a subclass of the
+    kind's base class, a mapping for a recipe, a function for a command.
+    """
+    cls = subject.target
     base = KINDS[subject.entry.kind].base_class()
     if base is not None:
-        said = f"{subject.entry.target} is {found!r}, no subclass of mmzoo.api.{base.__name__}"
-        expect(isinstance(found, type) and issubclass(found, base), said)
-        missing = sorted(getattr(found, "__abstractmethods__", ()))
-        expect(not missing, f"{found.__name__} does not have {', '.join(missing)}")
+        problem = f"{subject.entry.target} is {cls!r}, not a subclass of mmzoo.api.{base.__name__}"
+        expect(isinstance(cls, type) and issubclass(cls, base), problem)
+        missing = sorted(getattr(cls, "__abstractmethods__", ()))
+        expect(not missing, f"{cls.__name__} does not have {', '.join(missing)}")
     elif subject.entry.kind == "recipe":
-        expect(isinstance(found, Mapping), f"{subject.entry.target} is {found!r}, no mapping")
+        expect(isinstance(cls, Mapping), f"{subject.entry.target} is {cls!r}, not a mapping")
     else:
-        expect(callable(found), f"{subject.entry.target} is {found!r}, no function")
-        expect(not inspect.iscoroutinefunction(found), f"{subject.entry.target} is async, and nothing would wait for it")
+        expect(callable(cls), f"{subject.entry.target} is {cls!r}, not a function")
+        expect(not inspect.iscoroutinefunction(cls), f"{subject.entry.target} is async, and nothing awaits it")
 
 
 @check(*WITH_CLASS)
 def options(subject: Subject) -> None:
-    """A class keeps a pydantic ``Options`` beside it that refuses unknown keys and describes every field; none is called like a
-    key that every part of a recipe has, which would never reach it. The entry's ``tiny`` are valid options, and options come back
-    equal from JSON."""
+    """Require that a class has a pydantic ``Options`` that refuses unknown keys and describes every field. No field may have the
+    name of a key that every part of a recipe has, because its value would never reach the class. The entry's ``tiny`` must be
+    valid options, and options must be equal after a round trip through JSON.
+    """
     schema: Any = getattr(subject.target, "Options", None)
-    expect(isinstance(schema, type) and issubclass(schema, BaseModel), f"Options is {schema!r}, no pydantic model")
+    expect(isinstance(schema, type) and issubclass(schema, BaseModel), f"Options is {schema!r}, not a pydantic model")
     bare = [name for name, info in schema.model_fields.items() if not info.description]
     expect(not bare, f"options without a description: {', '.join(bare)}")
     hidden = sorted(set(schema.model_fields) & set(PartConfig.model_fields))
-    expect(not hidden, f"options that a recipe's part keeps to itself: {', '.join(hidden)}")
-    given = subject.tiny
+    expect(not hidden, f"options that are keys of every part of a recipe: {', '.join(hidden)}")
+    tiny = subject.tiny
     try:
-        chosen = schema.model_validate(given)
+        chosen = schema.model_validate(tiny)
     except ValidationError as error:
-        raise AssertionError(f"tiny {given} are no options of it: {error}") from None
-    said = json.loads(chosen.model_dump_json())
-    expect(schema.model_validate(said) == chosen, f"{chosen!r} comes back from JSON as {schema.model_validate(said)!r}")
+        raise AssertionError(f"tiny {tiny} are not valid options: {error}") from None
+    restored = json.loads(chosen.model_dump_json())
+    expect(schema.model_validate(restored) == chosen, f"{chosen!r} becomes, through JSON, {schema.model_validate(restored)!r}")
     schema.model_json_schema()
     try:
-        schema.model_validate({**given, "no_such_option": 1})
+        schema.model_validate({**tiny, "no_such_option": 1})
     except ValidationError:
         return
-    raise AssertionError("an unknown option is taken without a word; derive Options from mmzoo.api.Options")
+    raise AssertionError("an unknown option is accepted; derive Options from mmzoo.api.Options")

@@ -1,4 +1,4 @@
-"""What an encoder, a fusion, a language model and a task each declare of themselves, held against what they do."""
+"""Check what an encoder, a fusion, a language model and a task declare against what they do."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from mmzoo.data.collate import tensors
 from mmzoo.data.tokens import pad_with_mask
 from mmzoo.interfaces.encoder import Encoder
 from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces.fusion import Fusion
 from mmzoo.interfaces.language_model import CAUSAL, SEQ2SEQ, LanguageModel
-from mmzoo.interfaces.task import Prediction
+from mmzoo.interfaces.task import Prediction, Task
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.models.assemble import assemble
 from mmzoo.models.sequence import text_states
@@ -27,81 +28,86 @@ from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.subject import TEXTS, Subject, close, finite, shape
 
-LOUD = 4.0  # times the weights of a tiny model
+LOUD = 4.0  # factor on the weights of a tiny model, so that it writes more than one token
 
 
 @check("encoder")
 @torch.no_grad()
 def features(subject: Subject) -> None:
-    """An encoder gives what its ``spec`` says, in training too: tokens [batch, spec.tokens, spec.dim] (any number if that is
-    None), pooled [batch, spec.pooled_dim] and a mask [batch, tokens] of zeros and ones or None, all finite; the spec is the
-    same on the meta device, its modality is the entry's and the class's, and an input's features do not depend on the batch."""
+    """Require that an encoder returns what its ``spec`` states, also in training: tokens [batch, spec.tokens, spec.dim] (any
+    number if that is None), pooled [batch, spec.pooled_dim], and a mask [batch, tokens] of zeros and ones or None, all finite.
+    The spec must be the same on the meta device, its modality must be that of the entry and the class, and the features of an
+    input must not depend on the batch.
+    """
     encoder = subject.model.encoder
     spec, planned = encoder.spec, assemble(subject.recipe, meta=True).encoder.spec
-    expect(spec == planned, f"spec is {spec}, on the meta device {planned}")
+    expect(spec == planned, f"spec is {spec}, but {planned} on the meta device")
     if encoder.transform is not None:
-        said = (subject.entry.modality, type(encoder).modality, spec.modality)
-        expect(len(set(said)) == 1, f"the modality of entry, class and spec is {', '.join(map(repr, said))}")
+        modalities = (subject.entry.modality, type(encoder).modality, spec.modality)
+        expect(len(set(modalities)) == 1, f"the modality of entry, class and spec is {', '.join(map(repr, modalities))}")
     batch = subject.batch(subject.model)
     inputs = batch["inputs"]
-    lengths = [batch["input_lengths"]] if "input_lengths" in batch else []  # where they vary
-    found = encoder(inputs, *lengths)
-    _check_features(found, spec, len(inputs), "")
-    # A copy: a pass in training may change what normalisation remembers.
+    lengths = [batch["input_lengths"]] if "input_lengths" in batch else []  # for variable lengths
+    actual = encoder(inputs, *lengths)
+    _check_features(actual, spec, len(inputs), "")
+    # A copy, because a pass in training may change the statistics of normalisation.
     _check_features(copy.deepcopy(encoder).train()(inputs, *lengths), spec, len(inputs), "in training ")
-    for given in (batch, _probes(encoder)):
-        for i in range(len(given.get("inputs", ()))):
-            _check_alone(encoder, given, i)
+    for inputs_of in (batch, _probes(encoder)):
+        for i in range(len(inputs_of.get("inputs", ()))):
+            _check_alone(encoder, inputs_of, i)
 
 
 def _probes(encoder: Encoder) -> dict[str, Tensor]:
-    """Inputs of unequal length, if they vary: the reader's own."""
+    """Return a batch of the reader's probes, whose lengths differ; empty if the encoder has no variable length."""
     if encoder.transform is None or not encoder.variable_length:
         return {}
     pipeline = InputPipeline(encoder.modality, encoder.reader, encoder.transform, variable_length=True)
-    return pipeline.batch([encoder.transform(made) for made in encoder.reader.probes()])
+    return pipeline.batch([encoder.transform(probe) for probe in encoder.reader.probes()])
 
 
 def _check_alone(encoder: Encoder, batch: dict[str, Tensor], i: int) -> None:
     def of(rows: slice) -> tuple[Tensor, list[Tensor]]:
-        given = batch["inputs"][rows]
+        inputs = batch["inputs"][rows]
         if "input_lengths" not in batch:
-            return given, []
+            return inputs, []
         lengths = batch["input_lengths"][rows]
-        return given[:, : int(lengths.max())], [lengths]
+        return inputs[:, : int(lengths.max())], [lengths]
 
     inputs, lengths = of(slice(None))
-    found = encoder(inputs, *lengths)
-    expect(close(encoder(inputs, *lengths).pooled, found.pooled), "the features of one batch differ from time to time")
+    together = encoder(inputs, *lengths)
+    expect(close(encoder(inputs, *lengths).pooled, together.pooled), "two passes over one batch give different features")
     inputs, lengths = of(slice(i, i + 1))
     alone = encoder(inputs, *lengths)
     real = alone.token_mask()[0].bool()
-    said = "depend on the others of the batch" + (", or on the zeros at its end: it is given input_lengths" if lengths else "")
-    expect(close(alone.pooled, found.pooled[i : i + 1]), f"pooled features of an input {said}")
-    expect(close(alone.tokens[0][real], found.tokens[i][: len(real)][real]), f"tokens of an input {said}")
+    problem = "depend on the other inputs of the batch" + (
+        ", or on the padding: use the lengths that forward gets" if lengths else ""
+    )
+    expect(close(alone.pooled, together.pooled[i : i + 1]), f"pooled features of an input {problem}")
+    expect(close(alone.tokens[0][real], together.tokens[i][: len(real)][real]), f"tokens of an input {problem}")
 
 
-def _check_features(found: Features, spec: FeatureSpec, count: int, when: str) -> None:
-    expect(isinstance(found, Features), f"{when}forward gives {type(found).__name__}, no Features")
-    tokens = found.tokens.shape[1] if spec.tokens is None and found.tokens.ndim == 3 else spec.tokens
+def _check_features(features: Features, spec: FeatureSpec, count: int, when: str) -> None:
+    expect(isinstance(features, Features), f"{when}forward returns {type(features).__name__}, not Features")
+    tokens = features.tokens.shape[1] if spec.tokens is None and features.tokens.ndim == 3 else spec.tokens
     wanted = [count, tokens, spec.dim]
-    expect(list(found.tokens.shape) == wanted, f"{when}tokens are {shape(found.tokens)}, not {wanted}")
+    expect(list(features.tokens.shape) == wanted, f"{when}tokens are {shape(features.tokens)}, not {wanted}")
     wanted = [count, spec.pooled_dim]
-    expect(list(found.pooled.shape) == wanted, f"{when}pooled is {shape(found.pooled)}, not {wanted}")
-    expect(finite(found.tokens) and finite(found.pooled), f"{when}features are not finite")
-    if found.mask is not None:
-        expect(found.mask.shape == found.tokens.shape[:2], f"{when}mask is {shape(found.mask)}, not {[count, tokens]}")
-        expect(bool(((found.mask == 0) | (found.mask == 1)).all()), f"{when}mask holds other values than 0 and 1")
+    expect(list(features.pooled.shape) == wanted, f"{when}pooled is {shape(features.pooled)}, not {wanted}")
+    expect(finite(features.tokens) and finite(features.pooled), f"{when}features are not finite")
+    if features.mask is not None:
+        expect(features.mask.shape == features.tokens.shape[:2], f"{when}mask is {shape(features.mask)}, not {[count, tokens]}")
+        expect(bool(((features.mask == 0) | (features.mask == 1)).all()), f"{when}mask has values other than 0 and 1")
 
 
 @check("language_model")
 @torch.no_grad()
 def states(subject: Subject) -> None:
-    """A language model gives what its ``spec`` says: embeddings, states [batch, positions, spec.dim], a vector a text [batch,
-    spec.dim], logits over spec.vocab_size, new token ids [batch, out] from generate, which calls the output layer; kind,
-    generates and the number of blocks are those of the class. Padding on the right changes nothing before it, nor does that of
-    prompts change what is written, and if it is causal no position sees a later one. The tokenizer has a padding token and no
-    more tokens than the vocabulary."""
+    """Require that a language model returns what its ``spec`` states: embeddings, states [batch, positions, spec.dim], a vector
+    per text [batch, spec.dim], logits over spec.vocab_size, and new token ids [batch, out] from generate, which must call the
+    output layer. Architecture, generates and the number of blocks must be those of the class. Padding on the right must not
+    change earlier states, padding of prompts must not change what is generated, and in a causal model no position may depend
+    on a later one. The tokenizer must have a padding token and no more tokens than the vocabulary.
+    """
     model = subject.model.language_model
     spec, cls = model.spec, type(model)
     expect(
@@ -109,51 +115,71 @@ def states(subject: Subject) -> None:
         f"spec is {spec}, the class {cls.architecture}, {cls.generates}",
     )
     expect(len(model.blocks()) == spec.blocks, f"there are {len(model.blocks())} blocks, and spec.blocks is {spec.blocks}")
-    tokenizer = model.tokenizer
-    expect(tokenizer.pad_token_id is not None, "the tokenizer has no padding token")
-    expect(
-        len(tokenizer) <= spec.vocab_size, f"the tokenizer has {len(tokenizer)} tokens, and spec.vocab_size is {spec.vocab_size}"
-    )
-    rows = [row or [tokenizer.pad_token_id] for row in tokenizer([text or "a" for text in TEXTS])["input_ids"]]
-    ids, mask = pad_with_mask(rows, tokenizer.pad_token_id)
+    rows = _encoded_texts(model)
+    ids, mask = pad_with_mask(rows, model.tokenizer.pad_token_id)
     embeddings = model.embed(ids)
     wanted = [*ids.shape, spec.dim]
-    expect(list(embeddings.shape) == wanted, f"embed gives {shape(embeddings)}, not {wanted}")
+    expect(list(embeddings.shape) == wanted, f"embed returns {shape(embeddings)}, not {wanted}")
     hidden = model(embeddings, mask)
-    expect(list(hidden.shape) == wanted, f"forward gives {shape(hidden)}, not {wanted}")
+    expect(list(hidden.shape) == wanted, f"forward returns {shape(hidden)}, not {wanted}")
     expect(finite(hidden), "states are not finite")
     pooled = model.pool(hidden, mask)
-    expect(list(pooled.shape) == [len(rows), spec.dim], f"pool gives {shape(pooled)}, not {[len(rows), spec.dim]}")
+    expect(list(pooled.shape) == [len(rows), spec.dim], f"pool returns {shape(pooled)}, not {[len(rows), spec.dim]}")
     if spec.generates:
-        given = {"decoder_ids": ids} if spec.architecture == SEQ2SEQ else {}
-        logits = model.logits(model(embeddings, mask, **given)[:, -1])
-        expect(list(logits.shape) == [len(rows), spec.vocab_size], f"logits gives {shape(logits)}, not [..., {spec.vocab_size}]")
-        _check_written(
-            model.generate(embeddings[:1, : len(rows[0])], mask[:1, : len(rows[0])], max_new_tokens=2), spec.vocab_size
+        decoder = {"decoder_ids": ids} if spec.architecture == SEQ2SEQ else {}
+        logits = model.logits(model(embeddings, mask, **decoder)[:, -1])
+        expect(
+            list(logits.shape) == [len(rows), spec.vocab_size], f"logits returns {shape(logits)}, not [..., {spec.vocab_size}]"
         )
+        prompt, prompt_mask = embeddings[:1, : len(rows[0])], mask[:1, : len(rows[0])]
+        _check_written(model.generate(prompt, prompt_mask, max_new_tokens=2), spec.vocab_size)
         _check_writing(model, rows)
+    _check_padding(model, embeddings, mask)
+    if spec.architecture == CAUSAL:
+        _check_causal(model, embeddings, mask)
+
+
+def _encoded_texts(model: LanguageModel) -> list[list[int]]:
+    """Return the token ids of `TEXTS`, after checking the tokenizer."""
+    tokenizer, size = model.tokenizer, model.spec.vocab_size
+    expect(tokenizer.pad_token_id is not None, "the tokenizer has no padding token")
+    expect(len(tokenizer) <= size, f"the tokenizer has {len(tokenizer)} tokens, and spec.vocab_size is {size}")
+    return [row or [tokenizer.pad_token_id] for row in tokenizer([text or "a" for text in TEXTS])["input_ids"]]
+
+
+def _check_padding(model: LanguageModel, embeddings: Tensor, mask: Tensor) -> None:
+    """Check that random values in the padding change neither the states nor the vectors of the texts."""
     noise = torch.where(mask[..., None].bool(), embeddings, torch.randn_like(embeddings))
     real = mask.bool()
-    expect(close(model(noise, mask)[real], hidden[real]), "what stands in the padding changes the states of the text")
-    expect(close(model.pool(model(noise, mask), mask), pooled), "what stands in the padding changes the text's vector")
-    if spec.architecture == CAUSAL:
-        last = mask.sum(1) - 1
-        changed = embeddings.clone()
-        changed[torch.arange(len(rows)), last] += 1
-        before = real & (torch.arange(ids.shape[1]) < last[:, None])
-        expect(close(model(changed, mask)[before], hidden[before]), "kind is causal, and a state depends on what comes after it")
+    hidden, noisy = model(embeddings, mask), model(noise, mask)
+    expect(close(noisy[real], hidden[real]), "the values of the padding change the states of the text")
+    expect(close(model.pool(noisy, mask), model.pool(hidden, mask)), "the values of the padding change the text's vector")
+
+
+def _check_causal(model: LanguageModel, embeddings: Tensor, mask: Tensor) -> None:
+    """Check that changing the last real position changes no state before it."""
+    last = mask.sum(1) - 1
+    changed = embeddings.clone()
+    changed[torch.arange(len(last)), last] += 1
+    before = mask.bool() & (torch.arange(mask.shape[1]) < last[:, None])
+    same = close(model(changed, mask)[before], model(embeddings, mask)[before])
+    expect(same, "the architecture is causal, but a state depends on a later position")
 
 
 def _check_written(ids: Tensor, vocab_size: int) -> None:
-    expect(isinstance(ids, Tensor) and not ids.is_floating_point(), f"generate gives {short_repr(ids)}, no tensor of token ids")
-    expect(ids.ndim == 2 and len(ids) == 1 and ids.shape[1] <= 2, f"generate gives {shape(ids)} for one text and two new tokens")
     expect(
-        bool(((ids >= 0) & (ids < vocab_size)).all()), f"generate gives {ids.tolist()}; the vocabulary has {vocab_size} tokens"
+        isinstance(ids, Tensor) and not ids.is_floating_point(), f"generate returns {short_repr(ids)}, not a tensor of token ids"
+    )
+    expect(
+        ids.ndim == 2 and len(ids) == 1 and ids.shape[1] <= 2, f"generate returns {shape(ids)} for one text and two new tokens"
+    )
+    expect(
+        bool(((ids >= 0) & (ids < vocab_size)).all()), f"generate returns {ids.tolist()}; the vocabulary has {vocab_size} tokens"
     )
 
 
 def _check_writing(model: LanguageModel, rows: list[list[int]]) -> None:
-    """Of larger weights, which have more to say than those of a tiny model at its start."""
+    """Check generation with larger weights, because a tiny model's initial weights tend to repeat one token."""
     loud = copy.deepcopy(model)
     for parameter in loud.parameters():
         parameter.mul_(LOUD)
@@ -166,23 +192,25 @@ def _check_writing(model: LanguageModel, rows: list[list[int]]) -> None:
     together = loud.generate(torch.where(mask[..., None].bool(), embeddings, torch.randn_like(embeddings)), mask, **options)
     expect(
         layer is None or calls,
-        "generate does not call output_layer (or logits), before which a late fusion joins the states: it would write without it",
+        "generate does not call output_layer (or logits), so a late fusion, which changes the states there, would have no effect",
     )
     for i in range(len(rows)):
         real = mask[i].bool()
         alone = loud.generate(embeddings[i : i + 1, real], mask[i : i + 1, real], **options)
         expect(
             torch.equal(alone[0], together[i][: alone.shape[1]]),
-            f"what it writes of a prompt depends on the padding or the others of the batch: {together[i].tolist()}, alone "
+            f"what it generates depends on the padding or the other prompts of the batch: {together[i].tolist()}, alone "
             f"{alone[0].tolist()}",
         )
     stopped = loud.generate(embeddings, mask, stopping_criteria=[_Stop()], **options)
-    expect(stopped.shape[1] <= 1, f"generate does not ask stopping_criteria: told to stop at once, it gives {shape(stopped)}")
+    expect(stopped.shape[1] <= 1, f"generate ignores stopping_criteria: with one that stops at once, it returns {shape(stopped)}")
     try:
         several = loud.generate(embeddings, mask, do_sample=True, num_return_sequences=2, **options)
-    except ValueError:  # what a loop does not serve, it refuses
+    except ValueError:  # a custom loop may refuse it
         return
-    expect(len(several) == 2 * len(rows), f"with num_return_sequences=2, generate gives {shape(several)} for {len(rows)} prompts")
+    expect(
+        len(several) == 2 * len(rows), f"with num_return_sequences=2, generate returns {shape(several)} for {len(rows)} prompts"
+    )
 
 
 class _Stop(StoppingCriteria):
@@ -193,45 +221,57 @@ class _Stop(StoppingCriteria):
 @check("fusion")
 @torch.no_grad()
 def positions(subject: Subject) -> None:
-    """A fusion keeps the shapes: ``early`` gives embeddings [batch, positions, dim] and their mask, with ``added_tokens`` more
-    positions than the text (any number if that is None) and all of the text where ``text`` says; ``late`` keeps those of the
-    states; ``deep`` leaves the names of the language model's weights as they are. What the encoder saw matters, and its tokens
-    where ``features.mask`` is 0 do not."""
+    """Require that a fusion keeps the shapes: ``early`` must return embeddings [batch, positions, dim] and their mask, with
+    ``added_tokens`` more positions than the text (any number if that is None) and the whole text at ``text``; ``late`` must
+    keep the shape of the states; ``deep`` must not change the names of the language model's weights. The features must affect
+    the result, and tokens whose ``features.mask`` is 0 must not.
+    """
     model = subject.model
     fusion, batch = model.fusion, subject.batch(model)
     seen = model.batch_features(batch)
     ids, mask = batch["ids"].clamp(min=0), batch["mask"]
     embeddings = model.language_model.embed(ids)
     fusion.set_features(seen)
-    found = fusion.early(seen, embeddings, mask)
-    added = found.embeddings.shape[1] - ids.shape[1]
+    fused = fusion.early(seen, embeddings, mask)
+    added = fused.embeddings.shape[1] - ids.shape[1]
     wanted = [len(ids), ids.shape[1] + added, embeddings.shape[2]]
-    expect(list(found.embeddings.shape) == wanted, f"early gives embeddings {shape(found.embeddings)}, not {wanted}")
-    expect(list(found.mask.shape) == wanted[:2], f"early gives a mask {shape(found.mask)}, not {wanted[:2]}")
+    expect(list(fused.embeddings.shape) == wanted, f"early returns embeddings {shape(fused.embeddings)}, not {wanted}")
+    expect(list(fused.mask.shape) == wanted[:2], f"early returns a mask {shape(fused.mask)}, not {wanted[:2]}")
     if fusion.added_tokens is not None:
         expect(added == fusion.added_tokens, f"early adds {added} positions, and added_tokens is {fusion.added_tokens}")
-    held = text_states(found.mask[..., None], found.text)[..., 0]
-    expect(torch.equal(held, mask), "the positions that `text` names do not hold the text: the mask there is not the text's")
+    text_mask = text_states(fused.mask[..., None], fused.text)[..., 0]
+    expect(torch.equal(text_mask, mask), "`text` does not name the positions of the text: the mask there differs from the text's")
     if fusion.is_late:
-        model.states(seen, ids, mask)  # what it does deep inside may be what it goes by after
-        hidden = torch.randn_like(embeddings)
-        late = fusion.late(seen, hidden)
-        expect(late.shape == hidden.shape, f"late gives {shape(late)} of states {shape(hidden)}")
-        row = fusion.late(seen, hidden[:, :1])
-        expect(close(row, late[:, :1]), "late is not position by position: a state alone gives another result than among others")
+        model.states(seen, ids, mask)  # late may use what the deep hooks computed
+        _check_late(fusion, seen, torch.randn_like(embeddings))
     fusion.set_features(None)
     if "deep" in fusion.places():
-        language = resolve("language_model", subject.recipe.language_model)
-        with torch.device("meta"):
-            alone = language.cls(language.options)
-        renamed = sorted(alone.state_dict().keys() ^ model.language_model.state_dict().keys())
-        expect(not renamed, f"deep changes the names of the language model's weights: {', '.join(renamed[:5])}")
+        _check_names(subject)
     if fusion.places():
         _check_sight(subject)
 
 
+def _check_late(fusion: Fusion, features: Features, hidden: Tensor) -> None:
+    """Check that `late` keeps the shape and treats each position on its own."""
+    late = fusion.late(features, hidden)
+    expect(late.shape == hidden.shape, f"late returns {shape(late)} for states {shape(hidden)}")
+    first = fusion.late(features, hidden[:, :1])
+    expect(close(first, late[:, :1]), "late mixes positions: a state alone gives another result than among others")
+
+
+def _check_names(subject: Subject) -> None:
+    """Check that `deep` left the names of the language model's weights unchanged."""
+    language = resolve("language_model", subject.recipe.language_model)
+    with torch.device("meta"):
+        alone = language.cls(language.options)
+    renamed = sorted(alone.state_dict().keys() ^ subject.model.language_model.state_dict().keys())
+    expect(not renamed, f"deep changes the names of the language model's weights: {', '.join(renamed[:5])}")
+
+
 def _check_sight(subject: Subject) -> None:
-    """With gates that are ajar, as where they are trained, and in double precision, where a small effect is no rounding."""
+    """Check that features matter, with gates opened as after training, and in double precision, so that small effects exceed
+    rounding.
+    """
     model = subject.build().double()
     for parameter in model.fusion.parameters():
         parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -250,43 +290,59 @@ def _check_sight(subject: Subject) -> None:
     mask[:, tokens.shape[1] // 2 :] = 0
     other = tokens + 10 * noise * (1 - mask)[..., None]
     before, after = loss(replace(seen, mask=mask)), loss(replace(seen, tokens=other, mask=mask))
-    expect(torch.allclose(before, after, rtol=1e-6), "what stands in tokens whose features.mask is 0 changes the loss")
+    expect(torch.allclose(before, after, rtol=1e-6), "tokens whose features.mask is 0 change the loss")
 
 
 @check("task")
 def answers(subject: Subject) -> None:
-    """A task collates tensors of one row an example, with ``labels`` in training; its loss is a finite sum and the number of
-    labels, both scalars; it gives one `Prediction` an example, and ``references`` are those that its examples have. Its metrics
-    are registered, and what it learns from data is plain, valid, and learned once."""
+    """Require that a task collates tensors with one row per example, with ``labels`` in training. ``loss`` must return a finite
+    sum and the number of labels, both scalars; ``predict`` one `Prediction` per example; and ``references`` the targets of the
+    examples. The metrics must be registered, and what the task learns from data must be plain, valid, and learned once.
+    """
     model, task = subject.model, subject.model.task
-    learned = task.learn(subject.target.Options(**subject.tiny), subject.examples)
-    again = json.loads(json.dumps(learned))
-    expect(again == learned, f"what it learns is {learned}, from JSON {again}")
-    more = task.learn(subject.target.Options(**{**subject.tiny, **learned}), subject.examples)
-    expect(not more, f"given what it has learned, it learns more: {more}")
-    unknown = [name for name in task.metrics if not any(e.name == name for e in plugin_manager().registry.entries("metric"))]
-    expect(not unknown, f"no plugin has the metrics {', '.join(unknown)}")
+    _check_learning(subject, task)
     batch = subject.batch(model)
-    expect("labels" in batch, f"for training it collates {', '.join(batch)}, and no labels")
+    expect("labels" in batch, f"for training it collates {', '.join(batch)}, but no labels")
     count = len(subject.examples)
     asked = tensors(model.collator(training=False)(subject.examples), "cpu")
     for name, value in {**batch, **asked}.items():
         expect(name == "inputs" or len(value) == count, f"{name} is {shape(value)} for {count} examples")
-    seen = model.batch_features(batch)
-    lost = task.loss(model, seen, batch)
-    pair = isinstance(lost, Sequence) and len(lost) == 2
-    expect(pair, f"loss gives {type(lost).__name__}, not the sum and the number of labels")
-    total, number = lost
-    for name, value in {"sum": total, "number": number}.items():
-        expect(isinstance(value, Tensor), f"the {name} that loss gives is {short_repr(value)}, no tensor")
-        expect(value.ndim == 0, f"the {name} that loss gives is {shape(value)}, no scalar")
-    expect(finite(total) and number > 0, f"loss gives {total.item()} over {number.item()} labels")
-    twice = subject.batch(model, [*subject.examples, *subject.examples])
-    more_total, more_number = task.loss(model, model.batch_features(twice), twice)
-    mean = more_number == 2 * number and total != 0 and close(more_total, total)
-    expect(not mean, "the sum that loss gives is the same for each example twice: it is a mean, which would be divided once more")
-    said = model.predict_examples(subject.examples)
-    expect(len(said) == count and all(isinstance(p, Prediction) for p in said), f"{count} examples give {said}")
+    _check_loss(subject, batch)
+    predictions = model.predict_examples(subject.examples)
+    expect(
+        len(predictions) == count and all(isinstance(p, Prediction) for p in predictions), f"{count} examples give {predictions}"
+    )
     for example in subject.examples:
         right = task.references(example)
         expect(list(right) == list(example.targets), f"the references of targets {example.targets} are {right}")
+
+
+def _check_learning(subject: Subject, task: Task) -> None:
+    """Check what the task learns from data, and that its metrics are registered."""
+    learned = task.learn(subject.target.Options(**subject.tiny), subject.examples)
+    again = json.loads(json.dumps(learned))
+    expect(again == learned, f"what it learns is {learned}, but {again} after a round trip through JSON")
+    more = task.learn(subject.target.Options(**{**subject.tiny, **learned}), subject.examples)
+    expect(not more, f"it learns again what it has learned: {more}")
+    unknown = [name for name in task.metrics if not any(e.name == name for e in plugin_manager().registry.entries("metric"))]
+    expect(not unknown, f"no installed plugin has the metrics {', '.join(unknown)}")
+
+
+def _check_loss(subject: Subject, batch: dict[str, Tensor]) -> None:
+    """Check that the loss is a sum and a number of labels, and not a mean."""
+    model, task = subject.model, subject.model.task
+    lost = task.loss(model, model.batch_features(batch), batch)
+    pair = isinstance(lost, Sequence) and len(lost) == 2
+    expect(pair, f"loss returns {type(lost).__name__}, not the sum and the number of labels")
+    total, number = lost
+    for name, value in {"sum": total, "number": number}.items():
+        expect(isinstance(value, Tensor), f"the {name} that loss returns is {short_repr(value)}, not a tensor")
+        expect(value.ndim == 0, f"the {name} that loss returns is {shape(value)}, not a scalar")
+    expect(finite(total) and number > 0, f"loss returns {total.item()} over {number.item()} labels")
+    twice = subject.batch(model, [*subject.examples, *subject.examples])
+    more_total, more_number = task.loss(model, model.batch_features(twice), twice)
+    mean = more_number == 2 * number and total != 0 and close(more_total, total)
+    expect(
+        not mean,
+        "the sum that loss returns does not change if each example is repeated: it is a mean, which would be divided again",
+    )

@@ -1,4 +1,4 @@
-"""Checks of what is no part of a model: data sets, metrics, recipes, formats and commands."""
+"""Check entries that are not parts of a model: data sets, metrics, recipes, formats and commands."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mmzoo.common.sanitize import short_repr
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.open import open_dataset
 from mmzoo.errors import DataError, DoesNotFit, MmzooError
+from mmzoo.evaluation.metric import Metric
 from mmzoo.evaluation.statistics import measure
 from mmzoo.formats.format import Clues, Format
 from mmzoo.interfaces.example import Example
@@ -38,36 +39,36 @@ RIGHT = ("two dogs run after one ball", "some birds sit over there again")
 
 @check("dataset")
 def examples(subject: Subject) -> None:
-    """A data set has splits, each with examples that have a distinct id, an image (or another input of its modality) that opens,
-    and at least one target; a second reading gives the same, and examples can be pickled for data workers."""
+    """Require that a data set has splits, each with examples that have a distinct id, an image (or another input of the modality)
+    that opens, and at least one target. A second reading must return the same examples, and examples must be picklable for
+    data workers.
+    """
     with tempfile.TemporaryDirectory() as folder:
         data = opened(subject, Path(folder))
         splits = data.splits()
         named = isinstance(splits, Sequence) and not isinstance(splits, str) and all(isinstance(split, str) for split in splits)
-        expect(splits and named, f"splits are {short_repr(splits)}, no list of names")
+        expect(splits and named, f"splits are {short_repr(splits)}, not a list of names")
         for split in splits:
-            found = first(data, split)
-            expect(found, f"split '{split}' is empty")
-            strange = [example for example in found if not isinstance(example, Example)]
-            expect(not strange, f"split '{split}' holds {short_repr(strange[:1])}, no mmzoo.Example")
-            expect(
-                len({example.id for example in found}) == len(found), f"ids of split '{split}' repeat: {[e.id for e in found]}"
-            )
-            for example in found:
+            read = first(data, split)
+            expect(read, f"split '{split}' is empty")
+            strange = [example for example in read if not isinstance(example, Example)]
+            expect(not strange, f"split '{split}' has {short_repr(strange[:1])}, not mmzoo.Example objects")
+            expect(len({example.id for example in read}) == len(read), f"ids of split '{split}' repeat: {[e.id for e in read]}")
+            for example in read:
                 _check_example(example, subject.target.modality)
             again = first(data, split)
-            expect([_facts(e) for e in again] == [_facts(e) for e in found], f"split '{split}' read again gives other examples")
-            copied = pickle.loads(pickle.dumps(found))
-            expect([_facts(e) for e in copied] == [_facts(e) for e in found], "examples differ after pickling")
+            expect([_facts(e) for e in again] == [_facts(e) for e in read], f"split '{split}' read again gives other examples")
+            copied = pickle.loads(pickle.dumps(read))
+            expect([_facts(e) for e in copied] == [_facts(e) for e in read], "examples differ after pickling")
 
 
 def _check_example(example: Example, modality: str) -> None:
     expect(example.id and isinstance(example.id, str), f"an example's id is {example.id!r}")
     expect(example.targets and all(isinstance(t, str) for t in example.targets), f"{example.id}: targets are {example.targets!r}")
     expect(isinstance(example.text, str), f"{example.id}: text is {example.text!r}")
-    found = example.inputs(modality)
-    expect(found and found[0] is not None, f"{example.id}: there is no {modality}")
-    for image in found if modality == "image" else ():
+    inputs = example.inputs(modality)
+    expect(inputs and inputs[0] is not None, f"{example.id}: there is no {modality}")
+    for image in inputs if modality == "image" else ():
         open_image(image)
 
 
@@ -76,20 +77,20 @@ def _facts(example: Example) -> tuple[object, ...]:
 
 
 def first(data: Dataset, split: str) -> list[Example]:
-    found: Iterable[Example] = data.load(split)
-    expect(isinstance(found, Iterable), f"load('{split}') gives {short_repr(found)}, no examples")
-    return list(islice(found, FEW))
+    examples: Iterable[Example] = data.load(split)
+    expect(isinstance(examples, Iterable), f"load('{split}') returns {short_repr(examples)}, not examples")
+    return list(islice(examples, FEW))
 
 
 def opened(subject: Subject, folder: Path) -> Dataset:
-    """The data set in its tiny form; one that reads a user's files is given some."""
+    """Return the data set in its tiny form; one that reads the user's files gets some."""
     needs = subject.needs_variant and not subject.entry.variant
     use = f"{subject.entry.name}:{_own_files(folder)}" if needs else subject.entry.name
     return open_dataset(PartConfig(use=use, **subject.entry.tiny))
 
 
 def _own_files(folder: Path) -> Path:
-    """A user's folder: pictures in a table, and as files beside it."""
+    """Write files like a user's: a table with images, and the images as files beside it."""
     import datasets
 
     table: dict[str, list[object]] = {"image": [], "text": [], "target": []}
@@ -103,7 +104,7 @@ def _own_files(folder: Path) -> Path:
 
 @check("dataset")
 def trains(subject: Subject) -> None:
-    """A small model trains two steps on it, with the first encoder that there is of its modality."""
+    """Require that a small model trains two steps on the data set, with the first encoder of its modality."""
     recipe = tiny(Recipe(**{**PARTNERS, "encoder": _encoder(subject.target.modality)}))
     with tempfile.TemporaryDirectory() as folder:
         data = opened(subject, Path(folder))
@@ -118,14 +119,15 @@ def _encoder(modality: str) -> str:
     for entry in plugin_manager().registry.entries("encoder"):
         if entry.modality == modality and entry.variant is None:
             return entry.name
-    raise Inapplicable(f"no plugin here has an encoder of '{modality}' that needs no variant")
+    raise Inapplicable(f"no installed plugin has an encoder of '{modality}' that works without a variant")
 
 
 @check("metric")
 def scores(subject: Subject) -> None:
-    """Predictions that are their references score ``perfect``, and others do not; the order of examples changes nothing; rows are
-    [examples, statistics] of finite numbers, and scores keep the leading shape of their totals. A metric of numbers raises a
-    `ValueError` or `DataError` of texts that are none."""
+    """Require that predictions that equal their references score ``perfect``, and others do not. The order of examples must not
+    matter. Rows must be [examples, statistics] of finite numbers, and scores must keep the leading shape of their totals. A
+    metric of numbers must raise a `ValueError` or `DataError` for texts that are not numbers.
+    """
     try:
         metric = subject.target(subject.target.Options(**subject.tiny))
     except DataError as error:
@@ -135,19 +137,29 @@ def scores(subject: Subject) -> None:
         metric.rows(RIGHT, [[text] for text in RIGHT])
     except (ValueError, DataError):
         answers = NUMBERS
-    right, others = list(answers), list(reversed(answers))
-    references = [[text] for text in answers]
-    rows = metric.rows(right, references)
+    _check_rows(metric, answers)
+    _check_values(metric, answers)
+
+
+def _check_rows(metric: Metric, answers: Sequence[str]) -> None:
+    """Check the shapes and types of rows and scores."""
+    rows = metric.rows(list(answers), [[text] for text in answers])
     numbers = isinstance(rows, np.ndarray) and np.issubdtype(rows.dtype, np.number)
-    expect(numbers, f"rows gives {short_repr(rows)}, no array of numbers")
-    expect(np.ndim(rows) == 2 and len(rows) == len(right), f"rows of {len(right)} examples are {np.shape(rows)}")
+    expect(numbers, f"rows returns {short_repr(rows)}, not an array of numbers")
+    expect(np.ndim(rows) == 2 and len(rows) == len(answers), f"rows of {len(answers)} examples are {np.shape(rows)}")
     expect(np.isfinite(rows).all(), "rows are not finite")
     totals = np.stack([rows.sum(0)] * 3)
-    found = np.shape(metric.score(totals))
-    expect(found == (3,), f"scores of totals {totals.shape} are {found}, not (3,)")
+    shape = np.shape(metric.score(totals))
+    expect(shape == (3,), f"scores of totals {totals.shape} are {shape}, not (3,)")
+
+
+def _check_values(metric: Metric, answers: Sequence[str]) -> None:
+    """Check that right predictions score ``perfect`` in any order, and wrong ones worse."""
+    right, others = list(answers), list(reversed(answers))
+    references = [[text] for text in answers]
     values = {
-        name: measure(metric, said, given, [0, 1]).value
-        for name, said, given in (
+        name: measure(metric, predictions, expected, [0, 1]).value
+        for name, predictions, expected in (
             ("right", right, references),
             ("in another order", others, references[::-1]),
             ("wrong", others, references),
@@ -158,21 +170,22 @@ def scores(subject: Subject) -> None:
         expect(abs(values[name] - perfect) < 1e-6, f"predictions that are {name} score {values[name]}, not {perfect}")
     expect(abs(values["wrong"] - perfect) > 1e-6, f"predictions that are not their references score {values['wrong']} too")
     if (values["wrong"] > perfect) != metric.smaller_is_better:
-        told = f"predictions that are not their references score {values['wrong']}, and perfect is {perfect}"
-        raise AssertionError(f"{told}: smaller_is_better has to be {not metric.smaller_is_better}")
+        problem = f"predictions that are not their references score {values['wrong']}, and perfect is {perfect}"
+        raise AssertionError(f"{problem}: smaller_is_better must be {not metric.smaller_is_better}")
 
 
 @check("recipe")
 def builds(subject: Subject) -> None:
-    """A recipe names all four parts, with options that they have, and they fit; in its tiny form it trains two steps, and saved
-    and loaded says the same, to the last bit."""
+    """Require that a recipe names all four parts with valid options, and that they are compatible. In its tiny form it must train
+    two steps, and the model must predict exactly the same after saving and loading.
+    """
     for kind, part in read_recipe(subject.entry.name).parts().items():
-        resolve(kind, part)  # tiny replaces the options
+        resolve(kind, part)  # before tiny replaces the options
     recipe = tiny(subject.entry.name)
     with tempfile.TemporaryDirectory() as folder:
         loaded = round_trip(recipe, Path(folder) / "model", dataset=_data(recipe))
     uses = [[part.use for part in each.parts().values()] for each in (recipe, loaded.recipe)]
-    expect(uses[0] == uses[1], f"it was made of {uses[0]} and loaded as {uses[1]}")
+    expect(uses[0] == uses[1], f"it was built of {uses[0]} and loaded as {uses[1]}")
 
 
 def _data(recipe: Recipe) -> Dataset:
@@ -182,8 +195,10 @@ def _data(recipe: Recipe) -> Dataset:
 
 @check("format")
 def exchange(subject: Subject) -> None:
-    """A format reads, writes, or both; it recognises no empty source, and refuses with an error of mmzoo's a source that is not
-    its own. What it writes of a tiny model, if it has a place for its parts, it reads back to one that says the same."""
+    """Require that a format reads, writes, or both. It must not recognise an empty source, and must refuse another format's
+    source with one of mmzoo's errors. If it can represent a tiny model, reading back what it wrote must give a model with the
+    same predictions.
+    """
     cls = subject.target
     expect(cls.ways(), "it has neither read nor write")
     expect(cls.recognises(Clues()) is False, "it recognises a source of which nothing is known")
@@ -198,7 +213,7 @@ def exchange(subject: Subject) -> None:
             except MmzooError:
                 pass
             else:
-                raise AssertionError("a folder that holds only notes.txt is read without a word")
+                raise AssertionError("a folder with only notes.txt is read without an error")
         if "export" in cls.ways():
             _write_and_read(chosen, build(tiny(Recipe(**PARTNERS)), seed=0), folder / "written")
 
@@ -208,18 +223,18 @@ def _write_and_read(chosen: Format, model: MultimodalModel, folder: Path) -> Non
     try:
         chosen.write(model, folder)
     except DoesNotFit as reason:
-        expect(str(reason).strip(), "it refuses a model without a word")
+        expect(str(reason).strip(), "it refuses a model without a reason")
         return
     expect(any(folder.iterdir()), "it writes no file")
     if "import" in chosen.ways():
         sample = Sample().load("test")
-        found, wanted = chosen.read(str(folder)).predict_examples(sample), model.predict_examples(sample)
-        expect(found == wanted, f"read back it says {found[0]}, before {wanted[0]}")
+        actual, wanted = chosen.read(str(folder)).predict_examples(sample), model.predict_examples(sample)
+        expect(actual == wanted, f"it predicts {actual[0]} after reading back, and {wanted[0]} before")
 
 
 @check("command")
 def helps(subject: Subject) -> None:
-    """A command is a function that typer can make one of: ``--help`` prints and exits with 0."""
+    """Require that a command is a function that typer accepts: ``--help`` must print and exit with 0."""
     own = [entry.name for entry in plugin_manager().registry.entries("command")]
     expect(subject.entry.name in own, f"there is no command '{subject.entry.name}'")
     app = typer.Typer(add_completion=False)

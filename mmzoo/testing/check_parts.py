@@ -1,4 +1,4 @@
-"""Checks of every part of a model: encoders, fusions, language models and tasks."""
+"""Check every part of a model: encoders, fusions, language models and tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmzoo.common.sanitize import describe_error
+from mmzoo.common.sanitize import describe_error, one_line
 from mmzoo.data.collate import tensors
 from mmzoo.errors import DoesNotFit, MmzooError
 from mmzoo.interfaces.kinds import PARTS
@@ -22,7 +22,7 @@ from mmzoo.testing.contract import check, expect
 from mmzoo.testing.small import fitting, round_trip, with_partners
 from mmzoo.testing.subject import TOLERANCE, Subject, close, finite
 
-# Cheap parts of this distribution that differ in what they need and give.
+# Cheap parts of this distribution with different needs and outputs.
 SELECTION = {
     "encoder": ("cnn", "none"),
     "fusion": ("prefix-linear", "projector", "late-sum", "cross-attention"),
@@ -33,18 +33,21 @@ SELECTION = {
 
 @check(*PARTS)
 def devices(subject: Subject) -> None:
-    """Every tensor of a part is a parameter or a buffer, so that it is on the meta device when it is built there, with the names,
-    shapes and types that it has for real, and moves with the model; moved from meta to the CPU, and to the GPU if there is one,
-    it says the same."""
+    """Require that every tensor of a part is a parameter or a buffer. A part that is built on the meta device must have all its
+    tensors there, with the names, shapes and types of the real part. Moved from there to the CPU, and to the GPU if there is
+    one, it must give the same predictions.
+    """
     real, plan = subject.model, assemble(subject.recipe, meta=True)
-    here = _tensors(subject.part(real))
-    there = _tensors(subject.part(plan))
-    stray = [name for name, value in there.items() if not value.is_meta]
-    expect(not stray, f"built on the meta device, {', '.join(stray)} is not on it; do not name a device in __init__")
-    left = [name for name, value in here.items() if value.is_meta]
-    expect(not left, f"{', '.join(left)} has no value after the build")
-    differ = sorted(name for name in {*here, *there} if _form(here.get(name)) != _form(there.get(name)))
-    expect(not differ, f"on the meta device and for real, {', '.join(differ)} differ in name, shape or type")
+    real_tensors = _tensors(subject.part(real))
+    meta_tensors = _tensors(subject.part(plan))
+    stray = [name for name, value in meta_tensors.items() if not value.is_meta]
+    expect(not stray, f"built on the meta device, {', '.join(stray)} is on another; do not name a device in __init__")
+    unset = [name for name, value in real_tensors.items() if value.is_meta]
+    expect(not unset, f"{', '.join(unset)} has no value after the build")
+    differ = sorted(
+        name for name in {*real_tensors, *meta_tensors} if _form(real_tensors.get(name)) != _form(meta_tensors.get(name))
+    )
+    expect(not differ, f"{', '.join(differ)} differ in name, shape or type between the meta device and the CPU")
     _check_move(subject, plan.to_empty(device="cpu"), "the CPU")
     if torch.cuda.is_available():
         _check_move(subject, subject.build().to("cuda"), "the GPU")
@@ -57,10 +60,10 @@ def _check_move(subject: Subject, moved: MultimodalModel, where: str) -> None:
             owner, _, leaf = name.rpartition(".")
             value.copy_(getattr(real.get_submodule(owner), leaf))
     try:
-        found = moved.eval().predict_examples(subject.examples)
+        predictions = moved.eval().predict_examples(subject.examples)
     except (RuntimeError, NotImplementedError) as error:
-        raise AssertionError(f"moved to {where} it fails, as where a tensor is no buffer: {error}") from error
-    _same(found, real.predict_examples(subject.examples), f"moved to {where} it says otherwise")
+        raise AssertionError(f"moved to {where} it fails, which happens if a tensor is not a buffer: {error}") from error
+    _same(predictions, real.predict_examples(subject.examples), f"moved to {where} it predicts otherwise")
 
 
 def _tensors(part: Any) -> dict[str, Tensor]:
@@ -71,16 +74,17 @@ def _form(value: Tensor | None) -> Any:
     return None if value is None else (value.shape, value.dtype)
 
 
-def _same(found: list[Any], expected: list[Any], happened: str) -> None:
-    for one, other in zip(found, expected, strict=True):
+def _same(actual: list[Any], expected: list[Any], happened: str) -> None:
+    for one, other in zip(actual, expected, strict=True):
         numbers = torch.tensor([[n if n is not None else 0.0 for n in (p.score, p.value)] for p in (one, other)])
         expect(one.label == other.label and close(numbers[0], numbers[1]), f"{happened}: {one} and {other}")
 
 
 @check(*PARTS)
 def dtypes(subject: Subject) -> None:
-    """A part works in float32, under bfloat16 autocast, and as bfloat16 itself (``model.to(torch.bfloat16)``): the loss is
-    finite, near that of float32, and predictions are made."""
+    """Require that a part works in float32, under bfloat16 autocast, and as bfloat16 itself (``model.to(torch.bfloat16)``): the
+    loss must be finite and close to that in float32, and predictions must be possible.
+    """
     model = subject.build()
     batch = subject.batch(model)
     whole = model(**batch)["loss"]
@@ -97,19 +101,20 @@ def dtypes(subject: Subject) -> None:
     _near(half, whole, "as bfloat16")
 
 
-def _near(found: Tensor, whole: Tensor, where: str) -> None:
-    near = torch.allclose(found.float(), whole, atol=0.1, rtol=0.1)
-    expect(finite(found) and near, f"{where} the loss is {found.item():.4f}; in float32 it is {whole.item():.4f}")
+def _near(loss: Tensor, whole: Tensor, where: str) -> None:
+    near = torch.allclose(loss.float(), whole, atol=0.1, rtol=0.1)
+    expect(finite(loss) and near, f"{where} the loss is {loss.item():.4f}; in float32 it is {whole.item():.4f}")
 
 
 @check(*PARTS)
 def batches(subject: Subject) -> None:
-    """A batch and its examples alone give the same: texts of unequal length, an empty one, and a batch of one. The loss is finite
-    for each."""
+    """Require that a batch and its examples alone give the same results: texts of different lengths, an empty text, and a batch
+    of one. The loss must be finite for each.
+    """
     model = subject.model
     together = model.predict_examples(subject.examples)
     alone = [model.predict_examples([example])[0] for example in subject.examples]
-    _same(together, alone, "in a batch and alone it says")
+    _same(together, alone, "predictions in a batch and alone differ")
     with torch.no_grad():
         for example in subject.examples:
             loss = model(**subject.batch(model, [example]))["loss"]
@@ -118,8 +123,9 @@ def batches(subject: Subject) -> None:
 
 @check(*PARTS)
 def seeded(subject: Subject) -> None:
-    """The seed decides: two builds have equal weights, and two forward passes in training mode equal losses; two predictions are
-    equal without a seed."""
+    """Require that results depend on the seed only: two builds must have equal weights, and two forward passes in training mode
+    equal losses. Two predictions must be equal without a seed.
+    """
     one, other = subject.model.state_dict(), subject.build().state_dict()
     differ = [name for name in one if not torch.equal(one[name], other[name])]
     expect(not differ, f"with one seed, two builds differ in {', '.join(differ[:5])}")
@@ -139,7 +145,9 @@ def seeded(subject: Subject) -> None:
 
 @check(*PARTS)
 def gradients(subject: Subject) -> None:
-    """With some partner that it fits, the loss sends a finite gradient to every parameter that is trained, and none to others."""
+    """Require that the loss gives a finite gradient to every parameter that is trained, with at least one compatible partner, and
+    none to other parameters.
+    """
     wanted: set[str] = set()
     reached: set[str] = set()
     for recipe in fitting(subject.entry, []):
@@ -160,15 +168,19 @@ def gradients(subject: Subject) -> None:
 
 @check(*PARTS)
 def save_and_load(subject: Subject) -> None:
-    """A model with the part trains two steps with finite losses; saved and loaded it says the same, to the last bit."""
+    """Require that a model with the part trains two steps with finite losses, and predicts exactly the same after saving and
+    loading.
+    """
     with tempfile.TemporaryDirectory() as folder:
         round_trip(subject.bare, Path(folder) / "model", dataset=subject.dataset)
 
 
 @check(*PARTS)
 def partners(subject: Subject) -> None:
-    """A part works with every other that its declared needs (``architectures``, ``needs_tokens``, ...) fit: the model builds, its loss is
-    finite and its predictions are made. Where the fit check refuses, it says why."""
+    """Require that a part works with every partner that its declared needs (``architectures``, ``needs_tokens``, ...) allow: the
+    model must build, its loss must be finite, and it must predict. If the check of compatibility refuses a partner, it must
+    say why.
+    """
     entry = subject.entry
     chosen = {kind: [n for n in names if n in _names(kind)] for kind, names in SELECTION.items() if kind != entry.kind}
     first = {kind: part.use for kind, part in subject.bare.parts().items()}
@@ -176,20 +188,21 @@ def partners(subject: Subject) -> None:
     for kind, names in chosen.items():
         for name in names:
             parts = {**first, kind: name}
-            said = " + ".join(parts.values())
+            parts_text = " + ".join(parts.values())
             try:
                 model = subject.build(subject.learned(with_partners(entry, parts)))
             except DoesNotFit as reason:
-                expect(str(reason).strip(), f"{said}: refused without a word")
+                expect(str(reason).strip(), f"{parts_text}: refused without a reason")
                 continue
             try:
                 expect(finite(model(**subject.batch(model))["loss"]), "the loss is not finite")
                 model.predict_examples(subject.examples)
-            except Exception as error:  # the others are tried all the same
-                failed[said] = error
+            except Exception as error:  # the other partners are tried too
+                failed[parts_text] = error
     if failed:
         lines = [
-            f"{said}: {error if isinstance(error, AssertionError) else describe_error(error)}" for said, error in failed.items()
+            f"{parts_text}: {error if isinstance(error, AssertionError) else describe_error(error)}"
+            for parts_text, error in failed.items()
         ]
         raise AssertionError("\n".join(lines)) from next(iter(failed.values()))
 
@@ -200,7 +213,9 @@ def _names(kind: str) -> set[str]:
 
 @check(*PARTS)
 def picklable(subject: Subject) -> None:
-    """What data workers are sent, the encoder's ``transform`` and the task, comes out of a pickle and collates the same batch."""
+    """Require that the encoder's ``transform`` and the task, which data workers get, can be pickled, and that the copy collates
+    the same batch.
+    """
     collate = subject.model.collator(training=True)
     try:
         copied = pickle.loads(pickle.dumps(collate))
@@ -208,36 +223,34 @@ def picklable(subject: Subject) -> None:
         raise AssertionError(f"it cannot be pickled: {error}; a lambda or a local function cannot") from None
     one, other = tensors(collate(subject.examples), "cpu"), tensors(copied(subject.examples), "cpu")
     differ = [name for name in one if not torch.equal(one[name], other[name])]
-    expect(not differ, f"the copy collates otherwise: {', '.join(differ)}")
+    expect(not differ, f"the copy collates another batch; these differ: {', '.join(differ)}")
 
 
 @check(*PARTS)
 def compiled(subject: Subject) -> None:
-    """``torch.compile`` takes a part (with graph breaks, if need be) and it computes the same loss and gradients."""
-    import torch._dynamo
-
+    """Require that ``torch.compile`` accepts a part (graph breaks are allowed), with the same loss and gradients."""
     model = subject.build()
     batch = subject.batch(model)
     loss, expected = _gradients(model, batch)
-    torch._dynamo.reset()
-    log = logging.getLogger("torch._dynamo")  # which tells of each graph break, the model's own too, in many lines
-    level = log.level
-    log.setLevel(logging.ERROR)
+    torch.compiler.reset()
+    logging.disable(logging.WARNING)  # torch describes each graph break in many lines, also those of mmzoo's own code
     try:
         _compile(subject.entry.kind, model)
-        found, got = _gradients(model, batch)
+        new_loss, new_gradients = _gradients(model, batch)
     except MmzooError:
         raise
     except Exception as error:
-        raise AssertionError(f"compiled it fails: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise AssertionError(f"compiled it fails: {type(error).__name__}: {one_line(error)}") from error
     finally:
-        log.setLevel(level)
-        torch._dynamo.reset()
-    _equal_gradients(found, got, loss, expected, "compiled")
+        logging.disable(logging.NOTSET)
+        torch.compiler.reset()
+    _equal_gradients(new_loss, new_gradients, loss, expected, "compiled")
 
 
 def _compile(kind: str, model: MultimodalModel) -> None:
-    """Compile what is the part's own, which is quicker than the whole: of a fusion the places where it works."""
+    """Apply ``torch.compile`` to the part alone, which is faster than the whole model; for a fusion, to the methods that it
+    overrides.
+    """
     compiled: dict[str, Any] = {"backend": "aot_eager"}
     if kind == "task":
         model.task.loss = torch.compile(model.task.loss, **compiled)  # type: ignore[method-assign]
@@ -253,8 +266,9 @@ def _compile(kind: str, model: MultimodalModel) -> None:
 
 @check("fusion", "language_model")
 def recomputed(subject: Subject) -> None:
-    """With gradient checkpointing (``training.gradient_checkpointing``) the loss and the gradients are the same; a language model
-    whose blocks cannot be recomputed is refused."""
+    """Require the same loss and gradients with gradient checkpointing (``training.gradient_checkpointing``). A language model
+    whose blocks cannot be recomputed must refuse it.
+    """
     model = subject.build()
     batch = subject.batch(model)
     loss, expected = _gradients(model, batch)
@@ -262,8 +276,8 @@ def recomputed(subject: Subject) -> None:
         model.checkpoint_blocks()
     except DoesNotFit:
         return
-    found, got = _gradients(model, batch)
-    _equal_gradients(found, got, loss, expected, "with recomputed blocks")
+    new_loss, new_gradients = _gradients(model, batch)
+    _equal_gradients(new_loss, new_gradients, loss, expected, "with recomputed blocks")
 
 
 def _gradients(model: MultimodalModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -274,7 +288,9 @@ def _gradients(model: MultimodalModel, batch: dict[str, Tensor]) -> tuple[Tensor
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def _equal_gradients(found: Tensor, got: dict[str, Tensor], loss: Tensor, expected: dict[str, Tensor], how: str) -> None:
-    expect(close(found, loss), f"{how}, the loss is {found.item()} and not {loss.item()}")
-    differ = [n for n in expected if n not in got or not torch.allclose(got[n], expected[n], **TOLERANCE)]
+def _equal_gradients(
+    new_loss: Tensor, new_gradients: dict[str, Tensor], loss: Tensor, expected: dict[str, Tensor], how: str
+) -> None:
+    expect(close(new_loss, loss), f"{how}, the loss is {new_loss.item()} and not {loss.item()}")
+    differ = [n for n in expected if n not in new_gradients or not torch.allclose(new_gradients[n], expected[n], **TOLERANCE)]
     expect(not differ, f"{how}, the gradients differ of {', '.join(differ[:5])}")

@@ -1,4 +1,4 @@
-"""What a check is, and what it is run on: the conformance kit's frame. The checks stand in the files beside this one."""
+"""Define checks and the cases that run them. The checks themselves are in the other files of this folder."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from mmzoo.registry import isolation, settings
 from mmzoo.registry.discovery import GROUP
 from mmzoo.registry.manager import DISABLED, LEFT_OUT, plugin_manager
 from mmzoo.testing.network import no_network
-from mmzoo.testing.subject import Plugin, Subject
+from mmzoo.testing.subject import InstalledPlugin, Subject
 
 PAGE = "docs/plugin-contract.md"
-LIMIT = 60
+LIMIT = 60  # times the time limit for importing a plugin
 
 
 class Inapplicable(unittest.SkipTest):
-    """A check that an entry cannot be put to here, and why: it needs a package or a program that is not installed.
-    pytest takes it for a skip."""
+    """Report that a check cannot run because a package or program is not installed. pytest counts it as skipped."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A promise of the contract, and the function that holds an entry of ``kinds`` to it; no kinds: the plugin as a whole."""
+    """Hold one promise of the contract and the function that checks it, for entries of ``kinds``; without kinds, for a plugin as
+    a whole.
+    """
 
     function: Callable[[Any], None]
     kinds: tuple[str, ...]
@@ -46,7 +47,7 @@ class Check:
 
     @property
     def contract(self) -> str:
-        """What is promised: the function's docstring."""
+        """Return the promise: the function's docstring on one line."""
         return " ".join((self.function.__doc__ or "").split())
 
     @property
@@ -58,20 +59,23 @@ CHECKS: dict[str, Check] = {}
 
 
 def check(*kinds: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-    """Make a function a check of entries of these kinds; of none, of the plugin as a whole. It raises whatever it finds."""
+    """Register a function as a check of entries of these kinds; without kinds, of a plugin as a whole. It raises an error on
+    failure.
+    """
 
     def register(function: Callable[[Any], None]) -> Callable[[Any], None]:
-        made = Check(function, kinds)
-        CHECKS[made.name] = made
+        registered = Check(function, kinds)
+        CHECKS[registered.name] = registered
         return function
 
     return register
 
 
 def expect(condition: Any, happened: str) -> None:
-    """
+    """Check a condition.
+
     Raises:
-        AssertionError: saying what happened, if the condition does not hold.
+        AssertionError: with the text ``happened``, if the condition is false.
     """
     if not condition:
         raise AssertionError(happened)
@@ -79,7 +83,7 @@ def expect(condition: Any, happened: str) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """One check of one entry, or of the plugin as a whole."""
+    """Combine one check with one entry, or with a plugin as a whole."""
 
     check: Check
     subject: Any = field(compare=False)
@@ -88,11 +92,12 @@ class Case:
         return f"{self.check.name}-{self.subject.name}"
 
     def run(self) -> None:
-        """Run the check: offline, with a cache of its own, leaving torch's random numbers as they were, and not for ever: it may
-        take `LIMIT` times as long as a plugin has to be imported.
+        """Run the check offline, with its own cache, and with a time limit of `LIMIT` times the limit for importing a plugin.
+
+        The state of torch's random number generator is restored afterwards.
 
         Raises:
-            ContractBroken: saying what the contract is, what happened, and where it is documented.
+            ContractBroken: with the contract, what happened, and where it is documented.
             Inapplicable: what the check needs is not installed.
         """
         __tracebackhide__ = True
@@ -100,11 +105,14 @@ class Case:
         try:
             with no_network(), own_cache(), torch.random.fork_rng(), isolation.alarm(LIMIT * isolation.timeout()):
                 self.check.function(self.subject)
-            left = torch.get_default_dtype()
-            expect(left == default, f"it leaves torch's default type as {left}, which every other model is then made of")
+            changed = torch.get_default_dtype()
+            expect(
+                changed == default,
+                f"it changes torch's default dtype to {changed}, which affects every model that is built later",
+            )
         except (Inapplicable, KeyboardInterrupt):
             raise
-        except BaseException as error:  # a stranger's code may raise anything
+        except BaseException as error:  # a plugin's code may raise anything
             raise ContractBroken(self.failure(error)) from error
         finally:
             torch.set_default_dtype(default)
@@ -122,19 +130,18 @@ class Case:
 
 
 def cases(distribution: str) -> list[Case]:
-    """Every check of every entry that an installed distribution brings, for ``pytest.mark.parametrize``:
+    """List every check of every entry of an installed distribution, for ``pytest.mark.parametrize``:
 
-        @pytest.mark.parametrize("case", mmzoo.testing.cases("mmzoo-foo"), ids=str)
-        def test_contract(case):
-            case.run()
+        @pytest.mark.parametrize("case", mmzoo.testing.cases("mmzoo-foo"), ids=str) def test_contract(case): case.run()
 
     Raises:
-        UnknownName: no such distribution is installed, or it is no plugin. SettingsError: it is disabled or left out.
+        UnknownName: no such distribution is installed, or it is not a plugin.
+        SettingsError: the plugin is disabled or left out.
     """
     plugin = _plugin(distribution)
-    out = [found for found in plugin_manager().plugins if settings.normal(found.dist) == settings.normal(distribution)]
-    if out and all(found.state in (DISABLED, LEFT_OUT) for found in out):
-        raise SettingsError(f"there is nothing to check of the plugin '{distribution}', {out[0].why}")
+    plugins = [one for one in plugin_manager().plugins if settings.normal(one.dist) == settings.normal(distribution)]
+    if plugins and all(one.state in (DISABLED, LEFT_OUT) for one in plugins):
+        raise SettingsError(f"the plugin '{distribution}' cannot be checked: it is {plugins[0].why}")
     subjects = [Subject(entry) for entry in plugin.entries]
     whole = [Case(check, plugin) for check in CHECKS.values() if not check.kinds]
     return whole + [
@@ -144,8 +151,7 @@ def cases(distribution: str) -> list[Case]:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a case: ``problem`` says how it failed, ``skipped`` why it could not be run; of one that passed both are
-    empty."""
+    """Hold the result of a case: ``problem`` describes a failure, ``skipped`` why it did not run; both are empty on success."""
 
     case: Case
     problem: str = ""
@@ -166,10 +172,10 @@ class Result:
 
 
 def results(distribution: str) -> Iterator[Result]:
-    """Run every check of every entry, one after another.
+    """Run every check of every entry and yield the results.
 
     Raises:
-        UnknownName: as `cases`.
+        UnknownName, SettingsError: as `cases`.
     """
     for case in cases(distribution):
         try:
@@ -182,34 +188,34 @@ def results(distribution: str) -> Iterator[Result]:
 
 
 def check_plugin(distribution: str) -> None:
-    """Hold a plugin to the whole contract (docs/plugin-contract.md), each entry in its tiny form.
+    """Check a plugin against the whole contract (docs/plugin-contract.md), each entry in its tiny form.
 
     Args:
-        distribution: the name that pip installs it by.
+        distribution: the name under which pip installs it.
 
     Raises:
-        ContractBroken: listing every failure. UnknownName: no such distribution is installed, or it is no plugin.
+        ContractBroken: listing every failure.
+        UnknownName, SettingsError: as `cases`.
     """
     __tracebackhide__ = True
-    found = list(results(distribution))
-    failed = [result.problem for result in found if result.problem]
+    outcomes = list(results(distribution))
+    failed = [result.problem for result in outcomes if result.problem]
     if failed:
         listed = "\n\n".join(f"{i}. {problem}" for i, problem in enumerate(failed, 1))
-        raise ContractBroken(f"{distribution}: {len(failed)} of {len(found)} checks failed\n\n{listed}")
+        raise ContractBroken(f"{distribution}: {len(failed)} of {len(outcomes)} checks failed\n\n{listed}")
 
 
-def _plugin(name: str) -> Plugin:
+def _plugin(name: str) -> InstalledPlugin:
     try:
-        found = importlib.metadata.distribution(name)
+        distribution = importlib.metadata.distribution(name)
     except (importlib.metadata.PackageNotFoundError, ValueError):
         known = sorted({point.dist.name for point in importlib.metadata.entry_points(group=GROUP) if point.dist})
         raise UnknownName(
-            f"no distribution '{name}' is installed; those that bring plugins: {', '.join(known)}. "
-            "From its folder: pip install -e ."
+            f"no distribution '{name}' is installed; installed plugins: {', '.join(known)}. From its folder: pip install -e ."
         ) from None
-    plugin = Plugin(found.metadata["Name"])
+    plugin = InstalledPlugin(distribution.metadata["Name"])
     if not plugin.points:
-        raise UnknownName(f"distribution '{name}' has no entry point in the group '{GROUP}', so it is no plugin")
+        raise UnknownName(f"distribution '{name}' has no entry point in the group '{GROUP}', so it is not a plugin")
     plugin_manager()
     return plugin
 
@@ -221,7 +227,7 @@ def _cache() -> tempfile.TemporaryDirectory[str]:
 
 @contextlib.contextmanager
 def own_cache() -> Iterator[Path]:
-    """The cache is a temporary folder of this process for the length of the block, if no other was chosen."""
+    """Use a temporary cache folder of this process within the block, unless ``MMZOO_CACHE`` is set."""
     chosen = os.environ.get("MMZOO_CACHE") or _cache().name
     with patch.dict(os.environ, {"MMZOO_CACHE": chosen}):
         yield Path(chosen)

@@ -1,4 +1,4 @@
-"""Tests without a network."""
+"""Disable the network in tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 @contextmanager
 def no_network() -> Iterator[None]:
-    """Any attempt to connect or to look a host up raises, for the length of the block."""
+    """Make any attempt to connect or to look up a host raise an error within the block."""
 
     def refuse(*arguments: Any, **keywords: Any) -> Any:
         raise OSError("the network is blocked in this test")

@@ -1,5 +1,6 @@
-"""What importing a plugin costs and does. `run` sends this file to a fresh Python as ``python -c``, so it imports the standard
-library alone; `main` is what happens there.
+"""Measure what importing a plugin costs and does.
+
+`run` passes this file to a fresh Python as ``python -c``, so it imports only the standard library; `main` runs in that process.
 """
 
 import importlib
@@ -20,7 +21,7 @@ HEAVY = ("torch", "torchvision", "transformers", "timm", "open_clip", "datasets"
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 WRITES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate")
 SECONDS = 120
-# Where libraries are told to keep what they keep.
+# Variables that set the cache folders of libraries.
 CACHES = (
     "MMZOO_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
     "TMPDIR", "TEMP", "TMP",
@@ -28,11 +29,10 @@ CACHES = (
 
 
 def run(modules: list[str], targets: list[str]) -> dict[str, Any]:
-    """Import ``modules``, then ``targets``, in a fresh process without a network, bytecode or a home.
+    """Import ``modules``, then ``targets``, in a fresh process without network, bytecode files or home folder.
 
-    Returns:
-        ``seconds`` by module, ``heavy`` (large libraries that ``modules`` imported), ``events`` (what was written or connected
-        to), ``changed`` (what of the process ``modules`` changed) and ``error``, None if all could be imported.
+    The result has ``seconds`` by module, ``heavy`` (large libraries that ``modules`` imported), ``events`` (what was written or
+    connected to), ``changed`` (what ``modules`` changed in the process) and ``error``, None if all could be imported.
     """
     with tempfile.TemporaryDirectory(prefix="mmzoo-probe-") as folder:
         for name in ("cache", "home"):
@@ -61,7 +61,7 @@ def run(modules: list[str], targets: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    asked, out = json.loads(sys.argv[1]), sys.stdout  # as it is before a module puts something in its place
+    asked, out = json.loads(sys.argv[1]), sys.stdout  # before a module can replace it
     importlib.import_module("mmzoo")
     events = watch(asked["cache"])
     seconds, error = {}, None
@@ -78,21 +78,21 @@ def main() -> None:
         changed = [name for name in before if after[name] != before[name]]
         for name in asked["targets"]:
             importlib.import_module(name)
-    except BaseException as raised:  # a stranger's module may raise anything
+    except BaseException as raised:  # a plugin's module may raise anything
         error = f"{type(raised).__name__}: {raised}"
-    found = {"seconds": seconds, "heavy": heavy, "events": events[:20], "changed": changed, "error": error}
-    print(f"\n{json.dumps(found)}", file=out, flush=True)
-    os._exit(0)  # whatever the modules left running
+    report = {"seconds": seconds, "heavy": heavy, "events": events[:20], "changed": changed, "error": error}
+    print(f"\n{json.dumps(report)}", file=out, flush=True)
+    os._exit(0)  # ends threads that the modules left running
 
 
 def process() -> dict[str, Any]:
-    """What a plugin is to leave as it was, by what it is called."""
+    """Return the state of the process that a plugin must not change, by name."""
     return {
         "the environment": dict(os.environ),
         "the working directory": os.getcwd(),
         "sys.path": list(sys.path),
         "the standard streams": (sys.stdin, sys.stdout, sys.stderr),
-        "the limit of recursion": sys.getrecursionlimit(),
+        "the recursion limit": sys.getrecursionlimit(),
         "the locale": locale.setlocale(locale.LC_ALL),
         "the handlers of signals": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
         "the state of random": random.getstate(),
@@ -101,7 +101,9 @@ def process() -> dict[str, Any]:
 
 
 def watch(cache: str) -> list[str]:
-    """The list that every write outside ``cache`` and every use of the network is added to from now on; the latter fails."""
+    """Return a list to which every write outside ``cache`` and every use of the network is added from now on; the latter also
+    fails.
+    """
     events: list[str] = []
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

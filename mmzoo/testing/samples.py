@@ -1,4 +1,4 @@
-"""Examples for tests, in memory. `sample_of` is the one place that says what examples a part can be given."""
+"""Create examples in memory for tests. `sample_of` decides which examples a part gets."""
 
 from __future__ import annotations
 
@@ -18,24 +18,31 @@ from mmzoo.modalities.reader import NONE, Reader
 
 
 class Sample(Dataset):
-    """A few coloured squares, and beside each a tone of unequal length, with questions and answers, in memory; every split is
-    the same. With ``numbers`` the answers are numbers; ``made`` are inputs of another ``modality`` in the place of these."""
+    """Provide a few coloured squares with questions and answers, and a tone of another length for each; all splits are equal.
+
+    Args:
+        count: number of examples.
+        size: of the squares, in pixels.
+        numbers: use numbers as answers.
+        modality: of ``probes``.
+        probes: inputs that replace the squares and tones.
+    """
 
     COLOURS = ("red", "green", "blue")
     RATE = 16_000
 
     def __init__(
-        self, count: int = 8, size: int = 32, *, numbers: bool = False, modality: str = "image", made: Sequence[Any] = ()
+        self, count: int = 8, size: int = 32, *, numbers: bool = False, modality: str = "image", probes: Sequence[Any] = ()
     ) -> None:
         super().__init__(None)
-        self.count, self.size, self.numbers, self.of, self.made = count, size, numbers, modality, made
+        self.count, self.size, self.numbers, self.of, self.probes = count, size, numbers, modality, probes
 
     def splits(self) -> list[str]:
         return ["train", "test"]
 
     def load(self, split: str) -> Sequence[Example]:
         random = np.random.default_rng(0)
-        found = []
+        examples = []
         for i in range(self.count):
             colour = self.COLOURS[i % len(self.COLOURS)]
             picture = Image.new("RGB", (self.size, self.size), colour)
@@ -45,18 +52,19 @@ class Sample(Dataset):
             audio = {"array": tone.astype(np.float32), "sampling_rate": self.RATE}
             answer = str(i % len(self.COLOURS) - 0.5) if self.numbers else colour
             example = Example(f"{split}/{i}", picture, "what color is it" + "?" * (i % 2), (answer,), audio)
-            found.append(example.with_inputs(self.of, [self.made[i % len(self.made)]]) if self.made else example)
-        return found
+            examples.append(example.with_inputs(self.of, [self.probes[i % len(self.probes)]]) if self.probes else example)
+        return examples
 
 
 def sample_of(encoder: type[Encoder] | None = None, task: type[Task] | None = None, options: Any = None) -> Dataset:
-    """A data set of examples that an encoder can read and that a task of ``options`` takes: with numbers where it takes no words.
+    """Return a data set that an encoder can read and that a task with ``options`` accepts; its answers are numbers if the task
+    needs numbers.
 
-    An encoder of images or audio is given pictures or arrays with their sampling rate, if its reader opens them; else the
-    reader's own `probes`.
+    An encoder of images or audio gets images, or arrays with their sampling rate, if its reader opens them; otherwise the
+    `probes` of the reader.
 
     Raises:
-        DataError: its reader opens neither.
+        DataError: the reader opens neither.
     """
     numbers = task is not None and not _takes(task, options, Sample()) and _takes(task, options, Sample(numbers=True))
     if encoder is None or encoder.modality == NONE:
@@ -65,10 +73,10 @@ def sample_of(encoder: type[Encoder] | None = None, task: type[Task] | None = No
     sample = Sample(numbers=numbers)
     if _reads(reader, sample.load("train")[0].inputs(modality)):
         return sample
-    made = reader.probes()
-    if not made or not _reads(reader, made):
-        raise DataError(f"its reader reads no sample of '{modality}'; let read take what its probes gives")
-    return Sample(numbers=numbers, modality=modality, made=made)
+    probes = reader.probes()
+    if not probes or not _reads(reader, probes):
+        raise DataError(f"its reader cannot read a sample of '{modality}'; read must accept what probes returns")
+    return Sample(numbers=numbers, modality=modality, probes=probes)
 
 
 def _reads(reader: Reader, sources: Sequence[Any]) -> bool:
@@ -83,13 +91,13 @@ def _reads(reader: Reader, sources: Sequence[Any]) -> bool:
 
 
 def _takes(task: type[Task], options: Any, sample: Sample) -> bool:
-    """Whether a task can be asked for the answers of a sample."""
+    """Return whether a task accepts the answers of a sample."""
     examples = sample.load("train")
     try:
         learned = {**options.model_dump(), **task.learn(options, examples)}
-        made = task(task.Options(**learned), LanguageSpec(CAUSAL, 8, 8, None, True, 0))
+        instance = task(task.Options(**learned), LanguageSpec(CAUSAL, 8, 8, None, True, 0))
         for example in examples:
-            made.references(example)
+            instance.references(example)
     except (DataError, ValueError):
         return False
     return True

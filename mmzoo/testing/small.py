@@ -1,4 +1,4 @@
-"""Small models around an entry, and their way through training, saving and loading."""
+"""Build small models around an entry, and train, save and load them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARTNERS = {"encoder": "cnn", "fusion": "projector", "language_model": "gpt-mini
 
 
 def tiny(recipe: str | Recipe, **changes: Any) -> Recipe:
-    """A recipe with every part in its entry's tiny form: small, random, and built with no download."""
+    """Return a recipe with every part in its entry's tiny form: small, random, and built without a download."""
     chosen = read_recipe(recipe, **changes)
     data = chosen.to_dict()
     for kind, part in chosen.parts().items():
@@ -39,19 +39,19 @@ def tiny(recipe: str | Recipe, **changes: Any) -> Recipe:
 
 
 def tiny_parts(entry: Entry) -> Recipe:
-    """A tiny recipe around one part, with the first partners that it fits.
+    """Return a tiny recipe around one part, with the first partners that are compatible.
 
     Raises:
-        DoesNotFit: no in-tree partner fits it.
+        DoesNotFit: no partner in this distribution is compatible.
     """
     reasons: list[str] = []
     for recipe in fitting(entry, reasons):
         return recipe
-    raise DoesNotFit(f"{entry.label} fits no partner: {reasons[-1]}")
+    raise DoesNotFit(f"{entry.label} is compatible with no partner: {reasons[-1]}")
 
 
 def fitting(entry: Entry, reasons: list[str]) -> Iterator[Recipe]:
-    """Tiny recipes around one part, with all partners that it fits; why others do not is added to ``reasons``."""
+    """Yield tiny recipes around one part, with all compatible partners; the reasons of the others are added to ``reasons``."""
     for partners in _partners():
         try:
             recipe = with_partners(entry, partners)
@@ -70,23 +70,28 @@ def _partners() -> Iterator[dict[str, str]]:
 
 
 def with_partners(entry: Entry, partners: dict[str, str]) -> Recipe:
-    """A tiny recipe of the entry and ``partners``, by kind."""
+    """Return a tiny recipe of the entry and its ``partners``, by kind."""
     parts = {**partners, entry.kind: entry.name}
     return Recipe.of({kind: {"use": name, **plugin_manager().get(kind, name).tiny} for kind, name in parts.items()})
 
 
 def round_trip(recipe: Recipe, folder: Path, *, steps: int = 2, dataset: Dataset | None = None) -> MultimodalModel:
-    """Build a recipe, run it, train it for ``steps`` on ``dataset`` (`Sample` if None), save it, load it, and check that the
-    loaded model says the same to the last bit.
+    """Build a recipe, predict, train, save and load it, and check that the loaded model predicts exactly the same.
+
+    Args:
+        recipe: of the model.
+        folder: that the model is saved in.
+        steps: of training.
+        dataset: `Sample` if None.
 
     Raises:
-        AssertionError: saying which promise was broken.
+        AssertionError: which promise was broken.
     """
     sample = dataset or Sample()
     examples = list(sample.load(sample.splits()[-1]))
     built = build(recipe, seed=0)
     first = built.predict_examples(examples)
-    assert len(first) == len(examples), f"predict gives {len(first)} predictions for {len(examples)} examples"
+    assert len(first) == len(examples), f"predict returns {len(first)} predictions for {len(examples)} examples"
     options = {"max_steps": steps, "batch_size": 4, "precision": "fp32", "log_every": 1}
     run = train(recipe, dataset=sample, output=folder, progress=False, training=options)
     assert run.steps == steps, f"trained {run.steps} steps of {steps}"
@@ -96,5 +101,5 @@ def round_trip(recipe: Recipe, folder: Path, *, steps: int = 2, dataset: Dataset
     state = loaded.state_dict()
     for name, value in run.model.state_dict().items():
         assert (state[name] == value).all(), f"{name} differs after loading"
-    assert trained == loaded.predict_examples(examples), "a loaded model predicts otherwise than the one that was saved"
+    assert trained == loaded.predict_examples(examples), "the loaded model predicts otherwise than the saved one"
     return loaded

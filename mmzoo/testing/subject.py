@@ -1,4 +1,4 @@
-"""What is checked: a distribution as a whole, or an entry, with the tiny model that the checks of a part share."""
+"""Define what is checked: a distribution as a whole, or an entry with its tiny model, which the checks of a part share."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from mmzoo.testing.small import tiny_parts
 from mmzoo.training.run import learn
 
 TEXTS = ("what color is it?", "", "is it a red, a green or a blue square, or is it none of these three?")
-TOLERANCE: dict[str, Any] = {"atol": 1e-4, "rtol": 1e-3}  # float32 in another order of summation
+TOLERANCE: dict[str, Any] = {"atol": 1e-4, "rtol": 1e-3}  # float32 summed in another order
 
 
 @dataclass(frozen=True)
-class Plugin:
-    """A distribution that is checked as a whole."""
+class InstalledPlugin:
+    """Represent a distribution that is checked as a whole."""
 
     distribution: str
     name: str = "plugin"
@@ -38,8 +38,8 @@ class Plugin:
 
     @property
     def points(self) -> list[importlib.metadata.EntryPoint]:
-        found = importlib.metadata.distribution(self.distribution).entry_points
-        return [point for point in found if point.group == GROUP]
+        points = importlib.metadata.distribution(self.distribution).entry_points
+        return [point for point in points if point.group == GROUP]
 
     @property
     def entries(self) -> list[Entry]:
@@ -47,8 +47,11 @@ class Plugin:
 
 
 class Subject:
-    """An entry that is checked. What needs a model is for encoders, fusions, language models and tasks; the model is made with
-    the first partners that fit."""
+    """Represent an entry that is checked.
+
+    The properties that need a model are for encoders, fusions, language models and tasks. The model has the first compatible
+    partners.
+    """
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
@@ -63,13 +66,14 @@ class Subject:
 
     @cached_property
     def target(self) -> Any:
-        """What the entry's target names, which `target` checks."""
+        """Return the object that the entry's target names."""
         return self.entry.load()
 
     @property
     def tiny(self) -> dict[str, Any]:
-        """The entry's ``tiny`` as options of its class: without the keys that every part has, such as ``pretrained``, and with a
-        variant where one must be named."""
+        """Return the entry's ``tiny`` as options of its class: without the keys that every part has, and with a variant if one is
+        required.
+        """
         own = {key: value for key, value in self.entry.tiny.items() if key not in PartConfig.model_fields}
         return {"variant": self.entry.variant or "a-variant", **own} if self.needs_variant else own
 
@@ -80,7 +84,7 @@ class Subject:
 
     @cached_property
     def bare(self) -> Recipe:
-        """The tiny recipe around it, as it is before training learns anything from the data."""
+        """Return the tiny recipe around the entry, before training learns anything from the data."""
         return tiny_parts(self.entry)
 
     @cached_property
@@ -92,12 +96,12 @@ class Subject:
 
     @cached_property
     def examples(self) -> list[Example]:
-        """Three, whose texts differ in length; one is empty."""
-        found = list(self.dataset.load("train"))
-        return [replace(example, text=text) for example, text in zip(found, TEXTS, strict=False)]
+        """Return three examples with texts of different lengths, one of them empty."""
+        examples = list(self.dataset.load("train"))
+        return [replace(example, text=text) for example, text in zip(examples, TEXTS, strict=False)]
 
     def learned(self, recipe: Recipe) -> Recipe:
-        """With the labels and the vocabulary that training would learn."""
+        """Return the recipe with the labels and the vocabulary that training would learn."""
         return learn(recipe, [*self.dataset.load("train"), *self.examples])
 
     @cached_property
@@ -109,23 +113,23 @@ class Subject:
 
     @cached_property
     def model(self) -> MultimodalModel:
-        """In evaluation mode; checks leave it as it is."""
+        """Return the model in evaluation mode; checks must not change it."""
         return self.build()
 
     def batch(self, model: MultimodalModel, examples: Sequence[Example] | None = None) -> dict[str, Tensor]:
-        """Collated for training."""
+        """Return a batch, collated for training."""
         return tensors(model.collator(training=True)(examples or self.examples), model.device)
 
     def part(self, model: MultimodalModel) -> Any:
         return getattr(model, self.entry.kind)
 
 
-def close(found: Tensor, expected: Tensor) -> bool:
-    return found.shape == expected.shape and torch.allclose(found.float(), expected.float(), **TOLERANCE)
+def close(actual: Tensor, expected: Tensor) -> bool:
+    return actual.shape == expected.shape and torch.allclose(actual.float(), expected.float(), **TOLERANCE)
 
 
 def shape(tensor: Any) -> str:
-    return str(list(tensor.shape)) if isinstance(tensor, Tensor) else f"{type(tensor).__name__}, no tensor"
+    return str(list(tensor.shape)) if isinstance(tensor, Tensor) else f"{type(tensor).__name__}, not a tensor"
 
 
 def finite(tensor: Tensor) -> bool:

@@ -1,10 +1,9 @@
-"""For pytest, in every project where mmzoo is installed: so nothing of mmzoo is imported before a test asks for it.
+"""Add markers and fixtures to pytest in every project where mmzoo is installed. Nothing of mmzoo is imported before a test needs
+it.
 
-A test that takes ``mmzoo_case`` runs once for each check and entry of the plugins that its marker names:
+A test with the argument ``mmzoo_case`` runs once for each check and entry of the plugins that its marker names:
 
-    @pytest.mark.mmzoo_plugin("mmzoo-foo")
-    def test_contract(mmzoo_case):
-        mmzoo_case.run()
+    @pytest.mark.mmzoo_plugin("mmzoo-foo") def test_contract(mmzoo_case): mmzoo_case.run()
 """
 
 import pytest
@@ -27,7 +26,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture
 def mmzoo_offline():
-    """No network, and a cache of the test's own."""
+    """Disable the network and provide a cache for one test."""
     from mmzoo.testing import no_network
     from mmzoo.testing.contract import own_cache
 

@@ -156,7 +156,7 @@ def mmzoo_language_models() -> list[Entry]:
             target=CAUSAL,
             summary="OPT (125 M parameters unless a variant is named); its licence is for research only",
             modality="text",
-            license="other",
+            license="LicenseRef-OPT-175B",
             source="https://arxiv.org/abs/2205.01068",
             variant="facebook/opt-125m",
             tiny={

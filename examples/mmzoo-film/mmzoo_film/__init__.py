@@ -1,1 +1,1 @@
-"""A plugin for mmzoo: fusion, recipe."""
+"""Add to mmzoo: fusion, recipe."""

@@ -1,4 +1,4 @@
-"""A checkpoint's config.json, which says what it is and nothing more."""
+"""Define the configuration that transformers reads from a checkpoint's config.json."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from transformers import PreTrainedConfig
 
 
 class MmzooConfig(PreTrainedConfig):
-    """What a model is stands in its mmzoo.json."""
+    """Hold the model type only; ``mmzoo.json`` describes the model."""
 
     model_type = "mmzoo"

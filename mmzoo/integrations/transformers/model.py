@@ -1,4 +1,4 @@
-"""A model of this package as one of transformers, for its pipelines and its own ``generate``."""
+"""Wrap a `MultimodalModel` as a model of transformers, for its pipelines and its ``generate``."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from mmzoo.models.generation import NEW_TOKENS, check_writes
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel
 
-ANSWER = -201  # an id that no token has: in a processor's prompts it is where the answer begins
-# What the auto classes hand on and what says nothing of a model here; anything else would be ignored without a word.
-_IDLE = frozenset(
+ANSWER = -201  # an id that no token has; the processor puts it where the answer begins
+# Options from the auto classes that do not affect the model. Any other option is refused, because it would be ignored silently.
+_IGNORED = frozenset(
     {"_from_auto", "_from_pipeline", "trust_remote_code", "adapter_kwargs", "code_revision", "config", "use_safetensors"}
 )
 
 
 class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
-    """``model`` is the `MultimodalModel` itself, with `predict` and everything else; this is its `generate` in other words."""
+    """Wrap a `MultimodalModel`, which ``model`` holds, and translate its `generate` to the arguments of transformers."""
 
     config_class = MmzooConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ["image", "text"]  # noqa: RUF012 - so the library has it
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True  # that is the language model's own matter
+    input_modalities = ["image", "text"]  # noqa: RUF012 - as in the library
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True  # the language model decides
 
     def __init__(self, config: MmzooConfig, model: MultimodalModel) -> None:
         super().__init__(config)
@@ -43,17 +43,18 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], *arguments: Any, **options: Any) -> MmzooForImageTextToText:  # type: ignore[override]
-        """As `mmzoo.load`, with every check of it.
+        """Load a model as `mmzoo.load` does, with all its checks.
 
         Args:
             name: a checkpoint folder, or a repository's ``"owner/name"``.
-            options: ``revision``, ``dtype`` and ``local_files_only`` of the library; ``"auto"`` is the type that was saved.
+            options: ``revision``, ``dtype`` and ``local_files_only`` as in transformers; ``dtype="auto"`` keeps the saved type.
 
         Raises:
-            BadRecipe: another option, which would change what is loaded. CheckpointError, HubError: as `mmzoo.load`.
+            BadRecipe: another option, which would change what is loaded.
+            CheckpointError, HubError: as `mmzoo.load`.
         """
         dtype = options.pop("dtype", None) or options.pop("torch_dtype", None)
-        model = load(*located(name, options))
+        model = load(*load_arguments(name, options))
         if dtype is not None and dtype != "auto":
             model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
         config = options.get("config")
@@ -63,7 +64,7 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
         return cls(config, model).eval()
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> None:  # type: ignore[override]
-        """As `MultimodalModel.save`."""
+        """Save the model as `MultimodalModel.save` does."""
         self.model.save(Path(save_directory))
 
     def get_input_embeddings(self) -> Any:
@@ -78,25 +79,25 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
         generation_config: GenerationConfig | None = None,
         **options: Any,
     ) -> Tensor:
-        """What `MmzooProcessor` made to token ids: the prompts, then what `MultimodalModel.generate` writes.
+        """Return token ids [batch * returned, text + out]: the prompts of `MmzooProcessor`, then what `MultimodalModel.generate`
+        writes.
 
         Args:
-            input_ids: [batch, text], padded on either side. attention_mask: [batch, text].
-            pixel_values: [images, ...], those of the first prompt first.
-            generation_config, options: of the library; greedy, and `NEW_TOKENS` at most, unless they say otherwise.
-
-        Returns:
-            [batch * returned, text + out].
+            input_ids: [batch, text], padded on either side.
+            attention_mask: [batch, text].
+            pixel_values: [images, ...], in the order of the prompts.
+            generation_config, options: as in transformers; the default is greedy, with at most `NEW_TOKENS` new tokens.
 
         Raises:
-            DoesNotFit: the model writes nothing, or takes no images. DataError: images and prompts do not agree, or exceed the
-                context. BadRecipe: an option.
+            DoesNotFit: the model does not generate, or does not take images.
+            DataError: the numbers of images and placeholders differ, or a prompt exceeds the context.
+            BadRecipe: an option is wrong.
         """
         model, text = self.model, self.model.text_context()
         check_writes(model)
-        check_sees(model)
+        check_takes_images(model)
         if input_ids is None:
-            raise DataError("generate needs input_ids, as AutoProcessor makes them")
+            raise DataError("generate needs input_ids from AutoProcessor")
         config = GenerationConfig() if generation_config is None else generation_config
         chosen = {**self.generation_config.to_diff_dict(), **config.to_diff_dict(), **options}
         chosen = {key: value for key, value in chosen.items() if key not in ("transformers_version", "return_dict_in_generate")}
@@ -120,27 +121,26 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
             return model.encode(torch.zeros(1, 0, device=model.device), torch.zeros(len(rows), dtype=torch.long))
         counts = [max(1, row.count(PLACEHOLDER_ID)) for row in rows]
         if pixels is None or len(pixels) != sum(counts):
-            given = 0 if pixels is None else len(pixels)
-            raise DataError(f"{len(rows)} prompts ask for {sum(counts)} images and pixel_values hold {given}")
+            available = 0 if pixels is None else len(pixels)
+            raise DataError(f"{len(rows)} prompts ask for {sum(counts)} images and pixel_values hold {available}")
         ends = torch.tensor(counts).cumsum(0).tolist()
         index = pad_rows([list(range(end - count, end)) for count, end in zip(counts, ends, strict=True)], -1)
         inputs = pixels.to(model.device, next(model.encoder.parameters()).dtype)
         return model.encode(inputs, (index if index.shape[1] > 1 else index[:, 0]).to(model.device))
 
 
-def check_sees(model: MultimodalModel) -> None:
-    """
+def check_takes_images(model: MultimodalModel) -> None:
+    """Check that the model takes images.
+
     Raises:
-        DoesNotFit: it takes something other than images, for which the library has other words.
+        DoesNotFit: it takes another modality, for which this wrapper has no arguments.
     """
     if model.modality != "image":
-        raise DoesNotFit(
-            f"this model takes {model.modality} and no images; use model.generate({model.modality}=...) of mmzoo.load"
-        )
+        raise DoesNotFit(f"this model takes {model.modality}, not images; use model.generate({model.modality}=...) of mmzoo.load")
 
 
-def located(name: str | os.PathLike[str], options: dict[str, Any]) -> tuple[str]:
-    """What `mmzoo.load` takes for a name and options of the library.
+def load_arguments(name: str | os.PathLike[str], options: dict[str, Any]) -> tuple[str]:
+    """Return the arguments of `mmzoo.load` for a name and options of transformers.
 
     Raises:
         BadRecipe: an option that would change what is loaded.
@@ -148,11 +148,11 @@ def located(name: str | os.PathLike[str], options: dict[str, Any]) -> tuple[str]
     if options.get("token") not in (None, True) or options.get("local_files_only"):
         what = "token" if not options.get("local_files_only") else "local_files_only"
         instead = {"token": "log in with `hf auth login`, or set HF_TOKEN", "local_files_only": "set HF_HUB_OFFLINE=1"}[what]
-        raise BadRecipe(f"{what}: a model of mmzoo is not loaded with it; {instead}")
+        raise BadRecipe(f"{what}: mmzoo does not support this option; {instead}")
     strange = [
-        k for k, v in options.items() if k not in _IDLE | {"token", "revision", "local_files_only"} and v not in (None, False)
+        k for k, v in options.items() if k not in _IGNORED | {"token", "revision", "local_files_only"} and v not in (None, False)
     ]
     if strange:
-        raise BadRecipe(f"{strange[0]}: a model of mmzoo is not loaded with it; leave it out, or use mmzoo.load")
+        raise BadRecipe(f"{strange[0]}: mmzoo does not support this option; omit it, or use mmzoo.load")
     revision = options.get("revision")
     return (str(name) if revision is None or Path(name).is_dir() else f"{name}@{revision}",)

@@ -1,4 +1,4 @@
-"""Images and prompts as `MmzooForImageTextToText.generate` takes them, laid out as `MultimodalModel.generate` does."""
+"""Prepare images and prompts for `MmzooForImageTextToText.generate` in the same way as `MultimodalModel.generate`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers.image_utils import load_image
 
 from mmzoo.data.tokens import pad_with_mask
 from mmzoo.errors import BadRecipe, DataError
-from mmzoo.integrations.transformers.model import ANSWER, check_sees, located
+from mmzoo.integrations.transformers.model import ANSWER, check_takes_images, load_arguments
 from mmzoo.interfaces.example import PLACEHOLDER
 from mmzoo.interfaces.language_model import CAUSAL
 from mmzoo.models.generation import collated, request
@@ -22,10 +22,10 @@ from mmzoo.models.load import load_without_weights
 
 
 class MmzooProcessor(ProcessorMixin):
-    """``tokenizer`` is the language model's, ``image_processor`` the encoder's transform."""
+    """Prepare images with the encoder's transform (``image_processor``) and texts with the language model's ``tokenizer``."""
 
     def __init__(self, model: Any) -> None:
-        """``model``: a `MultimodalModel`, whose weights are not used."""
+        """Create a processor for ``model``, a `MultimodalModel` whose weights are not used."""
         self.model = model
         self.tokenizer = model.language_model.tokenizer
         self.image_processor = model.encoder.transform
@@ -33,65 +33,68 @@ class MmzooProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> MmzooProcessor:  # type: ignore[override]
-        """As `MmzooForImageTextToText.from_pretrained`; no weights are read.
+        """Create the processor of a checkpoint; no weights are read.
 
         Raises:
-            BadRecipe, CheckpointError, HubError: as there.
+            BadRecipe, CheckpointError, HubError: as `MmzooForImageTextToText.from_pretrained`.
         """
         options = {key: value for key, value in options.items() if key not in ("dtype", "torch_dtype")}
-        return cls(load_without_weights(*located(name, options)))
+        return cls(load_without_weights(*load_arguments(name, options)))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> list[str]:  # type: ignore[override]
-        """The tokenizer; the rest is the model's."""
+        """Save the tokenizer; the model saves the rest."""
         return list(self.tokenizer.save_pretrained(Path(save_directory)))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model.recipe.name or 'unnamed'})"
 
     def __call__(self, images: Any = None, text: Any = None, **options: Any) -> BatchFeature:
-        """Images and texts, as `MultimodalModel.generate` takes them, to ``input_ids`` and ``attention_mask`` [batch, text] and
-        ``pixel_values`` [images, ...].
+        """Return ``input_ids`` and ``attention_mask`` [batch, text] and ``pixel_values`` [images, ...] of images and texts.
+
+        Images and texts are paired as in `MultimodalModel.generate`.
 
         Raises:
-            DoesNotFit, DataError, BadInput, BadRecipe: as there.
+            DoesNotFit, DataError, BadInput, BadRecipe: as `MultimodalModel.generate`.
         """
         if strange := [key for key in options if key not in ("padding", "return_tensors")]:
             raise BadRecipe(f"{strange[0]}: this processor has no such option")
         model = self.model
-        check_sees(model)
+        check_takes_images(model)
         asked, _ = request(model, images, text, max_new_tokens=1, stop=(), chat=False)
         batch = collated(model, asked, asked.examples)
         rows = [[*ids[mask.bool()].tolist(), ANSWER] for ids, mask in zip(batch["ids"], batch["mask"], strict=True)]
         ids, mask = pad_with_mask(rows, self.tokenizer.pad_token_id, left=model.language_model.architecture == CAUSAL)
-        found = {"input_ids": ids, "attention_mask": mask}
+        encoded = {"input_ids": ids, "attention_mask": mask}
         if model.encoder.transform is not None:
             index = batch["index"].flatten()
-            found["pixel_values"] = batch["inputs"][index[index >= 0]]
-        return BatchFeature(found)
+            encoded["pixel_values"] = batch["inputs"][index[index >= 0]]
+        return BatchFeature(encoded)
 
     def apply_chat_template(self, conversation: Any, chat_template: Any = None, **options: Any) -> Any:  # type: ignore[override]
-        """A conversation, or several, whose turns have texts and images in parts, through the tokenizer's own template.
+        """Render one conversation or several with the tokenizer's own template. Turns may consist of text and image parts.
 
         Raises:
-            DataError: it ends with an answer to go on with, or a part is neither text nor image.
+            DataError: a conversation ends with an unfinished answer, or a part is neither text nor image.
             BadRecipe: the tokenizer has no template.
         """
         if chat_template is not None or options.get("continue_final_message"):
-            raise DataError("a conversation ends with the user's turn, and is framed by the tokenizer's own chat template")
+            raise DataError(
+                "a conversation must end with the user's turn, and is rendered with the tokenizer's own chat template"
+            )
         many = not isinstance(conversation[0], Mapping)
         turns, images = zip(*(_flat(messages) for messages in (conversation if many else [conversation])), strict=True)
         encoded = self(images=list(images) if any(images) else None, text=list(turns))
         return encoded if options.get("tokenize", True) else self.batch_decode(encoded["input_ids"], skip_special_tokens=False)
 
     def batch_decode(self, rows: Tensor | Sequence[Sequence[int]], **options: Any) -> list[str]:
-        """Texts of rows that `generate` gave, or of prompts: an answer is what `MultimodalModel.generate` says."""
+        """Return the texts of rows from `generate`, or of prompts; an answer equals that of `MultimodalModel.generate`."""
         return [self._text(row, **options) for row in torch.as_tensor(rows).tolist()]
 
     def decode(self, row: Any, **options: Any) -> str:
         return self._text(torch.as_tensor(row).tolist(), **options)
 
     def post_process_image_text_to_text(self, generated_outputs: Any, skip_special_tokens: bool = True, **_: Any) -> list[str]:
-        """As `batch_decode`."""
+        """Decode rows as `batch_decode` does."""
         return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens)
 
     def _text(self, row: list[int], skip_special_tokens: bool = True, **_: Any) -> str:
@@ -102,18 +105,18 @@ class MmzooProcessor(ProcessorMixin):
 
 
 def _flat(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, str]], list[Any]]:
-    """A conversation with placeholders in the place of its images, and those."""
+    """Return the turns of a conversation with placeholders in place of its images, and the images."""
     turns, images = [], []
     for turn in messages:
-        said = ""
+        text = ""
         content = turn["content"]
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             if part.get("type") == "text":
-                said += part["text"]
+                text += part["text"]
             elif part.get("type") == "image":
                 images.append(load_image(next(part[key] for key in ("image", "url", "path", "base64") if key in part)))
-                said += PLACEHOLDER
+                text += PLACEHOLDER
             else:
-                raise DataError(f"a turn holds texts and images, and not {part.get('type')!r}")
-        turns.append({"role": turn["role"], "content": said})
+                raise DataError(f"a turn may have text and image parts, not {part.get('type')!r}")
+        turns.append({"role": turn["role"], "content": text})
     return turns, images
