@@ -5,5 +5,5 @@ from __future__ import annotations
 from mmzoo.api import Fusion
 
 
-class Nothing(Fusion):
+class NoFusion(Fusion):
     """Adds nothing, early, deep or late. It goes with encoder ``none``, for text alone."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from mmzoo.api import NONE, Encoder, Features, FeatureSpec
 
 
-class Nothing(Encoder):
+class NoEncoder(Encoder):
     """No tokens, and one pooled channel of zeros for each input [batch, 0]; it has no parameters."""
 
     modality = NONE
