@@ -1,4 +1,4 @@
-"""No fusion: the language model reads its text and nothing else."""
+"""Define the fusion that does nothing: the language model reads only its text."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from mmzoo.api import Fusion
 
 
 class NoFusion(Fusion):
-    """Adds nothing, early, deep or late. It goes with encoder ``none``, for text alone."""
+    """Add nothing, early, deep or late. Use it with encoder ``none``, for text alone."""

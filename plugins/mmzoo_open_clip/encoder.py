@@ -3,7 +3,6 @@ https://github.com/mlfoundations/open_clip, MIT; each checkpoint has its own lic
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, ClassVar
 
 import open_clip
 import torch
-from open_clip.model import CLIPVisionCfg, _build_vision_tower
+from open_clip.model import CLIPVisionCfg
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
@@ -32,9 +31,12 @@ from mmzoo.api import (
     SourceError,
     UnknownName,
     Weights,
+    close_names,
+    did_you_mean,
     explain_loading,
     fetch_weights,
 )
+from mmzoo_open_clip.private_names import build_vision_tower
 
 WEIGHTS = "open_clip_model.safetensors"
 
@@ -159,9 +161,7 @@ class OpenCLIP(Encoder):
         try:
             vision = CLIPVisionCfg(**{**self._config["vision_cfg"], "timm_model_pretrained": False})
             with torch.device(device or torch.get_default_device()):
-                return _build_vision_tower(
-                    embed_dim=self._config["embed_dim"], vision_cfg=vision, quick_gelu=bool(self._config.get("quick_gelu"))
-                ).float()
+                return build_vision_tower(self._config["embed_dim"], vision, bool(self._config.get("quick_gelu"))).float()
         except Exception as error:  # each tower checks its arguments in its own way
             raise BadRecipe(f"encoder.config: open_clip cannot build it: {type(error).__name__}: {error}") from error
 
@@ -240,13 +240,12 @@ def split_variant(variant: str) -> tuple[str, str]:
         if variant.replace("/", "-") in known:
             return variant.replace("/", "-"), ""
         arch = arch or variant
-        near = difflib.get_close_matches(arch, known, n=3, cutoff=0.6)
-        advice = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else "`open_clip.list_models()` has all names"
+        advice = did_you_mean(arch, known) or "`open_clip.list_models()` has all names"
         raise UnknownName(f"open_clip has no architecture '{arch}'; {advice}")
     if not open_clip.is_pretrained_cfg(arch, tag):
         tags = open_clip.list_pretrained_tags_by_model(arch)
-        near = difflib.get_close_matches(tag, tags, n=3, cutoff=0.5) or tags
-        raise UnknownName(f"open_clip has no weights '{tag}' of {arch}; there are: {', '.join(near) or 'none'}")
+        known_tags = close_names(tag, tags) or tags
+        raise UnknownName(f"open_clip has no weights '{tag}' of {arch}; there are: {', '.join(known_tags) or 'none'}")
     return arch, tag
 
 

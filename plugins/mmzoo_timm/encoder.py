@@ -3,7 +3,6 @@ Apache-2.0; each checkpoint has its own licence)."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from mmzoo.api import (
     SourceError,
     UnknownName,
     Weights,
+    did_you_mean,
     explain_loading,
     fetch_weights,
 )
@@ -185,8 +185,7 @@ def check_name(name: str) -> None:
     """
     arch, _, tag = name.partition(".")
     if not timm.is_model(arch):
-        near = difflib.get_close_matches(arch, timm.list_models(), n=3, cutoff=0.6)
-        advice = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else "`timm.list_models('*word*')` finds names"
+        advice = did_you_mean(arch, timm.list_models()) or "`timm.list_models('*word*')` finds names"
         raise UnknownName(f"timm has no model '{arch}'; {advice}")
     known = [full.partition(".")[2] for full in timm.list_pretrained(f"{arch}.*")]
     if tag and tag not in known:
