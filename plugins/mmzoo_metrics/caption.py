@@ -1,10 +1,10 @@
-"""Scores of captions: BLEU (Papineni et al. 2002), ROUGE-L (Lin 2004) and CIDEr-D (Vedantam et al. 2015,
-https://arxiv.org/abs/1411.5726), as pycocoevalcap computes them for COCO (https://github.com/salaniz/pycocoevalcap), over
-the tokens of `mmzoo_metrics.ptb`; no Java is needed.
+"""Score captions: BLEU (Papineni et al. 2002, https://aclanthology.org/P02-1040), ROUGE-L (Lin 2004,
+https://aclanthology.org/W04-1013) and CIDEr-D (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726), as pycocoevalcap
+computes them for COCO (https://github.com/salaniz/pycocoevalcap), over the tokens of `mmzoo_metrics.ptb`; no Java is needed.
 
-The references of an *example* are one item, as those of an image are in COCO. In a data set with an example for each caption of
-an image, each caption is therefore measured against its own references only; list all captions as the targets of one example to
-measure against all. The bootstrap resamples by image either way.
+The references of an *example* are one item, as those of an image are in COCO. In a data set with one example for each caption
+of an image, each caption is therefore measured against its own references only; list all captions as the targets of one example
+to measure against all. The bootstrap resamples by image either way.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from mmzoo_metrics.ptb import tokenize
 
 
 def tokens_of(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
-    """Both as tokens joined by spaces: [examples], and each example's references.
+    """Return predictions [examples], and each example's references, as tokens joined by spaces.
 
     Raises:
-        DataError: an example without a reference.
+        DataError: an example has no reference.
     """
     for i, (_, right) in enumerate(zip(predictions, references, strict=True)):
         if not right:
@@ -35,38 +35,40 @@ def tokens_of(predictions: Sequence[str], references: Sequence[Sequence[str]]) -
 
 
 class CaptionMetric(Metric):
-    """A score of tokenized captions."""
+    """Compute a score of tokenized captions."""
 
     def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """
+        """Tokenize, and return the statistics of each example as `rows_of_tokens` defines them.
+
         Raises:
-            DataError: an example without a reference.
+            DataError: an example has no reference.
         """
         return self.rows_of_tokens(*tokens_of(predictions, references))
 
     @abstractmethod
     def rows_of_tokens(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """`rows`, of captions that are tokens joined by spaces."""
+        """Return the statistics of each example; captions are tokens joined by spaces."""
 
 
 class _Mean(CaptionMetric):
-    """The mean of a score of each example. Rows are [score, 1]."""
+    """Average a score over the examples. Rows are [score, 1]."""
 
     def rows_of_tokens(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
         return np.column_stack([self.scores(predictions, references), np.ones(len(predictions))])
 
     @abstractmethod
     def scores(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """A score for each example, [examples]."""
+        """Return a score for each example, [examples]."""
 
     def score(self, totals: np.ndarray) -> np.ndarray:
         return totals[..., 0] / totals[..., 1]
 
 
 class Bleu1(CaptionMetric):
-    """BLEU over the whole set: the geometric mean of the clipped n-gram precisions, times the brevity penalty against the closest
-    reference lengths (the shorter of two). Rows are [prediction tokens, reference tokens, n-grams by n, those that a reference
-    has by n].
+    """Compute BLEU over the whole set: the geometric mean of the clipped n-gram precisions, times the brevity penalty.
+
+    The penalty is against the closest reference lengths (the shorter of two). Rows are [prediction tokens, reference tokens,
+    n-grams by n, those that a reference has by n].
     """
 
     order: ClassVar[int] = 1
@@ -108,8 +110,10 @@ class Bleu4(Bleu1):
 
 
 class RougeL(_Mean):
-    """The mean F-score (beta 1.2) of the longest common subsequence; precision and recall are each the best over the references,
-    not of one of them. Rows are [score, 1]."""
+    """Average the F-score (beta 1.2) of the longest common subsequence over the examples. Rows are [score, 1].
+
+    Precision and recall are each the best over the references, not those of one reference.
+    """
 
     beta: ClassVar[float] = 1.2
 
@@ -128,11 +132,11 @@ class RougeL(_Mean):
 
 
 class CiderD(_Mean):
-    """The mean over the examples, times 10, of the cosine of TF-IDF vectors of n-grams (n to 4), clipped to the reference's,
-    with a Gaussian penalty (sigma 6) on a difference in length. Rows are [score, 1].
+    """Average the similarity of TF-IDF vectors of n-grams (n to 4) over the examples, times 10. Rows are [score, 1].
 
-    Document frequencies are those of the measured set's references, one document an example; bootstrap resamples keep them. A
-    set of one example scores 0.
+    It is the cosine, clipped to the reference's counts, with a Gaussian penalty (sigma 6) on a difference in length. Document
+    frequencies are those of the measured set's references, one document an example; bootstrap resamples keep them. A set of one
+    example scores 0.
     """
 
     perfect = 10.0  # of captions of four words or more
@@ -161,7 +165,7 @@ class CiderD(_Mean):
 
 
 def _common(one: list[str], other: list[str]) -> int:
-    """The length of the longest common subsequence, all of ``one`` at a time as the bits of a number (Hyyrö 2004)."""
+    """Return the length of the longest common subsequence, with all of ``one`` as the bits of an integer (Hyyrö 2004)."""
     places: dict[str, int] = {}
     for i, word in enumerate(one):
         places[word] = places.get(word, 0) | 1 << i
@@ -175,10 +179,12 @@ def _common(one: list[str], other: list[str]) -> int:
 
 @dataclass
 class _Grams:
-    """The n-grams of one n. Each different one of a caption is an entry: first those of predictions, ``said`` [said] (example
-    and n-gram as one number, ascending), ``said_grams`` and ``said_counts``; then those of references, ``captions`` [wanted]
-    (which of them all), ``grams`` and ``counts``. The entries ``matched`` [matches] of references are in their
-    example's prediction too, as its entries ``match``."""
+    """Hold the n-grams of one n. Each different n-gram of a caption is an entry.
+
+    First the entries of predictions: ``said`` [said] (example and n-gram as one number, ascending), ``said_grams`` and
+    ``said_counts``. Then those of references: ``captions`` [wanted] (the index of the reference among all), ``grams`` and
+    ``counts``. The entries ``matched`` [matches] of references are in their example's prediction too, as its entries ``match``.
+    """
 
     examples: int
     kinds: int
@@ -195,17 +201,17 @@ class _Grams:
         return self.said % self.kinds
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """The sums of ``values`` [said] by example."""
+        """Return the sums of ``values`` [said] by example."""
         return np.bincount(self.said // self.kinds, values, self.examples)
 
 
 def _items(references: Sequence[Sequence[str]]) -> np.ndarray:
-    """The example of each reference, [references]."""
+    """Return the example of each reference, [references]."""
     return np.repeat(np.arange(len(references)), [len(right) for right in references])
 
 
 def _ngrams(predictions: Sequence[str], references: Sequence[Sequence[str]], order: int) -> Iterator[_Grams]:
-    """The n-grams for n from 1 to ``order``."""
+    """Yield the n-grams for n from 1 to ``order``."""
     examples, item = len(predictions), _items(references)
     vocabulary: dict[str, int] = {}
     captions = [caption.split() for caption in chain(predictions, *references)]

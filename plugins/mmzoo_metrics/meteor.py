@@ -1,6 +1,8 @@
-"""METEOR 1.5 (Denkowski and Lavie 2014, https://aclanthology.org/W14-3348) through its official program, which pycocoevalcap
-brings: Java is needed. The official one is what papers report. NLTK's METEOR is the older formula of 2005 without function
-words and paraphrases, gives other numbers, and needs WordNet from the network.
+"""Run METEOR 1.5 (Denkowski and Lavie 2014, https://aclanthology.org/W14-3348), the official program, which pycocoevalcap
+contains: it needs Java.
+
+The official program is what papers report. NLTK's METEOR is the older formula of 2005 without function words and paraphrases,
+gives other numbers, and needs WordNet from the network.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 
 
 class Meteor(CaptionMetric):
-    """METEOR over the whole set. Rows are the program's 23 statistics of a caption against the reference that it is closest to:
-    words, and function words among them, of both; by each kind of match, the content and the function words matched of both;
-    chunks, of which a perfect caption has none; and matched words of both.
+    """Compute METEOR over the whole set. Rows are the program's 23 statistics of a caption against its closest reference.
+
+    They are: words, and function words among them, of both texts; by each kind of match, the content and the function words
+    matched of both; chunks, of which a perfect caption has none; and matched words of both.
 
     Raises:
         DataError: Java or pycocoevalcap is missing.

@@ -1,6 +1,8 @@
-"""Captions as tokens, as pycocoevalcap's `PTBTokenizer` gives them, without its Java: Stanford CoreNLP 3.4.1's
-PTBTokenizer (``-preserveLines -lowerCase``), then its punctuation left out (Chen et al. 2015, "Microsoft COCO Captions",
-https://arxiv.org/abs/1504.00325; https://github.com/salaniz/pycocoevalcap, ``tokenizer/ptbtokenizer.py``).
+"""Tokenize captions as pycocoevalcap's `PTBTokenizer` does, without its Java.
+
+That is Stanford CoreNLP 3.4.1's PTBTokenizer (``-preserveLines -lowerCase``), and then its punctuation is left out (Chen et al.
+2015, "Microsoft COCO Captions", https://arxiv.org/abs/1504.00325; https://github.com/salaniz/pycocoevalcap,
+``tokenizer/ptbtokenizer.py``).
 """
 
 from __future__ import annotations
@@ -24,12 +26,11 @@ _BREAK = re.compile("\r?\n")
 
 
 def tokenize(captions: Sequence[str]) -> tuple[str, ...]:
-    """The tokens of each caption, joined by spaces. Kept for the next call, as one set of references serves several metrics.
+    """Return the tokens of each caption, joined by spaces. Results are cached, as one set of references serves several metrics.
 
-    All captions are read as one text with a line each, as in the original. So the next line can tell how a line ends: the
+    All captions are read as one text with a line each, as in the original. So the next line can decide how a line ends: the
     full stop of "vitamin C." stays unless "The ..." or another such beginning follows. Unlike the original, a caption with
-    other line breaks than "\\n" in it (a form feed, U+2028) is still one caption: there, each moves all later captions
-    by one.
+    other line breaks than "\\n" in it (a form feed, U+2028) is still one caption: there, each moves all later captions by one.
     """
     return _tokenize(tuple(captions))
 
@@ -50,7 +51,7 @@ def _without_punctuation(line: str) -> str:
 
 
 def _scan(text: str) -> Iterator[str | None]:
-    """The tokens of ``text``, lower-cased, and None at each line's end. What no rule reads is dropped."""
+    """Yield the tokens of ``text``, lower-cased, and None at each line's end. Text that no rule matches is dropped."""
     wide = not text.isascii() and max(text) > "\uffff"
     if wide:  # Java's characters are UTF-16 units
         units = text.encode("utf-16-le", "surrogatepass")
@@ -80,12 +81,12 @@ def _scan(text: str) -> Iterator[str | None]:
 
 
 def _lower(token: str) -> str:
-    """As Java: a hyphenated word is one where a sigma at its end is looked for."""
+    """Lower-case as Java does: at a hyphen it looks for a final sigma."""
     if "\u03a3" in token and "-" in token:
         return token.replace("-", "\u2027").lower().replace("\u2027", "-")
     return token.lower()
 
 
 def _characters(units: str) -> str:
-    """UTF-16 units as characters again."""
+    """Decode UTF-16 units to characters."""
     return units.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,12 +1,12 @@
-r"""What `mmzoo_metrics.ptb` reads as a token: the rules of Stanford CoreNLP 3.4.1's PTBTokenizer as Python patterns.
+r"""Define the tokens of `mmzoo_metrics.ptb`: the rules of Stanford CoreNLP 3.4.1's PTBTokenizer as Python patterns.
 
 Written anew from what is published of its rules and from its behaviour, and compared with its compiled automaton state by
-state: at any position both accept the same strings, under the same precedence, but for tags that run over a line's end and
-a long s among hyphenated initials. What looks odd here is odd there (capitals and digits cannot stand before ``.com``), since
-equal scores are the purpose.
+state: at any position both accept the same strings, under the same precedence, but for tags that run over a line's end and a
+long s among hyphenated initials. What looks odd here is odd there (no capitals and digits before ``.com``), since equal scores
+are the purpose.
 
-A rule is a token, the text that must follow it, and how the token is written. The rule that reads furthest wins, what
-follows included; among equals the first. Case is ignored in words and names but not in character classes.
+A rule is a token, the text that must follow it, and how the token is written. The rule that reads furthest wins, with the text
+that follows included; among equals the first. Case is ignored in words and names but not in character classes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ FF5B-FF65"""
 
 
 class Rule(NamedTuple):
-    """``token`` and ``after`` are patterns; ``write`` gives the token as it is printed, before lower-casing."""
+    """Define a kind of token: ``token`` and ``after`` are patterns; ``write`` returns it as it is printed, before lower-casing.
+    """
 
     token: str
     after: str = ""
@@ -48,7 +49,7 @@ def _points(ranges: str) -> set[int]:
 
 
 def _class(points: Iterable[int]) -> str:
-    """The inside of a character class."""
+    """Return the inside of a character class."""
     runs: list[list[int]] = []
     for point in sorted(points):
         if runs and runs[-1][1] == point - 1:
@@ -59,22 +60,22 @@ def _class(points: Iterable[int]) -> str:
 
 
 def _any(words: str) -> str:
-    """One of ``words``, patterns apart by spaces, in any case."""
+    """Return a pattern of one of ``words``, patterns separated by spaces, in any case."""
     return f"(?i:{'|'.join(words.split())})"
 
 
 def _titled(words: str) -> str:
-    """One of ``words`` whose first letter is as it stands and whose others are in any case."""
+    """Return a pattern of one of ``words`` whose first letter has its case and whose other letters have any."""
     return "|".join(f"{word[0]}(?i:{word[1:]})" for word in words.split())
 
 
 def _plain(text: str) -> str:
-    """Without soft hyphens; a lone one is a hyphen."""
+    """Remove soft hyphens; a lone one is a hyphen."""
     return text.replace("\u00ad", "") or "-"
 
 
 def _joined(text: str) -> str:
-    """A space inside a token does not split it."""
+    """Replace spaces inside a token, so that they do not split it."""
     return text.replace(" ", "\u00a0")
 
 
@@ -87,7 +88,7 @@ def _ampersand(text: str) -> str:
 
 
 def _quoted(single: str) -> Callable[[str], str]:
-    """Quotes as LaTeX has them; straight ones become ``single`` or two of it."""
+    """Return a function that writes quotes as LaTeX does; straight ones become ``single`` or two of it."""
     table = {"\u0091\u2018\u201b\u2039": "`", "\u0092\u2019\u203a": "'", "\u0093\u201c\u00ab": "``", "\u0094\u201d\u00bb": "''"}
     curly = str.maketrans({quote: latex for quotes, latex in table.items() for quote in quotes})
 

@@ -1,6 +1,5 @@
-"""The accuracy of visual question answering (Antol et al. 2015, https://arxiv.org/abs/1505.00468), as the official evaluation
-computes it (https://visualqa.org/evaluation.html; https://github.com/GT-Vision-Lab/VQA, ``vqaEval.py``).
-"""
+"""Score visual question answering (Antol et al. 2015, https://arxiv.org/abs/1505.00468) as the official evaluation does
+(https://visualqa.org/evaluation.html; https://github.com/GT-Vision-Lab/VQA, ``vqaEval.py``)."""
 
 from __future__ import annotations
 
@@ -29,20 +28,21 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 
 
 class VQAAccuracy(Metric):
-    """The mean over the answers of how far a prediction agrees with the *other* ones: fully if three or more of them are the
-    same, else a third for each. Rows are [score, 1].
+    """Average over the answers how far a prediction agrees with the *other* ones: fully if three or more of them equal it, else
+    a third for each. Rows are [score, 1].
 
-    That is the official measure, of ten answers a question. Of any other number it is the same, save that where fewer than three
-    others are left, agreeing with all of them is full agreement; a single answer is right or wrong.
+    That is the official measure, of ten answers a question. With another number of answers it is the same, except that where
+    fewer than three others are left, agreeing with all of them is full agreement; a single answer is right or wrong.
 
-    Predictions and answers are both normalised, always. (The official script as it stands leaves both alone where the ten
-    answers are one string, so that there "Yes." is wrong of ten times "yes".)
+    Predictions and answers are always both normalised. (The official script as published leaves both unchanged if the ten
+    answers are one string, so that there "Yes." is wrong if all ten are "yes".)
     """
 
     def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """
+        """Return [score, 1] for each example.
+
         Raises:
-            DataError: an example without an answer.
+            DataError: an example has no answer.
         """
         found = np.ones((len(predictions), 2))
         for i, (row, prediction, answers) in enumerate(zip(found, predictions, references, strict=True)):
@@ -62,8 +62,11 @@ class VQAAccuracy(Metric):
 
 
 def normal(answer: str) -> str:
-    """An answer as it is compared: lower case, number words as digits, contractions with their apostrophe; without articles,
-    punctuation (a space in its place, unless beside one, or a comma in a number) and full stops outside of numbers."""
+    """Return an answer in the form that is compared: lower case, number words as digits, contractions with their apostrophe.
+
+    Articles are removed, and so are punctuation (it becomes a space, unless it is beside one, or is a comma in a number) and
+    full stops outside of numbers.
+    """
     text = plain = answer.replace("\n", " ").replace("\t", " ").strip()
     joins = re.search(r"\d,\d", text)
     for mark in _PUNCTUATION:

@@ -1,4 +1,4 @@
-"""The registered recipes, as plain data."""
+"""Define the registered recipes as plain data."""
 
 CLIP_PREFIX_GPT2 = {
     "encoder": {"use": "clip", "train": "frozen"},

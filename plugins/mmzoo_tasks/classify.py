@@ -1,4 +1,5 @@
-"""Classification: a label of a fixed set from the fused vector of an image and a text (Antol et al. 2015)."""
+"""Classify: choose a label of a fixed set from the fused vector of an image and a text (Antol et al. 2015,
+https://arxiv.org/abs/1505.00468)."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ PLACEHOLDERS = ("label_0", "label_1")
 
 
 class Classify(Task):
-    """Cross-entropy over ``labels``; the fused vector [batch, dim] goes through a linear head, or one with a hidden layer."""
+    """Train with cross-entropy over ``labels``; the fused vector [batch, dim] goes through a linear head, or one with a hidden
+    layer."""
 
     metrics = ("accuracy", "precision", "recall", "f1")
 
@@ -97,7 +99,7 @@ class Classify(Task):
         return batch
 
     def logits(self, model: Any, features: Features, batch: dict[str, Tensor]) -> Tensor:
-        """[batch, labels]."""
+        """Return the logits [batch, labels]."""
         return self.head(model.pooled(features, batch["ids"], batch["mask"]))
 
     def loss(self, model: Any, features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
