@@ -27,18 +27,18 @@ def tokens_of(predictions: Sequence[str], references: Sequence[Sequence[str]]) -
     Raises:
         DataError: an example has no reference.
     """
-    for i, (_, right) in enumerate(zip(predictions, references, strict=True)):
-        if not right:
+    for i, (_, captions) in enumerate(zip(predictions, references, strict=True)):
+        if not captions:
             raise DataError(f"example {i + 1} has no reference")
-    flat = iter(tokenize([caption for right in references for caption in right]))
-    return tokenize(predictions), [tuple(islice(flat, len(right))) for right in references]
+    flat = iter(tokenize([caption for captions in references for caption in captions]))
+    return tokenize(predictions), [tuple(islice(flat, len(captions))) for captions in references]
 
 
 class CaptionMetric(Metric):
     """Compute a score of tokenized captions."""
 
     def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """Tokenize, and return the statistics of each example as `rows_of_tokens` defines them.
+        """Return the statistics of each example, as `rows_of_tokens` defines them.
 
         Raises:
             DataError: an example has no reference.
@@ -74,23 +74,23 @@ class Bleu1(CaptionMetric):
     order: ClassVar[int] = 1
 
     def rows_of_tokens(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        found = np.zeros((len(predictions), 2 + 2 * self.order))
-        for row, prediction, right in zip(found, predictions, references, strict=True):
-            said, lengths = len(prediction.split()), [len(reference.split()) for reference in right]
-            row[:2] = said, min(lengths, key=lambda length: (abs(length - said), length))
+        rows = np.zeros((len(predictions), 2 + 2 * self.order))
+        for row, prediction, captions in zip(rows, predictions, references, strict=True):
+            length, lengths = len(prediction.split()), [len(caption.split()) for caption in captions]
+            row[:2] = length, min(lengths, key=lambda other: (abs(other - length), other))
         for n, grams in enumerate(_ngrams(predictions, references, self.order)):
-            best = np.zeros(len(grams.said))
+            best = np.zeros(len(grams.predicted))
             np.maximum.at(best, grams.match, grams.counts[grams.matched])
-            found[:, 2 + n] = grams.sums(grams.said_counts)
-            found[:, 2 + self.order + n] = grams.sums(np.minimum(grams.said_counts, best))
-        return found
+            rows[:, 2 + n] = grams.sums(grams.predicted_counts)
+            rows[:, 2 + self.order + n] = grams.sums(np.minimum(grams.predicted_counts, best))
+        return rows
 
     def score(self, totals: np.ndarray) -> np.ndarray:
-        said, wanted = totals[..., 0], totals[..., 1]
-        guessed, right = totals[..., 2 : 2 + self.order], totals[..., 2 + self.order :]
-        # The original keeps clear of zero by these amounts.
-        precision = ((right + 1e-15) / (guessed + 1e-9)).prod(-1) ** (1 / self.order)
-        ratio = (said + 1e-15) / (wanted + 1e-9)
+        length, reference_length = totals[..., 0], totals[..., 1]
+        predicted, matched = totals[..., 2 : 2 + self.order], totals[..., 2 + self.order :]
+        # The original adds these amounts against a division by zero.
+        precision = ((matched + 1e-15) / (predicted + 1e-9)).prod(-1) ** (1 / self.order)
+        ratio = (length + 1e-15) / (reference_length + 1e-9)
         return precision * np.exp(np.minimum(1 - 1 / ratio, 0))
 
 
@@ -118,17 +118,17 @@ class RougeL(_Mean):
     beta: ClassVar[float] = 1.2
 
     def scores(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        found = []
-        for prediction, right in zip(predictions, references, strict=True):
-            # By single spaces, as the original: no words are one empty word, and equal to no words.
-            said = prediction.split(" ")
-            wanted = [reference.split(" ") for reference in right]
-            common = [_common(reference, said) for reference in wanted]
-            precision = max(common) / len(said)
+        scores = []
+        for prediction, captions in zip(predictions, references, strict=True):
+            # By single spaces, as in the original: an empty text is one empty word, and equal to another empty text.
+            words = prediction.split(" ")
+            wanted = [caption.split(" ") for caption in captions]
+            common = [_common(reference, words) for reference in wanted]
+            precision = max(common) / len(words)
             recall = max(length / len(reference) for length, reference in zip(common, wanted, strict=True))
-            above = (1 + self.beta**2) * precision * recall
-            found.append(above / (recall + self.beta**2 * precision) if above else 0.0)
-        return np.array(found)
+            numerator = (1 + self.beta**2) * precision * recall
+            scores.append(numerator / (recall + self.beta**2 * precision) if numerator else 0.0)
+        return np.array(scores)
 
 
 class CiderD(_Mean):
@@ -154,12 +154,12 @@ class CiderD(_Mean):
                 np.unique(np.column_stack([item[grams.captions], grams.grams]), axis=0)[:, 1], minlength=grams.kinds
             )
             idf = size - np.log(np.maximum(documents, 1))
-            said, wanted = grams.said_counts * idf[grams.said_grams], grams.counts * idf[grams.grams]
-            norms = np.sqrt(grams.sums(said**2))[item] * np.sqrt(np.bincount(grams.captions, wanted**2, len(item)))
-            both = np.minimum(said[grams.match], wanted[grams.matched]) * wanted[grams.matched]
+            weights, wanted = grams.predicted_counts * idf[grams.predicted_grams], grams.counts * idf[grams.grams]
+            norms = np.sqrt(grams.sums(weights**2))[item] * np.sqrt(np.bincount(grams.captions, wanted**2, len(item)))
+            both = np.minimum(weights[grams.match], wanted[grams.matched]) * wanted[grams.matched]
             cosines += np.bincount(grams.captions[grams.matched], both, len(item)) / np.where(norms > 0, norms, 1) / self.order
             if n == 2:  # the original takes the number of word pairs for the length
-                lengths = grams.sums(grams.said_counts), np.bincount(grams.captions, grams.counts, len(item))
+                lengths = grams.sums(grams.predicted_counts), np.bincount(grams.captions, grams.counts, len(item))
         penalty = np.exp(-((lengths[0][item] - lengths[1]) ** 2) / (2 * self.sigma**2))
         return 10 * np.bincount(item, cosines * penalty, count) / np.bincount(item, minlength=count)
 
@@ -181,15 +181,16 @@ def _common(one: list[str], other: list[str]) -> int:
 class _Grams:
     """Hold the n-grams of one n. Each different n-gram of a caption is an entry.
 
-    First the entries of predictions: ``said`` [said] (example and n-gram as one number, ascending), ``said_grams`` and
-    ``said_counts``. Then those of references: ``captions`` [wanted] (the index of the reference among all), ``grams`` and
-    ``counts``. The entries ``matched`` [matches] of references are in their example's prediction too, as its entries ``match``.
+    First the entries of predictions: ``predicted`` [predicted] (example and n-gram as one number, ascending),
+    ``predicted_grams`` and ``predicted_counts``. Then those of references: ``captions`` [wanted] (the index of the reference
+    among all), ``grams`` and ``counts``. The entries ``matched`` [matches] of references are in their example's prediction
+    too, as its entries ``match``.
     """
 
     examples: int
     kinds: int
-    said: np.ndarray
-    said_counts: np.ndarray
+    predicted: np.ndarray
+    predicted_counts: np.ndarray
     captions: np.ndarray
     grams: np.ndarray
     counts: np.ndarray
@@ -197,17 +198,17 @@ class _Grams:
     match: np.ndarray
 
     @property
-    def said_grams(self) -> np.ndarray:
-        return self.said % self.kinds
+    def predicted_grams(self) -> np.ndarray:
+        return self.predicted % self.kinds
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """Return the sums of ``values`` [said] by example."""
-        return np.bincount(self.said // self.kinds, values, self.examples)
+        """Return the sums of ``values`` [predicted] by example."""
+        return np.bincount(self.predicted // self.kinds, values, self.examples)
 
 
 def _items(references: Sequence[Sequence[str]]) -> np.ndarray:
     """Return the example of each reference, [references]."""
-    return np.repeat(np.arange(len(references)), [len(right) for right in references])
+    return np.repeat(np.arange(len(references)), [len(captions) for captions in references])
 
 
 def _ngrams(predictions: Sequence[str], references: Sequence[Sequence[str]], order: int) -> Iterator[_Grams]:
@@ -229,14 +230,14 @@ def _ngrams(predictions: Sequence[str], references: Sequence[Sequence[str]], ord
         kinds = int(grams.max(initial=0)) + 1
         keys, counts = np.unique(owner[: len(grams)][inside] * kinds + grams[inside], return_counts=True)
         first = int(np.searchsorted(keys, examples * kinds))
-        said, wanted = keys[:first], keys[first:] - examples * kinds
-        asked = item[wanted // kinds] * kinds + wanted % kinds
-        place = np.minimum(np.searchsorted(said, asked), max(first - 1, 0))
-        matched = np.flatnonzero(said[place] == asked) if first else np.zeros(0, np.int64)
+        predicted, wanted = keys[:first], keys[first:] - examples * kinds
+        sought = item[wanted // kinds] * kinds + wanted % kinds
+        place = np.minimum(np.searchsorted(predicted, sought), max(first - 1, 0))
+        matched = np.flatnonzero(predicted[place] == sought) if first else np.zeros(0, np.int64)
         yield _Grams(
             examples,
             kinds,
-            said,
+            predicted,
             counts[:first].astype(float),
             wanted // kinds,
             wanted % kinds,

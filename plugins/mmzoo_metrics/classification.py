@@ -22,10 +22,10 @@ class Accuracy(Metric):
     """Compute the share of predictions that are among their references. Rows are [right, 1]."""
 
     def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        found = np.ones((len(predictions), 2))
-        for row, prediction, right in zip(found, predictions, references, strict=True):
+        rows = np.ones((len(predictions), 2))
+        for row, prediction, right in zip(rows, predictions, references, strict=True):
             row[0] = self.normal(prediction) in map(self.normal, right)
-        return found
+        return rows
 
     def score(self, totals: np.ndarray) -> np.ndarray:
         return _ratio(totals[..., 0], totals[..., 1], empty=np.nan)
@@ -79,15 +79,15 @@ class _ByClass(Metric):
                 f"{width} classes of {count} examples are too many for average '{self.options.average}', which is "
                 "meant for a fixed label set; set average to micro, or measure accuracy"
             )
-        found = np.zeros((count, width, 3))
-        at = np.arange(count)
+        counts = np.zeros((count, width, 3))
+        examples = np.arange(count)
         predicted = np.fromiter((classes[name] for name in predictions), int, count)
         wanted = np.fromiter((classes[name] for name in actual), int, count)
         hit = np.fromiter(map(str.__eq__, predictions, actual), float, count)
-        found[at, predicted, 0] = hit
-        found[at, predicted, 1] = 1
-        found[at, wanted, 2] = 1
-        return found.reshape(count, 3 * width)
+        counts[examples, predicted, 0] = hit
+        counts[examples, predicted, 1] = 1
+        counts[examples, wanted, 2] = 1
+        return counts.reshape(count, 3 * width)
 
     def score(self, totals: np.ndarray) -> np.ndarray:
         hit, predicted, actual = np.moveaxis(totals.reshape(*totals.shape[:-1], -1, 3), -1, 0)

@@ -17,7 +17,7 @@ someone'd've someone'll someone's something'd something'd've something'll that's
 they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd where's
 where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've y'all'll
 you'd you'd've you'll you're you've"""
-# Each is known without any one of its apostrophes. "somebody'd" loses its own in the original.
+# Each is recognised without any one of its apostrophes. "somebody'd" loses its apostrophe in the original.
 _WHOLE = {
     word[:i] + word[i + 1 :]: word for word in _CONTRACTIONS.split() for i, character in enumerate(word) if character == "'"
 } | {"somebody'd": "somebodyd"}
@@ -44,18 +44,18 @@ class VQAAccuracy(Metric):
         Raises:
             DataError: an example has no answer.
         """
-        found = np.ones((len(predictions), 2))
-        for i, (row, prediction, answers) in enumerate(zip(found, predictions, references, strict=True)):
+        rows = np.ones((len(predictions), 2))
+        for i, (row, prediction, answers) in enumerate(zip(rows, predictions, references, strict=True)):
             if not answers:
                 raise DataError(f"example {i + 1} has no answer")
-            said, count = normal(prediction), len(answers)
-            same = [normal(answer) for answer in answers].count(said)
+            count = len(answers)
+            same = [normal(answer) for answer in answers].count(normal(prediction))
             enough = min(3, count - 1)
             if not enough:
                 row[0] = same
-            else:  # of `count` turns, `same` leave one of the same answers out
+            else:  # each answer is left out once; `same` times it is one that agrees
                 row[0] = (same * min((same - 1) / enough, 1) + (count - same) * min(same / enough, 1)) / count
-        return found
+        return rows
 
     def score(self, totals: np.ndarray) -> np.ndarray:
         return totals[..., 0] / totals[..., 1]

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from mmzoo.api import LanguageModel
 
-# Of logits at a time: on a CPU little enough for the allocator to use the same memory again.
+# Bytes of logits at a time: on a CPU so few that the allocator uses the same memory again.
 BYTES = {"cpu": 24 << 20}
-OTHERS = 256 << 20
+OTHERS = 256 << 20  # on other devices
 
 
 def losses(logits: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, vocab_size: int) -> Tensor:
@@ -45,17 +45,17 @@ def apply_to(language_model: LanguageModel) -> bool:
 class _Losses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, labels: Tensor, logits: Callable[[Tensor], Tensor], rows: int) -> Tensor:
-        found, gradients = [], []
+        losses, gradients = [], []
         for part, wanted in zip(hidden.split(rows), labels.split(rows), strict=True):
             with torch.set_grad_enabled(ctx.needs_input_grad[0]):
                 part = part.detach().requires_grad_(ctx.needs_input_grad[0])
                 loss = F.cross_entropy(logits(part).float(), wanted, reduction="none")
             if ctx.needs_input_grad[0]:
                 gradients.append(torch.autograd.grad(loss, part, torch.ones_like(loss))[0])
-            found.append(loss.detach())
+            losses.append(loss.detach())
         if gradients:
             ctx.save_for_backward(torch.cat(gradients))
-        return torch.cat(found)
+        return torch.cat(losses)
 
     @staticmethod
     @once_differentiable

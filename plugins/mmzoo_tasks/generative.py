@@ -111,8 +111,8 @@ class Generative(Task):
         states = model.states(features, batch["ids"], batch["mask"], batch.get("decoder_ids"))
         rows, columns = (labels != IGNORE).nonzero(as_tuple=True)
         # A causal state predicts the next token; a decoder's states are shifted already.
-        at = positions_before(states.text, rows, columns) if self._causal else columns
-        hidden = model.fusion.late(features, states.hidden)[rows, at]
+        positions = positions_before(states.text, rows, columns) if self._causal else columns
+        hidden = model.fusion.late(features, states.hidden)[rows, positions]
         language, wanted = model.language_model, labels[rows, columns]
         if chunks.apply_to(language):
             return chunks.losses(language.logits, hidden, wanted, language.spec.vocab_size), rows
@@ -133,9 +133,9 @@ class Generative(Task):
         options = {"max_new_tokens": self.options.max_new_tokens, "num_beams": self.options.num_beams, **options}
         out = model.generate_ids(features, batch["ids"], batch["mask"], **options)
         text = model.text_context()
-        words = [line.strip() for line in text.tokenizer.batch_decode(out, skip_special_tokens=True)]
+        answers = [answer.strip() for answer in text.tokenizer.batch_decode(out, skip_special_tokens=True)]
         scores = self._probabilities(model, features, batch, out, text)
-        return [Prediction(label=line, score=score) for line, score in zip(words, scores, strict=True)]
+        return [Prediction(label=answer, score=score) for answer, score in zip(answers, scores, strict=True)]
 
     def _probabilities(
         self, model: Any, features: Features, batch: dict[str, Tensor], out: Tensor, text: TextContext
