@@ -384,7 +384,7 @@ def test_a_stopped_demo_goes_on(tmp_path, monkeypatch, capsys):
         assert f"go on with:  mmzoo demo --output {output} --recipe {recipe} --quick --resume" in advice
         record = json.loads((output / "demo.json").read_text())
         assert (record["finished"], record["trained"]) == (False, [])
-        with pytest.raises(TrainingError, match="--resume goes on with it"):
+        with pytest.raises(TrainingError, match="--resume continues it"):
             call(output, recipe=str(recipe))
         # The main model is past the step at which the plugin stops it; the control is not.
         with pytest.raises(typer.Exit):
@@ -400,7 +400,7 @@ def test_a_stopped_demo_goes_on(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr()
     assert "was trained before" in said.out
     assert "1 of 3 answers or confidences DIFFER" in said.out
-    assert "does not give the answers" in said.err
+    assert "the answers of the reloaded model differ" in said.err
     assert "1 of 3 answers or confidences otherwise" in Page((output / "report.html").read_text(encoding="utf-8")).text
     record = json.loads((output / "demo.json").read_text())
     assert (record["finished"], record["trained"]) == (True, ["model", "blind"])

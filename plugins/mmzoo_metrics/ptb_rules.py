@@ -35,7 +35,7 @@ FF5B-FF65"""
 
 
 class Rule(NamedTuple):
-    """Define a kind of token: ``token`` and ``after`` are patterns; ``write`` returns it as it is printed, before lower-casing."""
+    """Define a kind of token: ``token`` and ``after`` are patterns; ``write`` returns its printed form before lower-casing."""
 
     token: str
     after: str = ""
