@@ -290,7 +290,7 @@ class TestFiles:
             ("a.jsonl", '{"image": 3, "answer": ""}', "line 1: column 'image' holds a number"),
             ("a.jsonl", '{"image": [1, 2], "answer": ""}', "holds a list of numbers, not a picture"),
             ("a.jsonl", '{"image": [[1], [1, 2]], "answer": ""}', "line 1: .*inhomogeneous"),
-            ("a.jsonl", '{"image": [[1]], "answer": ""}', "line 1: a picture in a text file is the path"),
+            ("a.jsonl", '{"image": [[1]], "answer": ""}', "line 1: a picture in a text file must be the path"),
             ("a.jsonl", '{"image": "a", "answer": {"x": 1}}', "line 1: column 'answer' holds a mapping"),
             ("a.jsonl", '{"image": "a", "text": ["x"], "answer": ""}', "line 1: column 'text' holds a list"),
             ("a.csv", "image,answer\na.png,x\nb.png\n", "line 3: 1 cells where the header has 2"),

@@ -381,7 +381,7 @@ def test_a_stopped_demo_goes_on(tmp_path, monkeypatch, capsys):
         assert stopped.value.exit_code == 128 + signal.SIGINT
         advice = capsys.readouterr().err.splitlines()[-1]
         assert advice.startswith("stopped at step ")
-        assert f"go on with:  mmzoo demo --output {output} --recipe {recipe} --quick --resume" in advice
+        assert f"continue with:  mmzoo demo --output {output} --recipe {recipe} --quick --resume" in advice
         record = json.loads((output / "demo.json").read_text())
         assert (record["finished"], record["trained"]) == (False, [])
         with pytest.raises(TrainingError, match="--resume continues it"):

@@ -24,9 +24,9 @@ NEEDED = {"easy_vqa": "easy-vqa", "jinja2": "jinja2", "matplotlib": "matplotlib"
 
 
 def demo(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for everything that the demo writes.")
-    ] = Path("mmzoo-demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for all files of the demo.")] = Path(
+        "mmzoo-demo"
+    ),
     recipe: Annotated[str, typer.Option(metavar="RECIPE", help="What to train.")] = RECIPE,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the training split; the recipe's own number if not given.")
@@ -54,10 +54,10 @@ def demo(
         run.reload()
         run.report()
     except Stopped as stop:
-        _say_how_to_go_on(run, f"stopped at step {stop.step}, where a checkpoint was saved")
+        _say_how_to_resume(run, f"stopped at step {stop.step}, where a checkpoint was saved")
         raise typer.Exit(128 + stop.signal) from None
     except KeyboardInterrupt:
-        _say_how_to_go_on(run, "stopped")
+        _say_how_to_resume(run, "stopped")
         raise typer.Exit(130) from None
     except OSError as error:
         raise MmzooError(f"{output}: {error.strerror or error}") from None
@@ -82,8 +82,8 @@ def check_needed() -> None:
         raise MmzooError(f'{", ".join(missing)} {verb} not installed, and the demo needs it: pip install "mmzoo[demo]"')
 
 
-def _say_how_to_go_on(run: Demo, what: str) -> None:
-    print(f"{what}; go on with:  {run.settings.command(run.output)} --resume", file=sys.stderr)
+def _say_how_to_resume(run: Demo, outcome: str) -> None:
+    print(f"{outcome}; continue with:  {run.settings.command(run.output)} --resume", file=sys.stderr)
 
 
 def _say_what_next(run: Demo) -> None:

@@ -1,1 +1,1 @@
-"""A plugin for mmzoo: fusion, recipe."""
+"""Provide FiLM for mmzoo: the fusion `film` and the recipe `cnn-film-bag-of-words`."""

@@ -1,4 +1,4 @@
-"""The plugin through mmzoo's own door: found, built, trained, saved, loaded; and its features beside the originals'."""
+"""Test the plugin through mmzoo: found, built, trained, saved, loaded; and compare its features with the originals'."""
 
 import json
 import zipfile
@@ -33,7 +33,7 @@ def encoder(**options):
 
 @pytest.mark.parametrize("size", [224, 96])
 def test_features_are_those_of_the_original(size):
-    """`efficientnet_lite_pytorch`, by the package whose weights these are."""
+    """Compare with `efficientnet_lite_pytorch`, the package whose weights these are."""
     original = pytest.importorskip("efficientnet_lite_pytorch")
     model = original.EfficientNet.from_pretrained(
         "efficientnet-lite0", weights_path=str(efficientnet.WEIGHTS.path), image_size=size
