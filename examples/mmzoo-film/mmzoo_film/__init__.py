@@ -1,1 +1,1 @@
-"""Provide FiLM for mmzoo: the fusion `film` and the recipe `cnn-film-bag-of-words`."""
+"""A plugin for mmzoo: fusion, recipe."""
