@@ -1,4 +1,4 @@
-"""Masked language models as decoders: `bert-decoder` for BERT and its kin."""
+"""Test decoders: `bert-decoder` for BERT and its relatives, and the beams of `lstm`."""
 
 from dataclasses import replace
 
@@ -39,12 +39,12 @@ def quiet():
 
 
 def decoder(name):
-    """One with large random weights, so that its words depend on all before."""
+    """Build a decoder with large random weights, so that its words depend on all words before."""
     torch.manual_seed(0)
     model = HFDecoder(LanguageOptions(config={"model_type": name, **TEXT, **FAMILIES[name]})).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim > 1 and parameter.requires_grad:  # RoFormer's table of sines is to stay
+            if parameter.ndim > 1 and parameter.requires_grad:  # RoFormer's table of sines must stay
                 parameter.normal_(std=2 * parameter.shape[-1] ** -0.5)
     return model
 
@@ -79,7 +79,7 @@ def test_it_writes_the_same_without_a_cache_and_beside_padding(name):
         assert [row.tolist() for row in alone] == [out[:half].tolist(), out[half:].tolist()]
     greedy = model.generate(embeddings, mask, max_new_tokens=6, eos_token_id=-1)
     assert len(set(greedy.flatten().tolist())) > 2
-    with torch.no_grad():  # what it writes is what it thinks likeliest when it reads that
+    with torch.no_grad():  # each token that it writes is its likeliest when it reads the text
         states = model(torch.cat([embeddings[:1], model.embed(greedy[:1])], 1), torch.ones(1, 15, dtype=torch.long))
     assert torch.equal(model.logits(states)[:, 8:-1].argmax(-1), greedy[:1])
 
@@ -103,7 +103,7 @@ def test_an_lstms_state_follows_its_beams():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A folder as BERT's: weights of its two pretraining heads, and a WordPiece tokenizer that knows no start and no end."""
+    """Make a folder like BERT's: weights with its two pretraining heads, and a WordPiece tokenizer without start and end."""
     folder = tmp_path_factory.mktemp("bert")
     torch.manual_seed(0)
     transformers.BertForPreTraining(transformers.BertConfig(**TEXT)).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""The demo, run as a user runs it, and its page."""
+"""Run the demo as a user does, and test its page."""
 
 import base64
 import json
@@ -44,7 +44,7 @@ def run(*arguments, folder):
 
 
 class Page(HTMLParser):
-    """A page's elements, and its cards as mappings; fails on a tag that is not closed."""
+    """Collect a page's elements, and its cards as mappings; fail on a tag that is not closed."""
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
@@ -97,7 +97,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A quick demo, its folder and what it printed."""
+    """Run a quick demo; return its folder and its output."""
     folder = tmp_path_factory.mktemp("demo")
     done = run("--quick", "--json", folder=folder)
     assert done.returncode == 0, done.stderr
@@ -200,7 +200,7 @@ def test_pictures_are_described_by_what_is_known_of_them():
 
 @pytest.fixture
 def strange(tmp_path):
-    """Examples whose words would be markup, with pictures, and a prediction for each."""
+    """Return examples whose words would be markup, with pictures, and a prediction for each."""
     source = open_dataset("easy-vqa").load("test")
     examples = [Example(f"{i}", e.image, f'<script>"{i}" & more</script>', (f"<i>{i}</i>",)) for i, e in enumerate(source[:40])]
     return examples
@@ -308,7 +308,7 @@ def test_a_second_run_needs_overwrite(made, monkeypatch, capsys):
 
 
 def call(output, **options):
-    """The command as a function, with the defaults of its options."""
+    """Call the command as a function, with the defaults of its options."""
     given = {
         "recipe": command.RECIPE,
         "epochs": None,
@@ -362,7 +362,7 @@ class Interrupt(TrainerCallback):
 
 
 class Interrupting:
-    """A plugin that presses Ctrl-C."""
+    """Interrupt training like Ctrl-C, from a plugin."""
 
     @mmzoo.hookimpl
     def mmzoo_train_callbacks(self, recipe):
