@@ -301,9 +301,9 @@ def test_a_second_run_needs_overwrite(made, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    said = capsys.readouterr()
-    assert said.err == "error: mmzoo-demo already holds model; name another folder, or use --overwrite\n"
-    assert said.out == ""
+    output_text = capsys.readouterr()
+    assert output_text.err == "error: mmzoo-demo already holds model; name another folder, or use --overwrite\n"
+    assert output_text.out == ""
     assert (made[0] / "report.html").stat().st_mtime_ns == before
 
 
@@ -392,16 +392,16 @@ def test_a_stopped_demo_goes_on(tmp_path, monkeypatch, capsys):
         assert json.loads((output / "demo.json").read_text())["trained"] == ["model"]
     finally:
         plugin_manager().manager.unregister(plugin)
-    # An answer that differs is told, and the exit code is that of a check that failed.
+    # An answer that differs is reported, and the exit code is that of a failed check.
     monkeypatch.setattr(steps, "compare", lambda *_: {"questions": 3, "different": 1, "equal": False})
     with pytest.raises(typer.Exit) as ended:
         call(output, recipe=str(recipe), resume=True)
     assert ended.value.exit_code == 1
-    said = capsys.readouterr()
-    assert "was trained before" in said.out
-    assert "1 of 3 answers or confidences DIFFER" in said.out
-    assert "the answers of the reloaded model differ" in said.err
-    assert "1 of 3 answers or confidences otherwise" in Page((output / "report.html").read_text(encoding="utf-8")).text
+    output_text = capsys.readouterr()
+    assert "was trained before" in output_text.out
+    assert "1 of 3 answers or confidences DIFFER" in output_text.out
+    assert "the answers of the reloaded model differ" in output_text.err
+    assert "1 of 3 answers or confidences differently" in Page((output / "report.html").read_text(encoding="utf-8")).text
     record = json.loads((output / "demo.json").read_text())
     assert (record["finished"], record["trained"]) == (True, ["model", "blind"])
 
