@@ -1,1 +1,1 @@
-"""Experiments that a reader can repeat on two cores; ``python -m experiments``."""
+"""Run experiments that a reader can repeat on two cores: ``python -m experiments``."""

@@ -1,4 +1,4 @@
-"""``python -m experiments NAME``: run what has no record yet, then write docs/experiments.md and the plots."""
+"""Run ``python -m experiments NAME``: each run without a record, then docs/experiments.md and the plots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-# The models are small: on one thread a run is as fast, and two may stand side by side.
+# The models are small: one thread is as fast as several, and two runs can share the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 RENDER = "render"
@@ -26,27 +26,28 @@ def main() -> int:
     parser.add_argument("--seed", type=int, action="append", help="only this seed; may be repeated")
     parser.add_argument("--model", action="append", default=[], help="only this model; may be repeated")
     parser.add_argument("--quick", action="store_true", help="two steps on a few examples, in a temporary folder")
-    parser.add_argument("--check", action="store_true", help="render: only say whether the page is fresh")
-    given = parser.parse_args()
+    parser.add_argument("--check", action="store_true", help="render: only report whether the page is up to date")
+    arguments = parser.parse_args()
 
-    if given.name == RENDER:
-        return _render(list(experiments.values()), check=given.check)
-    experiment = experiments[given.name]
+    if arguments.name == RENDER:
+        return _render(list(experiments.values()), check=arguments.check)
+    experiment = experiments[arguments.name]
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            work = Path(temporary) if given.quick else given.work or common.ROOT / "experiments" / "work"
-            runs = work / "runs" if given.quick else common.RUNS
+            quick = arguments.quick
+            work = Path(temporary) if quick else arguments.work or common.ROOT / "experiments" / "work"
+            runs = work / "runs" if quick else common.RUNS
             started = time.monotonic()
-            for path in common.run(experiment, work=work, runs=runs, seeds=given.seed, only=given.model, quick=given.quick):
+            for path in common.run(experiment, work=work, runs=runs, seeds=arguments.seed, only=arguments.model, quick=quick):
                 print(f"{time.monotonic() - started:7.0f} s  {path.stem}", flush=True)
-            if given.quick:
+            if quick:
                 print(report.render([experiment], runs=runs))
                 return 0
     except MmzooError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; run the same command to continue", file=sys.stderr)
         return 130
     return _render(list(experiments.values()))
 
@@ -57,9 +58,9 @@ def _render(experiments: list, *, check: bool = False) -> int:
     path = report.DOCS / report.PAGE
     text = report.render(experiments)
     if check:
-        fresh = path.is_file() and path.read_text(encoding="utf-8") == text
-        print(f"{path.name} is {'fresh' if fresh else 'stale: python -m experiments render'}")
-        return 0 if fresh else 1
+        is_fresh = path.is_file() and path.read_text(encoding="utf-8") == text
+        print(f"{path.name} is {'up to date' if is_fresh else 'out of date; run python -m experiments render'}")
+        return 0 if is_fresh else 1
     path.write_text(text, encoding="utf-8")
     for experiment in experiments:
         if common.read(experiment):

@@ -1,7 +1,7 @@
-"""What an experiment is, and how it is run: a `mmzoo.train` and a `mmzoo.evaluate` for each model and seed, and a record.
+"""Define and run experiments: a `mmzoo.train` and a `mmzoo.evaluate` for each model and seed, and a record.
 
-A record is a JSON file in ``experiments/runs/EXPERIMENT``, beside the first seed's model card. What has one is not run again,
-unless its checkpoint is gone and another model starts from it; the tables are made of these files alone.
+A record is a JSON file in ``experiments/runs/EXPERIMENT``, beside the first seed's model card. A run that has a record is not
+repeated, unless its checkpoint is gone and another model starts from it; the tables are made from these files only.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ QUICK_EXAMPLES = 16
 
 
 class ExperimentError(MmzooError):
-    """An experiment that cannot be run, or whose records are of other settings."""
+    """Report an experiment that cannot be run, or whose records are of other settings."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """One row of the table.
+    """Define one row of the table.
 
     Args:
-        name: of its records and checkpoints.
-        label: what the table calls it.
+        name: names its records and checkpoints.
+        label: its name in the table.
         recipe: the recipe, as `mmzoo.build` takes its parts.
         start: parts that start from another model of the experiment, of the same seed: ``{"language_model": "text"}``.
         dataset: what it is trained on, if not the experiment's.
         blind: it is trained on blank pictures, and its scores are those on blank pictures.
-        sees: whether shuffling its pictures says anything.
+        sees: it gets pictures, so it is also measured with its pictures shuffled.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Models that are trained on one data set and measured on one split of it by the same metrics, the first of which is
+    """Hold models that are trained on one data set and measured on one split of it by the same metrics, the first of which is
     plotted."""
 
     name: str
@@ -83,7 +83,7 @@ def run(
     only: Sequence[str] = (),
     quick: bool = False,
 ) -> Iterator[Path]:
-    """Make the records that are not there, one after the other; those that are made or found are given.
+    """Make the records that do not exist, one after the other; yield the path of each, new or existing.
 
     Args:
         work: the folder of checkpoints.
@@ -92,7 +92,7 @@ def run(
         quick: a few steps on a few examples, to try the harness.
 
     Raises:
-        ExperimentError: a record of other settings is in the way, or there is no such model.
+        ExperimentError: an existing record has other settings, or there is no such model.
         MmzooError: what training and measuring raise.
     """
     models = {model.name: model for model in experiment.models}
@@ -105,18 +105,18 @@ def run(
 
 
 def read(experiment: Experiment, runs: Path = RUNS) -> dict[str, list[dict[str, Any]]]:
-    """The records of each model that has any, by seed."""
-    found = {}
+    """Return the records of each model that has any, by seed."""
+    by_model = {}
     for model in experiment.models:
         paths = sorted((runs / experiment.name).glob(f"{model.name}-seed*.json"))
         records = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.stem.rpartition("-")[0] == model.name]
         if records:
-            found[model.name] = sorted(records, key=lambda record: record["seed"])
-    return found
+            by_model[model.name] = sorted(records, key=lambda record: record["seed"])
+    return by_model
 
 
 def settings(experiment: Experiment, model: Model, *, quick: bool = False) -> dict[str, Any]:
-    """What decides a record, but for the seed."""
+    """Return all that decides a record, except for the seed."""
     return {
         "recipe": _plain(merge(model.recipe, QUICK) if quick else model.recipe),
         "start": dict(model.start),
@@ -131,15 +131,15 @@ def settings(experiment: Experiment, model: Model, *, quick: bool = False) -> di
 
 def _record(experiment: Experiment, model: Model, seed: int, work: Path, runs: Path, *, quick: bool) -> Path:
     path = runs / experiment.name / f"{model.name}-seed{seed}.json"
-    asked = settings(experiment, model, quick=quick)
+    chosen = settings(experiment, model, quick=quick)
     if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8"))["settings"] != asked:
-            raise ExperimentError(f"{path} is of other settings than the code has now; remove it to run it again")
+        if json.loads(path.read_text(encoding="utf-8"))["settings"] != chosen:
+            raise ExperimentError(f"{path} was made with other settings than the code has now; remove it to run it again")
         return path
     folder = _trained(experiment, model, seed, work, quick=quick)
-    found = mmzoo.evaluate(
+    evaluation = mmzoo.evaluate(
         folder,
-        dataset=_dataset(asked["measured_on"], quick=quick),
+        dataset=_dataset(chosen["measured_on"], quick=quick),
         split=experiment.split,
         metrics=experiment.metrics,
         controls=model.controls,
@@ -153,11 +153,11 @@ def _record(experiment: Experiment, model: Model, seed: int, work: Path, runs: P
         "experiment": experiment.name,
         "model": model.name,
         "seed": seed,
-        "settings": asked,
+        "settings": chosen,
         "parameters": _parameters(folder),
         **({"weights": run["weights"]} if "weights" in run else {}),
         "training": training,
-        "evaluation": found,
+        "evaluation": evaluation,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     if seed == experiment.seeds[0]:
@@ -167,24 +167,23 @@ def _record(experiment: Experiment, model: Model, seed: int, work: Path, runs: P
 
 
 def _trained(experiment: Experiment, model: Model, seed: int, work: Path, *, quick: bool) -> Path:
-    """The checkpoint of a model, which is trained if it is not there, after those that it starts from."""
+    """Return the checkpoint of a model; if it does not exist, train the model, after those that it starts from."""
     folder = work / experiment.name / f"{model.name}-seed{seed}"
     if is_checkpoint(folder):
         return folder
-    asked = settings(experiment, model, quick=quick)
-    recipe = {"name": f"{experiment.name}-{model.name}", "summary": model.label, **asked["recipe"]}
+    chosen = settings(experiment, model, quick=quick)
+    recipe = {"name": f"{experiment.name}-{model.name}", "summary": model.label, **chosen["recipe"]}
     models = {other.name: other for other in experiment.models}
     for kind, name in model.start.items():
         weights = _trained(experiment, models[name], seed, work, quick=quick)
         recipe = merge(recipe, {kind: {"weights": str(weights)}})
     recipe = merge(recipe, {"training": {"seed": seed, "blank_images": model.blind}})
     try:
-        done = mmzoo.train(
-            recipe, dataset=_dataset(asked["trained_on"], quick=quick), output=folder, overwrite=True, progress=False
-        )
+        dataset = _dataset(chosen["trained_on"], quick=quick)
+        training = mmzoo.train(recipe, dataset=dataset, output=folder, overwrite=True, progress=False)
     except UnknownName as error:
         raise ExperimentError(f"{experiment.name}, {model.name}: {error}\nexperiments/README.md says what to install") from None
-    if not done.finished:
+    if not training.finished:
         raise KeyboardInterrupt
     return folder
 
@@ -195,11 +194,11 @@ def _dataset(chosen: str | Mapping[str, Any], *, quick: bool) -> PartConfig:
 
 
 def _parameters(folder: Path) -> dict[str, dict[str, Any]]:
-    """The size of each part, and how much of it was trained."""
+    """Return the size of each part, and how much of it was trained."""
     parts = mmzoo.load(folder).summary().parts
     return {part.part: {"use": part.use, "all": part.parameters, "trained": part.trained} for part in parts}
 
 
 def _plain(data: Any) -> Any:
-    """As JSON gives it back, so that what is asked for and what was recorded compare."""
+    """Return data as JSON would return it, so that requested and recorded settings can be compared."""
     return json.loads(json.dumps(data))

@@ -1,5 +1,8 @@
-"""Frozen (Tsimpoukelli et al. 2021, https://arxiv.org/abs/2106.13884), in the small: a language model learns from easy-VQA's
-text alone; then a vision encoder and a prefix are trained through it, while it stays as it is."""
+"""Repeat Frozen (Tsimpoukelli et al. 2021, https://arxiv.org/abs/2106.13884) in the small.
+
+A language model learns from easy-VQA's text only; then a vision encoder and a prefix are trained through it, while it stays as
+it is.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,14 @@ FROZEN = {"use": "gpt-mini", "train": "frozen"}
 EXPERIMENT = Experiment(
     name="frozen-small",
     title="Frozen, in the small",
-    about="""A small decoder learns from the text of easy-VQA alone. It reads up to two other questions about the same picture,
-with their answers, before the question that it must answer: what stands in the prefix's place later. It is then frozen,
-and a convolutional network and a prefix of 4 tokens are trained through it on pictures and single questions (*frozen*).
-Beside it stand the same with the language model trained along from there (*tuned*) and from random weights (*from scratch*),
-the language model by itself (*text alone*), the frozen one trained and measured on blank pictures (*blind*), and the frozen
-one whose language model had learned from single questions, with nothing before them (*single questions*). easy-VQA has no
-validation split: rates, sizes and epochs were chosen by looking at test questions with seed 0, for all models at once.""",
+    about="""A small decoder learns from the text of easy-VQA alone. Before the question that it must answer, it reads up to two
+other questions about the same picture, with their answers; the prefix takes their place later. It is then frozen, and a
+convolutional network and a prefix of 4 tokens are trained through it on pictures and single questions (*frozen*).
+It is compared with: the same model with the language model trained too, from there (*tuned*) or from random weights
+(*from scratch*); the language model without pictures (*text alone*); the frozen model trained and measured on blank pictures
+(*blind*); and the frozen model whose language model had learned from single questions, without others before them
+(*single questions*). easy-VQA has no validation split: rates, sizes and epochs were chosen by looking at test questions with
+seed 0, for all models at once.""",
     dataset="easy-vqa",
     split="test",
     metrics=("exact-match",),

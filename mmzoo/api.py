@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from mmzoo.checkpoints.folder import CHECKPOINTS as CHECKPOINTS
     from mmzoo.common.environment import environment as environment
     from mmzoo.common.files import cache_folder as cache_folder
+    from mmzoo.common.files import staged_folder as staged_folder
+    from mmzoo.common.files import write_atomically as write_atomically
+    from mmzoo.common.sanitize import one_line as one_line
+    from mmzoo.common.suggestions import close_names as close_names
+    from mmzoo.common.suggestions import did_you_mean as did_you_mean
     from mmzoo.data.dataset import Dataset as Dataset
     from mmzoo.data.open import open_dataset as open_dataset
     from mmzoo.data.tokens import check_length as check_length
@@ -237,6 +242,13 @@ SUBJECTS: dict[str, dict[str, str]] = {
         "CHECKPOINTS": "mmzoo.checkpoints.folder",
         "cache_folder": "mmzoo.common.files",
         "environment": "mmzoo.common.environment",
+    },
+    "Helpers": {
+        "staged_folder": "mmzoo.common.files",
+        "write_atomically": "mmzoo.common.files",
+        "one_line": "mmzoo.common.sanitize",
+        "close_names": "mmzoo.common.suggestions",
+        "did_you_mean": "mmzoo.common.suggestions",
     },
     "Errors": {
         "MmzooError": "mmzoo.errors",

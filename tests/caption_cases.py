@@ -1,4 +1,4 @@
-"""Caption pairs of every awkward kind, and what pycocoevalcap says of them.
+"""Generate caption pairs of every awkward kind, and pycocoevalcap's tokens and scores of them.
 
 ``python tests/caption_cases.py`` writes `tests/fixtures/coco-caption.json`. It needs Java and ``pip install "mmzoo[test-java]"``.
 """
@@ -89,7 +89,7 @@ LONG = ("a" * 300, "ha" * 200, "x-" * 120, "1" * 250, "日" * 150)
 
 
 def names():
-    """Emoji with their English names."""
+    """Return emoji with their English names."""
     import emoji
 
     known = sorted((data["en"].strip(":").replace("_", " "), sign) for sign, data in emoji.EMOJI_DATA.items() if "en" in data)
@@ -97,7 +97,7 @@ def names():
 
 
 def pairs(seed=SEED, count=PAIRS, emoji=None):
-    """``count`` of (prediction, references), every kind in turn."""
+    """Return ``count`` pairs (prediction, references), of every kind in turn."""
     rng = random.Random(seed)
     emoji = emoji or names()
     pieces = {kind: _split(text) if isinstance(text, str) else text for kind, text in AWKWARD.items()}
@@ -123,7 +123,7 @@ def pairs(seed=SEED, count=PAIRS, emoji=None):
 
 
 def _split(text):
-    """Pieces apart by spaces; a number, a sign or a bracket may stand beside its neighbour."""
+    """Split a text at spaces; a number, a sign or a bracket may be joined to its neighbour."""
     words = text.replace("{W}", "The").split(" ")
     words = [word.strip("\n") for word in words if word.strip("\n")]
     return [*words, *(f"{one} {other}" for one, other in itertools.pairwise(words))]
@@ -136,7 +136,7 @@ def _filled(piece, rng):
 
 
 def _like(base, rng):
-    """Much the same with something changed, as captions of one image are."""
+    """Return a text with small changes, like another caption of the same image."""
     base = list(base)
     change = rng.randrange(6)
     if change == 0:
@@ -155,7 +155,7 @@ def _like(base, rng):
 
 
 def original(cases):
-    """pycocoevalcap's tokens of (predictions, references) and its scores: of all and, where it has them, of each."""
+    """Return pycocoevalcap's tokens of (predictions, references) and its scores: of all and, where it has them, of each."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.meteor.meteor import Meteor

@@ -1,4 +1,4 @@
-"""Scores of captions and answers: what pycocoevalcap and the VQA challenge say, without their Java."""
+"""Compare scores of captions and answers with those of pycocoevalcap and the VQA challenge, without their Java."""
 
 import importlib.util
 import json
@@ -28,8 +28,8 @@ needs_java = pytest.mark.skipif(
 
 
 def metric(name):
-    found = resolve("metric", PartConfig(use=name))
-    return found.cls(found.options)
+    resolved = resolve("metric", PartConfig(use=name))
+    return resolved.cls(resolved.options)
 
 
 def score(name, predictions, references):
@@ -37,16 +37,16 @@ def score(name, predictions, references):
     return float(chosen.score(chosen.rows(predictions, references).sum(0)))
 
 
-def check(cases, said, names):
-    """The tokens and scores of ``cases`` are those that pycocoevalcap ``said``."""
+def check(cases, expected, names):
+    """Check that the tokens and scores of ``cases`` are those that pycocoevalcap gave, ``expected``."""
     predictions, references = [prediction for prediction, _ in cases], [right for _, right in cases]
-    assert list(tokenize(predictions)) == [tokens for tokens, _ in said["tokens"]]
+    assert list(tokenize(predictions)) == [tokens for tokens, _ in expected["tokens"]]
     flat = [caption for right in references for caption in right]
-    assert list(tokenize(flat)) == [tokens for _, right in said["tokens"] for tokens in right]
+    assert list(tokenize(flat)) == [tokens for _, right in expected["tokens"] for tokens in right]
     for name in names:
-        assert score(name, predictions, references) == pytest.approx(said["scores"][name], abs=1e-6), name
-    for name, each in said["each"].items():
-        assert metric(name).rows(predictions, references)[:, 0] == pytest.approx(np.array(each), abs=1e-6), name
+        assert score(name, predictions, references) == pytest.approx(expected["scores"][name], abs=1e-6), name
+    for name, scores in expected["each"].items():
+        assert metric(name).rows(predictions, references)[:, 0] == pytest.approx(np.array(scores), abs=1e-6), name
 
 
 def test_equals_pycocoevalcap_on_captions_of_every_awkward_kind():
@@ -85,9 +85,9 @@ def test_tokens(caption, tokens):
 
 def test_a_caption_with_line_breaks_is_one_caption():
     broken = ["a\ncat\r\non", "a\x0bdog\x0c", "the\u2028end\x85", "last \r", '<a href="', 'x">']
-    found = tokenize(broken)
-    assert len(found) == len(broken)
-    assert found[:4] == ("a cat on", "a dog", "the end", "last")
+    tokens = tokenize(broken)
+    assert len(tokens) == len(broken)
+    assert tokens[:4] == ("a cat on", "a dog", "the end", "last")
     assert tokenize([]) == ()
     assert tokenize(["", ""]) == ("", "")
 
@@ -110,7 +110,7 @@ def test_rows_of_any_captions_add_up():
         assert together[1, 2] == pytest.approx(alone, abs=2e-3), name
 
 
-def test_captions_without_words_score_nothing_and_warn_of_nothing(recwarn):
+def test_captions_without_words_score_zero_without_a_warning(recwarn):
     for name in HERE:
         assert score(name, ["", ""], [["a dog"], ["a cat", "two cats"]]) == 0
     assert score("rouge-l", [".", ""], [["..."], [""]]) == 1  # as in the original: equal, though empty
@@ -164,10 +164,10 @@ def test_answers_are_normalised(answer, compared):
 
 def test_vqa_accuracy_leaves_one_out():
     answers = ["a cat"] * 2 + ["dog"] * 3 + ["bird"] * 4 + ["Fish"]
-    # The mean of ten turns: of "dog", three leave two others (2/3) and seven leave three (1).
+    # The mean over leaving out each of ten answers: for "dog", three times two others agree (2/3), seven times three (1).
     wanted = {"Cat.": (2 * 1 + 8 * 2) / 30, "dog": (3 * 2 + 7 * 3) / 30, "the bird": 1, "fish": 9 / 30, "horse": 0}
-    for said, right in wanted.items():
-        assert score("vqa-accuracy", [said], [answers]) == pytest.approx(right), said
+    for prediction, right in wanted.items():
+        assert score("vqa-accuracy", [prediction], [answers]) == pytest.approx(right), prediction
     assert score("vqa-accuracy", ["Yes", "no"], [["yes"], ["yes"]]) == 0.5  # one answer is right or wrong
     assert score("vqa-accuracy", ["a", "b"], [["a", "b"], ["b", "b"]]) == pytest.approx(0.75)
 
@@ -176,11 +176,11 @@ def test_tasks_report_their_fields_scores(tmp_path):
     data = Sample()
     options = {"max_steps": 1, "batch_size": 2, "precision": "fp32"}
     model = mmzoo.train(tiny("cnn-prefix-gpt"), dataset=data, output=tmp_path / "m", progress=False, training=options).model
-    found = mmzoo.evaluate(model, dataset=data, split="test", controls=("shuffled",), progress=False)
-    assert list(found.scores) == ["vqa-accuracy", "exact-match"]
-    found = mmzoo.evaluate(model, dataset=data, split="test", metrics=["bleu-4", "cider-d"], controls=(), progress=False)
-    assert list(found.scores) == ["bleu-4", "cider-d"]
-    assert all(0 <= s.low <= s.value <= s.high for s in found.scores.values())
+    result = mmzoo.evaluate(model, dataset=data, split="test", controls=("shuffled",), progress=False)
+    assert list(result.scores) == ["vqa-accuracy", "exact-match"]
+    result = mmzoo.evaluate(model, dataset=data, split="test", metrics=["bleu-4", "cider-d"], controls=(), progress=False)
+    assert list(result.scores) == ["bleu-4", "cider-d"]
+    assert all(0 <= s.low <= s.value <= s.high for s in result.scores.values())
     caption = resolve("task", PartConfig(use="caption")).cls
     assert caption.metrics == ("cider-d", "bleu-4", "rouge-l", "exact-match")
 
@@ -188,8 +188,8 @@ def test_tasks_report_their_fields_scores(tmp_path):
 def test_intervals_of_many_captions_are_fast_and_hold_the_score():
     words = ["a", "man", "rides", "the", "red", "bike", "on", "some", "street", "with", "two", "dogs"]
     rng = random.Random(0)
-    said = [" ".join(rng.choices(words, k=8)) for _ in range(400)]
-    right = [[" ".join(rng.choices(words, k=8))] for _ in said]
+    predictions = [" ".join(rng.choices(words, k=8)) for _ in range(400)]
+    references = [[" ".join(rng.choices(words, k=8))] for _ in predictions]
     for name in HERE:
-        found = measure(metric(name), said, right, [i // 2 for i in range(400)])
-        assert 0 <= found.low < found.value < found.high
+        result = measure(metric(name), predictions, references, [i // 2 for i in range(400)])
+        assert 0 <= result.low < result.value < result.high

@@ -281,16 +281,16 @@ class TestFiles:
             ("a.csv", "image,answer\n", "empty"),
             ("a.json", "[]", "empty"),
             ("a.json", '[{"image": 1},', "not JSON"),
-            ("a.json", "[3]", "item 1: '3' is no object"),
+            ("a.json", "[3]", "item 1: '3' is not an object"),
             ("a.jsonl", json.dumps(ROW) + "\n\n{'image': 1}", "line 3: not JSON"),
             ("a.json", json.dumps(ROW) + "\n{", "line 2: not JSON"),
             ("a.jsonl", "[" * 100_000, "line 1: not JSON"),
-            ("a.jsonl", "[1]", r"line 1: '\[1\]' is no object"),
+            ("a.jsonl", "[1]", r"line 1: '\[1\]' is not an object"),
             ("a.jsonl", '{"image": "\\ud800", "answer": ""}', "cannot be read"),
             ("a.jsonl", '{"image": 3, "answer": ""}', "line 1: column 'image' holds a number"),
             ("a.jsonl", '{"image": [1, 2], "answer": ""}', "holds a list of numbers, not a picture"),
             ("a.jsonl", '{"image": [[1], [1, 2]], "answer": ""}', "line 1: .*inhomogeneous"),
-            ("a.jsonl", '{"image": [[1]], "answer": ""}', "line 1: a picture in a text file is the path"),
+            ("a.jsonl", '{"image": [[1]], "answer": ""}', "line 1: a picture in a text file must be the path"),
             ("a.jsonl", '{"image": "a", "answer": {"x": 1}}', "line 1: column 'answer' holds a mapping"),
             ("a.jsonl", '{"image": "a", "text": ["x"], "answer": ""}', "line 1: column 'text' holds a list"),
             ("a.csv", "image,answer\na.png,x\nb.png\n", "line 3: 1 cells where the header has 2"),
@@ -410,12 +410,12 @@ class TestDatasetsLibrary:
     def test_pictures_in_an_archive_are_read_with_the_stream(self, tmp_path):
         from zipfile import ZipFile
 
-        from mmzoo_datasets.columns import Columns, Reader
+        from mmzoo_datasets.columns import Columns, RowReader
         from mmzoo_datasets.hub import Stream
 
         with ZipFile(tmp_path / "all.zip", "w") as archive:
             archive.writestr("red.png", png("red"))
-        reader = Reader(Columns("image", None, None, None), "train", "data set 'x'")
+        reader = RowReader(Columns("image", None, None, None), "train", "data set 'x'")
         paths = [f"zip://{name}.png::{tmp_path}/all.zip" for name in ("red", "green")]
         red, green = Stream(
             datasets.Dataset.from_list([{"image": {"bytes": None, "path": path}} for path in paths]).to_iterable_dataset(), reader
@@ -471,7 +471,7 @@ class TestDatasetsLibrary:
             list(load(f"datasets:{tmp_path}", streaming=streaming))
 
     def test_a_stream_that_breaks_off(self):
-        from mmzoo_datasets.columns import Columns, Reader
+        from mmzoo_datasets.columns import Columns, RowReader
         from mmzoo_datasets.hub import Stream
 
         def rows():
@@ -479,7 +479,7 @@ class TestDatasetsLibrary:
             raise OSError("connection lost")
 
         table = datasets.IterableDataset.from_generator(rows)
-        stream = iter(Stream(table, Reader(Columns("image", None, None, None), "train", "data set 'x'")))
+        stream = iter(Stream(table, RowReader(Columns("image", None, None, None), "train", "data set 'x'")))
         assert next(stream).image == "a.png"
         with pytest.raises(SourceError, match="data set 'x': reading example 2 failed: connection lost"):
             next(stream)

@@ -1,4 +1,4 @@
-"""Masked language models as decoders: `bert-decoder` for BERT and its kin."""
+"""Test decoders: `bert-decoder` for BERT and its relatives, and the beams of `lstm`."""
 
 from dataclasses import replace
 
@@ -11,6 +11,7 @@ from uncached import without_cache
 import mmzoo
 from mmzoo.errors import DoesNotFit, SourceError
 from mmzoo.testing import Sample
+from mmzoo_scratch.lstm import LSTM
 from mmzoo_transformers.decoder import HFDecoder
 from mmzoo_transformers.language import HFCausal, HFEncoder, LanguageOptions
 
@@ -38,12 +39,12 @@ def quiet():
 
 
 def decoder(name):
-    """One with large random weights, so that its words depend on all before."""
+    """Build a decoder with large random weights, so that its words depend on all words before."""
     torch.manual_seed(0)
     model = HFDecoder(LanguageOptions(config={"model_type": name, **TEXT, **FAMILIES[name]})).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim > 1 and parameter.requires_grad:  # RoFormer's table of sines is to stay
+            if parameter.ndim > 1 and parameter.requires_grad:  # RoFormer's table of sines must stay
                 parameter.normal_(std=2 * parameter.shape[-1] ** -0.5)
     return model
 
@@ -78,14 +79,31 @@ def test_it_writes_the_same_without_a_cache_and_beside_padding(name):
         assert [row.tolist() for row in alone] == [out[:half].tolist(), out[half:].tolist()]
     greedy = model.generate(embeddings, mask, max_new_tokens=6, eos_token_id=-1)
     assert len(set(greedy.flatten().tolist())) > 2
-    with torch.no_grad():  # what it writes is what it thinks likeliest when it reads that
+    with torch.no_grad():  # each token that it writes is its likeliest when it reads the text
         states = model(torch.cat([embeddings[:1], model.embed(greedy[:1])], 1), torch.ones(1, 15, dtype=torch.long))
     assert torch.equal(model.logits(states)[:, 8:-1].argmax(-1), greedy[:1])
 
 
+def test_an_lstms_state_follows_its_beams():
+    """A private hook of transformers reorders it; without, the scores of beams are not those of their texts."""
+    torch.manual_seed(0)
+    model = LSTM(LSTM.Options(dim=16)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=1.0)
+    ids = torch.randint(4, model.spec.vocab_size, (2, 3))
+    embeddings, mask = model.embed(ids), torch.ones_like(ids)
+    options = {"num_beams": 4, "num_return_sequences": 4, "max_new_tokens": 5, "length_penalty": 0.0, "eos_token_id": -1}
+    out = model.generate(embeddings, mask, return_dict_in_generate=True, output_scores=True, **options)
+    with torch.no_grad():
+        states = model(torch.cat([embeddings.repeat_interleave(4, 0), model.embed(out.sequences)], 1), None)
+        tokens = model.logits(states)[:, 2:-1].log_softmax(-1).gather(2, out.sequences[..., None])
+    torch.testing.assert_close(out.sequences_scores, tokens.sum((1, 2)), atol=1e-4, rtol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A folder as BERT's: weights of its two pretraining heads, and a WordPiece tokenizer that knows no start and no end."""
+    """Make a folder like BERT's: weights with its two pretraining heads, and a WordPiece tokenizer without start and end."""
     folder = tmp_path_factory.mktemp("bert")
     torch.manual_seed(0)
     transformers.BertForPreTraining(transformers.BertConfig(**TEXT)).save_pretrained(folder)
@@ -131,7 +149,7 @@ def test_a_text_stands_between_cls_and_sep(checkpoint):
     ("cls", "name"), [(HFDecoder, "gpt2"), (HFDecoder, "t5"), (HFDecoder, "distilbert"), (HFDecoder, "roc_bert")]
 )
 def test_what_cannot_be_a_decoder_is_refused(cls, name):
-    with pytest.raises(DoesNotFit, match=f"is a {name} model and no causal language model"):
+    with pytest.raises(DoesNotFit, match=f"is a {name} model, not a causal language model"):
         cls(LanguageOptions(config={"model_type": name}))
 
 

@@ -1,4 +1,4 @@
-"""The demo, run as a user runs it, and its page."""
+"""Run the demo as a user does, and test its page."""
 
 import base64
 import json
@@ -44,7 +44,7 @@ def run(*arguments, folder):
 
 
 class Page(HTMLParser):
-    """A page's elements, and its cards as mappings; fails on a tag that is not closed."""
+    """Collect a page's elements, and its cards as mappings; fail on a tag that is not closed."""
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
@@ -97,7 +97,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A quick demo, its folder and what it printed."""
+    """Run a quick demo; return its folder and its output."""
     folder = tmp_path_factory.mktemp("demo")
     done = run("--quick", "--json", folder=folder)
     assert done.returncode == 0, done.stderr
@@ -200,7 +200,7 @@ def test_pictures_are_described_by_what_is_known_of_them():
 
 @pytest.fixture
 def strange(tmp_path):
-    """Examples whose words would be markup, with pictures, and a prediction for each."""
+    """Return examples whose words would be markup, with pictures, and a prediction for each."""
     source = open_dataset("easy-vqa").load("test")
     examples = [Example(f"{i}", e.image, f'<script>"{i}" & more</script>', (f"<i>{i}</i>",)) for i, e in enumerate(source[:40])]
     return examples
@@ -301,14 +301,14 @@ def test_a_second_run_needs_overwrite(made, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    said = capsys.readouterr()
-    assert said.err == "error: mmzoo-demo already holds model; name another folder, or use --overwrite\n"
-    assert said.out == ""
+    output_text = capsys.readouterr()
+    assert output_text.err == "error: mmzoo-demo already holds model; name another folder, or use --overwrite\n"
+    assert output_text.out == ""
     assert (made[0] / "report.html").stat().st_mtime_ns == before
 
 
 def call(output, **options):
-    """The command as a function, with the defaults of its options."""
+    """Call the command as a function, with the defaults of its options."""
     given = {
         "recipe": command.RECIPE,
         "epochs": None,
@@ -362,7 +362,7 @@ class Interrupt(TrainerCallback):
 
 
 class Interrupting:
-    """A plugin that presses Ctrl-C."""
+    """Interrupt training like Ctrl-C, from a plugin."""
 
     @mmzoo.hookimpl
     def mmzoo_train_callbacks(self, recipe):
@@ -381,10 +381,10 @@ def test_a_stopped_demo_goes_on(tmp_path, monkeypatch, capsys):
         assert stopped.value.exit_code == 128 + signal.SIGINT
         advice = capsys.readouterr().err.splitlines()[-1]
         assert advice.startswith("stopped at step ")
-        assert f"go on with:  mmzoo demo --output {output} --recipe {recipe} --quick --resume" in advice
+        assert f"continue with:  mmzoo demo --output {output} --recipe {recipe} --quick --resume" in advice
         record = json.loads((output / "demo.json").read_text())
         assert (record["finished"], record["trained"]) == (False, [])
-        with pytest.raises(TrainingError, match="--resume goes on with it"):
+        with pytest.raises(TrainingError, match="--resume continues it"):
             call(output, recipe=str(recipe))
         # The main model is past the step at which the plugin stops it; the control is not.
         with pytest.raises(typer.Exit):
@@ -392,16 +392,16 @@ def test_a_stopped_demo_goes_on(tmp_path, monkeypatch, capsys):
         assert json.loads((output / "demo.json").read_text())["trained"] == ["model"]
     finally:
         plugin_manager().manager.unregister(plugin)
-    # An answer that differs is told, and the exit code is that of a check that failed.
+    # An answer that differs is reported, and the exit code is that of a failed check.
     monkeypatch.setattr(steps, "compare", lambda *_: {"questions": 3, "different": 1, "equal": False})
     with pytest.raises(typer.Exit) as ended:
         call(output, recipe=str(recipe), resume=True)
     assert ended.value.exit_code == 1
-    said = capsys.readouterr()
-    assert "was trained before" in said.out
-    assert "1 of 3 answers or confidences DIFFER" in said.out
-    assert "does not give the answers" in said.err
-    assert "1 of 3 answers or confidences otherwise" in Page((output / "report.html").read_text(encoding="utf-8")).text
+    output_text = capsys.readouterr()
+    assert "was trained before" in output_text.out
+    assert "1 of 3 answers or confidences DIFFER" in output_text.out
+    assert "the answers of the reloaded model differ" in output_text.err
+    assert "1 of 3 answers or confidences differently" in Page((output / "report.html").read_text(encoding="utf-8")).text
     record = json.loads((output / "demo.json").read_text())
     assert (record["finished"], record["trained"]) == (True, ["model", "blind"])
 

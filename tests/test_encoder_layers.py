@@ -1,4 +1,4 @@
-"""Tokens of a chosen layer, with or without the class token, from timm and OpenCLIP (transformers: test_backbones.py)."""
+"""Test tokens of a chosen layer, with and without the class token, in timm and OpenCLIP (transformers: test_backbones.py)."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def open_clip(vision=TOWER, **options):
 
 @torch.no_grad()
 def run(encoder, *blocks):
-    """The features of a picture, and what ``blocks`` gave on the way."""
+    """Return the features of a picture, and the outputs of ``blocks``."""
     size = 32 if isinstance(encoder, OpenCLIP) else 64
     outputs = []
     watches = [block.register_forward_hook(lambda _, args, out: outputs.append(out)) for block in blocks]

@@ -1,4 +1,4 @@
-"""The harness of experiments/: records that are made once, tables that are made of records alone."""
+"""Test the harness of experiments/: records are made once, tables are made from records only."""
 
 import json
 from dataclasses import replace
@@ -29,25 +29,25 @@ TINY = Experiment(
 )
 
 
-def made(folder, experiment=TINY, **options):
+def run_tiny(folder, experiment=TINY, **options):
     return list(common.run(experiment, work=folder / "work", runs=folder / "runs", quick=True, **options))
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("experiment")
-    made(folder)
+    run_tiny(folder)
     return folder
 
 
 def test_a_record_a_model_and_seed(done):
-    found = common.read(TINY, done / "runs")
-    assert {name: [record["seed"] for record in rows] for name, rows in found.items()} == {
+    records = common.read(TINY, done / "runs")
+    assert {name: [record["seed"] for record in rows] for name, rows in records.items()} == {
         "text": [0, 1],
         "frozen": [0, 1],
         "blind": [0, 1],
     }
-    record = found["frozen"][1]
+    record = records["frozen"][1]
     assert record["training"]["seed"] == 1
     cards = sorted(path.name for path in (done / "runs" / "tiny").glob("*.md"))
     assert cards == ["blind-seed0.md", "frozen-seed0.md", "text-seed0.md"]
@@ -57,20 +57,20 @@ def test_a_record_a_model_and_seed(done):
     assert set(record["evaluation"]["controls"]) == {"shuffled"}
     assert record["weights"]["language_model"]["checkpoint"] == "text-seed1"
     assert record["parameters"]["language_model"]["trained"] == 0 < record["parameters"]["language_model"]["all"]
-    assert "weights" not in found["text"][0]
-    assert found["blind"][0]["training"]["blank_images"]
-    assert set(found["blind"][0]["evaluation"]["controls"]) == {"blanked"}
+    assert "weights" not in records["text"][0]
+    assert records["blind"][0]["training"]["blank_images"]
+    assert set(records["blind"][0]["evaluation"]["controls"]) == {"blanked"}
 
 
 def test_what_has_a_record_is_not_run_again(done, monkeypatch):
     monkeypatch.setattr(mmzoo, "train", lambda *_, **__: pytest.fail("it was trained again"))
     monkeypatch.setattr(mmzoo, "evaluate", lambda *_, **__: pytest.fail("it was measured again"))
-    assert len(made(done)) == 6
-    assert [path.name for path in made(done, only=["blind"], seeds=[1])] == ["blind-seed1.json"]
+    assert len(run_tiny(done)) == 6
+    assert [path.name for path in run_tiny(done, only=["blind"], seeds=[1])] == ["blind-seed1.json"]
 
 
 def test_what_is_missing_is_made_with_what_it_starts_from(done, tmp_path):
-    paths = made(tmp_path, only=["frozen"], seeds=[1])
+    paths = run_tiny(tmp_path, only=["frozen"], seeds=[1])
     assert [path.name for path in paths] == ["frozen-seed1.json"]
     again, before = (json.loads((at / "runs" / "tiny" / "frozen-seed1.json").read_text()) for at in (tmp_path, done))
     assert again["weights"] == before["weights"], "the same seed gives the same language model"
@@ -80,32 +80,32 @@ def test_what_is_missing_is_made_with_what_it_starts_from(done, tmp_path):
 def test_records_of_other_settings_are_refused(done):
     text, *others = TINY.models
     wider = replace(TINY, models=(replace(text, recipe={**text.recipe, "language_model": {**LANGUAGE, "dim": 32}}), *others))
-    with pytest.raises(ExperimentError, match=r"text-seed0.json is of other settings .* remove it"):
-        made(done, wider)
+    with pytest.raises(ExperimentError, match=r"text-seed0.json was made with other settings .* remove it"):
+        run_tiny(done, wider)
     with pytest.raises(ExperimentError, match="has no model 'frozn'; there are: text, frozen, blind"):
-        made(done, only=["frozn"])
+        run_tiny(done, only=["frozn"])
 
 
-def test_a_missing_plugin_is_said(tmp_path):
+def test_a_missing_plugin_is_named(tmp_path):
     missing = Model("missing", "missing", {**FROZEN, "language_model": LANGUAGE, "encoder": "no-such-encoder"})
     with pytest.raises(ExperimentError, match=r"unknown encoder 'no-such-encoder'(.|\n)*experiments/README.md"):
-        made(tmp_path, replace(TINY, models=(missing,)))
+        run_tiny(tmp_path, replace(TINY, models=(missing,)))
 
 
-# Tables
+# Tables made from records
 
 
-def record(seed, value, shuffled=None, blanked=None):
+def make_record(seed, value, shuffled=None, blanked=None):
     def score(number):
         return {"exact-match": {"value": number, "low": number - 0.01, "high": number + 0.01}}
 
     controls = {name: score(n) for name, n in {"shuffled": shuffled, "blanked": blanked}.items() if n is not None}
-    seen = {"dataset": "easy-vqa", "split": "test", "examples": 9, "fingerprint": "f" * 64, "versions": {"torch": "2"}}
+    facts = {"dataset": "easy-vqa", "split": "test", "examples": 9, "fingerprint": "f" * 64, "versions": {"torch": "2"}}
     return {
         "seed": seed,
         "parameters": {"encoder": {"use": "cnn", "all": 1500, "trained": 1000}},
         "training": {"seconds": 60.0, "steps": 7},
-        "evaluation": {**seen, "scores": score(value), "controls": controls, "seconds": 30.0},
+        "evaluation": {**facts, "scores": score(value), "controls": controls, "seconds": 30.0},
     }
 
 
@@ -114,17 +114,17 @@ def runs(tmp_path):
     folder = tmp_path / "runs" / "tiny"
     folder.mkdir(parents=True)
     for seed, value in enumerate((0.8, 0.9, 1.0)):
-        (folder / f"frozen-seed{seed}.json").write_text(json.dumps(record(seed, value, shuffled=0.5)))
-    (folder / "blind-seed0.json").write_text(json.dumps(record(0, 0.1, blanked=0.625)))
+        (folder / f"frozen-seed{seed}.json").write_text(json.dumps(make_record(seed, value, shuffled=0.5)))
+    (folder / "blind-seed0.json").write_text(json.dumps(make_record(0, 0.1, blanked=0.625)))
     return tmp_path / "runs"
 
 
 def test_means_with_students_interval():
-    """Three values: 4.303 standard errors to either side."""
-    found = report.Mean.of([{"value": value, "low": 0, "high": 1} for value in (0.8, 0.9, 1.0)])
-    assert found.value == pytest.approx(0.9)
-    assert found.high - found.value == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-6)
-    assert str(found) == "0.900 ± 0.248"
+    """Three values give 4.303 standard errors on either side."""
+    mean = report.Mean.of([{"value": value, "low": 0, "high": 1} for value in (0.8, 0.9, 1.0)])
+    assert mean.value == pytest.approx(0.9)
+    assert mean.high - mean.value == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-6)
+    assert str(mean) == "0.900 ± 0.248"
     assert str(report.Mean.of([{"value": 0.5, "low": 0.4, "high": 0.65}])) == "0.500 [0.400, 0.650]"
 
 
@@ -148,7 +148,7 @@ def test_the_plot_is_drawn(runs, tmp_path):
 # The experiments themselves
 
 
-def test_the_committed_page_is_fresh():
+def test_the_committed_page_is_up_to_date():
     page = report.DOCS / report.PAGE
     assert page.read_text(encoding="utf-8") == report.render([frozen_small.EXPERIMENT, openmoji.EXPERIMENT])
 
@@ -171,5 +171,5 @@ def test_every_model_fits(experiment):
 def test_records_are_of_the_settings_in_the_code():
     for experiment in (frozen_small.EXPERIMENT, openmoji.EXPERIMENT):
         for model in experiment.models:
-            for found in common.read(experiment).get(model.name, []):
-                assert found["settings"] == common.settings(experiment, model), f"{experiment.name}: {model.name}"
+            for record in common.read(experiment).get(model.name, []):
+                assert record["settings"] == common.settings(experiment, model), f"{experiment.name}: {model.name}"

@@ -1,4 +1,4 @@
-"""Products with frozen matrices: the same mathematics as torch's own, in training alone, and anew where a weight changes."""
+"""Check products with frozen matrices: the same mathematics as torch's own, in training only, repacked where a weight changes."""
 
 import copy
 
@@ -26,7 +26,7 @@ PICTURE = Sample(1).load("train")[0].image
 TEXTS = ("what is it?", "red", "is it a square, or is it something else?")
 EXAMPLES = [Example(str(i), PICTURE, text, ("a red square",)) for i, text in enumerate(TEXTS)]
 
-pytestmark = pytest.mark.skipif(not frozen.HAS, reason="this build of torch has no oneDNN")
+pytestmark = pytest.mark.skipif(not frozen.HAS_ONEDNN, reason="this build of torch has no oneDNN")
 
 
 def build(config, train="frozen"):
@@ -45,9 +45,9 @@ def outcome(model):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """How many products were made so."""
+    """Count the products that go through oneDNN."""
     calls, product = [], frozen.product
-    monkeypatch.setattr(frozen, "product", lambda *given: calls.append(1) or product(*given))
+    monkeypatch.setattr(frozen, "product", lambda *arguments: calls.append(1) or product(*arguments))
     return calls
 
 
@@ -65,7 +65,7 @@ def test_loss_and_gradients_are_those_of_torch(config, train, counted, monkeypat
         torch.testing.assert_close(gradient, wanted[name], atol=1e-5, rtol=1e-3)
 
 
-def test_what_is_trained_and_what_is_used_goes_by_torch(counted):
+def test_trained_layers_and_inference_use_torchs_own_products(counted):
     outcome(build(GPT2, "full"))
     model = build(GPT2).eval()
     model.predict(image=PICTURE, text="what")
@@ -73,7 +73,7 @@ def test_what_is_trained_and_what_is_used_goes_by_torch(counted):
     assert not counted
 
 
-def test_a_matrix_that_changes_is_laid_out_anew():
+def test_a_matrix_that_changes_is_packed_again():
     model = build(GPT2)
     before, _ = outcome(model)
     with torch.no_grad():
@@ -96,5 +96,5 @@ def test_the_frozen_model_has_the_names_and_bits_that_it_had(tmp_path):
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     model.eval().save(tmp_path / "m")
-    said = model.generate(image=PICTURE, prompt="what", max_new_tokens=3)
-    assert mmzoo.load(tmp_path / "m").generate(image=PICTURE, prompt="what", max_new_tokens=3) == said
+    text = model.generate(image=PICTURE, prompt="what", max_new_tokens=3)
+    assert mmzoo.load(tmp_path / "m").generate(image=PICTURE, prompt="what", max_new_tokens=3) == text

@@ -1,4 +1,4 @@
-"""Each fusion family against the implementation that people know it by, on the same random weights."""
+"""Compare each fusion family with its well-known implementation, on the same random weights."""
 
 import pytest
 import torch
@@ -39,14 +39,14 @@ def make(cls, vision=VISION, tokens=16, language=CAUSAL, **options):
 
 
 def stirred(module):
-    """Weights of every parameter that no initialisation would give, so that none can be left out unseen."""
+    """Give every parameter values that no initialisation gives, so that a missing one is noticed."""
     for parameter in module.parameters():
         parameter.copy_(0.3 * torch.randn_like(parameter))
     return module.eval()
 
 
 def visual(fusion, tokens):
-    """What the fusion makes of an image's tokens, before an empty text."""
+    """Return what the fusion puts before an empty text for an image's tokens."""
     features = Features(tokens, tokens.mean(1))
     return fusion.early(features, torch.zeros(len(tokens), 0, DIM), torch.ones(len(tokens), 0, dtype=torch.long)).embeddings
 
@@ -56,7 +56,7 @@ def close(ours, theirs):
 
 
 def copy(ours, *theirs):
-    """Weight, and bias where there is one, of one linear layer or norm, or of several one over another."""
+    """Copy the weight, and the bias if there is one, of one linear layer or norm, or of several, concatenated."""
     ours.weight.copy_(torch.cat([layer.weight for layer in theirs]))
     if ours.bias is not None:
         ours.bias.copy_(torch.cat([layer.bias for layer in theirs]))
@@ -94,19 +94,19 @@ def test_nanovlms_and_idefics3s_pixel_shuffle(side):
     tiled.load_state_dict(ours.state_dict())
     pieces = torch.randn(2, 5, 64, VISION)
     assert tiled.added_tokens == 5 * 64 // side**2
-    close(visual(tiled, pieces.flatten(1, 2)), torch.stack([theirs(each) for each in pieces]).flatten(1, 2))
+    close(visual(tiled, pieces.flatten(1, 2)), torch.stack([theirs(tile) for tile in pieces]).flatten(1, 2))
 
 
 @pytest.mark.parametrize(
     ("tokens", "side", "message"),
     [
         (50, 2, "50 tokens are no square grid.*keep_class_token to false"),
-        (49, 2, r"grid of 7 x 7 tokens; of its values these do: 1"),
-        (36, 4, r"grid of 6 x 6 tokens; of its values these do: 1, 2"),
+        (49, 2, r"grid of 7 x 7 tokens; set it to 1, or"),
+        (36, 4, r"grid of 6 x 6 tokens; set it to 1 or 2, or"),
         (None, 2, "depends on the image"),
     ],
 )
-def test_pixel_shuffle_refuses_what_is_no_grid(tokens, side, message):
+def test_pixel_shuffle_refuses_tokens_that_are_not_a_grid(tokens, side, message):
     with pytest.raises(DoesNotFit, match=message):
         make(Projector, tokens=tokens, pixel_shuffle=side)
 
@@ -156,7 +156,7 @@ def test_blip2s_q_former():
 
 
 def test_flamingos_gated_cross_attention():
-    """IDEFICS has RMS norms, a gated MLP and no norm on the visual tokens; with those the layers are one."""
+    """Compare after giving ours the differences of IDEFICS: RMS norms, a gated MLP and no norm on the visual tokens."""
     config = IdeficsConfig(
         hidden_size=DIM, num_attention_heads=4, intermediate_size=48, alpha_initializer="ones", alpha_type="float", dropout=0.0,
         vision_config={"embed_dim": VISION}, qk_layer_norms=False,
@@ -171,7 +171,7 @@ def test_flamingos_gated_cross_attention():
     copy(ours.project, theirs.cross_attn.o_proj)
     ours.gates.copy_(torch.cat([theirs.alpha_cross_attn, theirs.alpha_dense]))
     hidden, tokens = torch.randn(2, TEXT, DIM), torch.randn(2, 6, VISION)
-    # The first position is before any image, the next two see one of three tokens, the others both.
+    # The first position is before any image, the next two see one image of three tokens, the others both images.
     visible = torch.tensor([[0] * 6, [1] * 3 + [0] * 3, [1] * 3 + [0] * 3, [1] * 6, [1] * 6]).bool().expand(2, -1, -1)
     expected = theirs(
         hidden,
@@ -183,7 +183,7 @@ def test_flamingos_gated_cross_attention():
 
 
 def test_visualberts_single_stream():
-    """Equal but for positions: where the table has one and the same for all visual tokens, as VisualBERT does."""
+    """Compare with a table that has the same position for all visual tokens, as VisualBERT has; ours counts on."""
     theirs = stirred(transformers.VisualBertModel(transformers.VisualBertConfig(**SIZES, visual_embedding_dim=VISION)))
     bert = transformers.BertModel(transformers.BertConfig(**SIZES)).eval()
     bert.load_state_dict({key: value for key, value in theirs.state_dict().items() if "visual" not in key})
@@ -195,13 +195,13 @@ def test_visualberts_single_stream():
     ours.type_embedding.copy_(types - bert.embeddings.token_type_embeddings.weight[0])
     ids, tokens = torch.randint(99, (2, TEXT)), torch.randn(2, 7, VISION)
     mask = torch.ones_like(ids)
-    made = ours.early(Features(tokens, tokens.mean(1)), bert.get_input_embeddings()(ids), mask)
-    found = bert(inputs_embeds=made.embeddings, attention_mask=made.mask).last_hidden_state
-    close(found, theirs(input_ids=ids, attention_mask=mask, visual_embeds=tokens).last_hidden_state)
+    fused = ours.early(Features(tokens, tokens.mean(1)), bert.get_input_embeddings()(ids), mask)
+    states = bert(inputs_embeds=fused.embeddings, attention_mask=fused.mask).last_hidden_state
+    close(states, theirs(input_ids=ids, attention_mask=mask, visual_embeds=tokens).last_hidden_state)
 
 
 def test_lxmerts_cross_modality_layer():
-    """The whole layer: with the gate open and the text's own attention and MLP, LXMERT's, as the block behind it."""
+    """Compare the whole layer, with an open gate and LXMERT's own attention and MLP of the text as the block after it."""
     config = transformers.LxmertConfig(hidden_size=DIM, num_attention_heads=4, intermediate_size=64)
     theirs = stirred(LxmertXLayer(config))
     ours = make(CoAttention, language=BERT, heads=4, mlp_ratio=2).layers[0]
@@ -225,8 +225,8 @@ def test_lxmerts_cross_modality_layer():
     tokens[0, :, 5:] = False
     additive = [torch.zeros(2, 1, 1, mask.shape[2]).masked_fill(~mask[:, None], -1e9) for mask in (words, tokens)]
     expected = theirs(text, additive[0], vision, additive[1])
-    crossed, moved = ours(text, vision, words, tokens)
-    close(moved, expected[1])
+    crossed, new_vision = ours(text, vision, words, tokens)
+    close(new_vision, expected[1])
     attended = theirs.lang_self_att(crossed, additive[0])[0]
     close(theirs.lang_output(theirs.lang_inter(attended), attended), expected[0])
     ours.gate.zero_()

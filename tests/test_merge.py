@@ -1,4 +1,4 @@
-"""Late fusion that generates: the state of each step meets the image just before the vocabulary, inside the library's own
+"""Test late fusion that generates: each step's state is combined with the image just before the vocabulary, in the library's own
 decoding loop."""
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ WAYS = {
 
 
 def lively(fusion, language_model):
-    """A tiny captioner with large random weights, so that its words depend on the picture and on all words before."""
+    """Build a tiny captioner with large random weights, so that its words depend on the picture and on all words before."""
     recipe = tiny(mmzoo.Recipe(encoder="cnn", fusion=fusion, language_model=language_model, task="caption"))
     model = mmzoo.build(recipe, seed=0)
     with torch.no_grad():
@@ -33,15 +33,15 @@ def lively(fusion, language_model):
     return model
 
 
-def said(model, rows=slice(None), **options):
-    """The ids of the new tokens without padding; random bytes seldom make a text to compare."""
+def generated(model, rows=slice(None), **options):
+    """Return the ids of the new tokens without padding, since random bytes are seldom a valid text."""
     torch.manual_seed(0)
     pictures, write = [example.image for example in Sample(3).load("test")], model.language_model.generate
-    found = []
-    with patch.object(model.language_model, "generate", lambda *a, **o: found.append(write(*a, **o)) or found[0]):
+    outputs = []
+    with patch.object(model.language_model, "generate", lambda *a, **o: outputs.append(write(*a, **o)) or outputs[0]):
         model.generate(image=pictures[rows], prompt=PROMPTS[rows], max_new_tokens=6, **options)
     padding = model.language_model.tokenizer.pad_token_id
-    return [tuple(token for token in row if token != padding) for row in found[0].tolist()]
+    return [tuple(token for token in row if token != padding) for row in outputs[0].tolist()]
 
 
 @pytest.fixture(scope="module", params=[(f, w) for w in WRITERS for f in LATE], ids="-".join)
@@ -51,36 +51,36 @@ def model(request):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_cache_changes_no_token(model, way):
-    words = said(model, **WAYS[way])
+    words = generated(model, **WAYS[way])
     assert len(words) == len(PROMPTS) * WAYS[way].get("num_return_sequences", 1)
     assert len(set(words)) > 1, "the same for every picture and prompt: nothing is tested"
     with without_cache():
-        assert said(model, **WAYS[way]) == words
+        assert generated(model, **WAYS[way]) == words
 
 
 @pytest.mark.parametrize("way", ["greedy", "beams"])
 def test_a_batch_and_its_rows_alone_agree(model, way):
-    each = WAYS[way].get("num_return_sequences", 1)
-    together = said(model, **WAYS[way])
+    count = WAYS[way].get("num_return_sequences", 1)
+    together = generated(model, **WAYS[way])
     for i in range(len(PROMPTS)):
-        assert said(model, slice(i, i + 1), **WAYS[way]) == together[each * i : each * (i + 1)]
+        assert generated(model, slice(i, i + 1), **WAYS[way]) == together[count * i : count * (i + 1)]
 
 
-def test_the_picture_is_seen_at_every_step(model):
-    seen = []
+def test_the_picture_is_used_at_every_step(model):
+    shapes = []
     late = model.fusion.late
-    model.fusion.late = lambda features, hidden: seen.append(tuple(hidden.shape)) or late(features, hidden)
+    model.fusion.late = lambda features, hidden: shapes.append(tuple(hidden.shape)) or late(features, hidden)
     try:
-        said(model, num_beams=2)
+        generated(model, num_beams=2)
     finally:
         del model.fusion.late
-    assert len(seen) > 1
-    assert {(shape[0], shape[2]) for shape in seen} == {(2 * len(PROMPTS), model.language_model.spec.dim)}
-    assert {shape[1] for shape in seen[1:]} == {1}
+    assert len(shapes) > 1
+    assert {(shape[0], shape[2]) for shape in shapes} == {(2 * len(PROMPTS), model.language_model.spec.dim)}
+    assert {shape[1] for shape in shapes[1:]} == {1}
 
 
 class Captions(Sample):
-    """Coloured squares with captions of several words and no prompt."""
+    """Provide coloured squares with captions of several words and no prompt."""
 
     def load(self, split):
         return [replace(e, text="", targets=(f"a {e.targets[0]} square",)) for e in super().load(split)]

@@ -1,4 +1,4 @@
-"""Metrics and their intervals: against scikit-learn, and as statistics that add up."""
+"""Compare metrics with scikit-learn, and check that their statistics add up and that intervals are right."""
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ SKLEARN = {"precision": sk.precision_score, "recall": sk.recall_score, "f1": sk.
 
 
 def metric(name, **options):
-    found = resolve("metric", PartConfig(use=name, **options))
-    return found.cls(found.options)
+    resolved = resolve("metric", PartConfig(use=name, **options))
+    return resolved.cls(resolved.options)
 
 
 def score(name, predictions, references, **options):
@@ -23,7 +23,7 @@ def score(name, predictions, references, **options):
 
 
 def draw(seed):
-    """Predictions and references over 1 to 6 classes, some of which only one of the two has."""
+    """Return predictions and references over 1 to 6 classes, some of which only one of the two has."""
     random = np.random.default_rng(seed)
     classes = [f"class {i}" for i in range(random.integers(1, 7))]
     count = int(random.integers(1, 40))
@@ -111,18 +111,18 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     for seed in range(100):
         right = np.random.default_rng(seed).random(150) < 0.7
         predictions = ["yes" if hit else "no" for hit in right]
-        found = measure(metric("accuracy"), predictions, [["yes"]] * 150, range(150), seed=seed, resamples=400)
-        assert found.low <= found.value <= found.high
-        covered += found.low <= 0.7 <= found.high
+        score = measure(metric("accuracy"), predictions, [["yes"]] * 150, range(150), seed=seed, resamples=400)
+        assert score.low <= score.value <= score.high
+        covered += score.low <= 0.7 <= score.high
     assert 88 <= covered <= 99
 
 
 def test_interval_is_close_to_the_normal_one():
     predictions = ["yes"] * 600 + ["no"] * 400
-    found = measure(metric("accuracy"), predictions, [["yes"]] * 1000, range(1000))
+    score = measure(metric("accuracy"), predictions, [["yes"]] * 1000, range(1000))
     half = 1.96 * np.sqrt(0.6 * 0.4 / 1000)
-    assert found.low == pytest.approx(0.6 - half, abs=0.005)
-    assert found.high == pytest.approx(0.6 + half, abs=0.005)
+    assert score.low == pytest.approx(0.6 - half, abs=0.005)
+    assert score.high == pytest.approx(0.6 + half, abs=0.005)
 
 
 def test_copies_in_one_group_make_the_interval_no_narrower():

@@ -1,5 +1,8 @@
-"""The prefix fusions against outputs of the original ClipCap code (tests/fixtures/clipcap-*.safetensors: tiny random
-models; ``state`` their weights, ``in`` the inputs, ``out`` what the original computed)."""
+"""Compare the prefix fusions with outputs of the original ClipCap code.
+
+tests/fixtures/clipcap-*.safetensors hold tiny random models: ``state`` their weights, ``in`` the inputs, ``out`` the original's
+outputs.
+"""
 
 import json
 from pathlib import Path
@@ -32,7 +35,7 @@ def original(mapping):
 
 
 def ours(mapping, data, sizes):
-    """A model of the same sizes with the original's weights."""
+    """Build a model of the same sizes with the original's weights."""
     length, clip_length = int(sizes["prefix_length"]), int(sizes["clip_length"])
     options = {"length": length}
     if mapping == "transformer":

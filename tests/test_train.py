@@ -204,12 +204,12 @@ def test_a_stream_of_the_datasets_library_gives_each_example_to_one_worker(tmp_p
     from torch.utils.data import DataLoader
 
     from mmzoo.training.sampling import _Stream
-    from mmzoo_datasets.columns import Columns, Reader
+    from mmzoo_datasets.columns import Columns, RowReader
     from mmzoo_datasets.hub import Stream
 
     rows = datasets.Dataset.from_list([{"image": str(i), "target": "a"} for i in range(8)])
     for shards in (1, 2):
-        stream = Stream(rows.to_iterable_dataset(shards), Reader(Columns("image", None, "target", None), "train", "x"))
+        stream = Stream(rows.to_iterable_dataset(shards), RowReader(Columns("image", None, "target", None), "train", "x"))
         loader = DataLoader(_Stream(stream), batch_size=None, num_workers=2)
         assert sorted(example.image for example in loader) == [str(i) for i in range(8)]
 

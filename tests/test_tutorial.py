@@ -1,30 +1,30 @@
-"""docs/write-a-plugin.md works as it stands, and what it makes is examples/mmzoo-film."""
+"""Check that docs/write-a-plugin.md works as written, and that it makes examples/mmzoo-film."""
 
 import importlib.util
 import json
 import re
 
 import pytest
-from tutorial import PAGE, ROOT, Reader, blocks, files
+from tutorial import PAGE, ROOT, PageFollower, blocks, files
 
 from mmzoo.interfaces.kinds import HOOKS
 from mmzoo.registry.manager import plugin_manager
 
 EXAMPLE = ROOT / "examples" / "mmzoo-film"
-OF_THE_EXAMPLE = {"README.md", "CARD.md", "record/seed-0.json", "record/seed-1.json"}  # what it says of itself
+OF_THE_EXAMPLE = {"README.md", "CARD.md", "record/seed-0.json", "record/seed-1.json"}  # the page does not write them
 
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory):
-    """Someone who followed the page to its end."""
+    """Follow the page to its end."""
     if importlib.util.find_spec("mmzoo_film"):
         pytest.skip("mmzoo-film is installed here, and the tutorial writes it anew: pip uninstall mmzoo-film")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        reader = Reader(tmp_path_factory.mktemp("tutorial"), monkeypatch)
+        follower = PageFollower(tmp_path_factory.mktemp("tutorial"), monkeypatch)
         for block in blocks(PAGE.read_text()):
-            reader.follow(block)
-        yield reader
-    reader.forget()
+            follower.follow(block)
+        yield follower
+    follower.forget()
     assert "mmzoo-film" not in {entry.plugin for entry in plugin_manager().registry.entries()}, "other tests would see it"
 
 
@@ -34,19 +34,19 @@ def test_every_command_prints_what_the_page_shows(followed):
 
 
 def test_it_makes_the_example(followed):
-    """What differs is to be carried over, to the page or to the example."""
-    made, kept = files(followed.cwd), files(EXAMPLE)
-    assert set(made) | OF_THE_EXAMPLE == set(kept)
-    assert [name for name in made if made[name] != kept[name] and name not in OF_THE_EXAMPLE] == []
+    """Where they differ, copy the difference to the page or to the example."""
+    written, example = files(followed.cwd), files(EXAMPLE)
+    assert set(written) | OF_THE_EXAMPLE == set(example)
+    assert [name for name in written if written[name] != example[name] and name not in OF_THE_EXAMPLE] == []
 
 
 def test_every_fence_is_understood():
-    found = blocks(PAGE.read_text())
-    assert 2 * len(found) == sum(line.startswith("```") for line in PAGE.read_text().splitlines())
-    assert {block.language for block in found if not block.title} == {"console", "sh"}
+    fences = blocks(PAGE.read_text())
+    assert 2 * len(fences) == sum(line.startswith("```") for line in PAGE.read_text().splitlines())
+    assert {block.language for block in fences if not block.title} == {"console", "sh"}
 
 
-def test_what_the_example_says_it_reaches_is_recorded():
+def test_the_results_of_the_example_are_recorded():
     readme, card = (EXAMPLE / "README.md").read_text(), (EXAMPLE / "CARD.md").read_text()
     for seed in (0, 1):
         record = json.loads((EXAMPLE / "record" / f"seed-{seed}.json").read_text())
@@ -61,7 +61,7 @@ def test_what_the_example_says_it_reaches_is_recorded():
         assert seed > 0 or scores[0]["accuracy"]["value"] >= 0.999
 
 
-def test_every_link_leads_somewhere():
+def test_every_link_has_a_target():
     text = PAGE.read_text()
     links = re.findall(r"\]\((?!https:)([^)#]*)#?([^)]*)\)", text)
     assert links

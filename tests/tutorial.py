@@ -1,7 +1,7 @@
-"""Follows docs/write-a-plugin.md: writes its files, runs its commands, and compares what they print.
+"""Follow docs/write-a-plugin.md: write its files, run its commands, and compare their output.
 
-In this process where it can be, since importing torch takes seconds. ``pip install`` puts the folder on the path with its
-metadata instead: it needs no network and leaves no trace in the environment.
+Commands run in this process where they can, since importing torch takes seconds. Instead of ``pip install``, the folder is put
+on the path with its metadata, which needs no network and does not change the environment.
 """
 
 import doctest
@@ -25,7 +25,7 @@ _FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?( excerpt)?\n(.*?)^```$', re
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: ``title`` is the file that it stands in."""
+    """Hold a fenced block; ``title`` is the file that it shows."""
 
     language: str
     title: str
@@ -37,8 +37,8 @@ def blocks(page: str) -> list[Block]:
     return [Block(language, title, bool(excerpt), text) for language, title, excerpt, text in _FENCE.findall(page)]
 
 
-class Reader:
-    """Someone who does what the page says, beginning in an empty ``folder``."""
+class PageFollower:
+    """Do what the page says, starting in an empty ``folder``."""
 
     def __init__(self, folder, monkeypatch):
         self.cwd, self.monkeypatch, self.commands = folder, monkeypatch, []
@@ -48,8 +48,8 @@ class Reader:
             self.write(block)
         elif block.language == "console":
             for step in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
-                command, _, shown = step.partition("\n")
-                self.type(command, shown)
+                command, _, expected = step.partition("\n")
+                self.type(command, expected)
 
     def write(self, block):
         path = self.cwd / block.title
@@ -62,21 +62,21 @@ class Reader:
             removed, added = ("".join(line[1:] for line in text.splitlines(True) if line[0] == sign) for sign in "-+")
             assert before.count(removed) == 1, f"{block.title} does not hold once:\n{removed}"
             text = before.replace(removed, added)
-        assert text != before, f"{block.title} is so already"
+        assert text != before, f"{block.title} already has this content"
         path.write_text(text)
         self.forget()
 
-    def type(self, command, shown):
+    def type(self, command, expected):
         program, *arguments = shlex.split(command)
         printed = getattr(self, f"_{program}")(arguments)
         self.commands.append(command)
-        if shown:
+        if expected:
             flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-            same = doctest.OutputChecker().check_output(shown.strip(), printed.strip(), flags)
-            assert same, f"$ {command}\nthe page shows:\n{shown}\nit prints:\n{printed}"
+            is_equal = doctest.OutputChecker().check_output(expected.strip(), printed.strip(), flags)
+            assert is_equal, f"$ {command}\nthe page shows:\n{expected}\nit prints:\n{printed}"
 
     def forget(self):
-        """A command is a new process to a reader; here, what was imported of the plugin is dropped."""
+        """Unload the plugin's modules: for a user of the page, each command is a new process."""
         for name in [name for name in sys.modules if name.partition(".")[0] == "mmzoo_film"]:
             del sys.modules[name]
         importlib.invalidate_caches()
@@ -106,8 +106,8 @@ class Reader:
 
 
 def files(folder):
-    """The text of each file of a package, by its path, without what Python, its tools or training leave."""
-    left = {"__pycache__", "mmzoo_film.egg-info", ".pytest_cache", ".ruff_cache", "build", "dist", "first-try"}
+    """Return the text of each file of a package, by its path, without the output of Python, its tools or training."""
+    generated = {"__pycache__", "mmzoo_film.egg-info", ".pytest_cache", ".ruff_cache", "build", "dist", "first-try"}
     paths = [path for path in folder.rglob("*") if path.is_file()]
-    inside = {path.relative_to(folder): path for path in paths}
-    return {str(name): path.read_text() for name, path in inside.items() if not left & set(name.parts)}
+    by_name = {path.relative_to(folder): path for path in paths}
+    return {str(name): path.read_text() for name, path in by_name.items() if not generated & set(name.parts)}

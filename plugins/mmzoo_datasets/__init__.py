@@ -1,1 +1,1 @@
-"""Data sets: `easy-vqa`, `openmoji`, `files` and `datasets`."""
+"""Provide the data sets `easy-vqa`, `openmoji`, `files` and `datasets`."""

@@ -1,4 +1,4 @@
-"""From the rows of a table to examples: what `files` and `datasets` share."""
+"""Turn rows of a table into examples; `files` and `datasets` share this."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 
 
 def _column(what: str, names: Sequence[str], none: str = "") -> Any:
-    return Field(None, description=f"column of {what}; null for the first there is of {', '.join(names)}{none}")
+    return Field(None, description=f"column of {what}; null for the first that exists of {', '.join(names)}{none}")
 
 
 class ColumnOptions(Options):
-    """Which columns hold what, and how many rows are read."""
+    """Say which columns hold what, and how many rows are read."""
 
     image_column: str | None = _column(
-        "the pictures: paths, bytes or arrays", IMAGE, "; an empty text for no such column, where the encoder looks at nothing"
+        "the pictures: paths, bytes or arrays", IMAGE, "; an empty text for no such column, for an encoder without an input"
     )
     audio_column: str | None = _column("the clips, for an encoder of audio: paths, bytes or arrays", AUDIO)
     text_column: str | None = _column("the questions or prompts", TEXT, "; an empty text for no such column")
@@ -36,12 +36,12 @@ class ColumnOptions(Options):
         "the answers, captions or labels, one or a list", TARGET, "; an empty text for no such column"
     )
     id_column: str | None = Field(None, description="column that names examples in messages; null for their number")
-    limit: int | None = Field(None, ge=1, description="only the first so many examples of each split")
+    limit: int | None = Field(None, ge=1, description="only this many examples of each split, from the first")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns in use, by what they hold; None where there is none."""
+    """Name the columns in use, by what they hold; None where there is none."""
 
     image: str | None
     text: str | None
@@ -53,44 +53,46 @@ class Columns:
     def find(
         cls, options: ColumnOptions, names: Sequence[str], where: str, known: Mapping[str, Sequence[str]] | None = None
     ) -> Columns:
-        """The columns that the options name, or else the usual ones among ``names``; ``known`` are by modality the columns
-        known to hold such inputs, the only one of which needs no usual name.
+        """Return the columns that the options name, or else the usual ones among ``names``.
+
+        ``known`` maps a modality to the columns that hold such inputs by their type; if there is only one, it needs no usual
+        name.
 
         Raises:
-            DataError: a column that is not there; the message has those that are, and the option to set.
+            DataError: a column does not exist; the message names those that do, and the option to set.
         """
-        there = f"{where}: its columns are {', '.join(map(repr, names))}"
-        given = {key: getattr(options, f"{key}_column") for key in ("image", "audio", "text", "target", "id")}
-        for key, name in given.items():
+        columns = f"{where}: its columns are {', '.join(map(repr, names))}"
+        chosen = {key: getattr(options, f"{key}_column") for key in ("image", "audio", "text", "target", "id")}
+        for key, name in chosen.items():
             if name and name not in names:
-                raise DataError(f"{there}; there is no {name!r}: set {key}_column to one of them")
+                raise DataError(f"{columns}; there is no {name!r}: set {key}_column to one of them")
         # A column has one meaning: a target that is named 'text' must not be the prompt too.
-        taken = {name for key, name in given.items() if key != "id"}
+        taken = {name for key, name in chosen.items() if key != "id"}
         free = [name for name in names if name not in taken]
 
         def first(key: str, usual: Sequence[str]) -> str | None:
-            if given[key] is not None:
-                return given[key] or None
+            if chosen[key] is not None:
+                return chosen[key] or None
             return next((name for name in usual if name in free), None)
 
         def inputs(modality: str, usual: Sequence[str]) -> str | None:
-            found = first(modality, usual)
-            only = [name for name in free if name in (known or {}).get(modality, ())]
-            return only[0] if found is None and given[modality] is None and len(only) == 1 else found
+            named = first(modality, usual)
+            typed = [name for name in free if name in (known or {}).get(modality, ())]
+            return typed[0] if named is None and chosen[modality] is None and len(typed) == 1 else named
 
         image, audio = inputs("image", IMAGE), inputs("audio", AUDIO)
-        if image is None and audio is None and given["image"] is None:
+        if image is None and audio is None and chosen["image"] is None:
             raise DataError(
-                f"{there}; none is called {_either(IMAGE)}: set image_column to the one of the pictures (to an empty text for "
+                f"{columns}; none is called {_either(IMAGE)}: set image_column to the one of the pictures (to an empty text for "
                 f"text alone), or audio_column, if none is called {_either(AUDIO)}, to the one of the clips"
             )
         target = first("target", TARGET)
-        if target is None and given["target"] is None:
+        if target is None and chosen["target"] is None:
             raise DataError(
-                f"{there}; none is called {_either(TARGET)}: set target_column to the one of the answers or captions "
+                f"{columns}; none is called {_either(TARGET)}: set target_column to the one of the answers or captions "
                 "(to an empty text if there is none)"
             )
-        return cls(image, first("text", TEXT), target, given["id"] or None, audio)
+        return cls(image, first("text", TEXT), target, chosen["id"] or None, audio)
 
 
 def _either(names: Sequence[str]) -> str:
@@ -98,8 +100,8 @@ def _either(names: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Makes a row an example.
+class RowReader:
+    """Make an example of a row.
 
     Args:
         columns: which columns hold what.
@@ -116,16 +118,16 @@ class Reader:
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __call__(self, row: Mapping[str, Any], index: int, place: str = "row") -> Example:
-        """The example of row ``index`` (from 0), which messages call ``place`` and its number (from 1).
+        """Return the example of row ``index`` (from 0), which messages call ``place`` and its number (from 1).
 
         Raises:
-            DataError: a value that is no picture, no text or no answer by its type.
+            DataError: a value is not a picture, text or answer by its type.
         """
         columns = self.columns
         try:
-            name = self._texts(columns.id, row)
+            names = self._texts(columns.id, row)
             return Example(
-                id=name[0] if name else f"{self.prefix}/{index}",
+                id=names[0] if names else f"{self.prefix}/{index}",
                 image=self._input(columns.image, row, "picture"),
                 audio=self._input(columns.audio, row, "clip"),
                 text="".join(self._texts(columns.text, row)),
@@ -152,7 +154,7 @@ class Reader:
         return [str(value)]
 
     def _input(self, column: str | None, row: Mapping[str, Any], what: str) -> Any:
-        """A picture or clip, or several, as `mmzoo.Example` holds them."""
+        """Return a picture or clip, or several, as `mmzoo.Example` holds them."""
         return self._source(column, row.get(column), what) if column else None
 
     def _source(self, column: str, value: Any, what: str) -> Any:
@@ -183,11 +185,13 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-class Rows(Sequence[Example]):
-    """The rows of an Arrow table (a `datasets.Dataset`) as examples, each made when it is asked for, so that neither
-    memory nor the start grows with their number. Can be pickled."""
+class TableExamples(Sequence[Example]):
+    """Read the rows of an Arrow table (a `datasets.Dataset`) as examples, each when it is asked for.
 
-    def __init__(self, table: Any, reader: Reader) -> None:
+    So neither memory nor the time to start grows with their number. Can be pickled.
+    """
+
+    def __init__(self, table: Any, reader: RowReader) -> None:
         self.table = table
         self.reader = reader
 
@@ -197,17 +201,18 @@ class Rows(Sequence[Example]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        at = range(len(self))[index]
-        return self.reader(self.table[at], at)
+        place = range(len(self))[index]
+        return self.reader(self.table[place], place)
 
 
 def in_order(splits: Iterable[str]) -> list[str]:
-    """The usual splits first, in their usual order."""
+    """Sort the usual splits first, in their usual order."""
     return sorted(splits, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name))
 
 
 def features(table: Any) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Of a `datasets` table: by modality the columns of pictures and clips, and the class names of columns of class numbers."""
+    """Return the columns of pictures and clips of a `datasets` table by modality, and the class names of its columns of class
+    numbers."""
     import datasets
 
     inputs: dict[str, list[str]] = {"image": [], "audio": []}
@@ -229,9 +234,10 @@ def read_table(
     root: Path | None,
     names: list[str],
     keep: Collection[str] = (),
-) -> tuple[Any, Reader]:
-    """A `datasets` table, or a stream of one, with pictures and clips left undecoded and no more columns than are in use (or to
-    keep), and the `Reader` of its rows. ``names`` are its columns.
+) -> tuple[Any, RowReader]:
+    """Return a `datasets` table, or a stream of one, and the `RowReader` of its rows; ``names`` are its columns.
+
+    Pictures and clips are left undecoded, and only the columns in use (or in ``keep``) are kept.
 
     Raises:
         DataError: it lacks a column.
@@ -246,4 +252,4 @@ def read_table(
             single = isinstance(kind, datasets.Image | datasets.Audio)
             table = table.cast_column(column, undecoded if single else type(kind)(undecoded))
     used = (columns.image, columns.audio, columns.text, columns.target, columns.id, *(name for name in keep if name in names))
-    return table.select_columns(list(dict.fromkeys(filter(None, used)))), Reader(columns, split, where, root, labels)
+    return table.select_columns(list(dict.fromkeys(filter(None, used)))), RowReader(columns, split, where, root, labels)

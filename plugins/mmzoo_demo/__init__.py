@@ -1,1 +1,1 @@
-"""The command ``mmzoo demo``."""
+"""Provide the command ``mmzoo demo``."""

@@ -1,4 +1,4 @@
-"""The command: options, headings and exit codes. What is done is in `mmzoo_demo.steps`.
+"""Define the command: options, headings and exit codes. The steps themselves are in `mmzoo_demo.steps`.
 
 This module is imported by ``mmzoo --help``, so nothing here imports torch before the command runs.
 """
@@ -24,7 +24,7 @@ NEEDED = {"easy_vqa": "easy-vqa", "jinja2": "jinja2", "matplotlib": "matplotlib"
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for all that is made.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for all files of the demo.")] = Path(
         "mmzoo-demo"
     ),
     recipe: Annotated[str, typer.Option(metavar="RECIPE", help="What to train.")] = RECIPE,
@@ -32,9 +32,9 @@ def demo(
         int | None, typer.Option(min=1, help="Passes over the training split; the recipe's own number if not given.")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A small part of the data and a few steps: all the stations, poor answers.")
+        bool, typer.Option("--quick", help="Use a small part of the data and a few steps: everything runs, with poor answers.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped demo was.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a demo that was stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a demo that is in DIR.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; everything else goes to stderr.")] = False,
 ) -> None:
@@ -46,32 +46,32 @@ def demo(
 
     transformers.logging.set_verbosity_error()
     out = sys.stderr if as_json else sys.stdout
-    made = Demo(output.expanduser(), Settings(recipe, epochs, quick), lambda text="": print(text, file=out, flush=True))
+    run = Demo(output.expanduser(), Settings(recipe, epochs, quick), lambda text="": print(text, file=out, flush=True))
     try:
-        made.begin(resume=resume, overwrite=overwrite)
-        made.train()
-        made.measure()
-        made.reload()
-        made.report()
+        run.begin(resume=resume, overwrite=overwrite)
+        run.train()
+        run.measure()
+        run.reload()
+        run.report()
     except Stopped as stop:
-        _say_how_to_go_on(made, f"stopped at step {stop.step}, and saved there")
+        _say_how_to_resume(run, f"stopped at step {stop.step}, where a checkpoint was saved")
         raise typer.Exit(128 + stop.signal) from None
     except KeyboardInterrupt:
-        _say_how_to_go_on(made, "stopped")
+        _say_how_to_resume(run, "stopped")
         raise typer.Exit(130) from None
     except OSError as error:
         raise MmzooError(f"{output}: {error.strerror or error}") from None
     if as_json:
-        print(json.dumps(made.record, indent=2, ensure_ascii=False))
+        print(json.dumps(run.record, indent=2, ensure_ascii=False))
     else:
-        _say_what_next(made)
-    if not made.record["reload"]["equal"]:
-        print("error: the reloaded model does not give the answers of the one that was trained", file=sys.stderr)
+        _say_what_next(run)
+    if not run.record["reload"]["equal"]:
+        print("error: the answers of the reloaded model differ from those of the trained one", file=sys.stderr)
         raise typer.Exit(1)
 
 
 def check_needed() -> None:
-    """Refuse to begin what could not be finished.
+    """Refuse to start if a package is missing that a later step needs.
 
     Raises:
         MmzooError: a package of the ``demo`` extra is missing.
@@ -82,14 +82,14 @@ def check_needed() -> None:
         raise MmzooError(f'{", ".join(missing)} {verb} not installed, and the demo needs it: pip install "mmzoo[demo]"')
 
 
-def _say_how_to_go_on(made: Demo, what: str) -> None:
-    print(f"{what}; go on with:  {made.settings.command(made.output)} --resume", file=sys.stderr)
+def _say_how_to_resume(run: Demo, outcome: str) -> None:
+    print(f"{outcome}; continue with:  {run.settings.command(run.output)} --resume", file=sys.stderr)
 
 
-def _say_what_next(made: Demo) -> None:
-    paths: dict[str, Any] = made.record["paths"]
+def _say_what_next(run: Demo) -> None:
+    paths: dict[str, Any] = run.record["paths"]
     print()
-    print("What there is")
+    print("What the demo wrote")
     rows = [
         ("report", "everything on one page; open it in a browser"),
         ("model", "the model: weights, recipe, card, record"),
@@ -98,16 +98,16 @@ def _say_what_next(made: Demo) -> None:
         ("record", "scores and seconds, as data"),
     ]
     width = max(len(paths[key]) for key, _ in rows)
-    for key, what in rows:
-        print(f"  {paths[key].ljust(width)}  {what}")
+    for key, description in rows:
+        print(f"  {paths[key].ljust(width)}  {description}")
     print()
     print("What to try next")
-    for command in next_commands(made.record):
+    for command in next_commands(run.record):
         print(f"  {command}")
 
 
 def next_commands(record: dict[str, Any]) -> list[str]:
-    """Commands that work as they stand, in the folder where the demo was run."""
+    """Return commands that work as they are, in the folder where the demo was run."""
     paths = record["paths"]
     model, images = shlex.quote(paths["model"]), Path(paths["images"])
     first = record["pictures"][0]

@@ -1,4 +1,4 @@
-"""The demonstration, as a command that a plugin brings in."""
+"""Register the command ``mmzoo demo``."""
 
 from mmzoo.api import Entry, hookimpl
 

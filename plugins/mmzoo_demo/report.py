@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing beside it."""
+"""Write the report: one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ WRONG, RIGHT = 12, 12
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")
 PHASES = {"train": "training", "train_blind": "training blind", "measure": "measuring", "reload": "reloading"}
-# matplotlib writes colours into the picture; the page replaces these by its own, which follow light and dark.
+# matplotlib writes colours into the picture; the page replaces these by its own, which suit light and dark themes.
 INK, MAIN, CONTROL = "#010203", "#040506", "#070809"
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Places in the split of answers to show, ``wrong`` and ``right``, and how many wrong ones there are in all."""
+    """Hold the rows of the split whose answers are shown, ``wrong`` and ``right``, and how many wrong ones there are in all."""
 
     wrong: list[int]
     right: list[int]
@@ -37,8 +37,10 @@ class Gallery:
 
 
 def choose(examples: Sequence[Example], predictions: Sequence[Prediction]) -> Gallery:
-    """The wrong answers of which the model was surest, and right ones from each kind of question in turn, each about
-    another picture and, while there are any, with another answer."""
+    """Choose the wrong answers of which the model was surest, and right ones from each kind of question in turn.
+
+    Each right one is about another picture and, as long as there are any, has another answer.
+    """
     wrong = [i for i, (e, p) in enumerate(zip(examples, predictions, strict=True)) if p.label not in e.targets]
     missed = set(wrong)
     kinds: dict[str, list[int]] = {name: [] for name in ("colour", "shape", "yes", "no")}
@@ -54,9 +56,9 @@ def choose(examples: Sequence[Example], predictions: Sequence[Prediction]) -> Ga
                 continue
             best = min(
                 places,
-                key=lambda i, said=answers[kind]: (
+                key=lambda i, shown=answers[kind]: (
                     input_key(examples[i].image) in pictures,
-                    predictions[i].label in said,
+                    predictions[i].label in shown,
                     i,
                 ),
             )
@@ -83,20 +85,20 @@ def render(
     recipe: Mapping[str, Any],
     summary: str,
 ) -> str:
-    """The page."""
+    """Return the page."""
     described = describe(examples)
 
     def card(i: int) -> dict[str, Any]:
-        example, said = examples[i], predictions[i]
+        example, prediction = examples[i], predictions[i]
         content = Path(example.image).read_bytes()
         return {
             "picture": f"data:image/png;base64,{base64.b64encode(content).decode()}",
             "alt": described[input_key(example.image)],
             "question": example.text,
-            "answer": said.label,
+            "answer": prediction.label,
             "truth": example.targets[0],
-            "confidence": None if said.score is None else f"{said.score:.1%}",
-            "right": said.label in example.targets,
+            "confidence": None if prediction.score is None else f"{prediction.score:.1%}",
+            "right": prediction.label in example.targets,
         }
 
     environment = Environment(
@@ -132,7 +134,7 @@ def _rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _short(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe without what training learned from the data."""
+    """Return the recipe without what training learned from the data."""
     learned = ("vocabulary", "labels")
     return {
         key: {k: v for k, v in value.items() if k not in learned} if isinstance(value, Mapping) else value
@@ -141,22 +143,22 @@ def _short(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe(examples: Sequence[Example]) -> dict[Any, str]:
-    """What is on each picture, in words, as far as the questions and true answers about it tell."""
+    """Return what is on each picture, in words, as far as the questions and true answers about it say."""
     words: dict[Any, set[str]] = {}
     for example in examples:
         known = words.setdefault(input_key(example.image), set())
-        if _kind(example) in ("colour", "shape"):  # such a question takes for granted what it names
+        if _kind(example) in ("colour", "shape"):  # what such a question names is on the picture
             known.update(re.findall(r"\w+", example.text), example.targets)
-    found = {}
+    descriptions = {}
     for key, known in words.items():
         colour = next((word for word in COLOURS if word in known), "coloured")
         shape = next((word for word in SHAPES if word in known), "shape")
-        found[key] = f"Test picture {Path(str(key)).stem}: a {colour} {shape}"
-    return found
+        descriptions[key] = f"Test picture {Path(str(key)).stem}: a {colour} {shape}"
+    return descriptions
 
 
 def curve(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """The training losses as an SVG element, without anything that a browser would fetch."""
+    """Return the training losses as an SVG element, without anything that a browser would fetch."""
     styles = {"model": ("the model", MAIN, "-"), "blind": ("trained blind", CONTROL, "--")}
     with rc_context({"svg.hashsalt": "mmzoo", "svg.fonttype": "path", "font.size": 10}):
         figure = Figure(figsize=(9.0, 3.2), layout="constrained")

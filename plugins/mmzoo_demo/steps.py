@@ -1,9 +1,8 @@
-"""What the demo does: train a model and its blind control, measure both, ask a fresh process, write the report."""
+"""Run the steps of the demo: train a model and its blind control, measure both, ask a fresh process, write the report."""
 
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import time
@@ -33,12 +32,13 @@ from mmzoo.api import (
     read_recipe,
     resolve,
     train,
+    write_atomically,
 )
 from mmzoo_demo import report
 from mmzoo_demo.ask import answers, in_fresh_process
 
 DATASET = "easy-vqa"
-BLIND_EPOCHS = 3  # a question alone is soon learned
+BLIND_EPOCHS = 3  # without pictures there is little to learn
 QUICK_LIMIT, QUICK_EPOCHS = 1000, 6
 ASKED = 256
 MODEL, BLIND = "model", "blind"
@@ -53,7 +53,7 @@ ROWS = {
 
 
 class Stopped(Exception):
-    """Training was stopped by a signal and can go on."""
+    """Report that a signal stopped training, which can be resumed."""
 
     def __init__(self, signal: int, step: int) -> None:
         super().__init__(signal, step)
@@ -62,21 +62,21 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user chose; a demo is resumed with the same."""
+    """Hold the user's choices; a demo must be resumed with the same."""
 
     recipe: str
     epochs: int | None = None
     quick: bool = False
 
     def command(self, output: Path) -> str:
-        """The command that repeats it."""
+        """Return the command that repeats the demo."""
         words = ["mmzoo", "demo", "--output", str(output), "--recipe", self.recipe]
         words += [] if self.epochs is None else ["--epochs", str(self.epochs)]
         words += ["--quick"] if self.quick else []
         return shlex.join(words)
 
     def train_options(self, role: str) -> dict[str, Any]:
-        """What is laid over the recipe's ``train``."""
+        """Return the options that override the recipe's ``training``."""
         epochs: float = self.epochs or (QUICK_EPOCHS if self.quick else read_recipe(self.recipe).training.epochs)
         options: dict[str, Any] = {"epochs": epochs, **({"log_every": 2} if self.quick else {})}
         if role == BLIND:
@@ -86,7 +86,7 @@ class Settings:
 
 @dataclass
 class Demo:
-    """A demo in the folder ``output``, step by step; ``record`` is what is known of it, kept in ``demo.json``."""
+    """Run a demo in the folder ``output``, step by step; ``record`` is all that is known of it, stored in ``demo.json``."""
 
     output: Path
     settings: Settings
@@ -97,18 +97,16 @@ class Demo:
         self.source = PartConfig(use=DATASET, **({"limit": QUICK_LIMIT} if self.settings.quick else {}))
         self.models: dict[str, MultimodalModel] = {}
 
-    # Beginning
-
     def begin(self, *, resume: bool, overwrite: bool) -> None:
-        """Take the output folder, or refuse it.
+        """Prepare the output folder, or refuse it.
 
         Raises:
-            TrainingError: it holds a demo already, or none that can be resumed.
+            TrainingError: it already holds a demo, or none that can be resumed.
             UnknownName, BadRecipe: the recipe.
         """
         read_recipe(self.settings.recipe)
         if resume and overwrite:
-            raise TrainingError("--resume goes on with what is there, and --overwrite replaces it; choose one")
+            raise TrainingError("--resume continues the demo in the folder, and --overwrite replaces it; choose one")
         if self.output.exists() and not self.output.is_dir():
             raise TrainingError(f"{self.output} is a file; name a folder")
         before = _read(self.output / RECORD)
@@ -122,7 +120,7 @@ class Demo:
             return
         taken = [name for name in (MODEL, BLIND, IMAGES, REPORT, RECORD) if (self.output / name).exists()]
         if taken and not overwrite:
-            more = "; --resume goes on with it" if before is not None and not before["finished"] else ""
+            more = "; --resume continues it" if before is not None and not before["finished"] else ""
             raise TrainingError(f"{self.output} already holds {taken[0]}; name another folder, or use --overwrite{more}")
         self.record = {
             "settings": asdict(self.settings),
@@ -138,8 +136,6 @@ class Demo:
             "versions": environment(),
         }
         self._keep()
-
-    # Training
 
     def train(self) -> None:
         """Train the model, then its blind control.
@@ -191,23 +187,21 @@ class Demo:
         size = self.record[split]
         return f"{size['questions']:,} questions about {size['pictures']:,} pictures"
 
-    # Measuring
-
     def measure(self) -> None:
-        """Score both on the official test split, and the commonest training answer beside them."""
+        """Score both on the official test split, and the commonest training answer for comparison."""
         self.say()
         self.say(f"3. Measure both on the test split: {self._size('test')} not seen in training")
         device = "cuda" if torch.cuda.is_available() else None
         with self._timed("measure"):
-            seen = evaluate(self.output / MODEL, dataset=self.source, device=device)
+            sighted = evaluate(self.output / MODEL, dataset=self.source, device=device)
             blind = evaluate(self.output / BLIND, dataset=self.source, controls=("blanked",), device=device)
-            metric = next(iter(seen.scores))
+            metric = next(iter(sighted.scores))
             commonest, constant = self._majority(metric)
-        self.predictions = seen.predictions
+        self.predictions = sighted.predictions
         scores = {
-            "model": seen.scores[metric],
-            "shuffled": seen.controls["shuffled"][metric],
-            "blanked": seen.controls["blanked"][metric],
+            "model": sighted.scores[metric],
+            "shuffled": sighted.controls["shuffled"][metric],
+            "blanked": sighted.controls["blanked"][metric],
             "blind": blind.controls["blanked"][metric],
             "majority": constant,
         }
@@ -215,8 +209,8 @@ class Demo:
             "metric": metric,
             "scores": {name: score.to_dict() for name, score in scores.items()},
             "commonest": commonest,
-            "uses_images": not seen.ignores_images,
-            "fingerprints": {"train": self._training(MODEL)["fingerprint"], "test": seen.fingerprint},
+            "uses_images": not sighted.ignores_images,
+            "fingerprints": {"train": self._training(MODEL)["fingerprint"], "test": sighted.fingerprint},
         }
         self._keep()
         width = max(len(text) for text in ROWS.values())
@@ -226,17 +220,17 @@ class Demo:
             self.say(f"   {ROWS[name]:{width}}  {score}")
         self.say()
         if self.record["uses_images"]:
-            self.say("   It uses its images: its interval lies above the one with images shuffled.")
+            self.say("   It uses its images: its interval is above the one with images shuffled.")
         else:
             self.say("   It does NOT use its images: its interval is not above the one with images shuffled.")
 
     def _majority(self, metric: str) -> tuple[str, Any]:
-        """The commonest training answer, and its score on the test split."""
+        """Return the commonest training answer, and its score on the test split."""
         source = open_dataset(self.source)
         commonest = Counter(example.targets[0] for example in source.load("train")).most_common(1)[0][0]
         examples = source.load("test")
-        found = resolve("metric", PartConfig(use=metric))
-        scorer: Metric = found.cls(found.options)
+        resolved = resolve("metric", PartConfig(use=metric))
+        scorer: Metric = resolved.cls(resolved.options)
         references = [list(example.targets) for example in examples]
         groups = [input_key(example.image) for example in examples]
         return commonest, measure(scorer, [commonest] * len(examples), references, groups)
@@ -244,33 +238,29 @@ class Demo:
     def _training(self, role: str) -> Mapping[str, Any]:
         return self.models[role].provenance.run["training"]
 
-    # Using it
-
     def reload(self) -> None:
         """Ask a fresh process, which has only the folder, and compare with the model in this one."""
         examples = open_dataset(self.source).load("test")
         self.examples = examples
         self.gallery = report.choose(examples, self.predictions)
         chosen = sorted({*range(0, len(examples), max(1, len(examples) // ASKED)), *self.gallery.wrong, *self.gallery.right})
-        asked = [examples[i] for i in chosen]
+        questions = [examples[i] for i in chosen]
         self.say()
-        self.say(f"4. Load {self.output / MODEL} in a fresh process and ask it {len(asked)} test questions")
+        self.say(f"4. Load {self.output / MODEL} in a fresh process and ask it {len(questions)} test questions")
         with self._timed("reload"):
             self.record["reload"] = compare(
                 self.models[MODEL],
                 self.output / MODEL,
-                [str(example.image) for example in asked],
-                [example.text for example in asked],
+                [str(example.image) for example in questions],
+                [example.text for example in questions],
             )
         self._keep()
-        found = self.record["reload"]
-        if found["equal"]:
+        result = self.record["reload"]
+        if result["equal"]:
             self.say("   Every answer and every confidence equals that of the model in this process, to the last bit.")
         else:
-            wrong = f"{found['different']} of {found['questions']} answers or confidences DIFFER"
+            wrong = f"{result['different']} of {result['questions']} answers or confidences DIFFER"
             self.say(f"   {wrong} from those of the model in this process.")
-
-    # Showing it
 
     def report(self) -> None:
         """Write the report, and copies of a few test pictures."""
@@ -303,11 +293,9 @@ class Demo:
             copied.append({"file": name, "question": example.text, "answer": self.predictions[i].label or ""})
         return copied
 
-    # Keeping count
-
     @contextmanager
     def _timed(self, phase: str, *, go_on: bool = False) -> Iterator[None]:
-        """Record the seconds of a phase, also of one that is cut short; ``go_on`` adds to what it took before."""
+        """Record the seconds of a phase, also if it is interrupted; ``go_on`` adds them to the seconds that it took before."""
         before = self.record["seconds"].get(phase, 0.0) if go_on else 0.0
         self.record["seconds"][phase] = before
         self._keep()
@@ -320,18 +308,15 @@ class Demo:
 
     def _keep(self) -> None:
         try:
-            self.output.mkdir(parents=True, exist_ok=True)
-            staging = self.output / f".{RECORD}.new"
-            staging.write_text(json.dumps(self.record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(staging, self.output / RECORD)
+            write_atomically(self.output / RECORD, json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
         except OSError as error:
             raise CheckpointError(f"{self.output}: cannot be written: {error.strerror or error}") from None
 
 
 def compare(model: Any, folder: Path, images: list[str], questions: list[str]) -> dict[str, Any]:
-    """Whether a fresh process that loads ``folder`` says exactly what ``model`` says here."""
-    here, there = answers(model, images, questions), in_fresh_process(folder, images, questions)
-    different = sum(a != b for a, b in zip(here, there, strict=True))
+    """Compare the answers of a fresh process that loads ``folder`` with those of ``model`` in this one."""
+    own, fresh = answers(model, images, questions), in_fresh_process(folder, images, questions)
+    different = sum(a != b for a, b in zip(own, fresh, strict=True))
     return {"questions": len(questions), "different": different, "equal": not different}
 
 
@@ -341,7 +326,7 @@ def _has_checkpoint(folder: Path) -> bool:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and {"settings", "trained", "finished", "seconds"} <= set(found) else None
+    return record if isinstance(record, dict) and {"settings", "trained", "finished", "seconds"} <= set(record) else None

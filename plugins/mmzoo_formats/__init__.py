@@ -1,1 +1,1 @@
-"""Checkpoints of other code: ClipCap's, nanoVLM's, LLaVA's."""
+"""Provide the formats of other code's checkpoints: ClipCap's, nanoVLM's, LLaVA's."""

@@ -1,8 +1,8 @@
-"""ClipCap (Mokady et al. 2021, https://arxiv.org/abs/2111.09734), as its own code saves it.
+"""Read ClipCap's checkpoints (Mokady et al. 2021, https://arxiv.org/abs/2111.09734), as its own code saves them.
 
 https://github.com/rmokady/CLIP_prefix_caption (MIT) writes the ``state_dict`` of its whole model: ``clip_project.*``, an MLP, a
-transformer with 8 heads or (in its older notebooks, for long prefixes) one linear layer, and ``gpt.*``, a GPT-2. CLIP is not in
-it, nor are the tokenizer and GPT-2's number of heads; sizes follow from the shapes.
+transformer with 8 heads or (in its older notebooks, for long prefixes) one linear layer, and ``gpt.*``, a GPT-2. CLIP, the
+tokenizer and GPT-2's number of heads are not in it; sizes follow from the shapes.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from mmzoo.api import (
 
 GPT2 = "openai-community/gpt2"
 WORDS = 50257  # of GPT-2's vocabulary
-CHANNELS = 768  # of the smallest, where the file does not say
+CHANNELS = 768  # of the smallest GPT-2, for files without gpt.*
 SIZES = {768: GPT2, 1024: f"{GPT2}-medium", 1280: f"{GPT2}-large", 1600: f"{GPT2}-xl"}
-# What its parse_coco.py can encode with, by the size of the embedding.
+# The encoders of its parse_coco.py, by the size of their embedding.
 ENCODERS = {512: "clip", 640: "open_clip:RN50x4/openai"}
-HEADS = 8  # of its mapper, always
-NEW_TOKENS = 67  # at most, in its own generate
+HEADS = 8  # of every mapper
+NEW_TOKENS = 67  # the limit of its own generate
 WORDS_IN, WORDS_OUT = "gpt.transformer.wte.weight", "gpt.lm_head.weight"  # one matrix; some writers keep one name of it
 MASKS = re.compile(r"gpt\.transformer\.h\.\d+\.attn\.(bias|masked_bias)")  # buffers of old versions of transformers
 MAPPER = {
@@ -56,7 +56,7 @@ MAPPER = {
 
 
 class ClipCap(Format):
-    """A file that ClipCap's training saved, or the same tensors in a safetensors file."""
+    """Read a file that ClipCap's training saved, or the same tensors in a safetensors file."""
 
     class Options(Options):
         encoder: str | dict[str, Any] | None = Field(
@@ -78,10 +78,10 @@ class ClipCap(Format):
     def read(self, source: str) -> MultimodalModel:
         path = Path(source).expanduser()
         if not path.is_file():
-            what = "a folder, and this format is a file: .pt or .safetensors" if path.is_dir() else "no file"
-            raise not_this_format(source, f"is {what}")
-        safe = path.suffix == ".safetensors"
-        state = read_tensors([path]) if safe else read_pickle(path)
+            problem = "is a folder, and this format is a file: .pt or .safetensors" if path.is_dir() else "is not a file"
+            raise not_this_format(source, problem)
+        is_safetensors = path.suffix == ".safetensors"
+        state = read_tensors([path]) if is_safetensors else read_pickle(path)
         if not any(key.startswith("clip_project.") for key in state):
             raise not_this_format(source, "has no clip_project.*, so ClipCap's training did not save it")
         has_gpt = any(key.startswith("gpt.") for key in state)
@@ -89,7 +89,8 @@ class ClipCap(Format):
             state.setdefault(WORDS_IN, state[WORDS_OUT])
         dim = _size(state, WORDS_IN, 1, source) if has_gpt else None
         fusion, pooled, dim = self._fusion(state, dim, source)
-        language, tokenizer = self._language(state, dim, read_metadata(path) if safe else {}, source) if has_gpt else (None, None)
+        metadata = read_metadata(path) if is_safetensors else {}
+        language, tokenizer = self._language(state, dim, metadata, source) if has_gpt else (None, None)
         if language is None and dim not in SIZES:
             raise CheckpointError(f"{source}: has no gpt.*, and no pretrained GPT-2 has {dim} channels")
         room = language["config"]["n_positions"] if language else 1024
@@ -119,7 +120,7 @@ class ClipCap(Format):
             raise
 
     def _fusion(self, state: Mapping[str, Tensor], dim: int | None, source: str) -> tuple[dict[str, Any], int, int]:
-        """The fusion, the size of the pooled features, and the channels of GPT-2."""
+        """Return the fusion, the size of the pooled features, and the channels of GPT-2."""
         normalize = {"normalize": True} if self.options.normalize_prefix else {}
         if any(key.startswith("clip_project.model.") for key in state):
             dim = dim or CHANNELS
@@ -145,7 +146,7 @@ class ClipCap(Format):
     def _language(
         self, state: Mapping[str, Tensor], dim: int, metadata: Mapping[str, str], source: str
     ) -> tuple[dict[str, Any], Any]:
-        """The language model, and its tokenizer if it is to stand in the checkpoint."""
+        """Return the language model, and its tokenizer if the checkpoint must store one."""
         words = _size(state, WORDS_IN, 0, source)
         config = {
             "model_type": "gpt2",
@@ -161,7 +162,7 @@ class ClipCap(Format):
         tokenizer = None
         if self.options.tokenizer is None:
             tokenizer = Source(GPT2).tokenizer() if words == WORDS else numbers(words)
-            # It was trained on no end token; its own generate ends behind the first full stop.
+            # It was trained without an end token; its own generate stops after the first full stop.
             config["eos_token_id"] = tokenizer.encode(".")[0] if words == WORDS else None
         chosen = self.options.tokenizer or "checkpoint"
         return {"use": "gpt2", "config": config, "tokenizer": chosen, "train": "full"}, tokenizer
@@ -177,8 +178,8 @@ class ClipCap(Format):
             heads = dim // 64
         if not isinstance(heads, int) or heads < 1 or dim % heads:
             raise BadRecipe(
-                f"clipcap.heads: shapes do not tell GPT-2's heads, and {heads or 'no default'} fits its {dim} channels; "
-                "give --set heads=N"
+                f"clipcap.heads: shapes do not show GPT-2's number of heads, and {heads or 'no default'} fits its {dim} "
+                "channels; give --set heads=N"
             )
         return heads
 
@@ -186,15 +187,17 @@ class ClipCap(Format):
         chosen = self.options.encoder or ENCODERS.get(pooled)
         if chosen is None:
             raise BadRecipe(
-                f"clipcap.encoder: {source} reads image embeddings of size {pooled}, and holds no encoder; ClipCap's are of "
-                f"{' or '.join(map(str, ENCODERS))}. Name the one that it was trained with: --encoder clip:owner/model"
+                f"clipcap.encoder: {source} reads image embeddings of size {pooled}, and holds no encoder; ClipCap's encoders "
+                f"give {' or '.join(map(str, ENCODERS))}. Name the one that it was trained with: --encoder clip:owner/model"
             )
         return chosen
 
 
 def numbers(words: int) -> PreTrainedTokenizerFast:
-    """A tokenizer for a vocabulary whose words are not known: a text is token ids in digits, with spaces between them. The last
-    ends and pads, as in GPT-2's vocabulary."""
+    """Return a tokenizer for a vocabulary whose words are not known: a text is token ids in digits, separated by spaces.
+
+    The last id ends and pads, as in GPT-2's vocabulary.
+    """
     end = str(words - 1)
     tokenizer = Tokenizer(models.WordLevel({str(i): i for i in range(words)}, unk_token=end))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -212,16 +215,16 @@ def _find(name: str, has_gpt: bool) -> WeightSource | None:
         return None
     if rest.startswith("model."):
         return WeightSource((f"clip_project.{rest}",))
-    for ours, theirs in MAPPER.items():
-        rest = rest.replace(ours, theirs)
+    for own, original in MAPPER.items():
+        rest = rest.replace(own, original)
     return WeightSource((f"clip_project.{rest}", f"clip_project.{rest.removeprefix('linear.')}"))
 
 
 def _size(state: Mapping[str, Tensor], key: str, axis: int, source: str) -> int:
-    """A size of a matrix.
+    """Return a size of a matrix.
 
     Raises:
-        CheckpointError: there is none of that name, or it is no matrix.
+        CheckpointError: there is no tensor of that name, or it is not a matrix.
     """
     if key not in state:
         raise CheckpointError(f"{source}: 1 keys are missing: {key}")
@@ -231,5 +234,5 @@ def _size(state: Mapping[str, Tensor], key: str, axis: int, source: str) -> int:
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """How many numbered layers there are; one of them that is missing is told of later."""
+    """Return how many numbered layers there are; one that is missing between them is reported later."""
     return len({match[1] for key in state if (match := re.match(pattern, key))})

@@ -1,7 +1,9 @@
-"""LLaVA (Liu et al. 2023, https://arxiv.org/abs/2310.03744), as transformers' `LlavaForConditionalGeneration` has it.
+"""Read and write LLaVA (Liu et al. 2023, https://arxiv.org/abs/2310.03744), as transformers' `LlavaForConditionalGeneration`
+has it.
 
-A vision tower, of whose hidden states one is taken, with or without the class token; Linear, GELU, Linear; and a language model
-whose embeddings at ``<image>`` are the image's. Weights are read by their names in transformers 5 and in both layouts before.
+It is a vision tower, one of whose hidden states is used, with or without the class token; Linear, GELU, Linear; and a language
+model whose embeddings at ``<image>`` are the image's. Weights are read by their names in transformers 5 and in both earlier
+layouts.
 """
 
 from __future__ import annotations
@@ -33,18 +35,18 @@ from mmzoo.api import (
 from mmzoo_formats.llava_export import write
 
 VISION = {"clip_vision_model": "clip", "siglip_vision_model": "siglip"}
-# What a causal class does to its logits behind the output layer, which LLaVA's leaves out, and the values that do nothing.
-BEHIND: dict[str, tuple[Any, ...]] = {
+# Settings by which a causal class changes its logits after the output layer (LLaVA's does not), and values without effect.
+AFTER_HEAD: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("logit_scale", "lm_head_multiplier", "logits_scaling"), (None, 1)),
     **dict.fromkeys(("final_logit_softcapping", "logits_soft_cap"), (None, 0)),
 }
 HEAD, WORDS = "lm_head.weight", "language_model.embed_tokens.weight"
 COMPUTED = re.compile(r".*(rotary_emb\.inv_freq|embeddings\.position_ids)")
-FACTS = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")  # say nothing of what is computed
+FACTS = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")  # without effect on what is computed
 
 
 class Llava(Format):
-    """A folder that `LlavaForConditionalGeneration` and its processor saved, or a repository of it."""
+    """Read a folder that `LlavaForConditionalGeneration` and its processor saved, or a repository of it; write such a folder."""
 
     @classmethod
     def recognises(cls, source: Clues) -> bool:
@@ -54,7 +56,7 @@ class Llava(Format):
         files = open_source(source)
         files.need(CONFIG_FILE)
         if not self.recognises(Clues(config=files.json(CONFIG_FILE))):
-            raise not_this_format(source, f"its {CONFIG_FILE} is none of LLaVA's in transformers")
+            raise not_this_format(source, f"its {CONFIG_FILE} is not one of LLaVA's in transformers")
         config = files.config()
         _check(config, source)
         recipe = self._recipe(config, files)
@@ -64,11 +66,11 @@ class Llava(Format):
         elif kept - tokens != 1:
             raise DoesNotFit(
                 f"{source}: vision_feature_select_strategy: default drops the first token, and of this vision tower's {kept} "
-                f"tokens {kept - tokens} are no patches"
+                f"tokens {kept - tokens} are not patches"
             )
         state = {_current(name): value for name, value in read_tensors(files.weights("LlavaForConditionalGeneration")).items()}
         head, words = state.get(HEAD), state.get(WORDS)
-        # As the library has it: where a file has both and they differ, they are two, whatever its configuration says.
+        # As in the library: if a file has both matrices and they differ, they are not tied, whatever its configuration says.
         tied = config.tie_word_embeddings and (head is None or words is None or torch.equal(head, words))
         recipe["language_model"]["config"]["tie_word_embeddings"] = tied
         return convert_checkpoint(
@@ -100,7 +102,7 @@ class Llava(Format):
                 "use": VISION.get(vision["model_type"], "hf-vision"),
                 "config": vision,
                 "processor": json.loads(processor.to_json_string()),
-                # The last by its number: -1 stands for the model's output, which may be normalised.
+                # The last layer by its number, since -1 means the model's output, which may be normalised.
                 "layer": vision.get("num_hidden_layers", -1) if layer == -1 else layer,
             },
             "fusion": {"use": "projector", "layers": "mlp", "bias": config.multimodal_projector_bias},
@@ -110,18 +112,22 @@ class Llava(Format):
 
 
 def _check(config: Any, source: str) -> None:
-    """Refuse what no parts here compute."""
+    """Refuse configurations that no parts here compute.
+
+    Raises:
+        DoesNotFit: naming all such settings.
+    """
     text = config.text_config
     problems = {
         f"vision_feature_layer: {config.vision_feature_layer}: several layers at once": not isinstance(_layer(config), int),
         f"projector_hidden_act: {config.projector_hidden_act}, where the projector has gelu": config.projector_hidden_act
         != "gelu",
         f"text_config: a {text.model_type} scales its logits, and LLaVA's class does not": any(
-            getattr(text, k, None) not in without for k, without in BEHIND.items()
+            getattr(text, key, None) not in neutral for key, neutral in AFTER_HEAD.items()
         ),
     }
-    if found := [what for what, holds in problems.items() if holds]:
-        raise DoesNotFit(f"{source}: {CONFIG_FILE}: " + "; ".join(found))
+    if present := [problem for problem, is_present in problems.items() if is_present]:
+        raise DoesNotFit(f"{source}: {CONFIG_FILE}: " + "; ".join(present))
 
 
 def _layer(config: Any) -> Any:
@@ -130,21 +136,21 @@ def _layer(config: Any) -> Any:
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """A configuration as data that makes an equal one."""
+    """Return a configuration as data from which an equal one can be made."""
     data = {key: value for key, value in config.to_diff_dict().items() if key not in FACTS}
     return {**data, "model_type": config.model_type}
 
 
 def _ends(text: dict[str, Any], files: Source) -> list[int]:
-    """Every id that ends a text: generation_config.json's and the configuration's."""
-    found: set[int] = set()
+    """Return every id that ends a text: generation_config.json's and the configuration's."""
+    ids: set[int] = set()
     for value in (files.json("generation_config.json").get("eos_token_id"), text.get("eos_token_id")):
-        found.update(value if isinstance(value, list) else [value] if isinstance(value, int) else [])
-    return sorted(found)
+        ids.update(value if isinstance(value, list) else [value] if isinstance(value, int) else [])
+    return sorted(ids)
 
 
 def _tokenizer(files: Source) -> Any:
-    """The tokenizer, with the template that older processors kept in a file of their own."""
+    """Return the tokenizer, with the chat template that older processors kept in a file of their own."""
     tokenizer = files.tokenizer()
     if not tokenizer.chat_template:
         tokenizer.chat_template = files.json("chat_template.json").get("chat_template")
@@ -156,7 +162,7 @@ def _kept(recipe: dict[str, Any], keep: bool) -> dict[str, Any]:
 
 
 def _current(name: str) -> str:
-    """A weight's name in transformers 4 as transformers 5 has it, without its ``model.``."""
+    """Return the name in transformers 5, without its ``model.``, of a weight's name in transformers 4."""
     name = name.removeprefix("model.")
     name = re.sub(r"^language_model\.lm_head\.", "lm_head.", name)
     name = re.sub(r"^language_model\.model\.", "language_model.", name)

@@ -1,7 +1,7 @@
-"""Writing a model as transformers' `LlavaForConditionalGeneration` with its processor.
+"""Write a model as transformers' `LlavaForConditionalGeneration` with its processor.
 
-What the library's class computes with the weights is compared with what the model here computes before anything is kept, so that
-a family of language models which it would run otherwise is refused.
+Before anything is kept, the logits of the library's class with the weights are compared with those of the model here, so that a
+family of language models that it would run differently is refused.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedModel
 
-from mmzoo.api import PLACEHOLDER, PLACEHOLDER_ID, DoesNotFit, MultimodalModel, first_names, with_placeholder
+from mmzoo.api import PLACEHOLDER, PLACEHOLDER_ID, DoesNotFit, MultimodalModel, first_names, one_line, with_placeholder
 
 POOLER, PROJECTION = "vision_tower.pooler.", "vision_tower.visual_projection."
 TOLERANCE = 1e-3  # of the largest logit
 
 
 def write(model: MultimodalModel, folder: Path) -> None:
-    """As `mmzoo.formats.format.Format.write`."""
+    """Write a model to a folder, as `mmzoo.formats.format.Format.write` defines it."""
     _check(model)
     patches, extra, strategy = _tokens(model)
     tokenizer = copy.deepcopy(with_placeholder(model.language_model.tokenizer))
@@ -34,7 +34,7 @@ def write(model: MultimodalModel, folder: Path) -> None:
         eos_token_id=model.language_model.end_ids or None,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
-        suppress_tokens=[image_id] if image_id >= model.language_model.spec.vocab_size else None,  # ours has no such row
+        suppress_tokens=[image_id] if image_id >= model.language_model.spec.vocab_size else None,  # a row that was added
     )
     llava.save_pretrained(folder)
     LlavaProcessor(
@@ -48,13 +48,21 @@ def write(model: MultimodalModel, folder: Path) -> None:
 
 
 def _check(model: MultimodalModel) -> None:
-    """Refuse parts that LLaVA has no place for."""
+    """Refuse parts that LLaVA cannot hold.
+
+    Raises:
+        DoesNotFit: naming the part.
+    """
     encoder, fusion, language = model.encoder, model.fusion, model.language_model
     uses = {kind: part.use for kind, part in model.recipe.parts().items()}
     if not isinstance(getattr(encoder, "model", None), PreTrainedModel):
-        raise DoesNotFit(f"llava: encoder '{uses['encoder']}' is no vision model of transformers; hf-vision, clip and siglip are")
+        raise DoesNotFit(
+            f"llava: encoder '{uses['encoder']}' is not a vision model of transformers; hf-vision, clip and siglip are"
+        )
     if getattr(encoder.transform, "processor", None) is None:
-        raise DoesNotFit(f"llava: encoder '{uses['encoder']}': no image processor of transformers prepares images as it does")
+        raise DoesNotFit(
+            f"llava: encoder '{uses['encoder']}': no image processor of transformers prepares images in the same way"
+        )
     if model.provenance.entries["fusion"].name != "projector":
         raise DoesNotFit(f"llava: fusion '{uses['fusion']}': LLaVA's is `projector` with layers: mlp")
     options = fusion.options
@@ -62,13 +70,13 @@ def _check(model: MultimodalModel) -> None:
         raise DoesNotFit("llava: fusion 'projector': LLaVA's has layers: mlp, pixel_shuffle: 1 and tiles: 1")
     if language.architecture != "causal" or not isinstance(getattr(language, "model", None), PreTrainedModel):
         raise DoesNotFit(
-            f"llava: language model '{uses['language_model']}' is no causal one of transformers; LLaVA takes those of Llama's "
-            "kind: hf-causal, smollm2 and qwen3, for example"
+            f"llava: language model '{uses['language_model']}' is not a causal one of transformers; LLaVA takes those like "
+            "Llama: hf-causal, smollm2 and qwen3, for example"
         )
 
 
 def _tokens(model: MultimodalModel) -> tuple[int, int, str]:
-    """Patches of an image, tokens that stand before them, and which of all LLaVA is to take."""
+    """Return the number of patches of an image, the number of tokens before them, and which of them LLaVA must use."""
     encoder: Any = model.encoder
     config = encoder.model.config
     patch = getattr(config, "patch_size", None)
@@ -82,7 +90,7 @@ def _tokens(model: MultimodalModel) -> tuple[int, int, str]:
         out = encoder.model(blank, output_hidden_states=True)
     if encoder.options.layer == -1 and not torch.equal(out.last_hidden_state, out.hidden_states[-1]):
         raise DoesNotFit(
-            f"llava: encoder.layer: -1 is what '{model.recipe.encoder.use}' gives behind its last norm, and LLaVA takes states "
+            f"llava: encoder.layer: -1 is the output of '{model.recipe.encoder.use}' after its last norm, and LLaVA takes states "
             "before it; train with encoder.layer: -2"
         )
     extra = out.last_hidden_state.shape[1] - patches
@@ -91,7 +99,7 @@ def _tokens(model: MultimodalModel) -> tuple[int, int, str]:
     if extra == 1:
         return patches, extra, "default"
     raise DoesNotFit(
-        f"llava: {extra} tokens stand before the patches of '{model.recipe.encoder.use}', and LLaVA drops one at most"
+        f"llava: there are {extra} tokens before the patches of '{model.recipe.encoder.use}', and LLaVA drops one at most"
     )
 
 
@@ -113,7 +121,7 @@ def _config(model: MultimodalModel, image_id: int, strategy: str) -> LlavaConfig
 
 
 def _llava(model: MultimodalModel, config: LlavaConfig, image_id: int) -> LlavaForConditionalGeneration:
-    """The library's model with our weights.
+    """Return the library's model with the model's weights.
 
     Raises:
         DoesNotFit: it cannot hold the language model.
@@ -121,14 +129,10 @@ def _llava(model: MultimodalModel, config: LlavaConfig, image_id: int) -> LlavaF
     kind = config.text_config.model_type
     language: Any = model.language_model.model
     state = {f"model.vision_tower.{_bare(name)}": value for name, value in _state(model.encoder.model).items()}  # type: ignore[arg-type]
-    for ours, theirs in (("model.0", "linear_1"), ("model.2", "linear_2")):
-        state.update(
-            {
-                name.replace(ours, f"model.multi_modal_projector.{theirs}"): value
-                for name, value in model.fusion.state_dict().items()
-                if name.startswith(ours)
-            }
-        )
+    layers = {"model.0": "linear_1", "model.2": "linear_2"}
+    for name, value in model.fusion.state_dict().items():
+        layer = next(own for own in layers if name.startswith(own))
+        state[name.replace(layer, f"model.multi_modal_projector.{layers[layer]}")] = value
     for name, value in _state(language).items():
         inner = name.removeprefix(f"{language.base_model_prefix}.")
         state[f"model.language_model.{inner}" if inner != name else name] = value
@@ -139,7 +143,7 @@ def _llava(model: MultimodalModel, config: LlavaConfig, image_id: int) -> LlavaF
     try:
         with torch.device("meta"):
             wanted = LlavaForConditionalGeneration(config).state_dict()
-        # What is pooled is not used: neither our projection of it nor a pooler that the library's tower has.
+        # LLaVA does not use the pooled vector, so neither its projection here nor the pooler of the library's tower matters.
         state.update({name: torch.zeros(value.shape) for name, value in wanted.items() if POOLER in name and name not in state})
         unused = {name for name in set(state) - set(wanted) if PROJECTION not in name}
         if missing := set(wanted) - set(state):
@@ -150,10 +154,9 @@ def _llava(model: MultimodalModel, config: LlavaConfig, image_id: int) -> LlavaF
         llava = LlavaForConditionalGeneration.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
         if llava.get_input_embeddings().weight.shape[0] <= image_id:
             raise ValueError("its embeddings cannot take the token of the image")
-    except Exception as error:  # the library's class meets a model that it was not made for in many ways
-        said = " ".join(str(error).split())[:300]
+    except Exception as error:  # the library's class fails in many ways on a model that it was not made for
         raise DoesNotFit(
-            f"llava: LlavaForConditionalGeneration cannot hold a {kind}: {said}. It takes those of Llama's kind: llama, "
+            f"llava: LlavaForConditionalGeneration cannot hold a {kind}: {one_line(error)}. It takes those like Llama: llama, "
             "mistral, qwen2, qwen3, ..."
         ) from None
     return llava.eval()
@@ -164,29 +167,31 @@ def _bare(name: str) -> str:
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
-    """The weights under their own names, with the adapters of ``lora:r`` added in."""
+    """Return the weights under their own names, with the adapters of ``lora:r`` merged."""
     layers = {name: layer for name, layer in module.named_modules() if hasattr(layer, "get_delta_weight")}
-    found = {}
+    state = {}
     for name, value in module.state_dict().items():
-        layer, inside, leaf = name.partition(".base_layer.")
-        if inside:
-            found[f"{layer}.{leaf}"] = value + layers[layer].get_delta_weight("default") if leaf == "weight" else value
+        layer, is_adapted, leaf = name.partition(".base_layer.")
+        if is_adapted:
+            state[f"{layer}.{leaf}"] = value + layers[layer].get_delta_weight("default") if leaf == "weight" else value
         elif ".lora_" not in name:
-            found[name] = value
-    return found
+            state[name] = value
+    return state
 
 
 def _grown(matrix: Tensor, rows: int, tokenizer: Any) -> Tensor:
-    """With rows for the image's token. They are those of a token that is there, so that none of them is ever the likeliest alone;
-    generation suppresses it besides."""
+    """Return ``matrix`` with rows for the image's token.
+
+    They are copies of an existing token's row, so that none of them is ever the only likeliest; generation also suppresses it.
+    """
     pad = tokenizer.pad_token_id
-    like = pad if pad is not None and pad != tokenizer.eos_token_id and pad < matrix.shape[0] else 0
-    return torch.cat([matrix, matrix[like].expand(rows - matrix.shape[0], -1)]) if rows > matrix.shape[0] else matrix
+    copied = pad if pad is not None and pad != tokenizer.eos_token_id and pad < matrix.shape[0] else 0
+    return torch.cat([matrix, matrix[copied].expand(rows - matrix.shape[0], -1)]) if rows > matrix.shape[0] else matrix
 
 
 @torch.no_grad()
 def _compare(model: MultimodalModel, llava: LlavaForConditionalGeneration, image_id: int, tokens: int) -> None:
-    """Refuse what the library's class computes otherwise, by the logits of a picture of noise and a few words.
+    """Refuse a model whose logits, of a picture of noise and a few words, differ in the library's class.
 
     Raises:
         DoesNotFit: naming the difference.
@@ -198,19 +203,17 @@ def _compare(model: MultimodalModel, llava: LlavaForConditionalGeneration, image
     features = model.encode(pixels.to(model.device), torch.zeros(1, dtype=torch.long, device=model.device))
     ids = torch.tensor([[*words[:2], PLACEHOLDER_ID, *words[2:]]], device=model.device)
     states = model.states(features, ids, torch.ones_like(ids))
-    ours = model.language_model.logits(states.hidden)[0].float().cpu()
+    own = model.language_model.logits(states.hidden)[0].float().cpu()
     kind = llava.config.text_config.model_type
     try:
-        theirs = llava(input_ids=torch.tensor([[*words[:2], *[image_id] * tokens, *words[2:]]]), pixel_values=pixels).logits[0]
+        exported = llava(input_ids=torch.tensor([[*words[:2], *[image_id] * tokens, *words[2:]]]), pixel_values=pixels).logits[0]
     except Exception as error:  # as in _llava
-        raise DoesNotFit(
-            f"llava: LlavaForConditionalGeneration cannot run a {kind}: {' '.join(str(error).split())[:300]}"
-        ) from None
-    # Positions are ordered alike but for the placeholder's own, which is masked and stands last here.
-    theirs = theirs[..., : ours.shape[-1]]
-    ours = ours[: theirs.shape[0]]
-    gap, scale = (ours - theirs).abs().max().item(), ours.abs().max().item()
-    if ours.shape != theirs.shape or not gap <= TOLERANCE * max(scale, 1.0):
+        raise DoesNotFit(f"llava: LlavaForConditionalGeneration cannot run a {kind}: {one_line(error)}") from None
+    # The order of positions is the same but for the placeholder's own, which is masked and comes last here.
+    exported = exported[..., : own.shape[-1]]
+    own = own[: exported.shape[0]]
+    gap, scale = (own - exported).abs().max().item(), own.abs().max().item()
+    if own.shape != exported.shape or not gap <= TOLERANCE * max(scale, 1.0):
         raise DoesNotFit(f"llava: LlavaForConditionalGeneration computes other logits with a {kind} (off by {gap:.2g})")
 
 

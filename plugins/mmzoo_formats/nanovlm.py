@@ -1,6 +1,7 @@
-"""nanoVLM (https://github.com/huggingface/nanoVLM, Apache-2.0), as its own code saves it: config.json and model.safetensors.
+"""Read nanoVLM's checkpoints (https://github.com/huggingface/nanoVLM, Apache-2.0), as its own code saves them: config.json and
+model.safetensors.
 
-Its vision encoder is SigLIP's with queries, keys and values in one matrix; its decoder is a Llama; between them stand pixel
+Its vision encoder is SigLIP's with queries, keys and values in one matrix; its decoder is a Llama; between them are pixel
 shuffle and one linear layer without bias. Its first version puts the image before the text, later ones at ``<|image|>``; the
 newest cut large pictures into pieces, which is not done here.
 """
@@ -31,7 +32,7 @@ from mmzoo.api import (
     read_tensors,
 )
 
-BILINEAR, BICUBIC = 2, 3  # as PIL counts them
+BILINEAR, BICUBIC = 2, 3  # PIL's numbers
 SIGLIP = {
     "embeddings.patch_embedding.": "patch_embedding.conv.",
     "embeddings.position_embedding.weight": "patch_embedding.position_embedding",
@@ -53,8 +54,8 @@ LLAMA = {
 QKV = re.compile(r"([qkv])_proj")
 
 
-class _Config(BaseModel):
-    """The keys of its config.json that decide what it computes, of every version; the others say how it was trained."""
+class NanoVLMConfig(BaseModel):
+    """Hold the keys of its config.json that decide what it computes, of every version; the others describe its training."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
@@ -89,13 +90,13 @@ class _Config(BaseModel):
 
 
 class NanoVLM(Format):
-    """A folder that `VisionLanguageModel.save_pretrained` wrote, or a repository of it."""
+    """Read a folder that `VisionLanguageModel.save_pretrained` wrote, or a repository of it."""
 
     class Options(Options):
         tokenizer: str | None = Field(None, description="`id[@revision]` or a folder; empty for the one that config.json names")
         whole_images: bool = Field(
             False,
-            description="take one that cuts large pictures into pieces, too, and read each picture whole",
+            description="accept a checkpoint that cuts large pictures into pieces, and read each picture whole",
         )
 
     @classmethod
@@ -107,9 +108,9 @@ class NanoVLM(Format):
         files.need(CONFIG_FILE)
         data = files.json(CONFIG_FILE)
         if not self.recognises(Clues(config=data)):
-            raise not_this_format(source, f"its {CONFIG_FILE} is none of nanoVLM's")
+            raise not_this_format(source, f"its {CONFIG_FILE} is not one of nanoVLM's")
         try:
-            config = _Config.model_validate(data)
+            config = NanoVLMConfig.model_validate(data)
         except ValidationError as error:
             raise CheckpointError(explain(error, f"{source}: {CONFIG_FILE}")) from None
         self._check(config, source)
@@ -124,14 +125,18 @@ class NanoVLM(Format):
             tokenizer=tokenizer,
         )
 
-    def _check(self, config: _Config, source: str) -> None:
-        """Refuse what no parts here compute."""
+    def _check(self, config: NanoVLMConfig, source: str) -> None:
+        """Refuse configurations that no parts here compute.
+
+        Raises:
+            DoesNotFit: naming all such settings.
+        """
         grid = config.vit_img_size // config.vit_patch_size
         tokens = (grid // config.mp_pixel_shuffle_factor) ** 2
         cuts = "r1c1" in config.vlm_extra_tokens or (config.max_img_size or 0) > config.vit_img_size
         problems = {
-            "vit_cls_flag: an encoder that gives its class token alone": config.vit_cls_flag,
-            "lm_use_tokens: a decoder of token ids alone": config.lm_use_tokens,
+            "vit_cls_flag: an encoder that outputs only its class token": config.vit_cls_flag,
+            "lm_use_tokens: a decoder that takes only token ids": config.lm_use_tokens,
             f"lm_attn_scaling: {config.lm_attn_scaling}, where Llama has 1": config.lm_attn_scaling != 1,
             f"mp_pixel_shuffle_factor: {config.mp_pixel_shuffle_factor}, where the projector has 1, 2 and 4": (
                 config.mp_pixel_shuffle_factor not in (1, 2, 4)
@@ -140,15 +145,15 @@ class NanoVLM(Format):
                 config.mp_image_token_length not in (None, tokens)
             ),
             f"max_img_size: {config.max_img_size}: it cuts pictures larger than {config.vit_img_size} into pieces, which is not "
-            "done here; --set whole_images=true takes it all the same, and reads each picture whole": (
+            "done here; --set whole_images=true accepts it, and reads each picture whole": (
                 cuts and not self.options.whole_images
             ),
         }
-        if found := [what for what, holds in problems.items() if holds]:
-            raise DoesNotFit(f"{source}: {CONFIG_FILE}: " + "; ".join(found))
+        if present := [problem for problem, is_present in problems.items() if is_present]:
+            raise DoesNotFit(f"{source}: {CONFIG_FILE}: " + "; ".join(present))
 
-    def _tokenizer(self, config: _Config, files: Source) -> Any:
-        """As its get_tokenizer makes it: the base, its own tokens behind, padded by the end token."""
+    def _tokenizer(self, config: NanoVLMConfig, files: Source) -> Any:
+        """Make the tokenizer as nanoVLM's get_tokenizer does: the base, its own tokens appended, padded by the end token."""
         chosen = self.options.tokenizer or config.lm_tokenizer
         tokenizer = (
             files if self.options.tokenizer is None and files.find("tokenizer.json") else open_source(chosen)
@@ -160,7 +165,7 @@ class NanoVLM(Format):
         return tokenizer
 
 
-def _recipe(config: _Config, chat: bool) -> dict[str, Any]:
+def _recipe(config: NanoVLMConfig, chat: bool) -> dict[str, Any]:
     vision = {
         "model_type": "siglip_vision_model",
         "hidden_size": config.vit_hidden_dim,
@@ -220,10 +225,10 @@ def _find(name: str, tied: bool) -> WeightSource:
     if kind == "fusion":
         return WeightSource(("MP.proj." + rest.removeprefix("model."),))
     rest = rest.removeprefix("model.")
-    for ours, theirs in (SIGLIP if kind == "encoder" else LLAMA).items():
-        rest = rest.replace(ours, theirs)
+    for own, original in (SIGLIP if kind == "encoder" else LLAMA).items():
+        rest = rest.replace(own, original)
     if kind == "language_model":
-        # Tied, it is one matrix, saved under either name or both.
+        # A tied matrix is saved under either name or both.
         also = ("decoder.head.weight",) if tied and rest == "token_embedding.weight" else ()
         return WeightSource((f"decoder.{rest}", *also))
     if match := QKV.search(rest):

@@ -1,1 +1,1 @@
-"""Fusion families: prefix, projector, resampler, single-stream concat, encoder states, late fusions, cross- and co-attention."""
+"""Provide fusions: prefix, projector, resampler, Q-Former, concat, encoder states, late, cross- and co-attention."""

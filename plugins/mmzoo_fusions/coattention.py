@@ -1,15 +1,15 @@
-"""Two streams that attend to each other (ViLBERT, Lu et al. 2019, https://arxiv.org/abs/1908.02265; LXMERT, Tan and Bansal
-2019, https://arxiv.org/abs/1908.07490).
+"""Attend between two streams (ViLBERT, Lu et al. 2019, https://arxiv.org/abs/1908.02265; LXMERT, Tan and Bansal 2019,
+https://arxiv.org/abs/1908.07490).
 
-LXMERT's cross-modality layer is: each stream attends to the other, then to itself, then goes through an MLP, each step with
-a residual and a norm after it. Here the text's own attention and MLP are the language model's block, and what stands
-before it is added by a hook, behind a gate that starts closed:
+In LXMERT's cross-modality layer, each stream attends to the other, then to itself, then goes through an MLP, each step with a
+residual and a norm after it. Here the text's own attention and MLP are the language model's block; a hook adds the step before
+it, behind a gate that starts closed:
 
     text = text + tanh(a) * (norm(text + attention(text, vision)) - text);   a = 0 at the start
 
-So it is LXMERT's step at an open gate (checked against transformers' `LxmertCrossAttentionLayer`) and the bare language
-model at a closed one. It differs in this: each direction has weights of its own, as in ViLBERT, where LXMERT has one
-set for both; and the pooled vision is added to the text behind a gate, where ViLBERT multiplies the two.
+So it is LXMERT's step at an open gate (checked against transformers' `LxmertCrossAttentionLayer`) and the bare language model
+at a closed one. Two things differ: each direction has weights of its own, as in ViLBERT, where LXMERT has one set for both; and
+the pooled vision is added to the text behind a gate, where ViLBERT multiplies the two.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ EPSILON = 1e-12  # of BERT's norms, and of LXMERT's
 
 
 class CoAttention(Fusion):
-    """A vision stream [batch, tokens, dim] beside the text's: before every nth block each attends to the other. Every word
-    sees every image, and every visual token the whole text.
+    """Run a vision stream [batch, tokens, dim] beside the text's: before every nth block each attends to the other.
 
-    The stream of all images goes from layer to layer in `vision`, and its mean meets the text's states after the last block.
+    Every word attends to every image, and every visual token to the whole text. The stream of all images goes from layer to
+    layer in `vision`, and its mean is added to the text's states after the last block.
     """
 
     architectures = frozenset({BIDIRECTIONAL})
@@ -44,7 +44,8 @@ class CoAttention(Fusion):
         mlp_ratio: int = Field(4, ge=1, le=16, description="hidden channels of the vision stream's MLP, in multiples of dim")
 
     def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
-        """
+        """Build a layer for every nth block.
+
         Raises:
             DoesNotFit: the heads do not divide the dim, or there is no block to attach to.
         """
@@ -53,12 +54,12 @@ class CoAttention(Fusion):
         check_heads(options.heads, dim)
         if blocks and options.first >= blocks:
             raise DoesNotFit(f"fusion.first: {options.first}: the language model has {blocks} blocks, counted from 0")
-        self._at = range(options.first, blocks, options.every)
+        self._attached = range(options.first, blocks, options.every)
         self.project, self.norm = nn.Linear(encoder.dim, dim), nn.LayerNorm(dim, EPSILON)
-        self.layers = nn.ModuleList(CoLayer(dim, options.heads, options.mlp_ratio) for _ in self._at)
+        self.layers = nn.ModuleList(CoLayer(dim, options.heads, options.mlp_ratio) for _ in self._attached)
         self.pooler = nn.Linear(dim, dim)
         self.gate = nn.Parameter(torch.zeros(()))
-        self.vision: list[Tensor] = []  # what goes into each layer, and what comes out of the last
+        self.vision: list[Tensor] = []  # the input of each layer, and the output of the last
 
     def set_features(self, features: Features | None) -> None:
         super().set_features(features)
@@ -66,8 +67,8 @@ class CoAttention(Fusion):
 
     def deep(self, language_model: LanguageModel) -> None:
         blocks = language_model.blocks()
-        for number, at in enumerate(self._at):
-            before(blocks[at], self._exchange(number))
+        for number, block in enumerate(self._attached):
+            before(blocks[block], self._exchange(number))
 
     def _exchange(self, number: int) -> Any:
         def change(hidden: Tensor) -> Tensor | None:
@@ -75,7 +76,7 @@ class CoAttention(Fusion):
                 return None
             words, tokens = self.mask.bool()[:, None], self.features.token_mask().bool()[:, None]
             hidden, vision = self.layers[number](hidden, self.vision[number], words, tokens)
-            if len(self.vision) == number + 1:  # a block that runs again in the backward pass finds its input as it was
+            if len(self.vision) == number + 1:  # a block that runs again in the backward pass must get the same input
                 self.vision.append(vision)
             return hidden
 
@@ -88,7 +89,7 @@ class CoAttention(Fusion):
 
 
 class CoLayer(nn.Module):
-    """One exchange between the streams, and the vision stream's own attention and MLP."""
+    """Attend from each stream to the other, then run the vision stream's own attention and MLP."""
 
     def __init__(self, dim: int, heads: int, ratio: int) -> None:
         super().__init__()
@@ -98,8 +99,10 @@ class CoLayer(nn.Module):
         self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, text: Tensor, vision: Tensor, words: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """``text`` [batch, positions, dim], ``vision`` [batch, tokens, dim], and which of them are real: ``words``
-        [batch, 1, positions], ``tokens`` [batch, 1, tokens]. Returns both streams."""
+        """Return both streams: ``text`` [batch, positions, dim] and ``vision`` [batch, tokens, dim].
+
+        ``words`` [batch, 1, positions] and ``tokens`` [batch, 1, tokens] say which of them are real.
+        """
         step = self.text(text, vision, tokens) - text
         vision = self.vision(vision, text, words)
         vision = self.itself(vision, vision, tokens)
@@ -108,7 +111,7 @@ class CoLayer(nn.Module):
 
 
 class Attention(nn.Module):
-    """States attend to others: norm(states + projected attention), with biases, as in BERT."""
+    """Attend from states to others: norm(states + projected attention), with biases, as in BERT."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -117,6 +120,7 @@ class Attention(nn.Module):
         self.project, self.norm = nn.Linear(dim, dim), nn.LayerNorm(dim, EPSILON)
 
     def forward(self, states: Tensor, others: Tensor, visible: Tensor) -> Tensor:
-        """[batch, positions, dim] and [batch, others, dim] under ``visible`` [batch, 1, others] to [batch, positions, dim]."""
+        """Return the new ``states`` [batch, positions, dim]; ``visible`` [batch, 1, others] says which of ``others`` [batch,
+        others, dim] are real."""
         key, value = self.keys_values(others).chunk(2, dim=-1)
         return self.norm(states + self.project(attend(self.queries(states), key, value, self.heads, visible)))

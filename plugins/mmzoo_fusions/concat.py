@@ -1,4 +1,5 @@
-"""Single-stream early fusion: visual and text tokens in one sequence (VisualBERT, Li et al. 2019)."""
+"""Join visual and text tokens in one sequence: single-stream early fusion (VisualBERT, Li et al. 2019,
+https://arxiv.org/abs/1908.03557)."""
 
 from __future__ import annotations
 
@@ -12,20 +13,22 @@ from mmzoo.api import BIDIRECTIONAL, Features, FeatureSpec, FusedInput, Fusion, 
 
 
 class SingleStream(Fusion):
-    """Projected visual tokens [batch, tokens, dim] plus a type embedding join the text's embeddings.
+    """Add projected visual tokens [batch, tokens, dim] plus a type embedding to the text's embeddings.
 
-    After the text for a bidirectional model, whose text keeps its pretrained positions; before it for the others, since
-    a causal text can only look back.
+    They come after the text for a bidirectional model, whose text keeps its pretrained positions, and before it for the others,
+    since a causal text can attend only to what is before it.
 
-    BERT adds its positions and its first segment's embedding to whatever it is given, and normalises the sum. So with ``norm``
-    off this is VisualBERT but for the positions: there all visual tokens have one and the same, here they count on after the
-    text. Checked against transformers' `VisualBertModel`.
+    BERT adds its positions and its first segment's embedding to any input, and normalises the sum. So with ``norm`` off this is
+    VisualBERT except for the positions: there all visual tokens have the same one, here they go on after the text. Checked
+    against transformers' `VisualBertModel`.
     """
 
     needs_tokens = True
 
     class Options(Options):
-        norm: bool = Field(True, description="normalise the projected tokens, as suits models that do not themselves")
+        norm: bool = Field(
+            True, description="normalise the projected tokens, for language models that do not normalise their input"
+        )
 
     def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
         super().__init__(options, encoder, language_model)
@@ -40,10 +43,10 @@ class SingleStream(Fusion):
         return self._tokens
 
     def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
-        each = features.by_image()
-        visual = self.norm(self.project(each.tokens)) + self.type_embedding
+        images = features.by_image()
+        visual = self.norm(self.project(images.tokens)) + self.type_embedding
         if not self._after:
-            return insert_features(visual, each.token_mask(), features, embeddings, mask)
+            return insert_features(visual, images.token_mask(), features, embeddings, mask)
         visual = visual.reshape(mask.shape[0], -1, visual.shape[-1]).to(embeddings.dtype)
         joined = torch.cat([embeddings, visual], dim=1)
         return FusedInput(joined, torch.cat([mask, features.token_mask().to(mask.dtype)], dim=1), slice(0, mask.shape[1]))

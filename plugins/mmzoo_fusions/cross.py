@@ -1,11 +1,12 @@
-"""Gated cross-attention inside the language model (Flamingo, Alayrac et al. 2022, equation of figure 4).
+"""Add gated cross-attention inside the language model (Flamingo, Alayrac et al. 2022, https://arxiv.org/abs/2204.14198, figure
+4).
 
     y = y + tanh(a) * cross_attention(norm(y), features);   y = y + tanh(b) * mlp(norm(y));   a = b = 0 at the start
 
-One forward pre-hook on every nth block adds it, so the language model's own code and state stay as they are, it is the
-identity at the start, and the library's generation with its cache works unchanged. As in OpenFlamingo
-(https://arxiv.org/abs/2308.01390) the gates are scalars; unlike there, visual tokens are normalised, since without a
-resampler they come as the encoder gives them.
+One forward pre-hook on every nth block adds it, so the language model's own code and state stay as they are, it is the identity
+at the start, and the library's generation with its cache works unchanged. As in OpenFlamingo (https://arxiv.org/abs/2308.01390)
+the gates are scalars; unlike there, visual tokens are normalised, since without a resampler they come directly from the
+encoder.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from mmzoo_fusions.resampler import LATENTS, Perceiver
 
 
 class GatedCrossAttention(Fusion):
-    """States [batch, positions, dim] attend to visual tokens [batch, tokens, dim] before every nth block: to those of the
-    latest image before each position, or to all."""
+    """Attend from states [batch, positions, dim] to visual tokens [batch, tokens, dim] before every nth block.
+
+    Positions attend to the tokens of the latest image before them, or to all.
+    """
 
     needs_tokens = True
     needs_blocks = True
@@ -56,8 +59,8 @@ class GatedCrossAttention(Fusion):
 
     def set_features(self, features: Features | None) -> None:
         if features is not None and self.perceiver is not None:
-            each = features.by_image()
-            latents = self.perceiver(each.tokens, each.token_mask())
+            images = features.by_image()
+            latents = self.perceiver(images.tokens, images.token_mask())
             tokens = latents.reshape(len(features.pooled), -1, latents.shape[-1])
             mask = None if features.present is None else features.present.repeat_interleave(latents.shape[1], 1)
             features = replace(features, tokens=tokens, mask=mask)
@@ -83,7 +86,7 @@ class GatedCrossAttention(Fusion):
 
 
 class GatedLayer(nn.Module):
-    """Cross-attention and an MLP, each behind a gate that starts closed."""
+    """Apply cross-attention and an MLP, each behind a gate that starts closed."""
 
     def __init__(self, dim: int, vision_dim: int, heads: int, ratio: int) -> None:
         super().__init__()
@@ -96,9 +99,10 @@ class GatedLayer(nn.Module):
         self.gates = nn.Parameter(torch.zeros(2))
 
     def forward(self, hidden: Tensor, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
-        """``hidden`` [batch, positions, dim], ``tokens`` [batch, tokens, vision_dim], ``visible`` as in `attend`."""
-        attention, thought = torch.tanh(self.gates).to(hidden.dtype)
+        """Return the new ``hidden`` [batch, positions, dim], given ``tokens`` [batch, tokens, vision_dim]; ``visible`` as in
+        `attend`."""
+        attention_gate, mlp_gate = torch.tanh(self.gates).to(hidden.dtype)
         vision = self.norm_vision(tokens.to(hidden.dtype))
         query, (key, value) = self.queries(self.norm1(hidden)), self.keys_values(vision).chunk(2, dim=-1)
-        hidden = hidden + attention * self.project(attend(query, key, value, self.heads, visible)).to(hidden.dtype)
-        return hidden + thought * self.mlp(self.norm2(hidden)).to(hidden.dtype)
+        hidden = hidden + attention_gate * self.project(attend(query, key, value, self.heads, visible)).to(hidden.dtype)
+        return hidden + mlp_gate * self.mlp(self.norm2(hidden)).to(hidden.dtype)

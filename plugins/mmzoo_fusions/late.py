@@ -1,9 +1,8 @@
-"""Late fusion: each state of the language model meets the features after it.
+"""Fuse late: each state of the language model is combined with the features after it.
 
-Baltrusaitis et al. 2019 (https://arxiv.org/abs/1705.09406) name the family. Position by position, so that the same
-module serves a pooled text (one position), every position of a text, and one decoding step. Both sides are layer-normalised
-(Ba et al. 2016, https://arxiv.org/abs/1607.06450), since features and states of different models differ in scale by orders
-of magnitude.
+Baltrusaitis et al. 2019 (https://arxiv.org/abs/1705.09406) name the family. It works position by position, so the same module
+serves a pooled text (one position), every position of a text, and one decoding step. Both sides are layer-normalised (Ba et al.
+2016, https://arxiv.org/abs/1607.06450), since features and states of different models differ in scale by orders of magnitude.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from mmzoo_fusions.attention import check_heads
 
 
 class LateConcat(Fusion):
-    """``c = [v, l]``: concatenation, then Linear-GELU-Linear back to the model's dim."""
+    """Concatenate features and state, ``c = [v, l]``, then Linear-GELU-Linear back to the model's dim."""
 
     class Options(Options):
         pass
@@ -36,7 +35,7 @@ class LateConcat(Fusion):
 
 
 class _Projected(Fusion):
-    """Both sides through a linear layer to the model's dim, and a norm."""
+    """Project both sides to the model's dim with a linear layer and a norm."""
 
     class Options(Options):
         pass
@@ -49,22 +48,25 @@ class _Projected(Fusion):
 
 
 class LateSum(_Projected):
-    """``Z = f_v + f_t``, of linear projections."""
+    """Add linear projections: ``Z = f_v + f_t``."""
 
     def late(self, features: Features, hidden: Tensor) -> Tensor:
         return self.vision(features.pooled).unsqueeze(1) + self.language(hidden)
 
 
 class LateProduct(_Projected):
-    """``tanh(f_v) * tanh(f_t)``, element by element, as in the VQA baseline (Antol et al. 2015)."""
+    """Multiply ``tanh(f_v) * tanh(f_t)``, element by element, as in the VQA baseline (Antol et al. 2015,
+    https://arxiv.org/abs/1505.00468)."""
 
     def late(self, features: Features, hidden: Tensor) -> Tensor:
         return torch.tanh(self.vision(features.pooled)).unsqueeze(1) * torch.tanh(self.language(hidden))
 
 
 class LateAttention(Fusion):
-    """Text states [batch, positions, dim] ask, visual tokens answer; the answer joins the state: LayerNorm(l + attention),
-    then a residual MLP."""
+    """Attend from text states [batch, positions, dim] to visual tokens: LayerNorm(l + attention), then a residual MLP.
+
+    After stacked attention (Yang et al. 2016, https://arxiv.org/abs/1511.02274).
+    """
 
     needs_tokens = True
 
@@ -86,6 +88,6 @@ class LateAttention(Fusion):
     def late(self, features: Features, hidden: Tensor) -> Tensor:
         tokens = self.norm_vision(features.tokens)
         padding = None if features.mask is None else features.mask == 0
-        found, _ = self.attention(hidden, tokens, tokens, key_padding_mask=padding, need_weights=False)
-        hidden = self.norm(hidden + found)
+        attended, _ = self.attention(hidden, tokens, tokens, key_padding_mask=padding, need_weights=False)
+        hidden = self.norm(hidden + attended)
         return hidden + self.mlp(hidden)

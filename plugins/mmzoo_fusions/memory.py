@@ -1,7 +1,7 @@
-"""Visual tokens as an encoder's states, for the decoder of a seq2seq model to read.
+"""Give visual tokens to the decoder of a seq2seq model as states of the encoder.
 
-The image captioners since Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044) have an image encoder in
-the place of the translator's text encoder; here what the text encoder made of a prompt stands behind it.
+The image captioners since Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044) have an image encoder in the
+place of the translator's text encoder; here the text encoder's states of a prompt come after the visual tokens.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from mmzoo.api import SEQ2SEQ, CrossAttentionStates, Features, FeatureSpec, Fuse
 
 
 class EncoderStates(Fusion):
-    """Token features [batch, tokens, dim], projected and normed, before the encoder's states of the text, which has not seen
-    them."""
+    """Put token features [batch, tokens, dim], projected and normalised, before the encoder's states of the text.
+
+    The text encoder does not attend to them.
+    """
 
     architectures = frozenset({SEQ2SEQ})
     needs_tokens = True

@@ -1,9 +1,9 @@
-"""No fusion: the language model reads its text and nothing else."""
+"""Define the fusion that does nothing: the language model reads only its text."""
 
 from __future__ import annotations
 
 from mmzoo.api import Fusion
 
 
-class Nothing(Fusion):
-    """Adds nothing, early, deep or late. It goes with encoder ``none``, for text alone."""
+class NoFusion(Fusion):
+    """Add nothing, early, deep or late. Use it with encoder ``none``, for text alone."""

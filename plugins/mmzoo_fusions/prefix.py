@@ -1,8 +1,9 @@
-"""Pooled features as a learned prefix of the text.
+"""Put pooled features before the text as a learned prefix.
 
-Frozen (Tsimpoukelli et al. 2021): one linear layer. ClipCap (Mokady et al. 2021; https://github.com/rmokady/CLIP_prefix_caption,
-MIT): an MLP, or a transformer that reads the projected features and learned constants and gives its outputs at the
-constants' positions. Written here from the papers and checked against outputs of the original code.
+Frozen (Tsimpoukelli et al. 2021, https://arxiv.org/abs/2106.13884): one linear layer. ClipCap (Mokady et al. 2021,
+https://arxiv.org/abs/2111.09734; https://github.com/rmokady/CLIP_prefix_caption, MIT): an MLP, or a transformer that reads the
+projected features and learned constants; its outputs at the constants' positions are the prefix. Written here from the papers
+and checked against outputs of the original code.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mmzoo_fusions.attention import attend, check_heads
 
 
 class Prefix(Fusion):
-    """Puts `prefix` [batch, length, dim] before the text."""
+    """Put `prefix` [batch, length, dim] before the text."""
 
     class Options(Options):
         length: int = Field(10, ge=1, le=4096, description="prefix tokens")
@@ -30,7 +31,7 @@ class Prefix(Fusion):
         return self.options.length
 
     def prefix(self, pooled: Tensor) -> Tensor:
-        """Pooled features [batch, pooled_dim] to prefix embeddings [batch, length, dim]."""
+        """Turn pooled features [batch, pooled_dim] into prefix embeddings [batch, length, dim]."""
         raise NotImplementedError
 
     def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
@@ -40,7 +41,7 @@ class Prefix(Fusion):
 
 
 class LinearPrefix(Prefix):
-    """Frozen's: one linear layer to all prefix tokens at once."""
+    """Compute all prefix tokens at once with one linear layer (Frozen)."""
 
     class Options(Prefix.Options):
         length: int = Field(2, ge=1, le=4096, description="prefix tokens; Frozen uses 2")
@@ -54,7 +55,7 @@ class LinearPrefix(Prefix):
 
 
 class MLPPrefix(Prefix):
-    """ClipCap's MLP: to half of all prefix channels, tanh, to all of them."""
+    """Apply ClipCap's MLP: to half of all prefix channels, tanh, to all of them."""
 
     def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
         super().__init__(options, encoder, language_model)
@@ -66,8 +67,10 @@ class MLPPrefix(Prefix):
 
 
 class TransformerPrefix(Prefix):
-    """ClipCap's mapper: the features as ``clip_length`` tokens, then ``length`` learned constants, through pre-norm
-    layers; the outputs at the constants are the prefix."""
+    """Apply ClipCap's mapper: the features become ``clip_length`` tokens, followed by ``length`` learned constants.
+
+    They go through pre-norm layers; the outputs at the constants are the prefix.
+    """
 
     class Options(Prefix.Options):
         clip_length: int = Field(10, ge=1, le=4096, description="tokens that the pooled features become")
@@ -91,7 +94,7 @@ class TransformerPrefix(Prefix):
 
 
 class MapperLayer(nn.Module):
-    """Pre-norm self-attention without biases on queries, keys and values, and a ReLU MLP of ratio 2."""
+    """Apply pre-norm self-attention without biases on queries, keys and values, and a ReLU MLP of ratio 2."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()

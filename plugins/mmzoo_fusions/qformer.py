@@ -1,6 +1,6 @@
-"""BLIP-2's Q-Former (Li et al. 2023, https://arxiv.org/abs/2301.12597): learned queries that read the image.
+"""Read the image with learned queries: BLIP-2's Q-Former (Li et al. 2023, https://arxiv.org/abs/2301.12597).
 
-The transformer is the one of the transformers library (Apache-2.0), so that its weights go by BLIP-2's own names.
+The transformer is the transformers library's (Apache-2.0), so its weights have BLIP-2's own names.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from mmzoo_fusions.attention import check_heads
 
 
 class QFormer(Fusion):
-    """Queries [queries, dim] attend to one another and, in every nth layer, to the token features [batch, tokens, dim]; a
-    linear layer makes them the image's input tokens."""
+    """Turn token features [batch, tokens, dim] into ``queries`` input tokens an image.
+
+    Queries [queries, dim] attend to one another and, in every nth layer, to the token features; a linear layer makes them input
+    tokens.
+    """
 
     needs_tokens = True
 
@@ -53,13 +56,13 @@ class QFormer(Fusion):
         return self.options.queries
 
     def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
-        each = features.by_image()
-        queries = self.queries.expand(len(each.tokens), -1, -1)
-        found = self.model(query_embeds=queries, encoder_hidden_states=each.tokens, encoder_attention_mask=_real(each))
-        tokens = self.project(found.last_hidden_state)
+        images = features.by_image()
+        queries = self.queries.expand(len(images.tokens), -1, -1)
+        out = self.model(query_embeds=queries, encoder_hidden_states=images.tokens, encoder_attention_mask=_real(images))
+        tokens = self.project(out.last_hidden_state)
         return insert_features(tokens, mask.new_ones(tokens.shape[:2]), features, embeddings, mask)
 
 
-def _real(each: Features) -> Tensor | None:
-    """The mask [batch, tokens]; where there is no image all of it, since a softmax over nothing is no number."""
-    return None if each.mask is None else each.mask.bool() | ~each.mask.bool().any(1, keepdim=True)
+def _real(images: Features) -> Tensor | None:
+    """Return the mask [batch, tokens], all true for a row without an image, since a softmax over no tokens is NaN."""
+    return None if images.mask is None else images.mask.bool() | ~images.mask.bool().any(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Many visual tokens to a few: latents that attend to them (Perceiver, Jaegle et al. 2021, https://arxiv.org/abs/2103.03206).
+"""Reduce many visual tokens to a few: latents attend to them (Perceiver, Jaegle et al. 2021, https://arxiv.org/abs/2103.03206).
 
 The resampler is Flamingo's (Alayrac et al. 2022, https://arxiv.org/abs/2204.14198, figure 5) as OpenFlamingo and IDEFICS have
 it: no biases in its layers, and a norm at the end. It is checked against transformers' `IdeficsPerceiverResampler`.
@@ -20,7 +20,7 @@ ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
 class Resampler(Fusion):
-    """Token features [batch, tokens, dim] to ``latents`` input tokens an image."""
+    """Turn token features [batch, tokens, dim] into ``latents`` input tokens an image."""
 
     needs_tokens = True
 
@@ -34,8 +34,8 @@ class Resampler(Fusion):
 
     def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
         super().__init__(options, encoder, language_model)
-        o = options
-        self.perceiver = Perceiver(encoder.dim, o.latents, o.layers, o.heads, o.head_dim, o.mlp_ratio, o.activation)
+        sizes = (options.latents, options.layers, options.heads, options.head_dim, options.mlp_ratio)
+        self.perceiver = Perceiver(encoder.dim, *sizes, activation=options.activation)
         same = encoder.dim == language_model.dim
         self.project = nn.Identity() if same else nn.Linear(encoder.dim, language_model.dim)
 
@@ -44,13 +44,13 @@ class Resampler(Fusion):
         return self.options.latents
 
     def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
-        each = features.by_image()
-        tokens = self.project(self.perceiver(each.tokens, each.token_mask()))
+        images = features.by_image()
+        tokens = self.project(self.perceiver(images.tokens, images.token_mask()))
         return insert_features(tokens, mask.new_ones(tokens.shape[:2]), features, embeddings, mask)
 
 
 class Perceiver(nn.Module):
-    """Learned latents [latents, dim] through layers that attend to the tokens and to the latents themselves."""
+    """Pass learned latents [latents, dim] through layers that attend to the tokens and to the latents themselves."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Perceiver(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """``tokens`` [batch, tokens, dim] under ``mask`` [batch, tokens] to [batch, latents, dim]."""
+        """Return the latents [batch, latents, dim] for ``tokens`` [batch, tokens, dim] under ``mask`` [batch, tokens]."""
         latents = self.latents.expand(len(tokens), -1, -1)
         visible = torch.cat([mask.bool(), mask.new_ones(latents.shape[:2], dtype=torch.bool)], dim=1)[:, None]
         for layer in self.layers:
@@ -77,7 +77,7 @@ class Perceiver(nn.Module):
 
 
 class PerceiverLayer(nn.Module):
-    """Latents attend to tokens and latents; an MLP; each pre-normed, with a residual, and without biases."""
+    """Attend from latents to tokens and latents, then apply an MLP; each pre-normed, with a residual, and without biases."""
 
     def __init__(self, dim: int, heads: int, head_dim: int, ratio: int, activation: str) -> None:
         super().__init__()
@@ -94,7 +94,8 @@ class PerceiverLayer(nn.Module):
         )
 
     def forward(self, latents: Tensor, tokens: Tensor, visible: Tensor) -> Tensor:
-        """``latents`` [batch, latents, dim], ``tokens`` [batch, tokens, dim], ``visible`` [batch, 1, tokens + latents]."""
+        """Return new ``latents`` [batch, latents, dim]; ``tokens`` are [batch, tokens, dim], ``visible`` [batch, 1, tokens +
+        latents]."""
         normed = self.norm_latents(latents)
         key, value = self.keys_values(torch.cat([self.norm_tokens(tokens), normed], dim=1)).chunk(2, dim=-1)
         latents = latents + self.project(attend(self.queries(normed), key, value, self.heads, visible))

@@ -1,1 +1,1 @@
-"""Metrics: of labels, of captions and of answers."""
+"""Provide metrics of labels, of captions and of answers."""

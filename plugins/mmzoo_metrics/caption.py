@@ -1,10 +1,10 @@
-"""Scores of captions: BLEU (Papineni et al. 2002), ROUGE-L (Lin 2004) and CIDEr-D (Vedantam et al. 2015,
-https://arxiv.org/abs/1411.5726), as pycocoevalcap computes them for COCO (https://github.com/salaniz/pycocoevalcap), over
-the tokens of `mmzoo_metrics.ptb`; no Java is needed.
+"""Score captions: BLEU (Papineni et al. 2002, https://aclanthology.org/P02-1040), ROUGE-L (Lin 2004,
+https://aclanthology.org/W04-1013) and CIDEr-D (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726), as pycocoevalcap
+computes them for COCO (https://github.com/salaniz/pycocoevalcap), over the tokens of `mmzoo_metrics.ptb`; no Java is needed.
 
-The references of an *example* are one item, as those of an image are in COCO. In a data set with an example for each caption of
-an image, each caption is therefore measured against its own references only; list all captions as the targets of one example to
-measure against all. The bootstrap resamples by image either way.
+The references of an *example* are one item, as those of an image are in COCO. In a data set with one example for each caption
+of an image, each caption is therefore measured against its own references only; list all captions as the targets of one example
+to measure against all. The bootstrap resamples by image either way.
 """
 
 from __future__ import annotations
@@ -22,73 +22,75 @@ from mmzoo_metrics.ptb import tokenize
 
 
 def tokens_of(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
-    """Both as tokens joined by spaces: [examples], and each example's references.
+    """Return predictions [examples], and each example's references, as tokens joined by spaces.
 
     Raises:
-        DataError: an example without a reference.
+        DataError: an example has no reference.
     """
-    for i, (_, right) in enumerate(zip(predictions, references, strict=True)):
-        if not right:
+    for i, (_, captions) in enumerate(zip(predictions, references, strict=True)):
+        if not captions:
             raise DataError(f"example {i + 1} has no reference")
-    flat = iter(tokenize([caption for right in references for caption in right]))
-    return tokenize(predictions), [tuple(islice(flat, len(right))) for right in references]
+    flat = iter(tokenize([caption for captions in references for caption in captions]))
+    return tokenize(predictions), [tuple(islice(flat, len(captions))) for captions in references]
 
 
 class CaptionMetric(Metric):
-    """A score of tokenized captions."""
+    """Compute a score of tokenized captions."""
 
     def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """
+        """Return the statistics of each example, as `rows_of_tokens` defines them.
+
         Raises:
-            DataError: an example without a reference.
+            DataError: an example has no reference.
         """
         return self.rows_of_tokens(*tokens_of(predictions, references))
 
     @abstractmethod
     def rows_of_tokens(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """`rows`, of captions that are tokens joined by spaces."""
+        """Return the statistics of each example; captions are tokens joined by spaces."""
 
 
 class _Mean(CaptionMetric):
-    """The mean of a score of each example. Rows are [score, 1]."""
+    """Average a score over the examples. Rows are [score, 1]."""
 
     def rows_of_tokens(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
         return np.column_stack([self.scores(predictions, references), np.ones(len(predictions))])
 
     @abstractmethod
     def scores(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """A score for each example, [examples]."""
+        """Return a score for each example, [examples]."""
 
     def score(self, totals: np.ndarray) -> np.ndarray:
         return totals[..., 0] / totals[..., 1]
 
 
 class Bleu1(CaptionMetric):
-    """BLEU over the whole set: the geometric mean of the clipped n-gram precisions, times the brevity penalty against the closest
-    reference lengths (the shorter of two). Rows are [prediction tokens, reference tokens, n-grams by n, those that a reference
-    has by n].
+    """Compute BLEU over the whole set: the geometric mean of the clipped n-gram precisions, times the brevity penalty.
+
+    The penalty is against the closest reference lengths (the shorter of two). Rows are [prediction tokens, reference tokens,
+    n-grams by n, those that a reference has by n].
     """
 
     order: ClassVar[int] = 1
 
     def rows_of_tokens(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        found = np.zeros((len(predictions), 2 + 2 * self.order))
-        for row, prediction, right in zip(found, predictions, references, strict=True):
-            said, lengths = len(prediction.split()), [len(reference.split()) for reference in right]
-            row[:2] = said, min(lengths, key=lambda length: (abs(length - said), length))
+        rows = np.zeros((len(predictions), 2 + 2 * self.order))
+        for row, prediction, captions in zip(rows, predictions, references, strict=True):
+            length, lengths = len(prediction.split()), [len(caption.split()) for caption in captions]
+            row[:2] = length, min(lengths, key=lambda other: (abs(other - length), other))
         for n, grams in enumerate(_ngrams(predictions, references, self.order)):
-            best = np.zeros(len(grams.said))
+            best = np.zeros(len(grams.predicted))
             np.maximum.at(best, grams.match, grams.counts[grams.matched])
-            found[:, 2 + n] = grams.sums(grams.said_counts)
-            found[:, 2 + self.order + n] = grams.sums(np.minimum(grams.said_counts, best))
-        return found
+            rows[:, 2 + n] = grams.sums(grams.predicted_counts)
+            rows[:, 2 + self.order + n] = grams.sums(np.minimum(grams.predicted_counts, best))
+        return rows
 
     def score(self, totals: np.ndarray) -> np.ndarray:
-        said, wanted = totals[..., 0], totals[..., 1]
-        guessed, right = totals[..., 2 : 2 + self.order], totals[..., 2 + self.order :]
-        # The original keeps clear of zero by these amounts.
-        precision = ((right + 1e-15) / (guessed + 1e-9)).prod(-1) ** (1 / self.order)
-        ratio = (said + 1e-15) / (wanted + 1e-9)
+        length, reference_length = totals[..., 0], totals[..., 1]
+        predicted, matched = totals[..., 2 : 2 + self.order], totals[..., 2 + self.order :]
+        # The original adds these amounts against a division by zero.
+        precision = ((matched + 1e-15) / (predicted + 1e-9)).prod(-1) ** (1 / self.order)
+        ratio = (length + 1e-15) / (reference_length + 1e-9)
         return precision * np.exp(np.minimum(1 - 1 / ratio, 0))
 
 
@@ -108,31 +110,33 @@ class Bleu4(Bleu1):
 
 
 class RougeL(_Mean):
-    """The mean F-score (beta 1.2) of the longest common subsequence; precision and recall are each the best over the references,
-    not of one of them. Rows are [score, 1]."""
+    """Average the F-score (beta 1.2) of the longest common subsequence over the examples. Rows are [score, 1].
+
+    Precision and recall are each the best over the references, not those of one reference.
+    """
 
     beta: ClassVar[float] = 1.2
 
     def scores(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        found = []
-        for prediction, right in zip(predictions, references, strict=True):
-            # By single spaces, as the original: no words are one empty word, and equal to no words.
-            said = prediction.split(" ")
-            wanted = [reference.split(" ") for reference in right]
-            common = [_common(reference, said) for reference in wanted]
-            precision = max(common) / len(said)
+        scores = []
+        for prediction, captions in zip(predictions, references, strict=True):
+            # By single spaces, as in the original: an empty text is one empty word, and equal to another empty text.
+            words = prediction.split(" ")
+            wanted = [caption.split(" ") for caption in captions]
+            common = [_common(reference, words) for reference in wanted]
+            precision = max(common) / len(words)
             recall = max(length / len(reference) for length, reference in zip(common, wanted, strict=True))
-            above = (1 + self.beta**2) * precision * recall
-            found.append(above / (recall + self.beta**2 * precision) if above else 0.0)
-        return np.array(found)
+            numerator = (1 + self.beta**2) * precision * recall
+            scores.append(numerator / (recall + self.beta**2 * precision) if numerator else 0.0)
+        return np.array(scores)
 
 
 class CiderD(_Mean):
-    """The mean over the examples, times 10, of the cosine of TF-IDF vectors of n-grams (n to 4), clipped to the reference's,
-    with a Gaussian penalty (sigma 6) on a difference in length. Rows are [score, 1].
+    """Average the similarity of TF-IDF vectors of n-grams (n to 4) over the examples, times 10. Rows are [score, 1].
 
-    Document frequencies are those of the measured set's references, one document an example; bootstrap resamples keep them. A
-    set of one example scores 0.
+    It is the cosine, clipped to the reference's counts, with a Gaussian penalty (sigma 6) on a difference in length. Document
+    frequencies are those of the measured set's references, one document an example; bootstrap resamples keep them. A set of one
+    example scores 0.
     """
 
     perfect = 10.0  # of captions of four words or more
@@ -150,18 +154,18 @@ class CiderD(_Mean):
                 np.unique(np.column_stack([item[grams.captions], grams.grams]), axis=0)[:, 1], minlength=grams.kinds
             )
             idf = size - np.log(np.maximum(documents, 1))
-            said, wanted = grams.said_counts * idf[grams.said_grams], grams.counts * idf[grams.grams]
-            norms = np.sqrt(grams.sums(said**2))[item] * np.sqrt(np.bincount(grams.captions, wanted**2, len(item)))
-            both = np.minimum(said[grams.match], wanted[grams.matched]) * wanted[grams.matched]
+            weights, wanted = grams.predicted_counts * idf[grams.predicted_grams], grams.counts * idf[grams.grams]
+            norms = np.sqrt(grams.sums(weights**2))[item] * np.sqrt(np.bincount(grams.captions, wanted**2, len(item)))
+            both = np.minimum(weights[grams.match], wanted[grams.matched]) * wanted[grams.matched]
             cosines += np.bincount(grams.captions[grams.matched], both, len(item)) / np.where(norms > 0, norms, 1) / self.order
             if n == 2:  # the original takes the number of word pairs for the length
-                lengths = grams.sums(grams.said_counts), np.bincount(grams.captions, grams.counts, len(item))
+                lengths = grams.sums(grams.predicted_counts), np.bincount(grams.captions, grams.counts, len(item))
         penalty = np.exp(-((lengths[0][item] - lengths[1]) ** 2) / (2 * self.sigma**2))
         return 10 * np.bincount(item, cosines * penalty, count) / np.bincount(item, minlength=count)
 
 
 def _common(one: list[str], other: list[str]) -> int:
-    """The length of the longest common subsequence, all of ``one`` at a time as the bits of a number (Hyyrö 2004)."""
+    """Return the length of the longest common subsequence, with all of ``one`` as the bits of an integer (Hyyrö 2004)."""
     places: dict[str, int] = {}
     for i, word in enumerate(one):
         places[word] = places.get(word, 0) | 1 << i
@@ -175,15 +179,18 @@ def _common(one: list[str], other: list[str]) -> int:
 
 @dataclass
 class _Grams:
-    """The n-grams of one n. Each different one of a caption is an entry: first those of predictions, ``said`` [said] (example
-    and n-gram as one number, ascending), ``said_grams`` and ``said_counts``; then those of references, ``captions`` [wanted]
-    (which of them all), ``grams`` and ``counts``. The entries ``matched`` [matches] of references are in their
-    example's prediction too, as its entries ``match``."""
+    """Hold the n-grams of one n. Each different n-gram of a caption is an entry.
+
+    First the entries of predictions: ``predicted`` [predicted] (example and n-gram as one number, ascending),
+    ``predicted_grams`` and ``predicted_counts``. Then those of references: ``captions`` [wanted] (the index of the reference
+    among all), ``grams`` and ``counts``. The entries ``matched`` [matches] of references are in their example's prediction
+    too, as its entries ``match``.
+    """
 
     examples: int
     kinds: int
-    said: np.ndarray
-    said_counts: np.ndarray
+    predicted: np.ndarray
+    predicted_counts: np.ndarray
     captions: np.ndarray
     grams: np.ndarray
     counts: np.ndarray
@@ -191,21 +198,21 @@ class _Grams:
     match: np.ndarray
 
     @property
-    def said_grams(self) -> np.ndarray:
-        return self.said % self.kinds
+    def predicted_grams(self) -> np.ndarray:
+        return self.predicted % self.kinds
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """The sums of ``values`` [said] by example."""
-        return np.bincount(self.said // self.kinds, values, self.examples)
+        """Return the sums of ``values`` [predicted] by example."""
+        return np.bincount(self.predicted // self.kinds, values, self.examples)
 
 
 def _items(references: Sequence[Sequence[str]]) -> np.ndarray:
-    """The example of each reference, [references]."""
-    return np.repeat(np.arange(len(references)), [len(right) for right in references])
+    """Return the example of each reference, [references]."""
+    return np.repeat(np.arange(len(references)), [len(captions) for captions in references])
 
 
 def _ngrams(predictions: Sequence[str], references: Sequence[Sequence[str]], order: int) -> Iterator[_Grams]:
-    """The n-grams for n from 1 to ``order``."""
+    """Yield the n-grams for n from 1 to ``order``."""
     examples, item = len(predictions), _items(references)
     vocabulary: dict[str, int] = {}
     captions = [caption.split() for caption in chain(predictions, *references)]
@@ -223,14 +230,14 @@ def _ngrams(predictions: Sequence[str], references: Sequence[Sequence[str]], ord
         kinds = int(grams.max(initial=0)) + 1
         keys, counts = np.unique(owner[: len(grams)][inside] * kinds + grams[inside], return_counts=True)
         first = int(np.searchsorted(keys, examples * kinds))
-        said, wanted = keys[:first], keys[first:] - examples * kinds
-        asked = item[wanted // kinds] * kinds + wanted % kinds
-        place = np.minimum(np.searchsorted(said, asked), max(first - 1, 0))
-        matched = np.flatnonzero(said[place] == asked) if first else np.zeros(0, np.int64)
+        predicted, wanted = keys[:first], keys[first:] - examples * kinds
+        sought = item[wanted // kinds] * kinds + wanted % kinds
+        place = np.minimum(np.searchsorted(predicted, sought), max(first - 1, 0))
+        matched = np.flatnonzero(predicted[place] == sought) if first else np.zeros(0, np.int64)
         yield _Grams(
             examples,
             kinds,
-            said,
+            predicted,
             counts[:first].astype(float),
             wanted // kinds,
             wanted % kinds,

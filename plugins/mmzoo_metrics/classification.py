@@ -1,6 +1,6 @@
-"""Scores of labels: accuracy, exact match, precision, recall and F1, as scikit-learn defines them (`zero_division=0`).
+"""Score labels: accuracy, exact match, precision, recall and F1, as scikit-learn defines them (`zero_division=0`).
 
-A reference may hold several right answers. A prediction that is one of them is right; where none is, precision, recall
+A reference may hold several right answers. A prediction that is one of them is right; if it is none of them, precision, recall
 and F1 count the first as missed.
 """
 
@@ -19,36 +19,36 @@ MAX_BYTES = 2 << 30
 
 
 class Accuracy(Metric):
-    """The share of predictions that are among their references. Rows are [right, 1]."""
+    """Compute the share of predictions that are among their references. Rows are [right, 1]."""
 
     def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        found = np.ones((len(predictions), 2))
-        for row, prediction, right in zip(found, predictions, references, strict=True):
+        rows = np.ones((len(predictions), 2))
+        for row, prediction, right in zip(rows, predictions, references, strict=True):
             row[0] = self.normal(prediction) in map(self.normal, right)
-        return found
+        return rows
 
     def score(self, totals: np.ndarray) -> np.ndarray:
         return _ratio(totals[..., 0], totals[..., 1], empty=np.nan)
 
     def normal(self, text: str) -> str:
-        """The text as it is compared."""
+        """Return the text in the form that is compared."""
         return text
 
 
 class ExactMatch(Accuracy):
-    """Accuracy after lower-casing, folding of white space, and without a final full stop."""
+    """Compute the accuracy after lower-casing and folding of white space, without a final full stop."""
 
     def normal(self, text: str) -> str:
         return " ".join(text.lower().split()).removesuffix(".").rstrip()
 
 
 class _ByClass(Metric):
-    """A score of each class, averaged.
+    """Average a score over the classes.
 
-    Rows are [examples, classes * 3]: of each class in turn whether it was hit, predicted, and the reference. Averages:
+    Rows are [examples, classes * 3]: for each class in turn whether it was hit, predicted, and the reference. Averages:
 
     - ``macro``: the plain mean over the classes that are predicted or referred to at all. A class that a bootstrap
-      resample lacks altogether says nothing of the model there, and is left out of that resample's mean.
+      resample lacks says nothing of the model there, and is left out of that resample's mean.
     - ``weighted``: the mean weighted by how often each class is the reference.
     - ``micro``: the score of the sums over all classes, which is the accuracy; rows are [examples, 3].
     """
@@ -60,9 +60,10 @@ class _ByClass(Metric):
         super().__init__(options or self.Options())
 
     def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """
+        """Return the counts of each example by class.
+
         Raises:
-            DataError: an example without a reference, or so many classes that the rows would exceed `MAX_BYTES`.
+            DataError: an example has no reference, or there are so many classes that the rows would exceed `MAX_BYTES`.
         """
         actual = []
         for i, (prediction, right) in enumerate(zip(predictions, references, strict=True)):
@@ -78,15 +79,15 @@ class _ByClass(Metric):
                 f"{width} classes of {count} examples are too many for average '{self.options.average}', which is "
                 "meant for a fixed label set; set average to micro, or measure accuracy"
             )
-        found = np.zeros((count, width, 3))
-        at = np.arange(count)
+        counts = np.zeros((count, width, 3))
+        examples = np.arange(count)
         predicted = np.fromiter((classes[name] for name in predictions), int, count)
         wanted = np.fromiter((classes[name] for name in actual), int, count)
         hit = np.fromiter(map(str.__eq__, predictions, actual), float, count)
-        found[at, predicted, 0] = hit
-        found[at, predicted, 1] = 1
-        found[at, wanted, 2] = 1
-        return found.reshape(count, 3 * width)
+        counts[examples, predicted, 0] = hit
+        counts[examples, predicted, 1] = 1
+        counts[examples, wanted, 2] = 1
+        return counts.reshape(count, 3 * width)
 
     def score(self, totals: np.ndarray) -> np.ndarray:
         hit, predicted, actual = np.moveaxis(totals.reshape(*totals.shape[:-1], -1, 3), -1, 0)
@@ -96,31 +97,31 @@ class _ByClass(Metric):
 
     @abstractmethod
     def of_class(self, hit: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
-        """The score of each class [..., classes] from its counts, all of that shape."""
+        """Return the score of each class [..., classes] from its counts, all of that shape."""
 
 
 class Precision(_ByClass):
-    """Of the examples given a class, the share that have it."""
+    """Compute the share of the examples given a class that have it."""
 
     def of_class(self, hit: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
         return _ratio(hit, predicted)
 
 
 class Recall(_ByClass):
-    """Of the examples that have a class, the share given it."""
+    """Compute the share of the examples that have a class that were given it."""
 
     def of_class(self, hit: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
         return _ratio(hit, actual)
 
 
 class F1(_ByClass):
-    """The harmonic mean of precision and recall."""
+    """Compute the harmonic mean of precision and recall."""
 
     def of_class(self, hit: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
         return _ratio(2 * hit, predicted + actual)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, empty: float = 0.0) -> np.ndarray:
-    """``above / below`` with ``empty`` where nothing is below."""
+    """Return ``above / below``, and ``empty`` where ``below`` is 0."""
     above, below = np.asarray(above, float), np.asarray(below, float)
     return np.divide(above, below, out=np.full(np.broadcast_shapes(above.shape, below.shape), empty), where=below > 0)

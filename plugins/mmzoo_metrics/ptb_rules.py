@@ -1,12 +1,12 @@
-r"""What `mmzoo_metrics.ptb` reads as a token: the rules of Stanford CoreNLP 3.4.1's PTBTokenizer as Python patterns.
+r"""Define the tokens of `mmzoo_metrics.ptb`: the rules of Stanford CoreNLP 3.4.1's PTBTokenizer as Python patterns.
 
 Written anew from what is published of its rules and from its behaviour, and compared with its compiled automaton state by
-state: at any position both accept the same strings, under the same precedence, but for tags that run over a line's end and
-a long s among hyphenated initials. What looks odd here is odd there (capitals and digits cannot stand before ``.com``), since
-equal scores are the purpose.
+state: at any position both accept the same strings, under the same precedence, but for tags that run over a line's end and a
+long s among hyphenated initials. What looks odd here is odd there (no capitals and digits before ``.com``), since equal scores
+are the purpose.
 
-A rule is a token, the text that must follow it, and how the token is written. The rule that reads furthest wins, what
-follows included; among equals the first. Case is ignored in words and names but not in character classes.
+A rule is a token, the text that must follow it, and how the token is written. The rule that reads furthest wins, with the text
+that follows included; among equals the first. Case is ignored in words and names but not in character classes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-# The tokenizer knows the letters and digits of Unicode 6.1, in the basic plane. Of later ones it knows nothing.
+# The tokenizer knows the letters and digits of Unicode 6.1, in the basic plane. These came later.
 _LATER = """037F 0528-052F 0560 0588 05EF 0860-089F 08A1 08AD-08C9 0978 0980 09FC 0AF9 0C34 0C5A-0C5D 0C80 0CDD 0D04
 0D54-0D5F 0DE6-0DEF 0E86 0E89 0E8C 0E8E-0E93 0E98 0EA0 0EA8-0EA9 0EAC 13F5-13FD 16F1-16F8 170D 171F 1878 191D-191E
 19B0-19C0 19C8-19C9 1B4C 1C80-1CBF 1CF2-1CF3 1CFA 2C2F 2C5F 312E-312F 31BB-31BF 4DB6-4DBF 9FCD-9FFF A698-A69D A78F
 A794-A79F A7AB-A7F7 A8FD-A8FE A9E0-A9FE AA7E-AA7F AB30-ABBF"""
-# Marks that it takes for letters, the soft hyphen (which it drops) among them.
+# Marks that it treats as letters, including the soft hyphen (which it drops).
 _MARKS = """00AD 02C2-02C5 02D2-02DF 02E5-02EB 02ED 02EF-036F 0375 0378-0379 0384-0385 03F6 0483-0487 055A-055F 0591-05BD
 05BF 05C1-05C2 05C4-05C5 05C7 0615-061A 064B-065E 0670 06D6-06E4 06E7-06ED 06FD-06FE 070F 0711 0730-074C 07A6-07B0
 07EB-07F3 0900-0903 093C 093E-094E 0951-0955 0962-0963 0981-0983 09BC 09BE-09C4 09C7-09C8 09CB-09CD 09D7 09E2-09E3
@@ -35,7 +35,7 @@ FF5B-FF65"""
 
 
 class Rule(NamedTuple):
-    """``token`` and ``after`` are patterns; ``write`` gives the token as it is printed, before lower-casing."""
+    """Define a kind of token: ``token`` and ``after`` are patterns; ``write`` returns its printed form before lower-casing."""
 
     token: str
     after: str = ""
@@ -48,7 +48,7 @@ def _points(ranges: str) -> set[int]:
 
 
 def _class(points: Iterable[int]) -> str:
-    """The inside of a character class."""
+    """Return the inside of a character class."""
     runs: list[list[int]] = []
     for point in sorted(points):
         if runs and runs[-1][1] == point - 1:
@@ -59,22 +59,22 @@ def _class(points: Iterable[int]) -> str:
 
 
 def _any(words: str) -> str:
-    """One of ``words``, patterns apart by spaces, in any case."""
+    """Return a pattern of one of ``words``, patterns separated by spaces, in any case."""
     return f"(?i:{'|'.join(words.split())})"
 
 
 def _titled(words: str) -> str:
-    """One of ``words`` whose first letter is as it stands and whose others are in any case."""
+    """Return a pattern of one of ``words`` whose first letter has its case and whose other letters have any."""
     return "|".join(f"{word[0]}(?i:{word[1:]})" for word in words.split())
 
 
 def _plain(text: str) -> str:
-    """Without soft hyphens; a lone one is a hyphen."""
+    """Remove soft hyphens; a lone one is a hyphen."""
     return text.replace("\u00ad", "") or "-"
 
 
 def _joined(text: str) -> str:
-    """A space inside a token does not split it."""
+    """Replace spaces inside a token, so that they do not split it."""
     return text.replace(" ", "\u00a0")
 
 
@@ -87,7 +87,7 @@ def _ampersand(text: str) -> str:
 
 
 def _quoted(single: str) -> Callable[[str], str]:
-    """Quotes as LaTeX has them; straight ones become ``single`` or two of it."""
+    """Return a function that writes quotes as LaTeX does; straight ones become ``single`` or two of it."""
     table = {"\u0091\u2018\u201b\u2039": "`", "\u0092\u2019\u203a": "'", "\u0093\u201c\u00ab": "``", "\u0094\u201d\u00bb": "''"}
     curly = str.maketrans({quote: latex for quotes, latex in table.items() for quote in quotes})
 

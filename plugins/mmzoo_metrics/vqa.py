@@ -1,6 +1,5 @@
-"""The accuracy of visual question answering (Antol et al. 2015, https://arxiv.org/abs/1505.00468), as the official evaluation
-computes it (https://visualqa.org/evaluation.html; https://github.com/GT-Vision-Lab/VQA, ``vqaEval.py``).
-"""
+"""Score visual question answering (Antol et al. 2015, https://arxiv.org/abs/1505.00468) as the official evaluation does
+(https://visualqa.org/evaluation.html; https://github.com/GT-Vision-Lab/VQA, ``vqaEval.py``)."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ someone'd've someone'll someone's something'd something'd've something'll that's
 they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd where's
 where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've y'all'll
 you'd you'd've you'll you're you've"""
-# Each is known without any one of its apostrophes. "somebody'd" loses its own in the original.
+# Each is recognised without any one of its apostrophes. "somebody'd" loses its apostrophe in the original.
 _WHOLE = {
     word[:i] + word[i + 1 :]: word for word in _CONTRACTIONS.split() for i, character in enumerate(word) if character == "'"
 } | {"somebody'd": "somebodyd"}
@@ -29,41 +28,45 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 
 
 class VQAAccuracy(Metric):
-    """The mean over the answers of how far a prediction agrees with the *other* ones: fully if three or more of them are the
-    same, else a third for each. Rows are [score, 1].
+    """Average over the answers how far a prediction agrees with the *other* ones: fully if three or more of them equal it, else
+    a third for each. Rows are [score, 1].
 
-    That is the official measure, of ten answers a question. Of any other number it is the same, save that where fewer than three
-    others are left, agreeing with all of them is full agreement; a single answer is right or wrong.
+    That is the official measure, of ten answers a question. With another number of answers it is the same, except that where
+    fewer than three others are left, agreeing with all of them is full agreement; a single answer is right or wrong.
 
-    Predictions and answers are both normalised, always. (The official script as it stands leaves both alone where the ten
-    answers are one string, so that there "Yes." is wrong of ten times "yes".)
+    Predictions and answers are always both normalised. (The official script as published leaves both unchanged if the ten
+    answers are one string, so that there "Yes." is wrong if all ten are "yes".)
     """
 
     def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """
+        """Return [score, 1] for each example.
+
         Raises:
-            DataError: an example without an answer.
+            DataError: an example has no answer.
         """
-        found = np.ones((len(predictions), 2))
-        for i, (row, prediction, answers) in enumerate(zip(found, predictions, references, strict=True)):
+        rows = np.ones((len(predictions), 2))
+        for i, (row, prediction, answers) in enumerate(zip(rows, predictions, references, strict=True)):
             if not answers:
                 raise DataError(f"example {i + 1} has no answer")
-            said, count = normal(prediction), len(answers)
-            same = [normal(answer) for answer in answers].count(said)
+            count = len(answers)
+            same = [normal(answer) for answer in answers].count(normal(prediction))
             enough = min(3, count - 1)
             if not enough:
                 row[0] = same
-            else:  # of `count` turns, `same` leave one of the same answers out
+            else:  # each answer is left out once; `same` times it is one that agrees
                 row[0] = (same * min((same - 1) / enough, 1) + (count - same) * min(same / enough, 1)) / count
-        return found
+        return rows
 
     def score(self, totals: np.ndarray) -> np.ndarray:
         return totals[..., 0] / totals[..., 1]
 
 
 def normal(answer: str) -> str:
-    """An answer as it is compared: lower case, number words as digits, contractions with their apostrophe; without articles,
-    punctuation (a space in its place, unless beside one, or a comma in a number) and full stops outside of numbers."""
+    """Return an answer in the form that is compared: lower case, number words as digits, contractions with their apostrophe.
+
+    Articles are removed, and so are punctuation (it becomes a space, unless it is beside one, or is a comma in a number) and
+    full stops outside of numbers.
+    """
     text = plain = answer.replace("\n", " ").replace("\t", " ").strip()
     joins = re.search(r"\d,\d", text)
     for mark in _PUNCTUATION:

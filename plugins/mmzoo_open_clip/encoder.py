@@ -1,9 +1,8 @@
-"""Image towers of OpenCLIP (Cherti et al. 2022, https://arxiv.org/abs/2212.07143;
+"""Wrap image towers of OpenCLIP (Cherti et al. 2022, https://arxiv.org/abs/2212.07143;
 https://github.com/mlfoundations/open_clip, MIT; each checkpoint has its own licence)."""
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, ClassVar
 
 import open_clip
 import torch
-from open_clip.model import CLIPVisionCfg, _build_vision_tower
+from open_clip.model import CLIPVisionCfg
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
@@ -32,15 +31,18 @@ from mmzoo.api import (
     SourceError,
     UnknownName,
     Weights,
+    close_names,
+    did_you_mean,
     explain_loading,
     fetch_weights,
 )
+from mmzoo_open_clip.private_names import build_vision_tower
 
 WEIGHTS = "open_clip_model.safetensors"
 
 
 class OpenCLIPOptions(Options):
-    """Options of `OpenCLIP`."""
+    """Hold the options of `OpenCLIP`."""
 
     variant: str = Field(
         "",
@@ -65,10 +67,10 @@ class OpenCLIPOptions(Options):
 
 
 class OpenCLIP(Encoder):
-    """The image tower of an OpenCLIP model; its text tower is not built.
+    """Run the image tower of an OpenCLIP model; its text tower is not built.
 
-    ``tokens`` are the patches (or a CNN's feature map, row by row) before the projection, ``pooled`` is the projected
-    image embedding, not normalised.
+    ``tokens`` are the patches (or a CNN's feature map, row by row) before the projection, ``pooled`` is the projected image
+    embedding, not normalised.
     """
 
     Options: ClassVar[type[BaseModel]] = OpenCLIPOptions
@@ -76,11 +78,12 @@ class OpenCLIP(Encoder):
     pretrainable: ClassVar[bool] = True
 
     def __init__(self, options: OpenCLIPOptions) -> None:
-        """
+        """Build the tower with random weights.
+
         Raises:
             UnknownName: no such architecture, or no such weights of it.
             BadRecipe: ``config`` is not a configuration.
-            DoesNotFit: the tower gives no single grid of features.
+            DoesNotFit: the tower does not give a single grid of features.
         """
         super().__init__()
         self.options = options
@@ -92,7 +95,7 @@ class OpenCLIP(Encoder):
             config = open_clip.get_model_config(self.arch)
             if tag:
                 self._tag = dict(open_clip.get_pretrained_cfg(self.arch, tag))
-                if self._tag.get("quick_gelu"):  # such weights lose accuracy without, and open_clip only warns
+                if self._tag.get("quick_gelu"):  # such weights lose accuracy without it, and open_clip only warns
                     config["quick_gelu"] = True
         self._config = config
         self.model: Any = self._create()
@@ -108,7 +111,8 @@ class OpenCLIP(Encoder):
         return self.options.config is None
 
     def load_pretrained(self) -> None:
-        """
+        """Replace the tower by one with the pretrained weights.
+
         Raises:
             SourceError: no weights are named, or they cannot be fetched or read, or are another tower's.
         """
@@ -146,27 +150,25 @@ class OpenCLIP(Encoder):
             return (self.model.layer1, self.model.layer2, self.model.layer3, self.model.layer4)
         trunk = getattr(self.model, "trunk", None)
         for name in ("blocks", "stages", "layers"):
-            found = getattr(trunk, name, None)
-            if isinstance(found, nn.ModuleList | nn.Sequential) and len(found):
-                return tuple(found)
+            blocks = getattr(trunk, name, None)
+            if isinstance(blocks, nn.ModuleList | nn.Sequential) and len(blocks):
+                return tuple(blocks)
         return ()
 
     def forward(self, inputs: Tensor) -> Features:
-        """``inputs`` [batch, 3, height, width] to features."""
+        """Turn images ``inputs`` [batch, 3, height, width] into features."""
         return Features(*run(self.model, inputs, self.options.layer, self.options.keep_class_token))
 
     def _create(self, device: str | None = None) -> Any:
         try:
             vision = CLIPVisionCfg(**{**self._config["vision_cfg"], "timm_model_pretrained": False})
             with torch.device(device or torch.get_default_device()):
-                return _build_vision_tower(
-                    embed_dim=self._config["embed_dim"], vision_cfg=vision, quick_gelu=bool(self._config.get("quick_gelu"))
-                ).float()
+                return build_vision_tower(self._config["embed_dim"], vision, bool(self._config.get("quick_gelu"))).float()
         except Exception as error:  # each tower checks its arguments in its own way
             raise BadRecipe(f"encoder.config: open_clip cannot build it: {type(error).__name__}: {error}") from error
 
     def _measure(self, height: int, width: int) -> None:
-        """The spec, from the tower's shapes on the meta device."""
+        """Set the spec from the tower's shapes on the meta device."""
         twin = self.model if next(self.model.parameters()).is_meta else self._create("meta")
         was_training = twin.training
         try:
@@ -183,11 +185,14 @@ class OpenCLIP(Encoder):
 
 
 def run(model: Any, inputs: Tensor, layer: int = -1, keep: bool = False) -> tuple[Tensor, Tensor]:
-    """Tokens [batch, tokens, dim] and the projected embedding [batch, embed_dim] of an image tower. ``layer``: -1 its output,
-    else a block, counted from 1 or from the end. ``keep``: with the class token.
+    """Return tokens [batch, tokens, dim] and the projected embedding [batch, embed_dim] of an image tower.
+
+    Args:
+        layer: -1 for the tower's output, else a block, counted from 1 or from the end.
+        keep: keep the class token.
 
     Raises:
-        DoesNotFit: the tower gives no single grid of features, or not those of that layer.
+        DoesNotFit: the tower does not give a single grid of features, or not at that layer.
     """
     if isinstance(model, VisionTransformer):
         return _run_transformer(model, inputs, layer, keep)
@@ -214,7 +219,7 @@ def _run_transformer(model: VisionTransformer, inputs: Tensor, layer: int, keep:
     blocks = len(model.transformer.resblocks)
     if not layer or not -blocks <= layer <= blocks:
         raise DoesNotFit(f"encoder.layer: {layer}: this tower has {blocks} blocks, counted from 1, or from -1 at the end")
-    # Where pooling comes before the last norm, that norm is not meant for tokens.
+    # If pooling comes before the last norm, that norm does not apply to tokens.
     normed = layer == -1 and model.attn_pool is None and not model.final_ln_after_pool
     out = model.forward_intermediates(
         inputs,
@@ -228,31 +233,30 @@ def _run_transformer(model: VisionTransformer, inputs: Tensor, layer: int, keep:
 
 
 def split_variant(variant: str) -> tuple[str, str]:
-    """``ARCH/WEIGHTS`` or ``ARCH`` to the two names that open_clip knows; the second may be empty.
+    """Split ``ARCH/WEIGHTS`` or ``ARCH`` into the two names that open_clip knows; the second may be empty.
 
     Raises:
         UnknownName: with the nearest names.
     """
     known = open_clip.list_models()
     arch, _, tag = variant.rpartition("/")
-    arch = arch.replace("/", "-")  # ViT-B/32 is how papers write it
+    arch = arch.replace("/", "-")  # papers write ViT-B/32
     if arch not in known:
         if variant.replace("/", "-") in known:
             return variant.replace("/", "-"), ""
         arch = arch or variant
-        near = difflib.get_close_matches(arch, known, n=3, cutoff=0.6)
-        advice = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else "`open_clip.list_models()` has all names"
+        advice = did_you_mean(arch, known) or "`open_clip.list_models()` has all names"
         raise UnknownName(f"open_clip has no architecture '{arch}'; {advice}")
     if not open_clip.is_pretrained_cfg(arch, tag):
         tags = open_clip.list_pretrained_tags_by_model(arch)
-        near = difflib.get_close_matches(tag, tags, n=3, cutoff=0.5) or tags
-        raise UnknownName(f"open_clip has no weights '{tag}' of {arch}; there are: {', '.join(near) or 'none'}")
+        known_tags = close_names(tag, tags) or tags
+        raise UnknownName(f"open_clip has no weights '{tag}' of {arch}; there are: {', '.join(known_tags) or 'none'}")
     return arch, tag
 
 
 @dataclass(frozen=True)
 class OpenCLIPTransform:
-    """A picture to [3, height, width] by open_clip's transform for the tower."""
+    """Turn a picture into [3, height, width] with open_clip's transform for the tower."""
 
     steps: Any
 

@@ -1,4 +1,4 @@
-"""The encoders of OpenCLIP."""
+"""Register the encoders of OpenCLIP."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Named choices of parts."""
+"""Provide recipes: named choices of parts."""

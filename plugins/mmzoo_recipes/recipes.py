@@ -1,4 +1,4 @@
-"""The registered recipes, as plain data."""
+"""Define the registered recipes as plain data."""
 
 CLIP_PREFIX_GPT2 = {
     "encoder": {"use": "clip", "train": "frozen"},
@@ -40,15 +40,15 @@ _SMALL = {
     "keep_images_together": True,
 }
 
-# easy-VQA's 4,000 pictures are few, so these two are regularised; their cards have what that gives.
-_FIRM = {**_SMALL, "weight_decay": 0.1}
+# easy-VQA has only 4,000 pictures, so these two are regularised; their cards have the scores.
+_REGULARISED = {**_SMALL, "weight_decay": 0.1}
 
 CNN_PRODUCT_LSTM = {
     "encoder": "cnn",
     "fusion": "late-product",
     "language_model": "lstm",
     "task": {"use": "classify", "hidden": 256, "dropout": 0.3},
-    "training": _FIRM,
+    "training": _REGULARISED,
 }
 
 CNN_CONCAT_LSTM = {**CNN_PRODUCT_LSTM, "fusion": "late-concat"}
@@ -66,7 +66,7 @@ CNN_PREFIX_GPT = {
     "fusion": {"use": "prefix-mlp", "length": 4},
     "language_model": "gpt-mini",
     "task": {"use": "vqa", "template": "{text}", "max_new_tokens": 4},
-    # A decoder from scratch learns nothing of the picture at the others' rate.
+    # At the others' rate, a decoder from scratch does not learn to use the picture.
     "training": {**_SMALL, "learning_rate": 5e-4, "epochs": 12},
 }
 

@@ -1,1 +1,1 @@
-"""Parts from scratch: `cnn`, `lstm` and `bag-of-words`."""
+"""Provide parts from scratch: `cnn`, `lstm` and `bag-of-words`, and the encoder `none`."""

@@ -1,4 +1,5 @@
-"""A bag of words: learned vectors, their mean, and no order (Joulin et al. 2017)."""
+"""Represent a text as a bag of words: the mean of learned vectors, without order (Joulin et al. 2017,
+https://arxiv.org/abs/1607.01759)."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from mmzoo.api import BIDIRECTIONAL, LanguageModel, LanguageSpec, LearnedVocabul
 
 
 class BagOfWords(LearnedVocabulary, LanguageModel):
-    """Each position [batch, text, dim] sees itself and the mean of all; so what fusion adds to the input is heard."""
+    """Add the mean of all positions to each position [batch, text, dim], so that what fusion adds to the input has an effect."""
 
     architecture = BIDIRECTIONAL
 

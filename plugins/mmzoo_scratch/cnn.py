@@ -1,10 +1,10 @@
-"""A small convolutional encoder: stages of strided convolution, group norm and ReLU.
+"""Define a small convolutional encoder: stages of strided convolution, group norm and ReLU.
 
 Strides instead of pooling (Springenberg et al. 2015, https://arxiv.org/abs/1412.6806) keep the largest maps out of memory,
 which makes a step five times faster on a CPU.
 
-Group norm (Wu and He 2018, https://arxiv.org/abs/1803.08494) makes each example's features independent of the batch,
-so that training on two processes equals training on one with twice the batch.
+Group norm (Wu and He 2018, https://arxiv.org/abs/1803.08494) makes each example's features independent of the batch, so that
+training on two processes equals training on one with twice the batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mmzoo.api import Encoder, Features, FeatureSpec, Options
 
 
 class CNN(Encoder):
-    """Pictures [batch, 3, size, size] to (size / 2^stages)^2 tokens; pooled are their mean and maximum."""
+    """Turn pictures [batch, 3, size, size] into (size / 2^stages)^2 tokens; pooled are their mean and maximum."""
 
     class Options(Options):
         image_size: int = Field(64, ge=8, le=1024, description="side of the square that pictures are resized to, pixels")
@@ -32,20 +32,20 @@ class CNN(Encoder):
         super().__init__()
         self.options = options
         stages: list[nn.Module] = []
-        before = 3
-        for width in options.channels:
-            groups = 8 if width % 8 == 0 else 1
+        width_in = 3
+        for width_out in options.channels:
+            groups = 8 if width_out % 8 == 0 else 1
             stages.append(
                 nn.Sequential(
-                    nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False), nn.GroupNorm(groups, width), nn.ReLU()
+                    nn.Conv2d(width_in, width_out, 3, stride=2, padding=1, bias=False), nn.GroupNorm(groups, width_out), nn.ReLU()
                 )
             )
-            before = width
+            width_in = width_out
         self.stages = nn.ModuleList(stages)
         side = -(-options.image_size // 2 ** len(options.channels))
         if side < 1:
             raise ValueError(f"a picture of {options.image_size} pixels is too small for {len(options.channels)} stages")
-        self.spec = FeatureSpec(dim=before, pooled_dim=2 * before, tokens=side * side)
+        self.spec = FeatureSpec(dim=width_in, pooled_dim=2 * width_in, tokens=side * side)
         size = [options.image_size, options.image_size]
         self.transform = v2.Compose(
             [

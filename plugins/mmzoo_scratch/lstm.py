@@ -1,19 +1,17 @@
-"""A long short-term memory network (Hochreiter and Schmidhuber 1997) that reads text and writes it.
+"""Define a long short-term memory network (Hochreiter and Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735) that
+reads text and writes it.
 
 Behind a late fusion it is the merge captioner (Mao et al. 2015, https://arxiv.org/abs/1412.6632; Tanti et al. 2018,
-https://arxiv.org/abs/1703.09137): the network reads words only, and its state meets the image just before the vocabulary.
+https://arxiv.org/abs/1703.09137): the network reads words only, and its state is combined with the image just before the
+vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
-from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
 
 from mmzoo.api import (
     CAUSAL,
@@ -23,14 +21,14 @@ from mmzoo.api import (
     LearnedVocabulary,
     VocabularyOptions,
     default_vocabulary,
-    reorder_positions,
 )
+from mmzoo_scratch.lstm_writer import LSTMWriter
 
-NEW_TOKENS = 64  # where a caller names no length
+NEW_TOKENS = 64  # the limit if a caller gives none
 
 
 class LSTM(LearnedVocabulary, LanguageModel):
-    """Embeddings [batch, text, dim] to the states of a stacked LSTM, [batch, text, dim]; it generates."""
+    """Turn embeddings [batch, text, dim] into the states of a stacked LSTM, [batch, text, dim]; generate text."""
 
     architecture = CAUSAL
     generates = True
@@ -47,7 +45,7 @@ class LSTM(LearnedVocabulary, LanguageModel):
         self.lstm = nn.LSTM(
             options.dim, options.dim, options.layers, batch_first=True, dropout=options.dropout if options.layers > 1 else 0.0
         )
-        # Words are written with the vectors they are read by (Press and Wolf 2017, https://arxiv.org/abs/1608.05859).
+        # The output layer shares the word embeddings (Press and Wolf 2017, https://arxiv.org/abs/1608.05859).
         self.output = nn.Linear(options.dim, len(units), bias=False, device="meta")
         self.output.weight = self.embedding.weight
         self.spec = LanguageSpec(self.architecture, options.dim, len(units), None, self.generates, 0)
@@ -64,67 +62,7 @@ class LSTM(LearnedVocabulary, LanguageModel):
         return self.output
 
     def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:
-        """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
+        """Return new token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
         if options.get("max_length") is None and options.get("max_new_tokens") is None:
             options["max_new_tokens"] = NEW_TOKENS
-        return _Writer(self).generate(inputs_embeds=embeddings, attention_mask=mask, **options)
-
-
-@dataclass
-class _Written(ModelOutput):
-    """``logits`` [rows, 1, vocab] of the last position, and ``state`` after it, which the library hands back."""
-
-    logits: Tensor | None = None
-    state: tuple[Tensor, Tensor] | None = None
-
-
-class _Writer(PreTrainedModel, GenerationMixin):
-    """An `LSTM` as the library's `generate` wants it. The cache is the network's state (h, c), [layers, rows, dim] each."""
-
-    config_class = PreTrainedConfig
-    _is_stateful = True  # tokens cannot be taken back, so there is no assisted decoding
-
-    def __init__(self, reader: LSTM) -> None:
-        super().__init__(PreTrainedConfig(vocab_size=reader.spec.vocab_size))
-        self.embedding, self.lstm, self.output = reader.embedding, reader.lstm, reader.output
-        tokenizer = reader.tokenizer
-        self.generation_config = GenerationConfig(
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-        )
-
-    @classmethod
-    def _supports_default_dynamic_cache(cls) -> bool:
-        return False  # that one is of attention's keys and values
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embedding
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        state: tuple[Tensor, Tensor] | None = None,
-        use_cache: bool = True,
-        **_: Any,
-    ) -> _Written:
-        """``input_ids`` [rows, positions], or ``inputs_embeds`` [rows, positions, dim] with padding on the left; after
-        a ``state`` the new positions only."""
-        embeddings = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
-        if state is None and attention_mask is not None:
-            # Padding before the text would be read; behind it, it is cut off.
-            order = attention_mask.argsort(dim=1, descending=True, stable=True)
-            lengths = attention_mask.sum(1).cpu()
-            embeddings = pack_padded_sequence(
-                reorder_positions(embeddings, order), lengths, batch_first=True, enforce_sorted=False
-            )
-        _, (hidden, cell) = self.lstm(embeddings, state)
-        return _Written(self.output(hidden[-1].unsqueeze(1)), (hidden, cell) if use_cache else None)
-
-    def _update_model_kwargs_for_generation(self, outputs: _Written, model_kwargs: dict[str, Any], **more: Any) -> dict[str, Any]:
-        # The library reorders a ``state`` for beam search, but hands it back only before 5.24.
-        updated = super()._update_model_kwargs_for_generation(outputs, model_kwargs, **more)
-        return updated if outputs.state is None else {**updated, "state": outputs.state}
-
-    def _reorder_cache(self, state: tuple[Tensor, Tensor], beams: Tensor) -> tuple[Tensor, Tensor]:
-        return state[0].index_select(1, beams), state[1].index_select(1, beams)
+        return LSTMWriter(self).generate(inputs_embeds=embeddings, attention_mask=mask, **options)

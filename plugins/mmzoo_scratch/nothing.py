@@ -1,4 +1,4 @@
-"""An encoder that looks at nothing, so that a language model is trained on text alone."""
+"""Define an encoder without an input, so that a language model is trained on text alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 from mmzoo.api import NONE, Encoder, Features, FeatureSpec
 
 
-class Nothing(Encoder):
-    """No tokens, and one pooled channel of zeros for each input [batch, 0]; it has no parameters."""
+class NoEncoder(Encoder):
+    """Return no tokens, and one pooled channel of zeros for each input [batch, 0]; it has no parameters."""
 
     modality = NONE
 

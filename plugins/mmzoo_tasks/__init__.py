@@ -1,1 +1,1 @@
-"""Tasks: `classify`, `caption` and `vqa`."""
+"""Provide the tasks `classify`, `caption` and `vqa`."""

@@ -1,7 +1,9 @@
-"""The cross-entropy of tokens a few rows at a time, so that the logits of a whole batch, [tokens, vocab], never stand in memory.
+"""Compute the cross-entropy of tokens a few rows at a time, so that the logits of a whole batch, [tokens, vocab], are never in
+memory.
 
-Where the output layer is not trained, the gradient of each row's loss is its own and can be computed with the loss; only it is
-kept. (The idea of Wijmans et al. 2024, Cut Your Losses in Large-Vocabulary Language Models, https://arxiv.org/abs/2411.09009.)
+Where the output layer is not trained, the gradient of each row's loss depends on that row only and can be computed with the
+loss; only it is kept. (The idea of Wijmans et al. 2024, Cut Your Losses in Large-Vocabulary Language Models,
+https://arxiv.org/abs/2411.09009.)
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ from torch.nn import functional as F
 
 from mmzoo.api import LanguageModel
 
-# Of logits at a time: on a CPU little enough for the allocator to use the same memory again.
+# Bytes of logits at a time: on a CPU so few that the allocator uses the same memory again.
 BYTES = {"cpu": 24 << 20}
-OTHERS = 256 << 20
+OTHERS = 256 << 20  # on other devices
 
 
 def losses(logits: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, vocab_size: int) -> Tensor:
-    """The loss of each token, [tokens], with gradients for ``hidden`` alone: nothing in ``logits`` is trained.
+    """Return the loss of each token, [tokens], with gradients for ``hidden`` only: nothing in ``logits`` is trained.
 
     Args:
         logits: [rows, dim] to [rows, vocab].
@@ -33,7 +35,7 @@ def losses(logits: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, v
 
 
 def apply_to(language_model: LanguageModel) -> bool:
-    """Whether gradients need to reach nothing behind the blocks of a language model, so that nothing in its logits is trained."""
+    """Return whether nothing after the blocks of a language model is trained, so that its logits need no gradients of weights."""
     if not torch.is_grad_enabled():
         return True
     blocks = {id(p) for block in language_model.blocks() for p in block.parameters()}
@@ -43,17 +45,17 @@ def apply_to(language_model: LanguageModel) -> bool:
 class _Losses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, labels: Tensor, logits: Callable[[Tensor], Tensor], rows: int) -> Tensor:
-        found, gradients = [], []
+        losses, gradients = [], []
         for part, wanted in zip(hidden.split(rows), labels.split(rows), strict=True):
             with torch.set_grad_enabled(ctx.needs_input_grad[0]):
                 part = part.detach().requires_grad_(ctx.needs_input_grad[0])
                 loss = F.cross_entropy(logits(part).float(), wanted, reduction="none")
             if ctx.needs_input_grad[0]:
                 gradients.append(torch.autograd.grad(loss, part, torch.ones_like(loss))[0])
-            found.append(loss.detach())
+            losses.append(loss.detach())
         if gradients:
             ctx.save_for_backward(torch.cat(gradients))
-        return torch.cat(found)
+        return torch.cat(losses)
 
     @staticmethod
     @once_differentiable

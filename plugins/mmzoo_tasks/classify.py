@@ -1,4 +1,5 @@
-"""Classification: a label of a fixed set from the fused vector of an image and a text (Antol et al. 2015)."""
+"""Choose a label of a fixed set from the fused vector of an image and a text (VQA as classification, Antol et al. 2015,
+https://arxiv.org/abs/1505.00468)."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ PLACEHOLDERS = ("label_0", "label_1")
 
 
 class Classify(Task):
-    """Cross-entropy over ``labels``; the fused vector [batch, dim] goes through a linear head, or one with a hidden layer."""
+    """Train with cross-entropy over ``labels``; the fused vector [batch, dim] goes through a linear head, or one with a hidden
+    layer."""
 
     metrics = ("accuracy", "precision", "recall", "f1")
 
@@ -87,7 +89,7 @@ class Classify(Task):
 
     def collate(self, examples: Sequence[Example], text: TextContext, *, training: bool) -> dict[str, Tensor]:
         rows = prompt_ids(text, [example.text for example in examples])
-        # An empty text still needs one position to be pooled from.
+        # Pooling needs at least one position, also for an empty text.
         rows = [row or [text.tokenizer.pad_token_id] for row in rows]
         check_length(rows, text, [example.id for example in examples])
         ids, mask = pad_with_mask(rows, text.tokenizer.pad_token_id)
@@ -97,7 +99,7 @@ class Classify(Task):
         return batch
 
     def logits(self, model: Any, features: Features, batch: dict[str, Tensor]) -> Tensor:
-        """[batch, labels]."""
+        """Return the logits [batch, labels]."""
         return self.head(model.pooled(features, batch["ids"], batch["mask"]))
 
     def loss(self, model: Any, features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -109,9 +111,9 @@ class Classify(Task):
     def predict(self, model: Any, features: Features, batch: dict[str, Tensor], **options: Any) -> list[Prediction]:
         if options:
             raise BadRecipe(f"predict: {sorted(options)[0]}: this task has no such option")
-        found = []
+        predictions = []
         for row in self.logits(model, features, batch).float().softmax(-1).cpu():
             best = int(row.argmax())
             scores = dict(zip(self.labels, row.tolist(), strict=True))
-            found.append(Prediction(label=self.labels[best], score=float(row[best]), scores=scores))
-        return found
+            predictions.append(Prediction(label=self.labels[best], score=float(row[best]), scores=scores))
+        return predictions

@@ -1,7 +1,7 @@
-"""Tasks that write: captioning (Vinyals et al. 2015) and generative visual question answering.
+"""Write texts: captioning (Vinyals et al. 2015, https://arxiv.org/abs/1411.4555) and generative visual question answering.
 
-The loss is the cross-entropy of the target's tokens and the end token. Logits are computed only where a label is:
-never over the prefix, the prompt or padding.
+The loss is the cross-entropy of the target's tokens and the end token. Logits are computed only where there is a label: never
+over the prefix, the prompt or padding.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mmzoo_tasks import chunks
 
 
 class Generative(Task):
-    """A prompt to a target text, through a language model that generates."""
+    """Generate a target text from a prompt with the language model."""
 
     architectures = frozenset({CAUSAL, SEQ2SEQ})
     needs_generation = True
@@ -59,7 +59,7 @@ class Generative(Task):
 
     @classmethod
     def prompt(cls, options: Any, text: str) -> str:
-        """What the language model reads for an example's text."""
+        """Return the language model's text for an example's text."""
         raise NotImplementedError
 
     @classmethod
@@ -96,8 +96,8 @@ class Generative(Task):
         return {"ids": ids, "mask": mask, "labels": pad_rows(labels, IGNORE)}
 
     def _targets(self, targets: list[str], prompts: list[str], text: TextContext) -> list[list[int]]:
-        """Target ids with the end token. After a prompt, a causal model's word starts with its space,
-        but not after a template."""
+        """Return target ids with the end token. After a prompt, a causal model's word starts with its space, but not after a
+        template."""
         spaced = [
             f" {target.strip()}" if self._causal and prompt and not self.options.chat else target.strip()
             for target, prompt in zip(targets, prompts, strict=True)
@@ -106,13 +106,13 @@ class Generative(Task):
         return [row if row and row[-1] == end else [*row, end] for row in encode_texts(text.tokenizer, spaced)]
 
     def token_losses(self, model: Any, features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The loss of each labelled token, [tokens], and the row of each, [tokens]."""
+        """Return the loss of each labelled token, [tokens], and the row of each, [tokens]."""
         labels = batch["labels"]
         states = model.states(features, batch["ids"], batch["mask"], batch.get("decoder_ids"))
         rows, columns = (labels != IGNORE).nonzero(as_tuple=True)
         # A causal state predicts the next token; a decoder's states are shifted already.
-        at = positions_before(states.text, rows, columns) if self._causal else columns
-        hidden = model.fusion.late(features, states.hidden)[rows, at]
+        positions = positions_before(states.text, rows, columns) if self._causal else columns
+        hidden = model.fusion.late(features, states.hidden)[rows, positions]
         language, wanted = model.language_model, labels[rows, columns]
         if chunks.apply_to(language):
             return chunks.losses(language.logits, hidden, wanted, language.spec.vocab_size), rows
@@ -123,24 +123,24 @@ class Generative(Task):
         return losses.sum(), losses.new_tensor(len(losses))
 
     def predict(self, model: Any, features: Features, batch: dict[str, Tensor], **options: Any) -> list[Prediction]:
-        """Generated texts; ``score`` is the probability of the whole text, end token included.
+        """Generate texts; ``score`` is the probability of the whole text, end token included.
 
         Raises:
-            BadRecipe: several texts are wanted of one example.
+            BadRecipe: several texts are asked for one example.
         """
         if options.get("num_return_sequences", 1) != 1:
             raise BadRecipe("predict: num_return_sequences: an example has one prediction; use model.generate for more")
         options = {"max_new_tokens": self.options.max_new_tokens, "num_beams": self.options.num_beams, **options}
         out = model.generate_ids(features, batch["ids"], batch["mask"], **options)
         text = model.text_context()
-        words = [line.strip() for line in text.tokenizer.batch_decode(out, skip_special_tokens=True)]
+        answers = [answer.strip() for answer in text.tokenizer.batch_decode(out, skip_special_tokens=True)]
         scores = self._probabilities(model, features, batch, out, text)
-        return [Prediction(label=line, score=score) for line, score in zip(words, scores, strict=True)]
+        return [Prediction(label=answer, score=score) for answer, score in zip(answers, scores, strict=True)]
 
     def _probabilities(
         self, model: Any, features: Features, batch: dict[str, Tensor], out: Tensor, text: TextContext
     ) -> list[float]:
-        """The model's probability of each generated row, by reading it once more."""
+        """Return the model's probability of each generated row, from one more forward pass over it."""
         padding, end = text.tokenizer.pad_token_id, text.tokenizer.eos_token_id
         targets = []
         for row in out.tolist():
@@ -160,14 +160,15 @@ class Generative(Task):
 
 
 def _seq2seq(prompts: list[list[int]], targets: list[list[int]], padding: int) -> dict[str, Tensor]:
-    """Encoder ids, labels, and decoder ids: the labels shifted right behind the padding token (T5, Raffel et al. 2020)."""
+    """Return encoder ids, labels, and decoder ids: the labels shifted right behind the padding token (T5, Raffel et al. 2020,
+    https://arxiv.org/abs/1910.10683)."""
     ids, mask = pad_with_mask(prompts, padding)
     decoder = [[padding, *target[:-1]] for target in targets]
     return {"ids": ids, "mask": mask, "labels": pad_rows(targets, IGNORE), "decoder_ids": pad_rows(decoder, padding)}
 
 
 class Caption(Generative):
-    """A description of the image, after an optional fixed prompt."""
+    """Describe the image, after an optional fixed prompt."""
 
     metrics = ("cider-d", "bleu-4", "rouge-l", "exact-match")
 
@@ -180,7 +181,7 @@ class Caption(Generative):
 
 
 class VQA(Generative):
-    """An answer to a question about the image."""
+    """Answer a question about the image."""
 
     metrics = ("vqa-accuracy", "exact-match")
 

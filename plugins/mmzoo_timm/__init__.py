@@ -1,1 +1,1 @@
-
+"""Provide image encoders of timm."""

@@ -1,9 +1,8 @@
-"""Image models of timm, PyTorch Image Models (Wightman 2019, https://github.com/huggingface/pytorch-image-models,
+"""Wrap image models of timm, PyTorch Image Models (Wightman 2019, https://github.com/huggingface/pytorch-image-models,
 Apache-2.0; each checkpoint has its own licence)."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from mmzoo.api import (
     SourceError,
     UnknownName,
     Weights,
+    did_you_mean,
     explain_loading,
     fetch_weights,
 )
@@ -38,9 +38,9 @@ SAFETENSORS = ("model.safetensors", "open_clip_model.safetensors")
 
 
 class TimmOptions(Options):
-    """Options of `Timm`."""
+    """Hold the options of `Timm`."""
 
-    variant: str = Field(description="name of a timm model, with a tag if need be: `resnet18.a1_in1k`", min_length=1)
+    variant: str = Field(description="name of a timm model, with or without a tag: `resnet18.a1_in1k`", min_length=1)
     revision: str | None = Field(None, description="branch, tag or commit of the weights on the Hub")
     image_size: int | None = Field(None, ge=16, description="height and width of the images; empty for the model's own")
     layer: int = Field(-1, description="where tokens come from: -1 the model's output, -2 the last block's (or stage's) input")
@@ -48,9 +48,10 @@ class TimmOptions(Options):
 
 
 class Timm(Encoder):
-    """Any image model of timm. Feature maps become tokens row by row; class and register tokens are left out unless asked for.
+    """Run any image model of timm.
 
-    ``pooled`` is what the model's own classifier would see.
+    Feature maps become tokens row by row; class and register tokens are left out unless asked for. ``pooled`` is the input of
+    the model's own classifier.
     """
 
     Options: ClassVar[type[BaseModel]] = TimmOptions
@@ -58,10 +59,11 @@ class Timm(Encoder):
     pretrainable: ClassVar[bool] = True
 
     def __init__(self, options: TimmOptions) -> None:
-        """
+        """Build the model with random weights.
+
         Raises:
             UnknownName: timm has no such model, or no such tag of it.
-            DoesNotFit: it gives no single grid of features.
+            DoesNotFit: it does not give a single grid of features.
             BadRecipe: it cannot be built at ``image_size``.
         """
         super().__init__()
@@ -73,7 +75,8 @@ class Timm(Encoder):
         self._measure()
 
     def load_pretrained(self) -> None:
-        """
+        """Replace the model by one with the pretrained weights.
+
         Raises:
             SourceError: there are no pretrained weights, or they cannot be fetched or read.
         """
@@ -85,12 +88,12 @@ class Timm(Encoder):
                 f"timm:{self.name} has no pretrained weights on the Hub; "
                 + (f"choose one of {', '.join(known[:5])}" if known else "set pretrained: false, or choose another model")
             )
-        given = config.get("hf_hub_filename")
-        names = [str(Path(given).with_suffix(".safetensors")), *SAFETENSORS] if given else SAFETENSORS
+        filename = config.get("hf_hub_filename")
+        names = [str(Path(filename).with_suffix(".safetensors")), *SAFETENSORS] if filename else SAFETENSORS
         weights = fetch_weights(f"timm:{self.name}", name, names, self.options.revision)
         with explain_loading(f"timm:{self.name}"), _load_results() as results:
             self.model = self._create(pretrained=True, pretrained_cfg_overlay={"file": str(weights.path)})
-        # Without its classifier timm loads whatever of the weights it finds, and says nothing of the rest.
+        # Without its classifier, timm loads the weights that it finds and reports none that are missing.
         missing = results[-1].missing_keys if results else list(self.model.state_dict())
         if missing:
             raise SourceError(f"'{name}' lacks {len(missing)} weights of timm:{self.name}: {', '.join(missing[:5])}")
@@ -101,14 +104,14 @@ class Timm(Encoder):
 
     def blocks(self) -> Sequence[nn.Module]:
         for name in BLOCKS:
-            found = getattr(self.model, name, None)
-            if isinstance(found, nn.ModuleList | nn.Sequential) and len(found):
-                return tuple(found)
+            blocks = getattr(self.model, name, None)
+            if isinstance(blocks, nn.ModuleList | nn.Sequential) and len(blocks):
+                return tuple(blocks)
         layers = [getattr(self.model, f"layer{i}", None) for i in range(1, 5)]
         return tuple(layers) if all(isinstance(layer, nn.Module) for layer in layers) else ()  # type: ignore[arg-type]
 
     def forward(self, inputs: Tensor) -> Features:
-        """``inputs`` [batch, 3, height, width] to features."""
+        """Turn images ``inputs`` [batch, 3, height, width] into features."""
         return Features(*self._run(self.model, inputs))
 
     def _create(self, **options: Any) -> nn.Module:
@@ -128,7 +131,7 @@ class Timm(Encoder):
             raise BadRecipe(f"encoder: timm:{self.name} cannot be built at image_size {size}: {error}") from error
 
     def _measure(self) -> None:
-        """The transform at the model's size, and the spec from the model's shapes on the meta device."""
+        """Set the transform at the model's size, and the spec from the model's shapes on the meta device."""
         config = resolve_model_data_config(self.model)
         if self.options.image_size is not None:
             config["input_size"] = (config["input_size"][0], self.options.image_size, self.options.image_size)
@@ -160,7 +163,8 @@ class Timm(Encoder):
         return tokens, model.forward_head(features, pre_logits=True)
 
     def _run_to(self, layer: int, model: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens of the block (or a CNN's stage) ``layer``, counted from 1 or, from the end, from -1."""
+        """Return tokens of the block (or a CNN's stage) ``layer``, counted from 1, or from -1 at the end, and the pooled
+        vector."""
         run = getattr(model, "forward_intermediates", None)
         if run is None:
             raise DoesNotFit(f"encoder.layer: {layer}: timm:{self.name} gives its output alone; leave it at -1")
@@ -170,23 +174,23 @@ class Timm(Encoder):
         if options and "return_prefix_tokens" not in inspect.signature(run).parameters:
             raise DoesNotFit(f"encoder.keep_class_token: timm:{self.name} keeps it in its output alone; leave layer at -1")
         try:
-            features, (found,) = run(inputs, indices=[layer if layer < 0 else layer - 1], **options)
+            features, (output,) = run(inputs, indices=[layer if layer < 0 else layer - 1], **options)
         except AssertionError as error:
             raise DoesNotFit(f"encoder.layer: {layer}: timm:{self.name} has no such layer: {error}") from None
-        maps, prefix = found if options else (found, None)
+        maps, prefix = output if options else (output, None)
         tokens = maps.flatten(2).transpose(1, 2)
         return tokens if prefix is None else torch.cat([prefix, tokens], 1), model.forward_head(features, pre_logits=True)
 
 
 def check_name(name: str) -> None:
-    """
+    """Refuse a name that timm does not know.
+
     Raises:
         UnknownName: timm has no model of that name, or no weights of that tag.
     """
     arch, _, tag = name.partition(".")
     if not timm.is_model(arch):
-        near = difflib.get_close_matches(arch, timm.list_models(), n=3, cutoff=0.6)
-        advice = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else "`timm.list_models('*word*')` finds names"
+        advice = did_you_mean(arch, timm.list_models()) or "`timm.list_models('*word*')` finds names"
         raise UnknownName(f"timm has no model '{arch}'; {advice}")
     known = [full.partition(".")[2] for full in timm.list_pretrained(f"{arch}.*")]
     if tag and tag not in known:
@@ -194,8 +198,10 @@ def check_name(name: str) -> None:
 
 
 def as_tokens(features: Tensor, model: Any, *, keep: bool = False) -> Tensor:
-    """What a timm model's ``forward_features`` gives as [batch, tokens, dim], without class and register tokens unless they are
-    to be kept."""
+    """Turn the result of a timm model's ``forward_features`` into tokens [batch, tokens, dim].
+
+    Class and register tokens are left out unless ``keep`` is true.
+    """
     if features.ndim == 4:
         is_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         return features.flatten(1, 2) if is_last else features.flatten(2).transpose(1, 2)
@@ -203,14 +209,14 @@ def as_tokens(features: Tensor, model: Any, *, keep: bool = False) -> Tensor:
 
 
 def _prefix_tokens(model: Any) -> int:
-    """How many class and register tokens stand before the patches."""
+    """Return how many class and register tokens come before the patches."""
     prefix = getattr(model, "num_prefix_tokens", None)
     return int(isinstance(getattr(model, "cls_token", None), nn.Parameter)) if prefix is None else prefix
 
 
 @contextmanager
 def _load_results() -> Iterator[list[Any]]:
-    """What each `load_state_dict` returns, since timm keeps it to itself."""
+    """Collect what each `load_state_dict` returns, since timm does not pass it on."""
     results: list[Any] = []
     original = nn.Module.load_state_dict
 
@@ -227,7 +233,7 @@ def _load_results() -> Iterator[list[Any]]:
 
 @dataclass(frozen=True)
 class TimmTransform:
-    """A picture to [3, height, width] by timm's transform for the model."""
+    """Turn a picture into [3, height, width] with timm's transform for the model."""
 
     steps: Any
 

@@ -1,4 +1,4 @@
-"""The encoders of timm."""
+"""Register the encoders of timm."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-
+"""Provide encoders and language models of the transformers library."""

@@ -1,4 +1,4 @@
-"""Finding a model's repeated blocks, whatever its family calls them."""
+"""Find a model's repeated blocks, whatever its family calls them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ NAMES = frozenset({"h", "layer", "layers", "block", "blocks", "stage", "stages",
 
 
 def find_blocks(model: nn.Module) -> tuple[nn.Module, ...]:
-    """The blocks of ``model`` from input to output: the longest list of modules among those least deep inside it that
-    bears one of `NAMES`; empty if there is none. A list inside a block is deeper, so it is never taken."""
+    """Return the blocks of ``model`` from input to output; empty if there are none.
+
+    They are the longest of those lists of modules that have one of `NAMES` and are least deep inside the model. A list inside a
+    block is deeper, so it is never taken.
+    """
     lists = [
         (name.count("."), -len(module), name, module)
         for name, module in model.named_modules()

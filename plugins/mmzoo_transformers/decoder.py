@@ -1,7 +1,7 @@
-"""Encoders that read from left to right and write: BERT as a decoder (Rothe et al. 2020, https://arxiv.org/abs/1907.12461).
+"""Use bidirectional encoders as decoders: BERT that writes (Rothe et al. 2020, https://arxiv.org/abs/1907.12461).
 
-The weights are those of a masked language model, its prediction head included; only the attention's mask changes. So it
-starts from what the encoder knows of words, and must be trained before it writes.
+The weights are those of a masked language model, its prediction head included; only the attention's mask changes. So the
+decoder starts from what the encoder knows of words, and must be trained before it writes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from mmzoo_transformers.language import HFCausal, can_decode, position_offset
 
 
 class HFDecoder(HFCausal):
-    """An encoder such as BERT, RoBERTa or ELECTRA with a causal mask. A text stands between [CLS] and [SEP]: they start
-    and end it where the tokenizer has no tokens of its own for that."""
+    """Run an encoder such as BERT, RoBERTa or ELECTRA with a causal mask.
+
+    A text begins with [CLS] and ends with [SEP] where the tokenizer has no tokens of its own for that.
+    """
 
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
         if not can_decode(config):
@@ -40,12 +42,12 @@ class HFDecoder(HFCausal):
     def forward(
         self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: CrossAttentionStates | None = None
     ) -> Tensor:
-        # The prediction head transforms states before its output layer. What that layer is given is what it and late
-        # fusion are to read; the layer itself is left no positions to work on.
-        given: list[Tensor] = []
+        # The prediction head transforms states before its output layer. The input of that layer is what late fusion must
+        # read; the layer itself gets no positions, so that no logits are computed.
+        states: list[Tensor] = []
 
         def take(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            given.append(args[0])
+            states.append(args[0])
             return (args[0][:, :0], *args[1:])
 
         handle = self.model.get_output_embeddings().register_forward_pre_hook(take)
@@ -53,10 +55,10 @@ class HFDecoder(HFCausal):
             self.model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
         finally:
             handle.remove()
-        return given[0]
+        return states[0]
 
     def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:
-        """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
+        """Return new token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
         offset = position_offset(self.model)
         if offset:  # the library counts positions from 0
             options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0) + offset

@@ -1,8 +1,9 @@
-"""Products with large frozen matrices on a CPU, in training: by oneDNN, with each matrix laid out for it once.
+"""Multiply by large frozen matrices on a CPU, in training, with oneDNN, which packs each matrix once.
 
 torch multiplies float32 matrices by the BLAS that it was built with, often MKL, which on some processors is less than half as
-quick as oneDNN (``python -m benchmarks clipcap`` shows what it comes to). A frozen matrix can be laid out beforehand, for both
-passes, since only the gradient of what goes in is wanted. The mathematics is the same; sums of floats may come in another order.
+fast as oneDNN (``python -m benchmarks clipcap`` measures the gain). A frozen matrix can be packed in advance, for both
+passes, since only the gradient of the layer's input is wanted. The mathematics is the same; sums of floats may come in another
+order.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
-WORTH = 1 << 18  # elements of a matrix; a smaller one is multiplied before it is looked for
-# What inductor, torch's compiler, calls for a frozen linear layer.
-OPS = getattr(torch.ops, "mkldnn", None)
-HAS = torch.backends.mkldnn.is_available() and all(hasattr(OPS, name) for name in ("_linear_pointwise", "_reorder_linear_weight"))
+from mmzoo_transformers.private_names import HAS_ONEDNN, multiply, pack_matrix, version_of
 
-Laid = tuple[int, int, Tensor, Tensor]
-_laid: WeakKeyDictionary[nn.Module, Laid] = WeakKeyDictionary()  # a matrix's version and place, and it laid out for both passes
+WORTH = 1 << 18  # elements of a matrix; for a smaller one the check costs more than it saves
+
+# A matrix's version and address, and the matrix packed for the forward and the backward pass.
+Packed = tuple[int, int, Tensor, Tensor]
+_packed: WeakKeyDictionary[nn.Module, Packed] = WeakKeyDictionary()
 
 
 class FrozenLinear(nn.Linear):
-    """A linear layer; ``shared[0]`` says that the model is in training."""
+    """Replace a linear layer; ``shared[0]`` is true while the model is in training."""
 
     shared: list[bool]
 
@@ -34,7 +35,7 @@ class FrozenLinear(nn.Linear):
 
 
 class FrozenConv1D(Conv1D):
-    """GPT-2's linear layer, whose matrix is [in, out]."""
+    """Replace GPT-2's linear layer, whose matrix is [in, out]."""
 
     shared: list[bool]
 
@@ -43,50 +44,54 @@ class FrozenConv1D(Conv1D):
 
 
 def prepare(model: nn.Module, training: list[bool]) -> None:
-    """Make `FrozenLinear` and `FrozenConv1D` of the large linear layers; ``training[0]`` turns them on. No weight moves."""
-    for module in model.modules() if HAS else ():
+    """Make `FrozenLinear` and `FrozenConv1D` of the large linear layers, in place; ``training[0]`` turns them on.
+
+    Weights and their names stay as they are.
+    """
+    for module in model.modules() if HAS_ONEDNN else ():
         kind = {nn.Linear: FrozenLinear, Conv1D: FrozenConv1D}.get(type(module))
         if kind is not None and module.weight.numel() >= WORTH:
             module.__class__ = kind
             module.shared = training  # type: ignore[assignment]
 
 
-def serves(layer: Any, given: Tensor) -> bool:
-    """Whether the layer is frozen, in training, and in float32 on a CPU."""
+def serves(layer: Any, inputs: Tensor) -> bool:
+    """Return whether the layer is frozen, in training, and in float32 on a CPU."""
     weight, bias = layer.weight, layer.bias
     return (
         layer.shared[0]
         and not weight.requires_grad
         and (bias is None or not bias.requires_grad)
-        and weight.dtype == given.dtype == torch.float32
-        and weight.device.type == given.device.type == "cpu"
+        and weight.dtype == inputs.dtype == torch.float32
+        and weight.device.type == inputs.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
 
 
-def product(layer: nn.Module, given: Tensor, matrix: Tensor) -> Tensor:
-    """``given`` [..., in] times ``matrix`` [out, in], plus the layer's bias."""
+def product(layer: nn.Module, inputs: Tensor, matrix: Tensor) -> Tensor:
+    """Return ``inputs`` [..., in] times ``matrix`` [out, in], plus the layer's bias: [..., out]."""
     weight: Any = layer.weight
-    laid = _laid.get(layer)
-    if laid is None or laid[:2] != (weight._version, weight.data_ptr()):
-        packed = [OPS._reorder_linear_weight(each.detach().contiguous(), None) for each in (matrix, matrix.t())]
-        laid = _laid[layer] = (weight._version, weight.data_ptr(), packed[0], packed[1])
-    return _Product.apply(given, laid[2], laid[3], layer.bias)
+    packed = _packed.get(layer)
+    if packed is None or packed[:2] != (version_of(weight), weight.data_ptr()):
+        packed = _packed[layer] = (version_of(weight), weight.data_ptr(), pack_matrix(matrix), pack_matrix(matrix.t()))
+    return _Product.apply(inputs, packed[2], packed[3], layer.bias)
 
 
 class _Product(torch.autograd.Function):
+    """Multiply by the matrix forward, and the gradient by its transpose backward."""
+
     @staticmethod
-    def forward(ctx: Any, given: Tensor, forth: Tensor, back: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.back = back
-        return _multiplied(given, forth, bias)
+    def forward(ctx: Any, inputs: Tensor, packed: Tensor, transposed: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.transposed = transposed
+        return _multiply(inputs, packed, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        return _multiplied(gradient, ctx.back, None), None, None, None
+        return _multiply(gradient, ctx.transposed, None), None, None, None
 
 
-def _multiplied(given: Tensor, laid: Tensor, bias: Tensor | None) -> Tensor:
-    rows = given.reshape(-1, given.shape[-1]).contiguous()
-    return OPS._linear_pointwise(rows, laid, bias, "none", [], "").unflatten(0, given.shape[:-1])
+def _multiply(inputs: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    rows = inputs.reshape(-1, inputs.shape[-1]).contiguous()
+    return multiply(rows, packed, bias).unflatten(0, inputs.shape[:-1])

@@ -1,9 +1,8 @@
-"""Language models of the transformers library (Apache-2.0; each checkpoint has its own licence).
+"""Wrap language models of the transformers library (Apache-2.0; each checkpoint has its own licence).
 
-Causal: GPT-2 (Radford et al. 2019), OPT (https://arxiv.org/abs/2205.01068), SmolLM2
-(https://arxiv.org/abs/2502.02737), Qwen3 (https://arxiv.org/abs/2505.09388), and every other that the library can load
-by its type. Bidirectional: BERT (https://arxiv.org/abs/1810.04805). Sequence to sequence: T5
-(https://arxiv.org/abs/1910.10683).
+Causal: GPT-2 (Radford et al. 2019), OPT (https://arxiv.org/abs/2205.01068), SmolLM2 (https://arxiv.org/abs/2502.02737), Qwen3
+(https://arxiv.org/abs/2505.09388), and every other that the library can load by its type. Bidirectional: BERT
+(https://arxiv.org/abs/1810.04805). Sequence to sequence: T5 (https://arxiv.org/abs/1910.10683).
 """
 
 from __future__ import annotations
@@ -51,12 +50,12 @@ from mmzoo_transformers.vision import check_source
 
 GENERATION = "generation_config.json"
 DECODER = "bert-decoder"  # the entry for encoders that write
-CHECKPOINT = "checkpoint"  # the tokenizer that stands in the checkpoint folder and nowhere else
-NEW_TOKENS = 64  # where a caller names no length
+CHECKPOINT = "checkpoint"  # means the tokenizer that is stored in the checkpoint folder only
+NEW_TOKENS = 64  # the limit if a caller gives none
 
 
 class LanguageOptions(Options):
-    """Options of `HFCausal`, `HFEncoder` and `HFSeq2Seq`."""
+    """Hold the options of `HFCausal`, `HFEncoder` and `HFSeq2Seq`."""
 
     variant: str = Field("", description="id on the Hub, or a local folder")
     revision: str | None = Field(None, description="branch, tag or commit; empty for the main branch")
@@ -76,14 +75,15 @@ class LanguageOptions(Options):
 
 
 class _HFLanguageModel(LanguageModel):
-    """What the three architectures have in common."""
+    """Hold what the three architectures have in common."""
 
     Options: ClassVar[type[BaseModel]] = LanguageOptions
     default_train: ClassVar[str] = "frozen"
     pretrainable: ClassVar[bool] = True
 
     def __init__(self, options: LanguageOptions) -> None:
-        """
+        """Build the model from its configuration, with random weights.
+
         Raises:
             SourceError: the configuration cannot be fetched or read.
             DoesNotFit: the model is of another kind.
@@ -117,18 +117,19 @@ class _HFLanguageModel(LanguageModel):
         )
 
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
-        """The model class, its configuration, and options of its constructor."""
+        """Return the model class, its configuration, and options of its constructor."""
         raise NotImplementedError
 
     def _set_up(self) -> None:
-        """What must be done to each new ``self.model``."""
+        """Prepare ``self.model``; called for each new one."""
 
     @property
     def has_pretrained(self) -> bool:
         return self.source is not None
 
     def load_pretrained(self) -> None:
-        """
+        """Replace the model by one with the pretrained weights.
+
         Raises:
             SourceError: the weights cannot be fetched or read, or are another model's.
         """
@@ -147,15 +148,15 @@ class _HFLanguageModel(LanguageModel):
         _ = self.tokenizer
         if self.generates:
             self.source.find(GENERATION)
-        found = self.source.lock()
+        lock = self.source.lock()
         if self._tokenizer_source is not None and self._tokenizer_source is not self.source:
             other = self._tokenizer_source.lock()
-            found["files"].update({f"{other['id']}:{name}": digest for name, digest in other["files"].items()})
-        return found
+            lock["files"].update({f"{other['id']}:{name}": digest for name, digest in other["files"].items()})
+        return lock
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer, loaded on first use; one without a padding token pads with its end token.
+        """Return the tokenizer, loaded on first use; one without a padding token pads with its end token.
 
         Raises:
             SourceError: it cannot be fetched or read.
@@ -165,7 +166,7 @@ class _HFLanguageModel(LanguageModel):
             chosen = self.options.tokenizer or (byte_level.NAME if self.source is None else None)
             if chosen == CHECKPOINT:
                 raise SourceError(
-                    "language_model.tokenizer: 'checkpoint' stands in a checkpoint's folder; load that, or name another one"
+                    "language_model.tokenizer: 'checkpoint' is stored in a checkpoint's folder; load that, or name another one"
                 )
             if chosen == byte_level.NAME:
                 tokenizer = byte_level.byte_tokenizer(self.architecture)
@@ -189,7 +190,7 @@ class _HFLanguageModel(LanguageModel):
 
     def restore(self, folder: Path) -> None:
         if self._keeps_tokenizer:
-            with quiet():  # since the folder's config.json is of no type that the library knows
+            with quiet():  # the library warns that it does not know the type in the folder's config.json
                 self._tokenizer = self._fitting(Source(str(folder)).tokenizer(), CHECKPOINT)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -199,7 +200,7 @@ class _HFLanguageModel(LanguageModel):
         return find_blocks(self.model)
 
     def _writes(self) -> bool:
-        """Whether this family generates, where its kind does."""
+        """Return whether this family can generate; asked only where the architecture generates."""
         return True
 
     def _width(self) -> int | None:
@@ -207,7 +208,7 @@ class _HFLanguageModel(LanguageModel):
 
     def _max_length(self) -> int | None:
         config = self._config.get_text_config()
-        # Not n_positions: GPT-2 gives it by the first name too, and T5's is what it was trained on, no limit.
+        # Not n_positions: GPT-2 also has the first name, and T5's is only the length that it was trained on.
         for key in ("max_position_embeddings", "max_sequence_length", "max_seq_len"):
             length = getattr(config, key, None)
             if isinstance(length, int) and length > 0:
@@ -215,12 +216,14 @@ class _HFLanguageModel(LanguageModel):
         return None
 
     def _set_generation(self) -> None:
-        """Keep the checkpoint's special ids and none of its sampling settings, so that decoding is greedy by default."""
+        """Remove the checkpoint's sampling settings, so that decoding is greedy by default; `_own_ids` keeps its special ids."""
         self.model.generation_config = GenerationConfig()
 
     def _generation(self, options: dict[str, Any], used: int = 0) -> dict[str, Any]:
-        """Options for `generate`, with greedy decoding and the ids that end and pad a text filled in; ``used`` positions
-        of the context are taken."""
+        """Return the options of `generate`, with greedy decoding and the ids that end and pad a text filled in.
+
+        ``used`` is the number of positions of the context that are taken.
+        """
         ends = {"pad_token_id": self.tokenizer.pad_token_id, "eos_token_id": self.end_ids or None}
         filled = {"do_sample": False, **ends, **options}
         if filled.get("max_length") is None and filled.get("max_new_tokens") is None:
@@ -230,11 +233,11 @@ class _HFLanguageModel(LanguageModel):
 
     @property
     def end_ids(self) -> list[int]:
-        more = self._own_ids().get("eos_token_id")
-        return sorted({*super().end_ids, *(more if isinstance(more, list) else [more] if isinstance(more, int) else [])})
+        own = self._own_ids().get("eos_token_id")
+        return sorted({*super().end_ids, *(own if isinstance(own, list) else [own] if isinstance(own, int) else [])})
 
     def _own_ids(self) -> dict[str, Any]:
-        """The special ids that the checkpoint names, unless another tokenizer gives them other meanings."""
+        """Return the special ids that the checkpoint names, unless another tokenizer gives them other meanings."""
         if self._keeps_tokenizer:
             return self._data or {}
         if self.source is None or self.options.tokenizer is not None:
@@ -246,11 +249,11 @@ class _HFLanguageModel(LanguageModel):
         advice = f"write '{entry}:{self.name}'" if entry and self.source else "choose another entry"
         if self.architecture == CAUSAL and entry == "hf-encoder" and can_decode(config):
             advice += f", or '{DECODER}:{self.name}' to have it write" if self.source else f", such as {DECODER}"
-        return DoesNotFit(f"'{self.name}' is a {config.model_type} model and no {self.architecture} language model; {advice}")
+        return DoesNotFit(f"'{self.name}' is a {config.model_type} model, not a {self.architecture} language model; {advice}")
 
 
 def kind_of(config: PreTrainedConfig) -> str | None:
-    """The entry that serves a configuration; None if there is none."""
+    """Return the name of the entry for a configuration; None if there is none."""
     if config.is_encoder_decoder:
         return "hf-seq2seq" if class_for(config, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING) else None
     if class_for(config, MODEL_FOR_MASKED_LM_MAPPING):
@@ -262,16 +265,16 @@ def kind_of(config: PreTrainedConfig) -> str | None:
 
 
 def can_decode(config: PreTrainedConfig) -> bool:
-    """Whether a masked language model can run with a causal mask and generate from embeddings."""
+    """Return whether a masked language model can run with a causal mask and generate from embeddings."""
     cls = class_for(config, MODEL_FOR_CAUSAL_LM_MAPPING)
     if cls is None or config.is_encoder_decoder or not hasattr(config, "is_decoder"):
         return False
-    takes = inspect.signature(cls.prepare_inputs_for_generation).parameters
-    return class_for(config, MODEL_FOR_MASKED_LM_MAPPING) is not None and "inputs_embeds" in takes
+    parameters = inspect.signature(cls.prepare_inputs_for_generation).parameters
+    return class_for(config, MODEL_FOR_MASKED_LM_MAPPING) is not None and "inputs_embeds" in parameters
 
 
 def position_offset(model: nn.Module) -> int:
-    """The index of the first position: RoBERTa and its kin count from behind the padding token's id."""
+    """Return the index of the first position: RoBERTa and its relatives count from behind the padding token's id."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             return module.padding_idx + 1
@@ -279,8 +282,10 @@ def position_offset(model: nn.Module) -> int:
 
 
 class HFCausal(_HFLanguageModel):
-    """A causal language model. Hidden states are those that `output_layer` turns into logits: after the final norm and,
-    for OPT, the final projection."""
+    """Run a causal language model.
+
+    Hidden states are those that `output_layer` turns into logits: after the final norm and, for OPT, the final projection.
+    """
 
     architecture: ClassVar[str] = CAUSAL
     generates: ClassVar[bool] = True
@@ -302,7 +307,7 @@ class HFCausal(_HFLanguageModel):
         base = self.model.base_model
         output = self.model.get_output_embeddings()
         if base is self.model or output is None:
-            raise DoesNotFit(f"'{self.name}' does not part into a model and an output layer; choose another language model")
+            raise DoesNotFit(f"'{self.name}' has no separate output layer; choose another language model")
         wide, narrow = output.weight.shape[1], self.model.get_input_embeddings().weight.shape[1]
         if wide != narrow:
             raise DoesNotFit(
@@ -311,7 +316,7 @@ class HFCausal(_HFLanguageModel):
         self._set_generation()
 
     def _writes(self) -> bool:
-        # As the library's generate asks: XLNet, CTRL and Zamba go on from token ids alone, and an image has none.
+        # The library's generate checks the same: XLNet, CTRL and Zamba continue only token ids, and an image has none.
         return "inputs_embeds" in inspect.signature(self._class.prepare_inputs_for_generation).parameters
 
     def forward(
@@ -329,7 +334,7 @@ class HFCausal(_HFLanguageModel):
         return self.model.get_output_embeddings()
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., dim] to [..., vocab], with what a family does to its logits after the output layer."""
+        """Turn states [..., dim] into logits [..., vocab], with what a family does to its logits after the output layer."""
         logits = super().logits(hidden)
         config = self.model.config.get_text_config()
         if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
@@ -344,14 +349,14 @@ class HFCausal(_HFLanguageModel):
         return logits
 
     def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:
-        """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
+        """Return new token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
         self._fast[0] = False
-        filled = self._generation(options, mask.shape[1])
-        return self.model.generate(inputs_embeds=embeddings, attention_mask=mask, **filled)
+        options = self._generation(options, mask.shape[1])
+        return self.model.generate(inputs_embeds=embeddings, attention_mask=mask, **options)
 
 
 class HFEncoder(_HFLanguageModel):
-    """A bidirectional encoder, such as BERT; a text's vector is the state of its first position."""
+    """Run a bidirectional encoder, such as BERT; a text's vector is the state of its first position."""
 
     architecture: ClassVar[str] = BIDIRECTIONAL
 
@@ -372,26 +377,23 @@ class HFEncoder(_HFLanguageModel):
                 f"'{self.name}' reads embeddings of {narrow} channels and gives states of {wide}; choose another one"
             )
 
-    def _width(self) -> int | None:
-        return getattr(self._config.get_text_config(), "hidden_size", None)
-
     def forward(
         self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: CrossAttentionStates | None = None
     ) -> Tensor:
         return self.model(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """[batch, dim]: the first real position, which is the class token."""
+        """Return the state of the first real position, which is the class token: [batch, dim]."""
         first = mask.long().argmax(1)
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), first]
 
 
 class HFSeq2Seq(_HFLanguageModel):
-    """An encoder and a decoder, such as T5. Its decoder's states are those that `output_layer` turns into logits: for
-    T5 with tied weights they are scaled already.
+    """Run an encoder and a decoder, such as T5.
 
-    What ``decoder_ids`` begin with is replaced by the model's own start token, since families differ in it: T5's is the
-    padding token, BART's the end token.
+    Hidden states are those that `output_layer` turns into logits: for T5 with tied weights they are scaled already. The first
+    of ``decoder_ids`` is replaced by the model's own start token, since families differ in it: T5's is the padding token,
+    BART's the end token.
     """
 
     architecture: ClassVar[str] = SEQ2SEQ
@@ -407,14 +409,14 @@ class HFSeq2Seq(_HFLanguageModel):
 
     @property
     def start_id(self) -> int:
-        """The id that a decoder's input begins with."""
+        """Return the id that a decoder's input begins with."""
         own = self._own_ids().get("decoder_start_token_id")
         if own is None:
             own = (self.options.config or {}).get("decoder_start_token_id")
         return own if isinstance(own, int) else self.tokenizer.pad_token_id
 
     def blocks(self) -> Sequence[nn.Module]:
-        """The encoder's blocks, then the decoder's."""
+        """Return the encoder's blocks, then the decoder's."""
         return (*find_blocks(self.model.get_encoder()), *self.decoder_blocks())
 
     def decoder_blocks(self) -> Sequence[nn.Module]:
@@ -436,14 +438,14 @@ class HFSeq2Seq(_HFLanguageModel):
         return self.model.get_encoder()(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
 
     def _read(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None) -> tuple[Tensor, Tensor]:
-        """What the decoder attends to, and its mask: ``memory``, then the encoder's states."""
+        """Return what the decoder attends to, and its mask: ``memory``, then the encoder's states."""
         states = self._encode(embeddings, mask)
         if memory is None:
             return states, mask
         return torch.cat([memory.states.to(states.dtype), states], 1), torch.cat([memory.mask.to(mask.dtype), mask], 1)
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """[batch, dim]: the mean of the real positions."""
+        """Return the mean of the real positions: [batch, dim]."""
         weights = mask.to(hidden.dtype)[..., None]
         return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
 
@@ -456,7 +458,7 @@ class HFSeq2Seq(_HFLanguageModel):
         return logits if bias is None else logits + bias[0]
 
     def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:
-        """New token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
+        """Return new token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
         states, mask = self._read(embeddings, mask, memory)
         out = self.model.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),

@@ -1,4 +1,4 @@
-"""A small decoder from scratch, with a tokenizer trained on the data.
+"""Build a small decoder from scratch, with a tokenizer trained on the data.
 
 The architecture is Llama's (Touvron et al. 2023, https://arxiv.org/abs/2302.13971): rotary positions, RMSNorm, SwiGLU.
 """
@@ -14,7 +14,7 @@ from mmzoo_transformers.language import HFCausal, LanguageOptions
 
 
 class GPTMini(LearnedVocabulary, HFCausal):
-    """Embeddings [batch, text, dim] to the states of a transformer decoder, [batch, text, dim]; it generates."""
+    """Turn embeddings [batch, text, dim] into the states of a transformer decoder, [batch, text, dim]; generate text."""
 
     default_train = "full"
     pretrainable = False
@@ -22,7 +22,7 @@ class GPTMini(LearnedVocabulary, HFCausal):
     class Options(VocabularyOptions):
         layers: int = Field(2, ge=1, le=48, description="decoder blocks")
         heads: int = Field(4, ge=1, description="attention heads; must divide dim")
-        context: int = Field(256, ge=8, le=65536, description="positions at most, what the fusion adds included")
+        context: int = Field(256, ge=8, le=65536, description="positions at most, including those that the fusion adds")
 
     def __init__(self, options: Any) -> None:
         units = options.vocabulary or default_vocabulary(verbatim=options.verbatim)

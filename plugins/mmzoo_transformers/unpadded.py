@@ -1,8 +1,8 @@
-"""Training without padding: the texts of a batch as one row, so that no layer computes a padded position.
+"""Train without padding: the texts of a batch become one row, so that no layer computes a padded position.
 
-Linear layers, norms and activations see the real positions alone, [1, real positions, dim]; only attention puts them back in
+Linear layers, norms and activations get only the real positions, [1, real positions, dim]; only attention puts them back into
 their rows, where it runs as before. (Unpadding: Portes et al. 2023, MosaicBERT, https://arxiv.org/abs/2312.17482, section 2.1.)
-The mathematics is the same; sums of floats may come in another order, so models are used this way in training only.
+The mathematics is the same; sums of floats may come in another order, so models run this way in training only.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from mmzoo_transformers import private_names
+
 NAME = "mmzoo_unpadded"
 WORTH = 0.95  # of a batch's positions; with hardly any padding, moving rows about costs more than it saves
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Where the real positions of a batch stand: ``index`` [real] into ``batch * width`` padded ones, and ``inverse``
-    [batch * width], the real position that stands at each padded one, the first wherever none does."""
+class RealPositions:
+    """Hold where the real positions of a batch are: ``index`` [real] into the ``batch * width`` padded ones, and ``inverse``
+    [batch * width], the real position at each padded one (the first real one where there is none)."""
 
     index: Tensor
     inverse: Tensor
@@ -36,23 +38,23 @@ class Rows:
     width: int
 
     @classmethod
-    def of(cls, mask: Tensor) -> Rows:
-        """Those of a mask [batch, width]."""
+    def of(cls, mask: Tensor) -> RealPositions:
+        """Return the real positions of a mask [batch, width]."""
         index = mask.flatten().nonzero().squeeze(1)
         inverse = index.new_zeros(mask.numel()).index_copy_(0, index, torch.arange(len(index), device=index.device))
         return cls(index, inverse, *mask.shape)
 
     def pad(self, states: Tensor) -> Tensor:
-        """[real, ...] to [batch, width, ...]; at padding stands what nobody may read."""
+        """Return ``states`` [real, ...] as [batch, width, ...]; what is at padding must not be read."""
         return _Pad.apply(states, self.index, self.inverse).unflatten(0, (self.batch, self.width))
 
     def unpad(self, states: Tensor) -> Tensor:
-        """[batch, width, ...] to [real, ...]."""
+        """Return ``states`` [batch, width, ...] as [real, ...]."""
         return states.flatten(0, 1).index_select(0, self.index)
 
 
 class _Pad(torch.autograd.Function):
-    """One copy forward and one backward: since padding is not read, it needs no zeros and has no gradient."""
+    """Pad with one copy forward and one backward: as padding is not read, it needs no zeros and has no gradient."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
@@ -67,22 +69,23 @@ class _Pad(torch.autograd.Function):
 
 
 def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
-    """transformers' own attention, on rows that are padded for it; as it is where nothing is unpadded."""
-    rows: Rows | None = options.pop("mmzoo_rows", None)
+    """Run transformers' own attention, on rows that are padded for it; without unpadded rows the call is passed on unchanged."""
+    rows: RealPositions | None = options.pop("mmzoo_rows", None)
     if rows is None:
         return sdpa_attention_forward(module, query, key, value, mask, **options)
-    # [1, heads, real, head_dim] to [batch, heads, width, head_dim]. Padding stands on the right, so a causal mask hides it.
+    # [1, heads, real, head_dim] to [batch, heads, width, head_dim]. Padding is on the right, so a causal mask hides it.
     query, key, value = (rows.pad(part[0].transpose(0, 1)).transpose(1, 2) for part in (query, key, value))
-    found, weights = sdpa_attention_forward(module, query, key, value, None, **{**options, "is_causal": True})
-    return rows.unpad(found).unsqueeze(0), weights
+    attended, weights = sdpa_attention_forward(module, query, key, value, None, **{**options, "is_causal": True})
+    return rows.unpad(attended).unsqueeze(0), weights
 
 
 _unpadding: ContextVar[bool] = ContextVar("unpadding", default=False)
 
 
-def attention_mask(*given: Any, **options: Any) -> Tensor | None:
-    """The library's own mask; none where rows are unpadded: it would be as large as all positions squared."""
-    return None if _unpadding.get() else ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](*given, **options)
+def attention_mask(*arguments: Any, **options: Any) -> Tensor | None:
+    """Return the library's own mask; None where rows are unpadded, since it would have as many entries as all positions
+    squared."""
+    return None if _unpadding.get() else ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](*arguments, **options)
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, attention)
@@ -90,32 +93,35 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, attention_mask)
 
 
 def serves(model: PreTrainedModel) -> bool:
-    """Whether a causal model can be run so: all its layers attend, to everything before, through transformers' interface."""
+    """Return whether a causal model can run without padding: all its layers must attend, to everything before, through
+    transformers' interface."""
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
     return (
-        config._attn_implementation in ("sdpa", NAME)
-        and bool(model._supports_attention_backend)
-        and kinds == {"full_attention"}
+        private_names.attention_implementation(config) in ("sdpa", NAME)
+        and private_names.takes_attention_functions(model)
+        and layer_types == {"full_attention"}
         and getattr(config, "sliding_window", None) is None
         and not getattr(config, "is_encoder_decoder", False)
-        and not model._is_stateful
+        and not private_names.is_stateful(model)
     )
 
 
 def states(model: Any, embeddings: Tensor, mask: Tensor) -> Tensor | None:
-    """The last hidden states [batch, positions, dim] of ``embeddings`` under a ``mask`` whose padding stands on the right, where
-    they mean nothing; None if the batch has too little of it."""
-    rows = Rows.of(mask)
+    """Return the last hidden states [batch, positions, dim] of ``embeddings`` under a ``mask`` whose padding is on the right.
+
+    States at padding are undefined. None if the batch has too little padding for a gain.
+    """
+    rows = RealPositions.of(mask)
     if len(rows.index) > WORTH * mask.numel():
         return None
-    places = torch.arange(rows.width, device=mask.device).expand(rows.batch, -1)
-    model.config.get_text_config()._attn_implementation = NAME
+    positions = torch.arange(rows.width, device=mask.device).expand(rows.batch, -1)
+    private_names.set_attention_implementation(model.config.get_text_config(), NAME)
     before = _unpadding.set(True)
     try:
         out = model.base_model(
             inputs_embeds=rows.unpad(embeddings).unsqueeze(0),
-            position_ids=rows.unpad(places).unsqueeze(0),
+            position_ids=rows.unpad(positions).unsqueeze(0),
             use_cache=False,
             mmzoo_rows=rows,
         )
@@ -125,8 +131,8 @@ def states(model: Any, embeddings: Tensor, mask: Tensor) -> Tensor | None:
 
 
 class FusedGELU(NewGELUActivation):
-    """GPT-2's activation; in training, torch's own kernel for it, which keeps one tensor for the backward pass in place of
-    five. They differ by rounding."""
+    """Compute GPT-2's activation, in training by torch's own kernel, which keeps one tensor for the backward pass in place of
+    five. The results differ by rounding."""
 
     def __init__(self, training: list[bool]) -> None:
         super().__init__()
@@ -137,7 +143,7 @@ class FusedGELU(NewGELUActivation):
 
 
 def fuse_activations(model: nn.Module, training: list[bool]) -> None:
-    """Put `FusedGELU` in the place of each `NewGELUActivation`; ``training[0]`` turns them on."""
+    """Replace each `NewGELUActivation` by a `FusedGELU`; ``training[0]`` turns them on."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is NewGELUActivation:

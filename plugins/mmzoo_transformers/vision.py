@@ -1,8 +1,8 @@
-"""Vision models of the transformers library (Apache-2.0; each checkpoint has its own licence).
+"""Wrap vision models of the transformers library (Apache-2.0; each checkpoint has its own licence).
 
-CLIP: Radford et al. 2021, https://arxiv.org/abs/2103.00020. SigLIP: Zhai et al. 2023,
-https://arxiv.org/abs/2303.15343. ViT: Dosovitskiy et al. 2020, https://arxiv.org/abs/2010.11929. DINOv2: Oquab et al.
-2023, https://arxiv.org/abs/2304.07193. Taking tokens before the last layer follows LLaVA, https://arxiv.org/abs/2304.08485.
+CLIP: Radford et al. 2021, https://arxiv.org/abs/2103.00020. SigLIP: Zhai et al. 2023, https://arxiv.org/abs/2303.15343. ViT:
+Dosovitskiy et al. 2020, https://arxiv.org/abs/2010.11929. DINOv2: Oquab et al. 2023, https://arxiv.org/abs/2304.07193. Taking
+tokens before the last layer follows LLaVA, https://arxiv.org/abs/2304.08485.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 
 class VisionOptions(Options):
-    """Options of `HFVision`."""
+    """Hold the options of `HFVision`."""
 
     variant: str = Field("", description="id on the Hub, or a local folder")
     revision: str | None = Field(None, description="branch, tag or commit; empty for the main branch")
@@ -61,7 +61,7 @@ class VisionOptions(Options):
     processor: dict[str, Any] | None = Field(
         None,
         description="with a config: how images are prepared, as in preprocessor_config.json, with its `image_processor_type`; "
-        "empty for resized, cut to the centre and scaled to [-1, 1]",
+        "empty for resizing, a crop of the centre and scaling to [-1, 1]",
     )
     layer: int = Field(-1, description="the hidden state that tokens come from: -1 the model's output, -2 the last layer's input")
     keep_class_token: bool = Field(False, description="leave class, distillation and register tokens in the tokens")
@@ -70,7 +70,7 @@ class VisionOptions(Options):
     def _some_source(self) -> VisionOptions:
         check_source(self.variant, self.config)
         if self.processor is not None and self.config is None:
-            raise ValueError("processor goes with a config; a variant brings its own")
+            raise ValueError("processor needs a config; a variant has its own")
         return self
 
 
@@ -78,7 +78,7 @@ def check_source(variant: str, config: dict[str, Any] | None) -> None:
     """Refuse options that name no model.
 
     Raises:
-        ValueError: as pydantic wants it.
+        ValueError: as pydantic expects it of a validator.
     """
     if config is None and not variant:
         raise ValueError("needs a variant ('name:owner/model', or 'name:./folder') or a config")
@@ -87,11 +87,11 @@ def check_source(variant: str, config: dict[str, Any] | None) -> None:
 
 
 class HFVision(Encoder):
-    """Any vision model of transformers that takes images of one size: transformers, and CNNs, whose feature maps
-    become tokens row by row.
+    """Run any vision model of transformers that takes images of one size: transformers, and CNNs, whose feature maps become
+    tokens row by row.
 
-    ``pooled`` is the projected image embedding for CLIP (as ClipCap uses it), else the model's own pooled output, else
-    the class token, else the mean of the tokens.
+    ``pooled`` is the projected image embedding for CLIP (as ClipCap uses it), else the model's own pooled output, else the
+    class token, else the mean of the tokens.
     """
 
     Options: ClassVar[type[BaseModel]] = VisionOptions
@@ -99,10 +99,11 @@ class HFVision(Encoder):
     pretrainable: ClassVar[bool] = True
 
     def __init__(self, options: VisionOptions) -> None:
-        """
+        """Build the model from its configuration, with random weights.
+
         Raises:
             SourceError: the configuration cannot be fetched or read.
-            DoesNotFit: it is no vision model, or one whose images differ in size.
+            DoesNotFit: it is not a vision model, or one whose images differ in size.
             BadRecipe: ``config`` is not a configuration.
         """
         super().__init__()
@@ -123,7 +124,8 @@ class HFVision(Encoder):
         return self.source is not None
 
     def load_pretrained(self) -> None:
-        """
+        """Replace the model by one with the pretrained weights.
+
         Raises:
             SourceError: the weights cannot be fetched or read, or are another model's.
         """
@@ -142,18 +144,16 @@ class HFVision(Encoder):
         return find_blocks(self.model)
 
     def forward(self, inputs: Tensor) -> Features:
-        """``inputs`` [batch, 3, height, width] to features."""
+        """Turn images ``inputs`` [batch, 3, height, width] into features."""
         tokens, pooled = self._run(self.model, inputs)
         return Features(tokens if self.options.keep_class_token else tokens[:, self._prefix :], pooled)
 
-    # How it is made
-
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
-        """The model class, its configuration, and options of its constructor."""
+        """Return the model class, its configuration, and options of its constructor."""
         vision = getattr(config, "vision_config", None)
         if isinstance(vision, PreTrainedConfig):
             if isinstance(vision, CLIPVisionConfig) and isinstance(getattr(config, "projection_dim", None), int):
-                vision.projection_dim = config.projection_dim  # the whole model goes by its own, not by the tower's
+                vision.projection_dim = config.projection_dim  # the whole model uses its own, not the tower's
             config = vision
         if isinstance(config, CLIPVisionConfig) and "CLIPVisionModel" not in (config.architectures or ()):
             return CLIPVisionModelWithProjection, config, {}
@@ -163,7 +163,7 @@ class HFVision(Encoder):
                 f"'{self.name}' is a {config.model_type} model, which takes no images; choose a vision model, e.g. "
                 "clip, siglip, vit, dinov2 or timm"
             )
-        if getattr(config, "use_mask_token", False):  # a weight of pretraining alone: trained here, it would get no gradient
+        if getattr(config, "use_mask_token", False):  # a weight used in pretraining only: here it would get no gradient
             config = copy.deepcopy(config)
             config.use_mask_token = False
         if getattr(config, "num_channels", 3) != 3:
@@ -173,7 +173,7 @@ class HFVision(Encoder):
             explain_errors(f"'{self.name}' cannot be built", BadRecipe if self.source is None else SourceError),
         ):
             pooler = getattr(construct_model(cls, config), "pooler", None)
-        # A dense pooler is a head that most checkpoints lack; the class token under the final norm serves instead.
+        # A dense pooler is a head that most checkpoints lack; the normalised class token is used instead.
         return cls, config, {"add_pooling_layer": False} if isinstance(getattr(pooler, "dense", None), nn.Linear) else {}
 
     def _transform(self) -> Any:
@@ -191,11 +191,11 @@ class HFVision(Encoder):
         return PlainTransform(height, width)
 
     def _measure(self) -> None:
-        """Run the model's shapes on the meta device, at the size of images that the transform gives."""
+        """Set the spec from the model's shapes, which are computed on the meta device for images of the transform's size."""
         with torch.device("cpu"):  # the meta device may be the default here, and a processor computes
             shapes = {tuple(self.transform(Image.new("RGB", size)).shape) for size in ((64, 48), (48, 80))}
         if len(shapes) > 1 or len(next(iter(shapes))) != 3:
-            raise DoesNotFit(f"'{self.name}' takes images of different sizes, which make no batch; choose another encoder")
+            raise DoesNotFit(f"'{self.name}' takes images of different sizes, which cannot be batched; choose another encoder")
         channels, height, width = shapes.pop()
         with torch.device("meta"):
             model = construct_model(self._class, self._one_layer(), **self._extra)
@@ -215,8 +215,10 @@ class HFVision(Encoder):
         self.spec = FeatureSpec(dim=tokens.shape[2], pooled_dim=pooled.shape[1], tokens=count)
 
     def _one_layer(self) -> PreTrainedConfig:
-        """The configuration with one layer, where all are alike: more change no shape, and a pass through twelve on the
-        meta device takes as long as loading their weights."""
+        """Return the configuration with one layer, where all layers are alike.
+
+        More layers change no shape, and a pass through twelve on the meta device takes as long as loading their weights.
+        """
         config, layers = self._config, getattr(self._config, "num_hidden_layers", None)
         lists = ("depths", "hidden_sizes", "num_attention_heads")  # one for each stage
         staged = any(isinstance(getattr(config, key, None), list | tuple) for key in lists)
@@ -227,7 +229,7 @@ class HFVision(Encoder):
         return config
 
     def _run(self, model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """All tokens [batch, tokens, dim], class token included, and the pooled vector [batch, pooled_dim]."""
+        """Return all tokens [batch, tokens, dim], class token included, and the pooled vector [batch, pooled_dim]."""
         layer = self.options.layer
         out = model(pixel_values=inputs, output_hidden_states=layer != -1)
         last = _as_tokens(out.last_hidden_state)
@@ -242,12 +244,12 @@ class HFVision(Encoder):
 
 
 def _as_tokens(hidden: Tensor) -> Tensor:
-    """[batch, dim, height, width] to [batch, height * width, dim]; what is tokens already stays."""
+    """Turn a feature map [batch, dim, height, width] into tokens [batch, height * width, dim]; tokens stay as they are."""
     return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
 
 
 def prefix_tokens(config: PreTrainedConfig, tokens: int, height: int, width: int) -> int:
-    """How many of ``tokens`` stand before the patches: class, distillation and register tokens; 0 for a CNN."""
+    """Return how many of ``tokens`` come before the patches: class, distillation and register tokens; 0 for a CNN."""
     patch = getattr(config, "patch_size", None)
     if isinstance(patch, list | tuple):
         patch = patch[0] if len(set(patch)) == 1 else None
@@ -259,7 +261,7 @@ def prefix_tokens(config: PreTrainedConfig, tokens: int, height: int, width: int
 
 @dataclass(frozen=True)
 class ProcessorTransform:
-    """A picture to [3, height, width] by the checkpoint's own image processor."""
+    """Turn a picture into [3, height, width] with the checkpoint's own image processor."""
 
     processor: Any
 
@@ -268,14 +270,13 @@ class ProcessorTransform:
 
 
 def processor_of(data: dict[str, Any]) -> Any:
-    """An image processor from plain data with its ``image_processor_type``.
+    """Build an image processor from plain data with its ``image_processor_type``.
 
     Raises:
         BadRecipe: no such type, or a value that the type does not take.
     """
-    kind = str(data.get("image_processor_type")).removesuffix(
-        "Fast"
-    )  # as transformers 4 called those that are now the plain ones
+    # transformers 4 added "Fast" to the names of what are now the plain ones.
+    kind = str(data.get("image_processor_type")).removesuffix("Fast")
     cls = get_image_processor_class_from_name(kind)
     if not hasattr(cls, "from_dict") or not kind.endswith(("ImageProcessor", "ImageProcessorPil")):
         raise BadRecipe(f"encoder.processor.image_processor_type: transformers has no '{kind}'")
@@ -285,7 +286,8 @@ def processor_of(data: dict[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class PlainTransform:
-    """A picture to [3, height, width] in [-1, 1]: its shorter side resized, its centre cut out, as `CLIPImageProcessor` does."""
+    """Turn a picture into [3, height, width] in [-1, 1]: resize its shorter side and crop its centre, as `CLIPImageProcessor`
+    does."""
 
     height: int
     width: int
@@ -303,7 +305,7 @@ class PlainTransform:
 
     @property
     def processor(self) -> Any:
-        """The same as an image processor of transformers, for squares; None for others."""
+        """Return the same transform as an image processor of transformers, for squares; None for others."""
         if self.height != self.width:
             return None
         size = {"height": self.height, "width": self.width}

@@ -1,1 +1,2 @@
-"""Audio for mmzoo: the encoders `mel-transformer` and `hf-audio`, the data set `tones` and the recipe `audio-prefix-gpt`."""
+"""Provide audio for mmzoo: the encoders `mel-transformer` and `hf-audio`, the data set `tones` and the recipe
+`audio-prefix-gpt`."""

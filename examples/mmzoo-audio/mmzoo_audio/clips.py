@@ -1,5 +1,5 @@
-"""What a clip is, and how one is opened: files through libsndfile (https://github.com/bastibe/python-soundfile, BSD-3-Clause),
-any rate to an encoder's own by a polyphase filter (`scipy.signal.resample_poly`)."""
+"""Open audio clips: files through libsndfile (https://github.com/bastibe/python-soundfile, BSD-3-Clause), resampled from any
+rate to an encoder's own by a polyphase filter (`scipy.signal.resample_poly`)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import torch
 from scipy.signal import resample_poly
 from torch import Tensor
 
-from mmzoo.api import BadInput, Reader, file_of, name_of
+from mmzoo.api import BadInput, Reader, file_of, name_of, one_line
 
 RATE = 16_000
 SILENCE = 1.0  # seconds
 
 
 class BadAudio(BadInput):
-    """A clip that is missing, truncated, empty or none at all."""
+    """Report a clip that is missing, truncated, empty or not audio."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One channel of sound: ``samples`` [samples], float32, most often in [-1, 1], ``rate`` of them a second."""
+    """Hold one channel of sound: ``samples`` [samples], float32, most often in [-1, 1], ``rate`` of them a second."""
 
     samples: np.ndarray
     rate: int
@@ -36,7 +36,7 @@ class Clip:
         return len(self.samples) / self.rate
 
     def at(self, rate: int) -> np.ndarray:
-        """The samples [seconds * rate] at another rate."""
+        """Return the samples [seconds * rate] at another rate."""
         if rate == self.rate:
             return self.samples
         common = gcd(rate, self.rate)
@@ -44,19 +44,20 @@ class Clip:
 
 
 class ClipReader(Reader):
-    """A clip from a path, a ``file://`` URL or bytes of a WAV, FLAC, OGG or MP3 file, or from a mapping
-    ``{"array": samples, "sampling_rate": 16000}``, as `datasets` decodes audio.
+    """Read a clip from a path, a ``file://`` URL or bytes of a WAV, FLAC, OGG or MP3 file, or from a mapping ``{"array":
+    samples, "sampling_rate": 16000}``, as `datasets` decodes audio.
 
     Arrays are [samples], [channels, samples] or [samples, channels] of at most 8 channels, whose mean is taken; floats, or
-    integers, which are scaled by what their type can hold.
+    integers, which are scaled by the range of their type.
     """
 
     error = BadAudio
 
     def read(self, source: Any) -> Clip:
-        """
+        """Open a clip.
+
         Raises:
-            BadAudio: the clip is missing, truncated, empty or none at all.
+            BadAudio: the clip is missing, truncated, empty or not audio.
         """
         name = name_of(source)
         try:
@@ -64,15 +65,15 @@ class ClipReader(Reader):
         except FileNotFoundError:
             raise BadAudio(f"audio {name} does not exist") from None
         except Exception as error:  # a damaged file makes libsndfile raise more than its own errors
-            raise BadAudio(f"audio {name} cannot be read: {' '.join(str(error).split())[:300]}") from None
+            raise BadAudio(f"audio {name} cannot be read: {one_line(error)}") from None
         if not len(clip.samples):
-            raise BadAudio(f"audio {name} holds no sample")
+            raise BadAudio(f"audio {name} holds no samples")
         if not np.isfinite(clip.samples).all():
-            raise BadAudio(f"audio {name} holds samples that are no numbers")
+            raise BadAudio(f"audio {name} holds samples that are NaN or infinite")
         return clip
 
     def blank(self, transform: Callable[[Any], Tensor]) -> Tensor:
-        """A second of silence."""
+        """Return a second of silence."""
         return transform(Clip(np.zeros(int(SILENCE * RATE), np.float32), RATE))
 
     def probes(self) -> list[Clip]:
@@ -85,7 +86,7 @@ def _open(source: Any) -> Clip:
     file = None if isinstance(source, Mapping) and "array" in source else file_of(source)
     if file is not None:
         if hasattr(file, "stat"):
-            file.stat()  # libsndfile does not say that a file is not there
+            file.stat()  # libsndfile does not report a missing file as such
         samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
         return Clip(samples.mean(1), int(rate))
     if isinstance(source, Clip):
@@ -114,16 +115,17 @@ def _mono(array: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Waveform:
-    """A clip to its samples [samples] at ``rate``."""
+    """Turn a clip into its samples [samples] at ``rate``."""
 
     rate: int
     shortest: int
     longest: float
 
     def __call__(self, clip: Clip) -> Tensor:
-        """
+        """Return the samples, resampled.
+
         Raises:
-            BadAudio: the clip lasts longer than the encoder takes, or not as long as its window.
+            BadAudio: the clip is longer than the encoder takes, or shorter than its window.
         """
         if clip.seconds > self.longest:
             raise BadAudio(

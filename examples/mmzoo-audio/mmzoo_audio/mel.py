@@ -1,8 +1,8 @@
-"""Log-mel spectrograms, and a small transformer that reads them.
+"""Compute log-mel spectrograms, and encode them with a small transformer.
 
 Both are Whisper's (Radford et al. 2022, https://arxiv.org/abs/2212.04356; https://github.com/openai/whisper, MIT): two
-convolutions with GELU, sinusoidal positions, pre-norm blocks, a norm at the end. Both convolutions stride by 2 here, for a token
-every 40 ms.
+convolutions with GELU, sinusoidal positions, pre-norm blocks, a norm at the end. Both convolutions have stride 2 here, for a
+token every 40 ms.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ from mmzoo_audio.clips import RATE, ClipReader, Waveform
 
 WINDOW, HOP = 400, 160  # samples: 25 ms and 10 ms
 FLOOR = 1e-10
-RANGE = 8.0  # powers of ten below the loudest that are told apart
+RANGE = 8.0  # powers of ten below the loudest that are kept apart
 
 
 class LogMel(nn.Module):
-    """Waveforms [batch, samples] to log-mel frames [batch, mels, frames], one every `HOP` samples, as Whisper normalises them."""
+    """Turn waveforms [batch, samples] into log-mel frames [batch, mels, frames], one every `HOP` samples, normalised as in
+    Whisper."""
 
     def __init__(self, mels: int) -> None:
         super().__init__()
         filters = mel_filter_bank(1 + WINDOW // 2, mels, 0.0, RATE / 2, RATE, norm="slaney", mel_scale="slaney")
-        # Arrays and no buffers: they stay float32 in a model of bfloat16, and have values in one that is made on the meta device.
+        # Arrays, not buffers: they stay float32 in a bfloat16 model, and have values in one that is made on the meta device.
         self.filters, self.hann = filters.T.astype(np.float32), get_window("hann", WINDOW).astype(np.float32)
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None, *, pad: str = "constant") -> Tensor:
-        """
+        """Return the frames.
+
         Args:
             lengths: [batch], the samples that are real; frames beyond them become zeros, and no frame depends on them.
-            pad: what stands before and after the waveform: ``"constant"``, zeros, or ``"reflect"``, as Whisper has it.
+            pad: the padding before and after the waveform: ``"constant"``, zeros, or ``"reflect"``, as in Whisper.
         """
         filters, hann = (torch.from_numpy(array).to(waveform.device) for array in (self.filters, self.hann))
         with torch.autocast(waveform.device.type, enabled=False):
@@ -53,22 +55,22 @@ class LogMel(nn.Module):
 
 
 def frames(samples: Any) -> Any:
-    """How many frames have their middle in so many samples, a number or a tensor."""
+    """Return how many frames have their middle in a number of samples, which may be a tensor."""
     return (samples + HOP - 1) // HOP
 
 
 def within(lengths: Tensor, count: int) -> Tensor:
-    """[batch] to [batch, count], true at the first so many."""
+    """Return a mask [batch, count] that is true at the first ``lengths`` [batch] places."""
     return torch.arange(count, device=lengths.device) < lengths[:, None]
 
 
 def mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    """The mean [batch, dim] of the tokens [batch, tokens, dim] that are real."""
+    """Return the mean [batch, dim] of the tokens [batch, tokens, dim] that are real."""
     return (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
 
 class MelTransformer(Encoder):
-    """Clips [batch, samples] to a token every 40 ms, [batch, tokens, dim]; pooled is their mean."""
+    """Turn clips [batch, samples] into a token every 40 ms, [batch, tokens, dim]; pooled is their mean."""
 
     modality = "audio"
     reader = ClipReader()
@@ -82,7 +84,8 @@ class MelTransformer(Encoder):
         max_seconds: float = Field(30.0, gt=0, le=3600, description="longer clips are refused")
 
     def __init__(self, options: Any) -> None:
-        """
+        """Build the encoder.
+
         Raises:
             DoesNotFit: the heads do not divide the channels.
         """
@@ -102,12 +105,13 @@ class MelTransformer(Encoder):
         return tuple(self.layers)
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Features:
+        """Turn waveforms ``inputs`` [batch, samples], of which ``lengths`` [batch] samples are real, into features."""
         hidden = self.mel(inputs, lengths).to(self.conv1.weight.dtype)
         count = frames(lengths)
         for convolution in (self.conv1, self.conv2):
             count = (count + 1) // 2
             hidden = F.gelu(convolution(hidden))
-            hidden = hidden * within(count, hidden.shape[2])[:, None]  # else the next would see the padding
+            hidden = hidden * within(count, hidden.shape[2])[:, None]  # else the next would read the padding
         mask = within(count, hidden.shape[2])
         tokens = hidden.transpose(1, 2)
         tokens = tokens + positions(tokens.shape[1], tokens.shape[2], tokens)
@@ -118,7 +122,7 @@ class MelTransformer(Encoder):
 
 
 class Block(nn.Module):
-    """Pre-norm self-attention and an MLP of ratio 4."""
+    """Apply pre-norm self-attention and an MLP of ratio 4."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -128,15 +132,15 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """``tokens`` [batch, tokens, dim] under ``mask`` [batch, tokens]."""
+        """Return new ``tokens`` [batch, tokens, dim] under ``mask`` [batch, tokens]."""
         parts = self.qkv(self.norm1(tokens)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        found = F.scaled_dot_product_attention(*parts, attn_mask=mask[:, None, None])
-        tokens = tokens + self.project(found.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(*parts, attn_mask=mask[:, None, None])
+        tokens = tokens + self.project(attended.transpose(1, 2).flatten(2))
         return tokens + self.mlp(self.norm2(tokens))
 
 
 def positions(count: int, dim: int, like: Tensor) -> Tensor:
-    """Sinusoids [count, dim], sines before cosines."""
+    """Return sinusoids [count, dim], sines before cosines."""
     rates = 10_000.0 ** (-torch.arange(dim // 2, device=like.device) / (dim // 2 - 1))
     angles = torch.arange(count, device=like.device)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], 1).to(like.dtype)

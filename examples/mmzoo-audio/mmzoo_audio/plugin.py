@@ -1,4 +1,4 @@
-"""What there is to choose. Imports no torch."""
+"""Register what mmzoo-audio provides. This module imports no torch."""
 
 from mmzoo.api import Entry, hookimpl
 
@@ -41,10 +41,10 @@ def mmzoo_datasets():
             "dataset",
             "tones",
             target="mmzoo_audio.tones:Tones",
-            summary="beeps and what they are, made when they are asked for, with held-out combinations",
+            summary="beeps and their descriptions, generated on demand, with held-out combinations",
             modality="audio",
             license="Apache-2.0",
-            source="made here, by a seed",
+            source="generated here from a seed",
             tiny={"train_clips": 8, "validation_clips": 4, "test_clips": 4},
         )
     ]
@@ -57,7 +57,7 @@ def mmzoo_recipes():
             "recipe",
             "audio-prefix-gpt",
             target="mmzoo_audio.recipes:AUDIO_PREFIX_GPT",
-            summary="captions of sounds from scratch: a small transformer hears, a small decoder writes",
+            summary="captions of sounds from scratch: a small transformer encodes, a small decoder writes",
             modality="audio",
             license="Apache-2.0",
             source="ClipCap's prefix, Mokady et al. 2021, https://arxiv.org/abs/2111.09734",

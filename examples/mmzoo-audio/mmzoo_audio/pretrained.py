@@ -1,6 +1,6 @@
-"""Audio encoders of the transformers library (Apache-2.0; each checkpoint has its own licence).
+"""Wrap audio encoders of the transformers library (Apache-2.0; each checkpoint has its own licence).
 
-Whisper: Radford et al. 2022, https://arxiv.org/abs/2212.04356, of which the encoder is taken. wav2vec 2.0: Baevski et al. 2020,
+Whisper: Radford et al. 2022, https://arxiv.org/abs/2212.04356, its encoder only. wav2vec 2.0: Baevski et al. 2020,
 https://arxiv.org/abs/2006.11477, and those that are built like it: HuBERT, WavLM, UniSpeech-SAT, data2vec-audio.
 """
 
@@ -40,12 +40,11 @@ STRIDE = 2  # frames to a token, by Whisper's second convolution
 
 
 class HFAudio(Encoder):
-    """Clips [batch, samples] to the last hidden states of the checkpoint's audio encoder, [batch, tokens, dim]; pooled is the
-    mean of those within the clip.
+    """Turn clips [batch, samples] into the last hidden states of the checkpoint's audio encoder, [batch, tokens, dim].
 
-    Whisper reads a fixed time, most often 30 s, of which the rest is silence; the tokens of that rest are left out. The others
-    read a clip as if it were alone: those with norms over time (wav2vec2-base) see each length by itself, the rest a batch under
-    its mask.
+    Pooled is the mean of those within the clip. Whisper reads a fixed time, most often 30 s, the rest of which is silence; the
+    tokens of that rest are left out. The other encoders read each clip as if it were alone in the batch: those with norms over
+    time (wav2vec2-base) run once for each length, the rest run a batch under its mask.
     """
 
     modality = "audio"
@@ -60,7 +59,7 @@ class HFAudio(Encoder):
         config: dict[str, Any] | None = Field(
             None, description="build from this configuration (with its `model_type`) and fetch nothing; random weights only"
         )
-        max_seconds: float = Field(30.0, gt=0, le=600, description="longer clips are refused; Whisper's own limit is one too")
+        max_seconds: float = Field(30.0, gt=0, le=600, description="longer clips are refused; Whisper also has its own limit")
 
         @model_validator(mode="after")
         def _some_source(self) -> Any:
@@ -69,10 +68,11 @@ class HFAudio(Encoder):
             return self
 
     def __init__(self, options: Any) -> None:
-        """
+        """Build the encoder from its configuration, with random weights.
+
         Raises:
             SourceError: the configuration cannot be fetched or read.
-            DoesNotFit: it is of no audio encoder that is known here.
+            DoesNotFit: it is not of an audio encoder that is known here.
             BadRecipe: ``config`` is not a configuration.
         """
         super().__init__()
@@ -103,7 +103,8 @@ class HFAudio(Encoder):
         return self.source is not None
 
     def load_pretrained(self) -> None:
-        """
+        """Replace the model by one with the pretrained weights.
+
         Raises:
             SourceError: the weights cannot be fetched or read, or are another model's.
         """
@@ -121,6 +122,7 @@ class HFAudio(Encoder):
         return tuple(self.model.layers if self.mel is not None else self.model.encoder.layers)
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Features:
+        """Turn waveforms ``inputs`` [batch, samples], of which ``lengths`` [batch] samples are real, into features."""
         tokens, mask = self._whisper(inputs, lengths) if self.mel is not None else self._waves(inputs, lengths)
         return Features(tokens, mean(tokens, mask), mask.long())
 
@@ -137,13 +139,13 @@ class HFAudio(Encoder):
         if getattr(config, "feat_extract_norm", "") == "layer" and not getattr(config, "add_adapter", False):
             tokens = self.model(inputs, attention_mask=within(lengths, inputs.shape[1]).long()).last_hidden_state
             return tokens, within(_conv_frames(lengths, config), tokens.shape[1])
-        alone: dict[int, Tensor] = {}
+        by_row: dict[int, Tensor] = {}
         for length in lengths.unique().tolist():
             rows = (lengths == length).nonzero()[:, 0]
-            alone.update(zip(rows.tolist(), self.model(inputs[rows, :length]).last_hidden_state, strict=True))
-        each = [alone[i] for i in range(len(inputs))]
-        tokens = pad_sequence(each, batch_first=True)
-        return tokens, within(torch.tensor([len(row) for row in each], device=tokens.device), tokens.shape[1])
+            by_row.update(zip(rows.tolist(), self.model(inputs[rows, :length]).last_hidden_state, strict=True))
+        states = [by_row[i] for i in range(len(inputs))]
+        tokens = pad_sequence(states, batch_first=True)
+        return tokens, within(torch.tensor([len(row) for row in states], device=tokens.device), tokens.shape[1])
 
     def _waveform(self, name: str) -> Normalised:
         path = self.source and self.source.find("preprocessor_config.json")
@@ -157,26 +159,26 @@ class HFAudio(Encoder):
 
 @dataclass(frozen=True)
 class Normalised:
-    """A clip to its samples as the checkpoint's own feature extractor scales them."""
+    """Turn a clip into its samples, scaled by the checkpoint's own feature extractor."""
 
     waveform: Waveform
     extractor: Any
 
     def __call__(self, clip: Clip) -> Tensor:
         samples = self.waveform(clip).numpy()
-        found = self.extractor(samples, sampling_rate=self.waveform.rate, return_tensors="pt")
-        return found["input_values"][0].float()
+        inputs = self.extractor(samples, sampling_rate=self.waveform.rate, return_tensors="pt")
+        return inputs["input_values"][0].float()
 
 
 def _conv_frames(lengths: Tensor, config: Any) -> Tensor:
-    """How many frames the convolutions make of so many samples."""
+    """Return how many frames the convolutions make of ``lengths`` samples."""
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         lengths = (lengths - kernel) // stride + 1
     return lengths
 
 
 def _shortest(config: Any) -> int:
-    """The samples that the convolutions need for one frame."""
+    """Return the number of samples that the convolutions need for one frame."""
     needed = 1
     for kernel, stride in reversed(list(zip(config.conv_kernel, config.conv_stride, strict=True))):
         needed = (needed - 1) * stride + kernel

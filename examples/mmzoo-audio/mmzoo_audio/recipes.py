@@ -1,4 +1,4 @@
-"""The registered recipe, as plain data."""
+"""Define the registered recipe as plain data."""
 
 AUDIO_PREFIX_GPT = {
     "encoder": "mel-transformer",

@@ -1,11 +1,12 @@
-"""Beeps and what they are: clips that are made when they are asked for, by a seed, so that there is nothing to download.
+"""Generate beeps and their descriptions: clips that are made when they are asked for, by a seed, so that there is nothing to
+download.
 
 A clip holds one to four beeps of one length, pitch and timbre; its caption says so: "three short high hissing beeps". What the
 caption does not say differs from clip to clip: the pitch within its band, the lengths within theirs, gaps, loudness, where the
 first begins, noise.
 
-The splits measure generalisation to new combinations: of the 72, 14 are never in training (`HELD_OUT`), while each pair of their
-properties is.
+The splits measure generalisation to new combinations: of the 72, 14 are never in training (`HELD_OUT`), while each pair of
+their properties is.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ COMBINATIONS: list[Combination] = list(product(COUNTS, LENGTHS, PITCHES, TIMBRES
 
 
 def _is_held_out(combination: Combination) -> bool:
-    """A diagonal through the properties, which takes no pair of them away."""
+    """Choose a diagonal through the properties, so that every pair of them stays in training."""
     values = (COUNTS, tuple(LENGTHS), tuple(PITCHES), TIMBRES)
     places = [names.index(name) for names, name in zip(values, combination, strict=True)]
     return (places[0] + places[1] + 2 * places[2] + places[3]) % 5 == 1
@@ -45,8 +46,10 @@ SPLITS = {"train": SEEN, "validation": SEEN, "test": HELD_OUT}
 
 
 class Tones(Dataset):
-    """Clips without text; the target is the caption. An example is ``test/12``. ``validation`` has new clips of the combinations
-    of ``train``, ``test`` has those that are not in it."""
+    """Provide clips without text; the target is the caption. An example's id is ``test/12``.
+
+    ``validation`` has new clips of the combinations of ``train``, ``test`` has the combinations that are not in it.
+    """
 
     modality = "audio"
 
@@ -54,7 +57,7 @@ class Tones(Dataset):
         train_clips: int = Field(1440, ge=1, le=1_000_000, description="clips to train on")
         validation_clips: int = Field(288, ge=1, le=1_000_000, description="new clips of the same combinations")
         test_clips: int = Field(280, ge=1, le=1_000_000, description="clips of combinations that are not in training")
-        seed: int = Field(0, ge=0, description="of what varies between clips")
+        seed: int = Field(0, ge=0, description="decides what varies between clips")
 
     def splits(self) -> list[str]:
         return list(SPLITS)
@@ -64,7 +67,7 @@ class Tones(Dataset):
 
 
 class Clips(Sequence[Example]):
-    """The examples of a split; each is made anew when it is asked for, and always the same."""
+    """Hold the examples of a split; each is made anew when it is asked for, and is always the same."""
 
     def __init__(self, split: str, count: int, seed: int) -> None:
         self.split, self.count, self.seed = split, count, seed
@@ -89,7 +92,7 @@ def caption(combination: Combination) -> str:
 
 
 def beeps(combination: Combination, random: np.random.Generator) -> np.ndarray:
-    """A clip, int16 [samples] at `RATE`."""
+    """Return a clip, int16 [samples] at `RATE`."""
     count, length, pitch, timbre = combination
     frequency = random.uniform(*PITCHES[pitch])
     seconds = random.uniform(*LENGTHS[length])
@@ -104,7 +107,7 @@ def beeps(combination: Combination, random: np.random.Generator) -> np.ndarray:
 
 
 def wave(timbre: str, frequency: float, times: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A sound [samples] of that frequency, or around it, in [-1, 1]."""
+    """Return a sound [samples] of that frequency, or around it, in [-1, 1]."""
     if timbre == "hissing":
         band = signal.butter(2, [frequency * 2**-0.5, frequency * 2**0.5], "bandpass", fs=RATE, output="sos")
         noise = signal.sosfilt(band, random.standard_normal(len(times) + RATE // 50))[-len(times) :]

@@ -1,4 +1,4 @@
-"""The plugin through mmzoo's own door: found, built, trained, saved, loaded; and its numbers beside those of transformers."""
+"""Test the plugin through mmzoo: found, built, trained, saved, loaded; and compare its numbers with those of transformers."""
 
 import json
 from collections import Counter
@@ -66,7 +66,7 @@ def model_of(encoder, fusion="projector", **more):
 
 
 def features(model, clips):
-    batch = model.collator(training=False)([mmzoo.Example(str(i), audio=each) for i, each in enumerate(clips)])
+    batch = model.collator(training=False)([mmzoo.Example(str(i), audio=sound) for i, sound in enumerate(clips)])
     with torch.no_grad():
         return model.batch_features(batch)
 
@@ -75,8 +75,7 @@ def features(model, clips):
 
 
 def test_it_is_found_and_its_entries_are_in_order():
-    found = {(entry.kind, entry.name) for entry in OURS}
-    assert found == {
+    assert {(entry.kind, entry.name) for entry in OURS} == {
         ("encoder", "mel-transformer"),
         ("encoder", "hf-audio"),
         ("dataset", "tones"),
@@ -98,18 +97,18 @@ def test_the_recipe_trains_saves_and_loads(tmp_path):
 
 
 def test_a_clip_is_the_same_from_everywhere(tmp_path):
-    given = clip(0.3)
-    values = np.round(given["array"] * 32767).astype(np.int16)
+    sound = clip(0.3)
+    values = np.round(sound["array"] * 32767).astype(np.int16)
     reader = ClipReader()
     for suffix in ("wav", "flac"):
         soundfile.write(tmp_path / f"a.{suffix}", values, 16_000)
         path = tmp_path / f"a.{suffix}"
         sources = [str(path), path, path.as_uri(), path.read_bytes(), {"path": str(path)}, {"bytes": path.read_bytes()}]
         for source in [*sources, {"array": values, "sampling_rate": 16_000}]:
-            found = reader.read(source)
-            assert found.rate == 16_000
-            np.testing.assert_allclose(found.samples, values / 32768, atol=1e-7)
-    stereo = np.stack([given["array"], -given["array"]])
+            opened = reader.read(source)
+            assert opened.rate == 16_000
+            np.testing.assert_allclose(opened.samples, values / 32768, atol=1e-7)
+    stereo = np.stack([sound["array"], -sound["array"]])
     for array in (stereo, stereo.T):
         assert not reader.read({"array": array, "sampling_rate": 16_000}).samples.any()
     bytes_ = (np.arange(256).astype(np.uint8), np.arange(-128, 128).astype(np.int8))
@@ -136,8 +135,8 @@ def test_rates_are_converted():
         (7, "a clip is a path"),
         (np.zeros(10), "'sampling_rate'"),
         ({"array": np.zeros(10)}, "'sampling_rate'"),
-        ({"array": np.zeros(0), "sampling_rate": 16_000}, "no sample"),
-        ({"array": np.full(10, np.nan), "sampling_rate": 16_000}, "no numbers"),
+        ({"array": np.zeros(0), "sampling_rate": 16_000}, "holds no samples"),
+        ({"array": np.full(10, np.nan), "sampling_rate": 16_000}, "NaN or infinite"),
         ({"array": np.zeros((10, 10)), "sampling_rate": 16_000}, "shape"),
         ({"array": np.zeros(10), "sampling_rate": 0.5}, "1,000 to"),
         ({"array": ["a"], "sampling_rate": 16_000}, "holds no samples"),
@@ -180,7 +179,7 @@ def test_log_mel_is_whispers(seconds):
 
 def test_no_frame_depends_on_padding():
     mel = LogMel(64)
-    short, long = (torch.from_numpy(each["array"]) for each in CLIPS[:2])
+    short, long = (torch.from_numpy(sound["array"]) for sound in CLIPS[:2])
     batch = torch.stack([torch.nn.functional.pad(short, (0, len(long) - len(short))), long])
     lengths = torch.tensor([len(short), len(long)])
     together = mel(batch, lengths)
@@ -195,15 +194,15 @@ def test_whisper_is_that_of_transformers(tmp_path):
     whole.save_pretrained(tmp_path)
     model = model_of(f"hf-audio:{tmp_path}")
     extractor = transformers.WhisperFeatureExtractor(chunk_length=2)
-    found = features(model, CLIPS)
+    result = features(model, CLIPS)
     for i, each in enumerate(CLIPS):
         mel = extractor(each["array"], sampling_rate=16_000, return_tensors="pt")["input_features"]
         with torch.no_grad():
             expected = whole.get_encoder()(mel).last_hidden_state
-        count = int(found.mask[i].sum())
+        count = int(result.mask[i].sum())
         assert count == -(-len(each["array"]) // 320)
-        torch.testing.assert_close(found.tokens[i, :count], expected[0, :count], atol=1e-5, rtol=0)
-        torch.testing.assert_close(found.pooled[i], expected[0, :count].mean(0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(result.tokens[i, :count], expected[0, :count], atol=1e-5, rtol=0)
+        torch.testing.assert_close(result.pooled[i], expected[0, :count].mean(0), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "whisper"])
@@ -214,15 +213,15 @@ def test_wav2vec2_is_that_of_transformers(kind, tmp_path):
     extractor = transformers.Wav2Vec2FeatureExtractor()
     extractor.save_pretrained(tmp_path)
     model = model_of(f"hf-audio:{tmp_path}")
-    found = features(model, CLIPS)
+    result = features(model, CLIPS)
     for i, each in enumerate(CLIPS):
         values = extractor(each["array"], sampling_rate=16_000, return_tensors="pt")["input_values"]
         with torch.no_grad():
             expected = original(values).last_hidden_state[0]
-        count = int(found.mask[i].sum())
+        count = int(result.mask[i].sum())
         assert count == len(expected)
-        torch.testing.assert_close(found.tokens[i, :count], expected, atol=1e-5, rtol=0)
-        torch.testing.assert_close(found.pooled[i], expected.mean(0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(result.tokens[i, :count], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(result.pooled[i], expected.mean(0), atol=1e-5, rtol=0)
 
 
 ENCODERS = {"mel-transformer": {"use": "mel-transformer"}, **{k: {"use": "hf-audio", "config": c} for k, c in KINDS.items()}}
@@ -307,7 +306,7 @@ def test_tones_are_what_they_say_and_always_the_same():
 
 
 def beeps_in(array):
-    """Stretches that are loud, by the energy of 10 ms."""
+    """Return the stretches that are loud, by the energy of 10 ms."""
     frames = np.abs(array[: len(array) // 160 * 160].reshape(-1, 160).astype(float)).mean(1)
     loud = np.convolve(frames, np.ones(4) / 4, "same") > 0.25 * np.sort(frames)[-3:].mean()
     return int((loud[1:] & ~loud[:-1]).sum() + loud[0])
@@ -336,10 +335,10 @@ def test_a_short_training_learns(tmp_path):
     )
     losses = [step["loss"] for step in run.history]
     assert np.mean(losses[-5:]) < 0.5 * losses[0]
-    found = mmzoo.evaluate(
+    result = mmzoo.evaluate(
         tmp_path / "model", dataset=mmzoo.recipes.schema.PartConfig(use="tones", test_clips=28), progress=False
     )
-    assert set(found.controls) == {"shuffled", "blanked"}
+    assert set(result.controls) == {"shuffled", "blanked"}
     assert "audio shuffled" in (tmp_path / "model" / "README.md").read_text()
 
 

@@ -1,8 +1,8 @@
-"""FiLM: feature-wise linear modulation (Perez et al. 2018, https://arxiv.org/abs/1709.07871).
+"""Compute FiLM, feature-wise linear modulation (Perez et al. 2018, https://arxiv.org/abs/1709.07871).
 
-The text says how each channel of the picture is scaled and shifted. Late fusion: it needs what the language model made of
-the text. Visual tokens have no known grid here, so the paper's convolutions are linear layers on each token, its batch
-norm is a layer norm, and no coordinates are added.
+The text decides how each channel of the picture is scaled and shifted. It is a late fusion, since it needs the
+language model's states of the text. Visual tokens have no known grid here, so the paper's convolutions are linear
+layers on each token, its batch norm is a layer norm, and no coordinates are added.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 class FilmFusion(Fusion):
-    """Each text state modulates the visual tokens; their maximum over the picture joins the state."""
+    """Scale and shift the visual tokens by each text state; add their maximum over the picture to the state."""
 
     needs_tokens = True
 
@@ -34,7 +34,7 @@ class FilmFusion(Fusion):
         self.out = nn.Linear(channels, dim)
 
     def blocks(self) -> Sequence[nn.Module]:
-        """For the policies ``last:N`` and ``lora:r``."""
+        """Return the blocks that the policies ``last:N`` and ``lora:r`` count."""
         return tuple(self.films)
 
     def late(self, features: Features, hidden: Tensor) -> Tensor:
@@ -43,13 +43,13 @@ class FilmFusion(Fusion):
         for film in self.films:
             tokens = film(tokens, states)
         if features.mask is not None:
-            # Tokens are never negative, so one that is no token can't be the maximum.
+            # Tokens are never negative, so a masked one, which is zero here, cannot change the maximum.
             tokens = tokens * features.mask[:, None, :, None].to(tokens.dtype)
         return hidden + self.out(tokens.amax(2))
 
 
 class FilmBlock(nn.Module):
-    """``x + ReLU(gamma * f(x) + beta)``, gamma and beta from the text: x itself where both are zero."""
+    """Compute ``x + ReLU(gamma * f(x) + beta)``, gamma and beta from the text: x itself where both are zero."""
 
     def __init__(self, channels: int, dim: int) -> None:
         super().__init__()
@@ -64,7 +64,9 @@ class FilmBlock(nn.Module):
         nn.init.ones_(self.modulation.bias[:channels])  # gamma begins around 1, as in the paper
 
     def forward(self, tokens: Tensor, states: Tensor) -> Tensor:
-        """``tokens`` [batch, positions or 1, tokens, channels] and ``states`` [batch, positions, dim] to
-        [batch, positions, tokens, channels]."""
+        """Return the modulated tokens [batch, positions, tokens, channels].
+
+        ``tokens`` are [batch, positions or 1, tokens, channels], ``states`` [batch, positions, dim].
+        """
         gamma, beta = self.modulation(states).unsqueeze(2).chunk(2, dim=-1)
         return tokens + torch.relu(gamma * self.features(tokens) + beta)

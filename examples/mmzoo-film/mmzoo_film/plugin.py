@@ -1,4 +1,4 @@
-"""What mmzoo-film brings, as data. Imports no torch: what a target names is imported when it is built."""
+"""Register what mmzoo-film provides, as data. It imports no torch; a target is imported when it is built."""
 
 from mmzoo.api import Entry, hookimpl
 

@@ -1,4 +1,4 @@
-"""The recipe as plain data; its keys are those of `mmzoo.Recipe`. Imports no torch."""
+"""Define the recipe as plain data; its keys are those of `mmzoo.Recipe`. This module imports no torch."""
 
 RECIPE = {
     "encoder": "cnn",

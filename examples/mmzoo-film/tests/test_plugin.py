@@ -1,4 +1,4 @@
-"""The contract with mmzoo: each of its checks on each entry. Tests of what is special to an entry belong below."""
+"""Run each check of the contract with mmzoo on each entry, then test what is special to FiLM."""
 
 import pytest
 import torch
@@ -32,10 +32,10 @@ def test_a_block_is_the_papers_formula():
     block = FilmBlock(channels=8, dim=4)
     tokens, states = torch.rand(2, 1, 5, 8), torch.randn(2, 3, 4)
     gamma, beta = block.modulation(states)[..., :8], block.modulation(states)[..., 8:]
-    found = block(tokens, states)
+    modulated = block(tokens, states)
     for position in range(3):
         scaled = gamma[:, position, None] * block.features(tokens[:, 0]) + beta[:, position, None]
-        torch.testing.assert_close(found[:, position], tokens[:, 0] + scaled.relu())
+        torch.testing.assert_close(modulated[:, position], tokens[:, 0] + scaled.relu())
 
 
 def test_a_block_with_gamma_and_beta_zero_is_the_identity():
@@ -46,26 +46,26 @@ def test_a_block_with_gamma_and_beta_zero_is_the_identity():
     assert torch.equal(block(tokens, torch.randn(2, 3, 4)), tokens.expand(2, 3, 5, 8))
 
 
-def test_the_text_reaches_the_picture(fusion):
-    seen, hidden = features(torch.randn(2, 5, 6)), torch.randn(2, 3, 4, requires_grad=True)
-    change = fusion.late(seen, hidden) - hidden  # the skip connection alone does not count
+def test_the_text_changes_the_picture(fusion):
+    picture, hidden = features(torch.randn(2, 5, 6)), torch.randn(2, 3, 4, requires_grad=True)
+    change = fusion.late(picture, hidden) - hidden  # without the skip connection
     change.sum().backward()
     assert (hidden.grad.abs().sum(-1) > 0).all()
     for block in fusion.blocks():
         assert block.modulation.weight.grad.abs().sum() > 0
 
 
-def test_tokens_that_are_none_change_nothing(fusion):
+def test_masked_tokens_change_nothing(fusion):
     tokens, hidden = torch.randn(2, 5, 6), torch.randn(2, 3, 4)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
-    found = fusion.late(features(tokens, mask), hidden)
-    torch.testing.assert_close(found[1:], fusion.late(features(tokens[1:, :2]), hidden[1:]))
-    nothing = fusion.late(features(tokens, torch.zeros_like(mask)), hidden)
-    assert nothing.isfinite().all()
+    fused = fusion.late(features(tokens, mask), hidden)
+    torch.testing.assert_close(fused[1:], fusion.late(features(tokens[1:, :2]), hidden[1:]))
+    without_tokens = fusion.late(features(tokens, torch.zeros_like(mask)), hidden)
+    assert without_tokens.isfinite().all()
 
 
 def test_the_order_of_tokens_and_the_batch_change_nothing(fusion):
     tokens, hidden = torch.randn(2, 5, 6), torch.randn(2, 3, 4)
-    found = fusion.late(features(tokens), hidden)
-    torch.testing.assert_close(fusion.late(features(tokens.flip(1)), hidden), found)
-    torch.testing.assert_close(fusion.late(features(tokens[1:]), hidden[1:]), found[1:])
+    fused = fusion.late(features(tokens), hidden)
+    torch.testing.assert_close(fusion.late(features(tokens.flip(1)), hidden), fused)
+    torch.testing.assert_close(fusion.late(features(tokens[1:]), hidden[1:]), fused[1:])

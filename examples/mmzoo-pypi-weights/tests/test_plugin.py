@@ -1,4 +1,4 @@
-"""The plugin through mmzoo's own door: found, built, trained, saved, loaded; and its features beside the originals'."""
+"""Test the plugin through mmzoo: found, built, trained, saved, loaded; and compare its features with the originals'."""
 
 import json
 import zipfile
@@ -33,7 +33,7 @@ def encoder(**options):
 
 @pytest.mark.parametrize("size", [224, 96])
 def test_features_are_those_of_the_original(size):
-    """`efficientnet_lite_pytorch`, by the package whose weights these are."""
+    """Compare with `efficientnet_lite_pytorch`, the package whose weights these are."""
     original = pytest.importorskip("efficientnet_lite_pytorch")
     model = original.EfficientNet.from_pretrained(
         "efficientnet-lite0", weights_path=str(efficientnet.WEIGHTS.path), image_size=size
@@ -41,19 +41,19 @@ def test_features_are_those_of_the_original(size):
     inputs = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model.extract_features(inputs)
-        found = encoder(image_size=size).encode(inputs)
+        features = encoder(image_size=size).encode(inputs)
     assert expected.abs().max() > 1
-    torch.testing.assert_close(found.tokens, expected.flatten(2).transpose(1, 2), atol=1e-4, rtol=0)
-    torch.testing.assert_close(found.pooled, expected.mean((2, 3)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(features.tokens, expected.flatten(2).transpose(1, 2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(features.pooled, expected.mean((2, 3)), atol=1e-4, rtol=0)
 
 
 def test_preprocessing_is_that_of_the_original():
     pixels = np.zeros((256, 320, 3), np.uint8)
-    pixels[16:240, 48:272] = (255, 127, 0)  # the middle 224 of 256, which is all that is kept
-    found = efficientnet.Preprocess(224, 0.875)(Image.fromarray(pixels))
-    assert found.shape == (3, 224, 224)
-    torch.testing.assert_close(found.amax((1, 2)), torch.tensor([1.0, 0.0, -127 / 128]))
-    torch.testing.assert_close(found.amin((1, 2)), torch.tensor([1.0, 0.0, -127 / 128]))
+    pixels[16:240, 48:272] = (255, 127, 0)  # the middle 224 of 256, which is the part that is kept
+    pixels_out = efficientnet.Preprocess(224, 0.875)(Image.fromarray(pixels))
+    assert pixels_out.shape == (3, 224, 224)
+    torch.testing.assert_close(pixels_out.amax((1, 2)), torch.tensor([1.0, 0.0, -127 / 128]))
+    torch.testing.assert_close(pixels_out.amin((1, 2)), torch.tensor([1.0, 0.0, -127 / 128]))
     whole = efficientnet.Preprocess(96, 1.0)(Image.fromarray(pixels[:, 32:288]))
     assert whole.shape == (3, 96, 96)
     assert whole[0, 0, 0] == -127 / 128
@@ -70,8 +70,8 @@ def test_sentence_embeddings_are_those_of_sentence_transformers(tmp_path):
     batch = language.tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         hidden = language(language.embed(batch["input_ids"]), batch["attention_mask"])
-        found = torch.nn.functional.normalize(language.pool(hidden, batch["attention_mask"]), dim=-1)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        vectors = torch.nn.functional.normalize(language.pool(hidden, batch["attention_mask"]), dim=-1)
+    torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
 
 
 def test_a_checkpoint_is_locked_to_the_file(tmp_path, monkeypatch):
@@ -110,9 +110,9 @@ def test_a_package_that_is_not_there_is_named():
 def test_the_decoder_starts_from_minilm_and_learns_to_write(tmp_path):
     model = mmzoo.build(encoder="none", fusion="none", language_model="minilm-decoder", task="caption", seed=0)
     reader = mmzoo.build(encoder="none", fusion="none", language_model="minilm", task="classify", seed=0)
-    found = model.language_model.model.base_model.state_dict()
+    weights = model.language_model.model.base_model.state_dict()
     for name, value in reader.language_model.model.state_dict().items():
-        assert torch.equal(found[name], value), name
+        assert torch.equal(weights[name], value), name
     data = tmp_path / "train.jsonl"
     data.write_text('{"text": "say it:", "target": "a red square"}\n' * 4)
     options = {"max_steps": 15, "batch_size": 4, "learning_rate": 5e-4, "warmup": 0.0}
@@ -132,19 +132,19 @@ def test_the_table_of_captions_has_what_was_recorded(name):
     here = Path(__file__).parents[1]
     measured = json.loads((here / "record" / f"caption-{name}.json").read_text())["evaluations"][-1]
     assert measured["split"] == "test"
-    said = "{value:.3f} [{low:.3f}, {high:.3f}]".format
+    cell = "{value:.3f} [{low:.3f}, {high:.3f}]".format
     row = next(line for line in (here / "README.md").read_text().splitlines() if f"cards/caption-{name}.md" in line)
     for metric in ("cider-d", "rouge-l", "exact-match"):
-        assert said(**measured["scores"][metric]) in row
-    assert said(**measured["controls"]["shuffled"]["cider-d"]) in row
+        assert cell(**measured["scores"][metric]) in row
+    assert cell(**measured["controls"]["shuffled"]["cider-d"]) in row
 
 
 @pytest.mark.parametrize("name", ["scratch", "lite0", "minilm"])
 def test_the_table_has_what_was_recorded(name):
     here = Path(__file__).parents[1]
     measured = json.loads((here / "record" / f"{name}.json").read_text())["evaluations"][-1]
-    said = "{value:.4f} [{low:.4f}, {high:.4f}]".format
+    cell = "{value:.4f} [{low:.4f}, {high:.4f}]".format
     row = next(line for line in (here / "README.md").read_text().splitlines() if f"cards/{name}.md" in line)
-    assert said(**measured["scores"]["accuracy"]) in row
-    assert said(**measured["controls"]["shuffled"]["accuracy"]) in row
-    assert said(**measured["scores"]["accuracy"]) in (here / "cards" / f"{name}.md").read_text()
+    assert cell(**measured["scores"]["accuracy"]) in row
+    assert cell(**measured["controls"]["shuffled"]["accuracy"]) in row
+    assert cell(**measured["scores"]["accuracy"]) in (here / "cards" / f"{name}.md").read_text()
