@@ -1,1 +1,1 @@
-"""What mmzoo costs beside the plain code that a user would write without it: ``python -m benchmarks``."""
+"""Measure what mmzoo costs, compared with the plain code that a user would write without it: ``python -m benchmarks``."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME...] [--json FILE]``: each number with its target, from one run."""
+"""Run benchmarks and print each number with its target: ``python -m benchmarks [NAME...] [--json FILE]``."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ NAMES = (*RATIOS, "easy_vqa")
 
 
 def main() -> int:
-    """Run the named benchmarks; 1 if a target is missed."""
+    """Run the named benchmarks and return 1 if a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     default = Settings()
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all but the last if none is named")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
-    parser.add_argument("--repeats", type=int, default=default.repeats, help="of each side")
-    parser.add_argument("--steps", type=int, default=default.steps, help="trainer: steps of each side")
-    parser.add_argument("--work", type=Path, help="a folder for checkpoints and caches, which is kept")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; without a name, all but the last")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to this file")
+    parser.add_argument("--repeats", type=int, default=default.repeats, help="measurements of each side")
+    parser.add_argument("--steps", type=int, default=default.steps, help="trainer: training steps of each side")
+    parser.add_argument("--work", type=Path, help="a folder for checkpoints and caches; it is not deleted")
     parser.add_argument("--recipe", action="append", default=[], help="easy_vqa: only this recipe; may be repeated")
-    parser.add_argument("--epochs", type=float, help="easy_vqa: instead of the recipe's")
-    parser.add_argument("--blind-epochs", type=float, default=default.blind_epochs, help="easy_vqa: of the blind control")
-    parser.add_argument("--max-steps", type=int, help="easy_vqa: stop each training there, for a trial")
-    parser.add_argument("--limit", type=int, help="easy_vqa, features: so many examples, for a trial")
-    parser.add_argument("--seed", type=int, default=default.seed, help="easy_vqa: of training and evaluation")
-    parser.add_argument("--cards", type=Path, help="easy_vqa: the folder of run records, model_cards/runs but for trials")
-    given = vars(parser.parse_args())
-    names, output = given.pop("names") or RATIOS, given.pop("json")
-    if wrong := [name for name in names if name not in NAMES]:
-        parser.error(f"there is no benchmark '{wrong[0]}'; there are: {', '.join(NAMES)}")
-    settings = Settings(recipes=given.pop("recipe"), **given)
+    parser.add_argument("--epochs", type=float, help="easy_vqa: epochs, instead of the recipe's")
+    parser.add_argument("--blind-epochs", type=float, default=default.blind_epochs, help="easy_vqa: epochs of the blind control")
+    parser.add_argument("--max-steps", type=int, help="easy_vqa: stop each training after this step, for a trial")
+    parser.add_argument("--limit", type=int, help="easy_vqa, features: the number of examples, for a trial")
+    parser.add_argument("--seed", type=int, default=default.seed, help="easy_vqa: seed of training and evaluation")
+    parser.add_argument("--cards", type=Path, help="easy_vqa: the folder for run records; model_cards/runs, except in a trial")
+    arguments = vars(parser.parse_args())
+    names, output = arguments.pop("names") or RATIOS, arguments.pop("json")
+    if unknown := [name for name in names if name not in NAMES]:
+        parser.error(f"there is no benchmark '{unknown[0]}'; there are: {', '.join(NAMES)}")
+    settings = Settings(recipes=arguments.pop("recipe"), **arguments)
 
-    where = machine()
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    environment = machine()
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     print(
-        f"{where['processor']}, {where['cores']} cores, {where['threads']} threads, load {where['load']}"
-        + (f", {where['accelerator']}" if where["accelerator"] else "")
+        "{processor}, {cores} cores, {threads} threads, load {load}".format(**environment)
+        + (f", {environment['accelerator']}" if environment["accelerator"] else "")
         + f"\n{versions}",
         flush=True,
     )
-    report: dict[str, Any] = {"machine": where, "results": {}}
+    report: dict[str, Any] = {"machine": environment, "results": {}}
     missed = False
     for name in names:
         started = time.monotonic()

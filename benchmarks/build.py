@@ -1,11 +1,11 @@
-"""``mmzoo.build("clip-prefix-gpt2")`` beside plain code: seconds and peak memory until every weight is in memory.
+"""Compare ``mmzoo.build("clip-prefix-gpt2")`` with plain code: seconds and peak memory until every weight is in memory.
 
-The plain sides are the two bare ``from_pretrained`` calls, which give no model yet, and the same model by hand: those
-calls, the image processor, and the mapper between the two. Checkpoints of the real sizes with random weights lie in a
-Hugging Face cache that all sides read offline. Each measurement is a new process. "Call" starts the clock when
-everything is imported and counts memory from there; "process" is the whole of it.
+There are two plain sides: the two ``from_pretrained`` calls alone, which do not make a model yet, and the same model by hand:
+these calls, the image processor, and the mapper between the two. All sides read checkpoints of the real sizes with random
+weights from a local Hugging Face cache. Each measurement is a new process. "Call" starts the clock after all imports and counts
+the memory from there; "process" covers the whole process.
 
-Weights are read once on the clock, since all sides map the files, and so far read nothing.
+Each side reads every weight once while the clock runs, since loading only maps the files.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def run(settings: Settings) -> list[Ratio]:
         def measure(side: str) -> Callable[[], dict[str, float]]:
             def once() -> dict[str, float]:
                 started = time.perf_counter()
-                said = child("-m", "benchmarks.build", side, env=env).splitlines()[-1]
-                return {"process_seconds": time.perf_counter() - started, **json.loads(said)}
+                line = child("-m", "benchmarks.build", side, env=env).splitlines()[-1]
+                return {"process_seconds": time.perf_counter() - started, **json.loads(line)}
 
             return once
 
         sides = (MMZOO, BY_HAND, BARE)
-        found = alternate(*(measure(side) for side in sides), repeats=settings.repeats, warm=True)
-    measured = dict(zip(sides, found, strict=True))
+        results = alternate(*(measure(side) for side in sides), repeats=settings.repeats, warm=True)
+    measured = dict(zip(sides, results, strict=True))
     return [
         Ratio(
             f"build: {what}, {MMZOO} / {other}",
@@ -81,11 +81,11 @@ def _fill(cache: Path, name: str) -> None:
     reference.write_text(commit, encoding="utf-8")
 
 
-# In the child. Each side imports what it needs, and gives back what it builds.
+# In the child process. Each side imports what it needs and returns a function that builds the models.
 
 
 def _mmzoo() -> Callable[[], Iterable[Any]]:
-    # These are imported by name when the checkpoint's configurations have been read.
+    # Building imports these by name, once it has read the configurations.
     from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection, GPT2LMHeadModel  # noqa: F401
 
     import mmzoo
@@ -119,22 +119,24 @@ def _bare() -> Callable[[], Iterable[Any]]:
 
 
 def _read(model: Any) -> float:
-    """Touch each page of each weight."""
+    """Read a value of each memory page of each weight, and return their sum."""
     return sum(float(parameter.detach().view(-1)[::512].sum()) for parameter in model.parameters())
 
 
 def _status(key: str) -> float | None:
-    """A field of /proc/self/status in megabytes, None where there is no such thing."""
+    """Return a field of /proc/self/status in megabytes, or None where the system has none."""
     try:
-        found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+        match = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     except OSError:
         return None
-    return int(found[1]) / 1e3 if found else None
+    return int(match[1]) / 1e3 if match else None
 
 
 def _peak() -> float:
-    """The most memory that this process has held, in megabytes. Not ``ru_maxrss`` where there is better: on Linux that
-    begins with the parent's."""
+    """Return the peak memory of this process in megabytes.
+
+    Linux starts ``ru_maxrss`` at the parent's peak, so it is used only where /proc is missing.
+    """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return _status("VmHWM") or peak / (1e6 if sys.platform == "darwin" else 1e3)
 

@@ -1,11 +1,11 @@
-"""One epoch of ClipCap's MLP training at GPT-2's size, beside a plain loop that works as ClipCap's train.py does.
+"""Compare one epoch of ClipCap's MLP training at GPT-2's size with a plain loop that works like ClipCap's train.py.
 
 The original (Mokady et al. 2021; https://github.com/rmokady/CLIP_prefix_caption, train.py) pads every caption to one length,
 min(mean + 10 deviations, longest), computes logits at every position, and lets gradients into all of GPT-2 although only the
-mapper is trained. Both sides start from the same weights and see the same batches of the same captions, behind image embeddings
-that are computed before; the mean loss of each step must agree to 1e-4.
+mapper is trained. Both sides start from the same weights and see the same batches of the same captions, with precomputed image
+embeddings; the mean loss of each step must agree to 1e-4.
 
-Caption lengths are like COCO's: 12 tokens in the mean with a deviation of 2.5, the end token included; the original pads to 37.
+Caption lengths are like COCO's: 12 tokens on average with a deviation of 2.5, the end token included; the original pads to 37.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ def run(settings: Settings) -> list[Ratio]:
     runs: dict[str, list[dict[str, Any]]] = {"mmzoo": [], "plain": []}
 
     def side(name: str) -> dict[str, Any]:
-        found = json.loads(child("-c", code.format(name), str(settings.seed)).splitlines()[-1])
-        runs[name].append(found)
-        return found
+        result = json.loads(child("-c", code.format(name), str(settings.seed)).splitlines()[-1])
+        runs[name].append(result)
+        return result
 
     alternate(lambda: side("mmzoo"), lambda: side("plain"), repeats=settings.repeats)
     for ours, theirs in zip(runs["mmzoo"], runs["plain"], strict=True):
         worst = max(abs(a - b) for a, b in zip(ours["losses"], theirs["losses"], strict=True))
         if worst > TOLERANCE:
             raise RuntimeError(f"the two sides did not do the same: their losses differ by {worst:.2e}")
-    values = {name: {key: [r[key] for r in found] for key in ("seconds", "bytes")} for name, found in runs.items()}
+    values = {name: {key: [one[key] for one in results] for key in ("seconds", "bytes")} for name, results in runs.items()}
     sides = ("mmzoo.train", "as ClipCap's train.py")
     return [
         Ratio(
@@ -95,7 +95,7 @@ def run(settings: Settings) -> list[Ratio]:
 
 
 def _examples(seed: int) -> list[Any]:
-    """Captions of random letters, one byte a token, each with an image of its own."""
+    """Return captions of random letters, one byte a token, each with its own image."""
     import numpy as np
 
     from mmzoo.interfaces.example import Example
@@ -116,7 +116,7 @@ def _report(seconds: float, losses: list[float]) -> None:
 
 
 def mmzoo(seed: int) -> None:
-    """One epoch with `mmzoo.train`; the clock runs from the first step to the end of the last."""
+    """Train one epoch with `mmzoo.train`; the clock runs from the first step to the end of the last."""
     import mmzoo as package
     from mmzoo.data.dataset import Dataset
     from mmzoo.registry.manager import plugin_manager
@@ -132,13 +132,13 @@ def mmzoo(seed: int) -> None:
     module = clock.plugin()
     plugin_manager().manager.register(module)
     with tempfile.TemporaryDirectory() as folder:
-        recipe = {**RECIPE, "training": {**RECIPE["train"], "seed": seed}}
+        recipe = {**RECIPE, "training": {**RECIPE["training"], "seed": seed}}
         done = package.train(package.Recipe.of(recipe), dataset=Captions(None), output=Path(folder, "m"), progress=False)
     _report(clock.end - clock.begin, [entry["loss"] for entry in done.history])
 
 
 class _Clock:
-    """A plugin that notes when training begins and ends; saving is after its end."""
+    """Record when training begins and ends, through a plugin. Saving comes after its end."""
 
     begin = end = 0.0
 
@@ -164,7 +164,7 @@ class _Clock:
 
 
 def plain(seed: int) -> None:
-    """The same as the original does it."""
+    """Train one epoch as the original does."""
     import torch
     from torch.nn import functional as F
     from transformers import TrainerState

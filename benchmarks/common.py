@@ -1,4 +1,4 @@
-"""What the benchmarks share: two sides measured in turns, and the median of the turns' ratios with its target."""
+"""Measure two sides in turns, and compare the median ratio of the turns with a target."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ REPEATS = 5
 
 @dataclass(frozen=True)
 class Ratio:
-    """The median over the turns of ours over theirs, and what it should be: at most ``target``, at least where ``higher``.
+    """Hold the measurements of two sides. The median ratio must be at most ``target``, or at least ``target`` if ``higher``.
 
-    A machine's speed drifts by more than some targets allow, and the two sides of a turn drift alike.
+    Ratios are taken turn by turn: a machine's speed drifts by more than some targets allow, but alike for both sides of a turn.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Ratio:
 
 @dataclass
 class Settings:
-    """What the command line said. ``work`` is a folder for large files, None for a temporary one."""
+    """Hold the options of the command line. ``work`` is a folder for large files, or None for a temporary one."""
 
     repeats: int = REPEATS
     steps: int = 150
@@ -74,24 +74,26 @@ class Settings:
 
 
 def alternate(*sides: Callable[[], Any], repeats: int, warm: bool = False) -> list[list[Any]]:
-    """What each side gives in ``repeats`` turns; another one begins each turn. With ``warm`` each side runs once
-    before, uncounted."""
+    """Call the sides in ``repeats`` turns, each turn starting with another side, and return the results of each side.
+
+    With ``warm`` each side runs once before, and the result is dropped.
+    """
     if warm:
         for side in sides:
             side()
-    found: list[list[Any]] = [[] for _ in sides]
+    results: list[list[Any]] = [[] for _ in sides]
     for turn in range(repeats):
         for i in range(len(sides)):
             chosen = (turn + i) % len(sides)
-            found[chosen].append(sides[chosen]())
-    return found
+            results[chosen].append(sides[chosen]())
+    return results
 
 
 def child(*arguments: str, env: Mapping[str, str] | None = None) -> str:
-    """What python prints when it runs ``arguments`` in a new process.
+    """Run python with ``arguments`` in a new process and return what it prints.
 
     Raises:
-        RuntimeError: it fails; with what it said.
+        RuntimeError: the process fails; holds its stderr.
     """
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -107,7 +109,7 @@ def child(*arguments: str, env: Mapping[str, str] | None = None) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """Describe the machine and the versions of the libraries."""
     import torch
 
     from mmzoo.common.environment import environment

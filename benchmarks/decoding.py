@@ -1,8 +1,8 @@
-"""Greedy decoding of 40 tokens for each of 16 images at GPT-2's size: ``model.generate`` beside two ways by hand.
+"""Compare ``model.generate`` with two ways by hand: greedy decoding of 40 tokens for each of 16 images at GPT-2's size.
 
-One is the loop of ClipCap's notebook (Mokady et al. 2021, generate2): one image at a time, the whole sequence anew for each
-token, without a cache. The other is the library's ``generate(inputs_embeds=...)`` on inputs that are ready. All must give the
-same tokens.
+One is the loop of ClipCap's notebook (Mokady et al. 2021, generate2): one image at a time, without a cache, so that the whole
+sequence is computed again for each token. The other is the library's ``generate(inputs_embeds=...)`` on prepared inputs. All
+must give the same tokens.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ def run(settings: Settings) -> list[Ratio]:
     random = np.random.default_rng(settings.seed)
     images = [random.integers(0, 255, (16, 16, 3), dtype=np.uint8) for _ in range(IMAGES)]
     length = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS}
-    batch = model.collator(training=False)([mmzoo.interfaces.example.Example(str(i), image) for i, image in enumerate(images)])
+    batch = model.collator(training=False)([mmzoo.Example(str(i), image) for i, image in enumerate(images)])
     gpt, tokenizer = model.language_model.model, model.language_model.tokenizer
     with torch.no_grad():
         features = model.encode(batch["inputs"], batch["index"])
         prefix = model.fusion.prefix(features.pooled)  # type: ignore[operator]
-    said: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
 
     def timed(name: str, work: Any) -> Any:
         def side() -> float:
             began = time.perf_counter()
             with torch.no_grad():
-                said[name] = work()
+                outputs[name] = work()
             return time.perf_counter() - began
 
         return side
@@ -49,7 +49,7 @@ def run(settings: Settings) -> list[Ratio]:
             generated, ids = one.unsqueeze(0), []
             for _ in range(TOKENS):
                 logits = gpt(inputs_embeds=generated, use_cache=False).logits[0, -1]
-                logits[tokenizer.eos_token_id] = -float("inf")  # as min_new_tokens has it
+                logits[tokenizer.eos_token_id] = -float("inf")  # as min_new_tokens does
                 ids.append(int(logits.argmax()))
                 generated = torch.cat([generated, gpt.transformer.wte(torch.tensor([[ids[-1]]]))], dim=1)
             rows.append(ids)
@@ -63,8 +63,10 @@ def run(settings: Settings) -> list[Ratio]:
     ours = timed("mmzoo", lambda: model.generate(images, batch_size=IMAGES, **length))
     quick = alternate(ours, timed("direct", direct), repeats=3 * settings.repeats, warm=True)
     slow = alternate(ours, timed("loop", loop), repeats=max(1, settings.repeats // 2))
-    texts = {name: [tokenizer.decode(row, skip_special_tokens=True).strip() for row in said[name]] for name in ("direct", "loop")}
-    if not said["mmzoo"] == texts["direct"] == texts["loop"]:
+    texts = {
+        name: [tokenizer.decode(row, skip_special_tokens=True).strip() for row in outputs[name]] for name in ("direct", "loop")
+    }
+    if not outputs["mmzoo"] == texts["direct"] == texts["loop"]:
         raise RuntimeError("the sides did not write the same")
     name = f"decoding: {IMAGES} images x {TOKENS} tokens, greedy"
     return [

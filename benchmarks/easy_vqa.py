@@ -1,7 +1,7 @@
-"""Every fusion family on easy-VQA's official splits, each beside what it scores without seeing: with images shuffled,
-with images blanked, and the same recipe trained blind.
+"""Score every fusion family on easy-VQA's official splits, and compare with controls that do not see the image.
 
-Writes a record a recipe, from which its card is made. It takes many minutes, so it runs only if it is named.
+The controls are shuffled images, blanked images, and the same recipe trained on blank images. For each recipe a record is
+written, from which its card is made. This takes many minutes, so it runs only if it is named.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHOWN = ("recipe", "accuracy", "images shuffled", "images blanked", "trained bli
 
 @dataclass(frozen=True)
 class Row:
-    """A recipe's scores, each with ``value``, ``low`` and ``high``, and the seconds of its training and measuring."""
+    """Hold a recipe's scores, each with ``value``, ``low`` and ``high``, and the seconds of training and measuring."""
 
     recipe: str
     metric: str
@@ -35,7 +35,7 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """Whether it is better than each control, intervals included."""
+        """Return whether the score is better than each control and the intervals do not overlap."""
         return all(self.scores["score"]["low"] > self.scores[name]["high"] for name in COLUMNS[1:])
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,26 +66,26 @@ def run(settings: Settings) -> Iterator[Row]:
                 folder.mkdir(parents=True, exist_ok=True)
                 text = json.dumps(record, indent=1, ensure_ascii=False)
                 (folder / f"{recipe}.json").write_text(text + "\n", encoding="utf-8")
-            seen = record["evaluations"][-1]
-            metric = next(iter(seen["scores"]))
-            scores = {"score": seen["scores"], **seen["controls"], "blind": record["blind"]["scores"]}
+            evaluation = record["evaluations"][-1]
+            metric = next(iter(evaluation["scores"]))
+            scores = {"score": evaluation["scores"], **evaluation["controls"], "blind": record["blind"]["scores"]}
             yield Row(
                 recipe,
                 metric,
                 {name: scores[name][metric] for name in COLUMNS},
                 record["training"]["seconds"],
-                seen["seconds"],
+                evaluation["seconds"],
             )
 
 
 def _cards(settings: Settings) -> Path | None:
-    """Where records go: a trial's only to a folder that was named, since cards tell of recipes as they are."""
+    """Return the folder for records. A trial has none unless it is named, since cards describe the unchanged recipes."""
     trial = settings.epochs is not None or settings.max_steps is not None or settings.limit is not None
     return settings.cards or (None if trial else CARDS)
 
 
 def measure(recipe: str, folder: Path, settings: Settings) -> dict[str, Any]:
-    """Train a recipe and its blind control, and measure both from their checkpoints: the run's record."""
+    """Train a recipe and its blind control, measure both from their checkpoints, and return the record."""
     import mmzoo
 
     changes: dict[str, Any] = {"seed": settings.seed}
@@ -95,14 +95,14 @@ def measure(recipe: str, folder: Path, settings: Settings) -> dict[str, Any]:
         changes["max_steps"] = settings.max_steps
     blinding = {**changes, "epochs": settings.blind_epochs, "blank_images": True}
 
-    def trained(name: str, train: dict[str, Any]) -> mmzoo.Run:
-        run = mmzoo.train(recipe, dataset=DATASET, output=folder / name, overwrite=True, progress=False, train=train)
+    def trained(name: str, options: dict[str, Any]) -> mmzoo.Run:
+        run = mmzoo.train(recipe, dataset=DATASET, output=folder / name, overwrite=True, progress=False, training=options)
         if not run.finished:
             raise KeyboardInterrupt
         return run
 
     def measured(name: str, *controls: str) -> dict[str, Any]:
-        found = mmzoo.evaluate(
+        evaluation = mmzoo.evaluate(
             folder / name,
             dataset=DATASET,
             split="test",
@@ -111,14 +111,14 @@ def measure(recipe: str, folder: Path, settings: Settings) -> dict[str, Any]:
             seed=settings.seed,
             progress=False,
         )
-        return found.to_dict()
+        return evaluation.to_dict()
 
     model = trained(recipe, changes).model
     measured(recipe, "shuffled", "blanked")
     record = json.loads((folder / recipe / "run.json").read_text(encoding="utf-8"))
     control = trained(f"{recipe}-blind", blinding).model.provenance.run["training"]
     blind = measured(f"{recipe}-blind", "blanked")
-    # It has never seen a picture, so only its scores on blank ones mean something.
+    # It was trained on blank images, so only its scores on blank images mean something.
     blind["scores"] = blind.pop("controls")["blanked"]
-    kept = {key: control[key] for key in ("steps", "seconds", "seed", "blank_images")}
-    return {**record, "blind": {**blind, "training": kept}, "summary": model.summary().to_dict()}
+    training = {key: control[key] for key in ("steps", "seconds", "seed", "blank_images")}
+    return {**record, "blind": {**blind, "training": training}, "summary": model.summary().to_dict()}

@@ -1,11 +1,10 @@
-"""The features of a frozen encoder of ViT-B/32's size: an epoch of them from the second epoch on, beside encoding every
-image every time.
+"""Compare an epoch of cached features with an epoch that encodes every image, for a frozen encoder of ViT-B/32's size.
 
-Both sides go through the collator of the same model over the same batches of the same files (JPEG, COCO's size), to features
-on the model's device: ours reads what an earlier pass kept, theirs opens, preprocesses and encodes. The recipe keeps all
-tokens, as a projector reads them. What both sides give is compared. The weights are random, which costs the same.
+Both sides use the collator of the same model on the same batches of the same files (JPEG, COCO's size), and end with features
+on the model's device: one reads the cache, the other opens, preprocesses and encodes. The recipe caches all tokens, as for a
+projector. The features of both sides are compared. The weights are random, which costs the same.
 
-The epoch that fills the cache is not on the clock; it encodes each distinct image once.
+The pass that fills the cache, and encodes each distinct image once, is not measured.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from benchmarks.common import Ratio, Settings, alternate
 TARGET = 1 / 10  # of the time
 IMAGES, BATCH = 256, 32
 SIZE = (640, 480)
-TOLERANCE = 1e-3  # batches of another make-up are summed in another order
+TOLERANCE = 1e-3  # other batches are summed in another order
 VIT_B_32 = {"model_type": "vit", "patch_size": 32}  # ViTConfig's own sizes are those of a base model
 
 
@@ -51,8 +50,8 @@ def run(settings: Settings) -> list[Ratio]:
             }
         )
         model = mmzoo.build(recipe, seed=settings.seed).to(accelerator.device)
-        plain, kept = model.collator(training=True), model.collator(training=True)
-        kept.features = precompute(model, examples, accelerator, workers=0, reads=lambda: len(examples), progress=False)
+        plain, cached = model.collator(training=True), model.collator(training=True)
+        cached.features = precompute(model, examples, accelerator, workers=0, reads=lambda: len(examples), progress=False)
 
         def epoch(collate: Any) -> Callable[[], float]:
             def once() -> float:
@@ -68,38 +67,38 @@ def run(settings: Settings) -> list[Ratio]:
 
             return once
 
-        _compare(model, plain(examples[:BATCH]), kept(examples[:BATCH]))
-        sides = alternate(epoch(kept), epoch(plain), repeats=settings.repeats, warm=True)
-    name = f"features: time of an epoch's features, kept / encoded each time ({len(examples)} images, ViT-B/32 size)"
-    return [Ratio(name, *sides, "s", TARGET, sides=("kept", "encoded"))]
+        _compare(model, plain(examples[:BATCH]), cached(examples[:BATCH]))
+        sides = alternate(epoch(cached), epoch(plain), repeats=settings.repeats, warm=True)
+    name = f"features: time of an epoch's features, cached / encoded each time ({len(examples)} images, ViT-B/32 size)"
+    return [Ratio(name, *sides, "s", TARGET, sides=("cached", "encoded"))]
 
 
 def _examples(folder: Path, count: int) -> list[Any]:
-    """Photographs in size and compressibility: noise, made smooth."""
+    """Return smooth noise that has the size of photographs and compresses like them."""
     import numpy as np
     from PIL import Image
 
     from mmzoo.interfaces.example import Example
 
     folder.mkdir(parents=True, exist_ok=True)
-    found = []
+    examples = []
     for i in range(count):
         path = folder / f"{i}.jpg"
         coarse = np.random.default_rng(i).integers(0, 256, (48, 64, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize(SIZE, Image.Resampling.BICUBIC).save(path, quality=90)
-        found.append(Example(str(i), str(path), "", ("a b c",)))
-    return found
+        examples.append(Example(str(i), str(path), "", ("a b c",)))
+    return examples
 
 
-def _compare(model: Any, plain: dict[str, Any], kept: dict[str, Any]) -> None:
-    """Both sides must give the same."""
+def _compare(model: Any, plain: dict[str, Any], cached: dict[str, Any]) -> None:
+    """Check that both sides give the same features."""
     import torch
 
     device = model.device
     with torch.no_grad():
         one, other = (
             model.batch_features({key: value.to(device) for key, value in batch.items() if hasattr(value, "to")})
-            for batch in (plain, kept)
+            for batch in (plain, cached)
         )
     if not (
         torch.allclose(one.tokens, other.tokens, atol=TOLERANCE) and torch.allclose(one.pooled, other.pooled, atol=TOLERANCE)

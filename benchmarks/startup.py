@@ -1,4 +1,4 @@
-"""How long ``mmzoo list`` takes in a new process, beside ``import torch`` alone."""
+"""Compare the time of ``mmzoo list`` in a new process with that of ``import torch`` alone."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""``mmzoo.train`` beside the training loop that a user would write: steps a second on easy-VQA with cnn-product-lstm.
+"""Compare ``mmzoo.train`` with the training loop that a user would write: steps a second on easy-VQA with cnn-product-lstm.
 
-Both sides start from the same weights and see the same batches in the same order, through the same collator, with
-AdamW, gradient clipping and a cosine schedule. So both must come to the same loss, which is checked. The clock runs
-from the end of the first step to the end of the last: building and saving are not steps.
+Both sides start from the same weights and see the same batches in the same order, through the same collator, with AdamW,
+gradient clipping and a cosine schedule. So both must reach the same loss, which is checked. The clock runs from the end of the
+first step to the end of the last, so building and saving do not count.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def run(settings: Settings) -> list[Ratio]:
 
 
 class _Clock:
-    """A plugin that notes when each step of training ends."""
+    """Record when each training step ends, through a plugin."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -73,7 +73,7 @@ class _Clock:
 
 
 def _mmzoo(steps: int) -> tuple[float, float]:
-    """Seconds from the end of the first step to that of the last, with the loss curve; and the last logged loss."""
+    """Return the seconds from the end of the first step to the end of the last, and the last logged loss."""
     import mmzoo
     from mmzoo.registry.manager import plugin_manager
 
@@ -90,7 +90,7 @@ def _mmzoo(steps: int) -> tuple[float, float]:
 
 
 def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
-    """The same by hand."""
+    """Train by hand, and return the same as `_mmzoo`."""
     import torch
     from torch.utils.data import DataLoader
     from transformers import TrainerState, get_cosine_schedule_with_warmup

@@ -24,37 +24,34 @@ class Odd(Sample):
 
 
 @pytest.fixture(scope="module")
-def counters(tmp_path_factory):
-    """Imitate a processor that counts its energy."""
-    folder = tmp_path_factory.mktemp("powercap")
-    for name, kind in (("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "core"), ("intel-rapl:1", "psys")):
-        (folder / name).mkdir()
-        for file, text in (("name", kind), ("max_energy_range_uj", "1000000000000"), ("energy_uj", "999900000000")):
-            (folder / name / file).write_text(text + "\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, counters):
+def trained(tmp_path_factory):
     from mmzoo.testing import tiny
 
+    used = [5e6]  # joules
+
     class Burning(Sample):
-        """Use 0.01 kWh for each example that is read; the counter restarts at its maximum."""
+        """Uses 0.01 kWh of energy while an example is read."""
 
         def load(self, split):
-            found = super().load(split)
+            examples = super().load(split)
 
             class Reading(list):
                 def __getitem__(self, at):
-                    counter = counters / "intel-rapl:0" / "energy_uj"
-                    counter.write_text(str((int(counter.read_text()) + 36_000_000_000) % 1_000_000_000_000))
+                    used[0] += 36_000
                     return super().__getitem__(at)
 
-            return Reading(found)
+            return Reading(examples)
+
+    class GPUMeter(energy.Meter):
+        """Reads the counters of two GPUs whatever the device."""
+
+        def __init__(self, device):
+            super().__init__("cuda")
 
     folder = tmp_path_factory.mktemp("card") / "m"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(energy, "POWERCAP", counters)
+        patch.setattr(energy, "gpu_counters", lambda: [lambda: used[0], lambda: 7e6])
+        patch.setattr("mmzoo.training.run.Meter", GPUMeter)
         options = {"max_steps": 4, "batch_size": 4}
         mmzoo.train(tiny("cnn-product-lstm"), dataset=Burning(), output=folder, progress=False, training=options)
     mmzoo.evaluate(folder, dataset=Odd(), progress=False)
@@ -119,13 +116,62 @@ def test_samples_are_few_cut_and_no_markup(card, record):
 
 def test_what_it_cost(card, record):
     used = record["training"]["energy"]
-    assert used["measured"] == ["the whole processor (RAPL)"]
+    assert used["measured"] == ["2 GPUs (NVML)"]
     assert used["kwh"] == pytest.approx(4 * 4 * 0.01)  # a batch of four, four times
     training, measuring, _ = (
         line for line in section(card, "Hardware and energy").splitlines() if line.startswith(("| training", "| evaluation"))
     )
-    assert "0.16 kWh, measured on the whole processor (RAPL)" in training
+    assert "0.16 kWh, measured on 2 GPUs (NVML)" in training
     assert "not measured" in measuring
+
+
+@pytest.fixture
+def nvml(monkeypatch):
+    """A stand-in for nvidia-ml-py and two GPUs, of which the second is the current one; gives their counters in millijoules."""
+    import sys
+    from types import SimpleNamespace
+
+    import torch
+
+    counters = {"GPU-a": 1_000_000, "GPU-b": 2_000_000}
+    module = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: counters[handle],
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="ab"[index]))
+    return counters
+
+
+def test_energy_is_that_of_the_current_gpu_or_of_all_where_there_are_several_processes(nvml, monkeypatch):
+    with energy.Meter("cuda:1") as one:
+        nvml["GPU-a"] += 3_600_000_000
+        nvml["GPU-b"] += 7_200_000_000
+    assert one.energy == {"kwh": pytest.approx(2.0), "measured": ["1 GPU (NVML)"]}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with energy.Meter("cuda:1") as both:
+        nvml["GPU-a"] += 3_600_000_000
+        nvml["GPU-b"] += 7_200_000_000
+    assert both.energy == {"kwh": pytest.approx(3.0), "measured": ["2 GPUs (NVML)"]}
+
+
+def test_energy_is_none_where_nvml_cannot_read_it(nvml, monkeypatch):
+    import sys
+
+    with energy.Meter("cpu") as meter:
+        pass
+    assert meter.energy is None
+    nvml.clear()  # a GPU without a counter
+    with energy.Meter("cuda:1") as meter:
+        pass
+    assert meter.energy is None
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # not installed
+    with energy.Meter("cuda:1") as meter:
+        pass
+    assert meter.energy is None
 
 
 def test_what_was_not_recorded_is_not_in_it(classifier, tmp_path):

@@ -1,9 +1,11 @@
 """The features of a frozen encoder: encoded once, kept by content, and never wrong."""
 
+import contextlib
 import errno
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from test_train import Given, bad_pictures, losses, recipe_file, train
 
 import mmzoo
@@ -23,7 +26,7 @@ from mmzoo.interfaces.example import Example
 from mmzoo.modalities.identity import content_digest
 from mmzoo.testing import tiny
 from mmzoo.training import feature_cache, feature_store
-from mmzoo.training.feature_store import DATA, INDEX, MANIFEST, FeatureStore, Layout
+from mmzoo.training.feature_store import SUFFIX, FeatureStore, layout_of
 from mmzoo_fusions.cross import GatedCrossAttention
 from mmzoo_scratch.cnn import CNN
 
@@ -71,6 +74,12 @@ def encoded(monkeypatch):
 
 def folders(cache):
     return sorted(path.name for path in cache.iterdir()) if cache.exists() else []
+
+
+def stored(folder):
+    """The facts of a store, and the names of its features."""
+    with safe_open(next(folder.glob(f"*{SUFFIX}")), "pt") as file:
+        return json.loads(file.metadata()["facts"]), sorted({*file.keys()} - {"sha256", "crc32"})
 
 
 def cached(run):
@@ -136,7 +145,7 @@ def test_records_are_what_the_encoder_gave_to_the_last_bit(sample, cache, tmp_pa
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             direct = model.encode(inputs)
         assert direct.pooled.dtype == dtype
-        facts = [json.loads((cache / name / MANIFEST).read_text())["facts"] for name in folders(cache)]
+        facts = [stored(cache / name)[0] for name in folders(cache)]
         place = next(i for i, fact in enumerate(facts) if (fact["precision"] == "bf16") == (precision == "bf16"))
         store = FeatureStore(cache / folders(cache)[place], facts[place])
         for i, example in enumerate(examples):
@@ -148,10 +157,9 @@ def test_records_are_what_the_encoder_gave_to_the_last_bit(sample, cache, tmp_pa
 
 def test_only_what_the_fusion_reads_is_kept(sample, cache, tmp_path, recipe):
     train(recipe, sample, tmp_path / "a", training=OPTIONS)
-    assert list(json.loads((cache / folders(cache)[0] / MANIFEST).read_text())["layout"]) == ["pooled"]
+    assert stored(cache / folders(cache)[0])[1] == ["pooled"]
     train(tiny(recipe, fusion={"use": "projector"}), sample, tmp_path / "b", training=OPTIONS)
-    layouts = [list(json.loads((cache / name / MANIFEST).read_text())["layout"]) for name in folders(cache)]
-    assert sorted(layouts) == [["pooled"], ["pooled", "tokens"]]
+    assert sorted(stored(cache / name)[1] for name in folders(cache)) == [["pooled"], ["pooled", "tokens"]]
 
 
 def test_other_weights_and_other_preprocessing_have_other_stores(sample, cache, tmp_path, recipe):
@@ -184,51 +192,84 @@ def flip(path, at):
     path.write_bytes(data)
 
 
-def one(folder, suffix):
-    (found,) = folder.glob(f"*{suffix}")
-    return found
+def one(folder):
+    (path,) = folder.glob(f"*{SUFFIX}")
+    return path
+
+
+def part(folder, name):
+    """Where the values of a tensor begin in the store's only file."""
+    raw = one(folder).read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    return 8 + size + json.loads(raw[8 : 8 + size])[name]["data_offsets"][0]
 
 
 DAMAGE = {
-    "a record": (lambda folder: flip(one(folder, DATA), 5), DATA),
-    "the last record": (lambda folder: flip(one(folder, DATA), -1), DATA),
-    "records cut short": (lambda folder: os.truncate(one(folder, DATA), one(folder, DATA).stat().st_size - 1), DATA),
-    "no records": (lambda folder: one(folder, DATA).unlink(), DATA),
-    "an entry": (lambda folder: flip(one(folder, INDEX), 50), INDEX),
-    "the manifest": (lambda folder: (folder / MANIFEST).write_text('{"format": 1'), MANIFEST),
-    "a word of the manifest": (lambda folder: flip(folder / MANIFEST, 40), MANIFEST),
-    "bytes that are no text": (lambda folder: (folder / MANIFEST).write_bytes(b"\xff\xfe\x00"), MANIFEST),
-    "another JSON": (lambda folder: (folder / MANIFEST).write_text("[1]"), MANIFEST),
-    "no manifest": (lambda folder: (folder / MANIFEST).unlink(), MANIFEST),
+    "a record": lambda folder: flip(one(folder), part(folder, "pooled")),
+    "another record": lambda folder: flip(one(folder), part(folder, "tokens") + 20),
+    "the checksum of a record": lambda folder: flip(one(folder), part(folder, "crc32") + 1),
+    "the name of a record": lambda folder: flip(one(folder), part(folder, "sha256") + 40),
+    "the facts": lambda folder: flip(one(folder), one(folder).read_bytes().index(b"weights")),
+    "the header": lambda folder: flip(one(folder), one(folder).read_bytes().index(b"pooled")),
+    "the length of the header": lambda folder: flip(one(folder), 0),
+    "a file cut short": lambda folder: os.truncate(one(folder), one(folder).stat().st_size - 1),
+    "a file cut to half": lambda folder: os.truncate(one(folder), one(folder).stat().st_size // 2),
+    "an empty file": lambda folder: one(folder).write_bytes(b""),
+    "bytes that are no text": lambda folder: one(folder).write_bytes(b"\xff\xfe\x00" * 20),
 }
+
+
+def write(folder, numbers, facts=None):
+    store = FeatureStore(folder, facts or {"weights": "w"})
+    digests, features = rows(numbers)
+    store.prepare(layout_of(features), len(digests), share=1)
+    with store.writing() as writer:
+        writer.append(digests, features)
+    return store
 
 
 @pytest.mark.parametrize("what", DAMAGE)
 def test_damage_is_named(tmp_path, what):
     folder = tmp_path / "s"
-    store = FeatureStore(folder, {"weights": "w"})
-    layout = Layout.of(rows([0])[1])
-    store.begin(layout, 3, most=1)
-    with store.writing(layout) as writer:
-        writer.append(*rows([1, 2, 3]))
+    store = write(folder, [1, 2, 3])
     check(store, [1, 2, 3])
-    damage, suffix = DAMAGE[what]
-    damage(folder)
+    DAMAGE[what](folder)
     store.reload()
     with pytest.raises(FeatureCacheError) as error:
         check(store, [1, 2, 3])
-    said = str(error.value)
-    assert suffix in said.split(": ")[0]
-    assert "is damaged" in said
-    assert f"delete the folder {folder}" in said
-    assert "--set training.cache_features=false" in said
+    message = str(error.value)
+    assert message.startswith(str(one(folder)))
+    assert "is damaged" in message
+    assert f"delete the folder {folder}" in message
+    assert "--set training.cache_features=false" in message
 
 
-@pytest.mark.parametrize("what", ["a record", "the manifest"])
+def test_no_flipped_bit_and_no_cut_goes_unnoticed(tmp_path):
+    folder = tmp_path / "s"
+    store = write(folder, [1, 2, 3])
+    path = one(folder)
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 3):
+        for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :]):
+            path.write_bytes(damaged)
+            store.reload()
+            with pytest.raises(FeatureCacheError):
+                check(store, [1, 2, 3])
+
+
+def test_a_file_that_vanishes_is_named(tmp_path):
+    store = write(tmp_path / "s", [1])
+    check(store, [1])
+    one(tmp_path / "s").unlink()
+    with pytest.raises(FeatureCacheError, match=r"safetensors: .* is damaged: the file cannot be read \(No such file"):
+        check(store, [1])
+
+
+@pytest.mark.parametrize("what", ["a record", "the facts"])
 def test_damage_stops_training_until_the_folder_is_deleted(sample, cache, tmp_path, recipe, what):
     before = train(recipe, sample, tmp_path / "a", training=OPTIONS)
     folder = cache / folders(cache)[0]
-    DAMAGE[what][0](folder)
+    DAMAGE[what](folder)
     with pytest.raises(FeatureCacheError, match="is damaged"):
         train(recipe, sample, tmp_path / "b", training=OPTIONS)
     assert not (tmp_path / "b").exists()
@@ -240,8 +281,8 @@ def test_damage_stops_training_until_the_folder_is_deleted(sample, cache, tmp_pa
 
 def test_damage_seen_in_a_data_worker_is_the_same_message(sample, cache, tmp_path, recipe):
     train(recipe, sample, tmp_path / "a", training=OPTIONS)
-    flip(one(cache / folders(cache)[0], DATA), 5)
-    with pytest.raises(FeatureCacheError, match=r"\.data: the feature cache is damaged: the file record 0 is not"):
+    DAMAGE["a record"](cache / folders(cache)[0])
+    with pytest.raises(FeatureCacheError, match=r"\.safetensors: the feature cache is damaged: the file record 0 is not"):
         train(recipe, sample, tmp_path / "b", training={**OPTIONS, "workers": 1})
 
 
@@ -254,21 +295,43 @@ def test_the_store_of_another_encoder_is_refused(sample, cache, tmp_path, recipe
     (cache / first).rename(cache / second)
     with pytest.raises(FeatureCacheError, match=r"another encoder \(different: weights\)"):
         train(recipe, sample, tmp_path / "c", training={**OPTIONS, "seed": 1})
-    assert (cache / second / MANIFEST).exists()
+    assert one(cache / second).exists()
 
 
-def test_a_store_of_a_newer_format_is_refused(tmp_path, monkeypatch):
+def test_a_store_of_another_format_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(feature_store, "FORMAT", 2)
-    FeatureStore(tmp_path / "s", {}).begin(Layout.of({"pooled": torch.zeros(1, 3)}), 1, most=1)
+    write(tmp_path / "s", [1])
     monkeypatch.undo()
-    with pytest.raises(FeatureCacheError, match="format 2, this mmzoo reads 1"):
-        len(FeatureStore(tmp_path / "s", {}))
+    with pytest.raises(FeatureCacheError, match=r"another format \(2, this mmzoo reads 1\)"):
+        len(FeatureStore(tmp_path / "s", {"weights": "w"}))
+
+
+def test_features_of_another_layout_are_refused(tmp_path):
+    store = write(tmp_path / "s", [1])
+    digests, features = rows([2])
+    wider = {**features, "pooled": torch.zeros(1, 6)}
+    with pytest.raises(FeatureCacheError, match="the encoder gives"):
+        store.prepare(layout_of(wider), 1, share=1)
+    with store.writing() as writer:
+        writer.append(digests, features)
+        with pytest.raises(FeatureCacheError, match="more than one shape"):
+            writer.append(digests, wider)
+    check(store, [1, 2])
+    with store.writing() as writer:
+        writer.append([bytes(32)], wider)
+    with pytest.raises(FeatureCacheError, match="is damaged: the file holds features"):
+        len(store)
+
+
+def test_a_store_is_picklable(tmp_path):
+    store = write(tmp_path / "s", [1, 2])
+    check(pickle.loads(pickle.dumps(store)), [1, 2])
 
 
 def test_a_run_that_is_stopped_while_it_encodes_goes_on_there(captions, recipe, tmp_path, cache, encoded, monkeypatch):
     whole = train(recipe, captions, tmp_path / "a", training={**OPTIONS, "cache_features": False})
     encoded.clear()
-    append, calls = feature_store.Writer.append, []
+    append, calls = feature_store.FeatureWriter.append, []
 
     def stop(self, *arguments):
         calls.append(arguments)
@@ -276,10 +339,10 @@ def test_a_run_that_is_stopped_while_it_encodes_goes_on_there(captions, recipe, 
             raise KeyboardInterrupt
         append(self, *arguments)
 
-    monkeypatch.setattr(feature_store.Writer, "append", stop)
+    monkeypatch.setattr(feature_store.FeatureWriter, "append", stop)
     with pytest.raises(KeyboardInterrupt):
         train(recipe, captions, tmp_path / "b", training={**OPTIONS, "batch_size": 2})
-    monkeypatch.setattr(feature_store.Writer, "append", append)
+    monkeypatch.setattr(feature_store.FeatureWriter, "append", append)
     assert not (tmp_path / "b").exists()
     encoded.clear()
     run = train(recipe, captions, tmp_path / "b", training=OPTIONS)
@@ -289,40 +352,63 @@ def test_a_run_that_is_stopped_while_it_encodes_goes_on_there(captions, recipe, 
 
 def killed(folder):
     store = FeatureStore(folder, {"weights": "w"})
-    layout = Layout.of(rows([0])[1])
-    store.begin(layout, 9, most=1)
-    with store.writing(layout) as writer:
+    store.prepare(layout_of(rows([0])[1]), 9, share=1)
+    save_file = feature_store.save_file
+
+    def die(tensors, path, metadata):
+        save_file(tensors, path, metadata)
+        os.truncate(path, 100)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with store.writing() as writer:
         writer.append(*rows([1, 2, 3]))
         writer.commit()
         writer.append(*rows([4, 5]))
-        for file in writer._files:
-            file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
+        feature_store.save_file = die
+        writer.commit()
 
 
-def test_a_killed_process_leaves_whole_records_only(tmp_path):
+def test_a_process_that_is_killed_while_it_writes_leaves_complete_files_only(tmp_path):
     child = multiprocessing.get_context("fork").Process(target=killed, args=(tmp_path / "s",))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
-    with one(tmp_path / "s", INDEX).open("ab") as file:
-        file.write(b"half an entry")
     store = FeatureStore(tmp_path / "s", {"weights": "w"})
     assert len(store) == 3
     check(store, [1, 2, 3])
-    with store.writing(Layout.of(rows([0])[1])) as writer:
+    with store.writing() as writer:
         writer.append(*rows([4, 5]))
     assert len(store) == 5
     check(store, range(1, 6))
 
 
+def test_a_writer_writes_every_two_seconds_and_before_its_memory_is_full(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(feature_store.time, "monotonic", lambda: clock[0])
+    store = FeatureStore(tmp_path / "s", {"weights": "w"})
+    store.prepare(layout_of(rows([0])[1]), 9, share=1)
+
+    def files():
+        return len(list((tmp_path / "s").iterdir()))
+
+    with store.writing() as writer:
+        writer.append(*rows([1]))
+        assert files() == 0
+        clock[0] += 2.1
+        writer.append(*rows([2]))
+        assert files() == 1
+        monkeypatch.setattr(feature_store, "COMMIT_BYTES", 1)
+        writer.append(*rows([3]))
+        assert files() == 2
+    check(store, [1, 2, 3])
+
+
 def write_some(folder, first, barrier):
     feature_store.COMMIT_SECONDS = 0
     store = FeatureStore(folder, {"weights": "w"})
-    layout = Layout.of(rows([0])[1])
     barrier.wait()
-    store.begin(layout, 50, most=1)
-    with store.writing(layout) as writer:
+    store.prepare(layout_of(rows([0])[1]), 50, share=1)
+    with store.writing() as writer:
         for number in range(first, first + 30, 2):
             writer.append(*rows([number, number + 1]))
 
@@ -339,7 +425,7 @@ def test_processes_that_write_at_once(tmp_path):
     store = FeatureStore(tmp_path / "s", {"weights": "w"})
     assert len(store) == 70
     check(store, range(70))
-    assert sorted(path.suffix for path in (tmp_path / "s").iterdir()) == [DATA] * 3 + [INDEX] * 3 + [".json"]
+    assert {path.suffix for path in (tmp_path / "s").iterdir()} == {SUFFIX}
 
 
 Disk = namedtuple("Disk", "total used free")
@@ -358,22 +444,23 @@ def test_a_disk_without_room(sample, cache, recipe, tmp_path, monkeypatch, caplo
 
 def test_a_disk_that_fills_up_keeps_what_was_encoded(captions, recipe, cache, tmp_path, encoded, monkeypatch):
     monkeypatch.setattr(feature_store, "COMMIT_SECONDS", 0)
-    real, calls = feature_store.os.fsync, []
+    real, calls = feature_store.save_file, []
 
-    def full(handle):
-        calls.append(handle)
-        if len(calls) == 4:  # the manifest, the first batch's records and entries, the second's records
+    def full(tensors, path, metadata):
+        calls.append(path)
+        if len(calls) == 2:
+            path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(handle)
+        real(tensors, path, metadata)
 
-    monkeypatch.setattr(feature_store.os, "fsync", full)
+    monkeypatch.setattr(feature_store, "save_file", full)
     options = {**OPTIONS, "batch_size": 2}
-    with pytest.raises(FeatureCacheError, match=r"No space left on device.*stays.*MMZOO_CACHE"):
+    with pytest.raises(FeatureCacheError, match=r"No space left on device.*stays.*MMZOO_CACHE.*cache_features=false"):
         train(recipe, captions, tmp_path / "a", training=options)
     assert not (tmp_path / "a").exists()
     folder = cache / folders(cache)[0]
-    record = Layout.read(json.loads((folder / MANIFEST).read_text())["layout"]).record
-    assert one(folder, DATA).stat().st_size == 2 * record
+    assert list(folder.iterdir()) == [one(folder)]
+    assert len(FeatureStore(folder, stored(folder)[0])) == 2
     encoded.clear()
     assert cached(train(recipe, captions, tmp_path / "a", training=options))
     assert sum(encoded) == 3
@@ -403,21 +490,21 @@ def test_bad_images_are_what_they_were(tmp_path):
 
 
 def test_resuming_gives_the_numbers_of_an_unbroken_run(captions, recipe, tmp_path, encoded, monkeypatch):
-    from mmzoo.training.callbacks import Stop
+    from mmzoo.training.callbacks import StopOnSignal
 
     options = {**OPTIONS, "save_every": 3}
     whole = train(recipe, captions, tmp_path / "whole", training=options)
     encoded.clear()
-    on_step_end = Stop.on_step_end
+    on_step_end = StopOnSignal.on_step_end
 
     def stop_at_7(self, args, state, control, **more):
         if state.global_step == 7:
-            self.asked = int(signal.SIGTERM)
+            self.signal = int(signal.SIGTERM)
         on_step_end(self, args, state, control, **more)
 
-    monkeypatch.setattr(Stop, "on_step_end", stop_at_7)
+    monkeypatch.setattr(StopOnSignal, "on_step_end", stop_at_7)
     assert not train(recipe, captions, tmp_path / "parts", training=options).finished
-    monkeypatch.setattr(Stop, "on_step_end", on_step_end)
+    monkeypatch.setattr(StopOnSignal, "on_step_end", on_step_end)
     second = train(recipe, captions, tmp_path / "parts", training=options, resume=True)
     assert losses(second) == losses(whole)
     assert encoded == []
@@ -491,9 +578,9 @@ def test_an_image_that_changes_while_training_is_noticed(captions, recipe, tmp_p
         Image.new("RGB", (32, 32), "blue").save(tmp_path / "0.png")
         return result
 
-    real = feature_cache._digests
-    monkeypatch.setattr(feature_cache, "_digests", change)
-    with pytest.raises(FeatureCacheError, match="not what it was when training began"):
+    real = feature_cache._hash_inputs
+    monkeypatch.setattr(feature_cache, "_hash_inputs", change)
+    with pytest.raises(FeatureCacheError, match="changed after training began"):
         train(recipe, captions, tmp_path / "a", training=OPTIONS)
 
 
@@ -515,6 +602,8 @@ def test_two_processes_share_the_work(recipe, captions, tmp_path, cache):
 
     two = curve(launch, "two", 4)
     (name,) = folders(cache)
-    assert sorted(path.stat().st_size // feature_store.ENTRY.itemsize for path in (cache / name).glob(f"*{INDEX}")) == [2, 3]
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(safe_open(path, "pt")) for path in (cache / name).glob(f"*{SUFFIX}")]
+        assert sorted(file.get_slice("crc32").get_shape()[0] for file in files) == [2, 3]
     assert two == pytest.approx(curve([], "one", 8), abs=1e-4)
     assert mmzoo.load(tmp_path / "two").provenance.run["training"]["cached_features"]

@@ -75,16 +75,16 @@ def test_resuming_gives_the_numbers_of_an_unbroken_run(sample, tmp_path, togethe
     options = {"epochs": 4, "batch_size": 2, "log_every": 1, "save_every": 3, "keep_images_together": together}
     whole = train(recipe, sample, tmp_path / "whole", training=options)
 
-    from mmzoo.training.callbacks import Stop
+    from mmzoo.training.callbacks import StopOnSignal
 
-    on_step_end = Stop.on_step_end
+    on_step_end = StopOnSignal.on_step_end
 
     def stop_at_7(self, args, state, control, **more):
         if state.global_step == 7:
-            self.asked = int(signal.SIGTERM)
+            self.signal = int(signal.SIGTERM)
         on_step_end(self, args, state, control, **more)
 
-    monkeypatch.setattr(Stop, "on_step_end", stop_at_7)
+    monkeypatch.setattr(StopOnSignal, "on_step_end", stop_at_7)
     first = train(recipe, sample, tmp_path / "parts", training=options)
     assert not first.finished
     assert first.steps == 7
@@ -95,6 +95,60 @@ def test_resuming_gives_the_numbers_of_an_unbroken_run(sample, tmp_path, togethe
     assert losses(second) == losses(whole)
     a, b = whole.model.state_dict(), second.model.state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_every_override_of_the_trainer_is_called(sample, classifier, tmp_path, monkeypatch):
+    """A method of `transformers.Trainer` that the library no longer calls would be lost without an error."""
+    from transformers import Trainer
+
+    from mmzoo.training.arguments import OneGPUArguments
+    from mmzoo.training.trainer import MultimodalTrainer
+
+    overrides = [
+        (MultimodalTrainer, name) for name in vars(MultimodalTrainer) if not name.startswith("__") and hasattr(Trainer, name)
+    ]
+    assert {name for _, name in overrides} == {
+        "compute_loss",
+        "create_optimizer",
+        "save_model",
+        "_get_train_sampler",
+        "_save_checkpoint",
+        "_load_from_checkpoint",
+    }
+    called = set()
+
+    def spy(owner, name):
+        method = vars(owner)[name]
+        real = method.fget if isinstance(method, property) else method
+
+        def calling(self, *arguments, **keywords):
+            called.add(name)
+            return real(self, *arguments, **keywords)
+
+        monkeypatch.setattr(owner, name, property(calling) if isinstance(method, property) else calling)
+
+    overrides.append((OneGPUArguments, "n_gpu"))
+    for owner, name in overrides:
+        spy(owner, name)
+    options = {"max_steps": 2, "batch_size": 4, "save_every": 1}
+    monkeypatch.setattr(mmzoo.MultimodalModel, "save", lambda *_: (_ for _ in ()).throw(CheckpointError("stopped")))
+    with pytest.raises(CheckpointError, match="stopped"):
+        train(classifier, sample, tmp_path / "m", training=options)
+    assert called == {name for _, name in overrides} - {"_load_from_checkpoint"}
+    (tmp_path / "m" / "checkpoints" / "checkpoint-2" / "trainer_state.json").write_text("{")
+    with pytest.raises(CheckpointError, match="stopped"):
+        train(classifier, sample, tmp_path / "m", training=options, resume=True)
+    assert called == {name for _, name in overrides}
+
+
+def test_several_gpus_of_one_process_are_not_used_at_once(tmp_path, monkeypatch):
+    """`DataParallel` would give each GPU a share of the batch; `accelerate launch` gives each a process."""
+    from transformers import TrainingArguments
+
+    from mmzoo.training.arguments import OneGPUArguments
+
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 4))
+    assert OneGPUArguments(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=3).train_batch_size == 3
 
 
 def test_an_output_that_is_taken(sample, classifier, tmp_path, quick):
@@ -203,14 +257,14 @@ def test_a_stream_of_the_datasets_library_gives_each_example_to_one_worker(tmp_p
     import datasets
     from torch.utils.data import DataLoader
 
-    from mmzoo.training.sampling import _Stream
+    from mmzoo.training.sampling import StreamedExamples
     from mmzoo_datasets.columns import Columns, RowReader
     from mmzoo_datasets.hub import Stream
 
     rows = datasets.Dataset.from_list([{"image": str(i), "target": "a"} for i in range(8)])
     for shards in (1, 2):
         stream = Stream(rows.to_iterable_dataset(shards), RowReader(Columns("image", None, "target", None), "train", "x"))
-        loader = DataLoader(_Stream(stream), batch_size=None, num_workers=2)
+        loader = DataLoader(StreamedExamples(stream), batch_size=None, num_workers=2)
         assert sorted(example.image for example in loader) == [str(i) for i in range(8)]
 
 

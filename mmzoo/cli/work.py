@@ -1,8 +1,7 @@
-"""Work with a model: ``train``, ``evaluate``, ``generate``, ``predict``."""
+"""Provide the commands that work with a model: ``train``, ``evaluate``, ``generate``, ``predict``."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,10 +26,12 @@ from mmzoo.cli.arguments import (
     device_of,
 )
 from mmzoo.cli.printing import print_json, quiet
+from mmzoo.cli.root import app
 
 if TYPE_CHECKING:
     from mmzoo.training.run import Run
-from mmzoo.cli.root import app
+
+SHOWN_SKIPPED = 10  # unreadable examples that are named
 
 
 @app.command()
@@ -46,13 +47,13 @@ def train(
     task: TaskName = None,
     sets: Set = None,
     data: Data = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in the output folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out examples whose input cannot be read.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a recipe on a data set. Ctrl-C saves a checkpoint; --resume goes on."""
-    from mmzoo.training.run import NAMED_BAD
+    """Train a recipe on a data set. Ctrl-C saves a checkpoint; --resume continues from it."""
+    from mmzoo.training.output import is_main_process
     from mmzoo.training.run import train as run_training
 
     quiet()
@@ -67,40 +68,44 @@ def train(
         skip_bad=skip_bad,
         **changes,
     )
-    if int(os.environ.get("RANK", "0")):
+    if not is_main_process():
         return
-    if run.skipped:
-        names = dict(run.skipped)
-        print(f"skipped {len(names)} examples whose {run.model.modality} cannot be read:", file=sys.stderr)
-        for name, message in list(names.items())[:NAMED_BAD]:
-            print(f"  {name}: {message}", file=sys.stderr)
+    _print_skipped(run)
     if not run.finished:
         print(f"stopped at step {run.steps}; the checkpoint is {run.stopped_at}", file=sys.stderr)
-        print("go on with the same command and --resume", file=sys.stderr)
+        print("to continue: the same command with --resume", file=sys.stderr)
         raise typer.Exit(128 + run.signal)
     if as_json:
         print_json({"output": str(run.output), "steps": run.steps, "seconds": run.seconds, "history": run.history})
     else:
         loss = f", loss {run.history[-1]['loss']:.4f}" if run.history else ""
         print(f"trained {run.steps} steps in {run.seconds:.0f} s{loss}; the model is in {run.output}")
-        print("measure it: ", shlex.join(["mmzoo", "evaluate", str(run.output), "--dataset", dataset, *_data_again(data)]))
-        _say_if_one_step_an_epoch(run)
+        print("measure it: ", shlex.join(["mmzoo", "evaluate", str(run.output), "--dataset", dataset, *_repeat_data(data)]))
+        _warn_about_large_batch(run)
 
 
-def _data_again(data: list[str] | None) -> list[str]:
-    """The options of the data set, as they were given."""
+def _print_skipped(run: Run) -> None:
+    """Print the first examples that could not be read."""
+    if errors := dict(run.skipped):
+        print(f"skipped {len(errors)} examples whose {run.model.modality} cannot be read:", file=sys.stderr)
+        for name, message in list(errors.items())[:SHOWN_SKIPPED]:
+            print(f"  {name}: {message}", file=sys.stderr)
+
+
+def _repeat_data(data: list[str] | None) -> list[str]:
+    """Return the options of the data set as words of a command."""
     return [word for pair in data or [] for word in ("--data", pair)]
 
 
-def _say_if_one_step_an_epoch(run: Run) -> None:
-    """A recipe's batch size is meant for its own data; with few examples, so few steps learn little."""
+def _warn_about_large_batch(run: Run) -> None:
+    """Warn if one batch held all examples: a recipe's batch size suits its own data, and few steps learn little."""
     options = run.model.recipe.training
     examples = run.model.provenance.run["training"]["examples"]
     if examples and run.steps > 1 and options.max_steps is None and examples < options.batch_size:
         smaller = max(1, examples // 8)
         print(
-            f"note: a batch of {options.batch_size} holds all {examples} examples, so an epoch was one step; "
-            f"for more: --set training.batch_size={smaller}, or more of training.epochs",
+            f"note: a batch of {options.batch_size} holds all {examples} examples, so each epoch was one step; "
+            f"for more steps: --set training.batch_size={smaller}, or raise training.epochs",
             file=sys.stderr,
         )
 
@@ -113,14 +118,14 @@ def evaluate(
     metric: Annotated[
         list[str] | None, typer.Option(help="A metric; may be repeated.", autocompletion=complete("metric"))
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many examples.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples at a time; changes speed and memory, not scores.")] = 128,
-    seed: Annotated[int, typer.Option(min=0, help="Of the shuffled control and the bootstrap.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Measure only the first LIMIT examples.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a batch; changes speed and memory, not scores.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the shuffled control and the bootstrap.")] = 0,
     controls: Annotated[bool, typer.Option(help="Also measure with images (or other inputs) shuffled and blanked.")] = True,
     samples: Annotated[
-        int, typer.Option(min=0, max=20, help="So many examples are recorded with what the model says of them, for the card.")
+        int, typer.Option(min=0, max=20, help="Examples that are recorded with their predictions, for the card.")
     ] = 5,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default the best available.")] = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
@@ -130,7 +135,7 @@ def evaluate(
     from mmzoo.modalities.reader import plural
 
     quiet()
-    found = run_evaluation(
+    evaluation = run_evaluation(
         model,
         dataset=dataset_of(dataset, data),
         split=split,
@@ -142,16 +147,16 @@ def evaluate(
         samples=samples,
         device=device_of(device),
     )
-    if found.unrecorded:
-        print(f"warning: {found.unrecorded}", file=sys.stderr)
+    if evaluation.unrecorded:
+        print(f"warning: {evaluation.unrecorded}", file=sys.stderr)
     if as_json:
-        print_json(found.to_dict())
+        print_json(evaluation.to_dict())
         return
-    print(found)
-    if found.ignores_images:
-        inputs = plural(found.modality)
+    print(evaluation)
+    if evaluation.ignores_images:
+        inputs = plural(evaluation.modality)
         print(
-            f"warning: it scores no better than with shuffled {inputs}; by this score it does not use its {inputs}",
+            f"warning: the model scores no better than with shuffled {inputs}, so it does not seem to use its {inputs}",
             file=sys.stderr,
         )
 
@@ -161,20 +166,20 @@ def generate(
     model: ModelFolder,
     files: Inputs = None,
     prompt: Annotated[
-        str | None, typer.Option(help="The text to go on from; with several <image> (<audio>) in it, it is about all the files.")
+        str | None, typer.Option(help="The text to continue; with several <image> (<audio>) in it, it is about all the files.")
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the tokenizer's chat template.")] = False,
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer; may be repeated.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Show one file's text as it is written.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The most tokens to generate.")] = 32,
     num_beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
-    sample: Annotated[bool, typer.Option("--sample", help="Sample instead of taking the likeliest.")] = False,
-    temperature: Annotated[float | None, typer.Option(min=0.01, help="Of sampling.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of sampling.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Sample instead of taking the likeliest token.")] = False,
+    temperature: Annotated[float | None, typer.Option(min=0.01, help="Temperature of sampling.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of sampling.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default the best available.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Generate text for images, audio or what else the model takes."""
+    """Generate text for images, audio, or whatever else the model takes."""
     import torch
 
     from mmzoo.models.load import load
@@ -200,9 +205,9 @@ def generate(
         print()
         return
     options[modality] = files or None
-    said = loaded.generate(prompt=prompt, **options)
-    together = isinstance(said, str)
-    names, texts = ([", ".join(files)], [said]) if together else (files, said)
+    generated = loaded.generate(prompt=prompt, **options)
+    together = isinstance(generated, str)
+    names, texts = ([", ".join(files)], [generated]) if together else (files, generated)
     if as_json:
         shown: list[Any] = [files] if together else files
         print_json([{modality: file, "text": text} for file, text in zip(shown, texts, strict=True)])
@@ -216,22 +221,22 @@ def predict(
     model: ModelFolder,
     files: Inputs = None,
     text: Annotated[str | None, typer.Option(help="The question or text that goes with each file.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is if not given.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default the best available.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Predict a label, an answer or a value for images, audio or what else the model takes."""
+    """Predict a label, an answer or a value for images, audio, or whatever else the model takes."""
     from mmzoo.models.load import load
 
     quiet()
     loaded = load(model, device=device_of(device))
     modality = loaded.modality
-    given: dict[str, Any] = {modality: files or None}
-    found = loaded.predict(text=text, **given)
-    pairs = list(zip(files, found, strict=True)) if files else [(None, found)]
+    inputs: dict[str, Any] = {modality: files or None}
+    predictions = loaded.predict(text=text, **inputs)
+    pairs = list(zip(files, predictions, strict=True)) if files else [(None, predictions)]
     if as_json:
         print_json([{modality: file, "label": p.label, "score": p.score, "value": p.value} for file, p in pairs])
         return
     for file, prediction in pairs:
-        said = prediction.label if prediction.value is None else f"{prediction.value:.4g}"
-        sure = "" if prediction.score is None else f" ({prediction.score:.1%})"
-        print(f"{said}{sure}" if len(pairs) == 1 else f"{file}: {said}{sure}")
+        answer = prediction.label if prediction.value is None else f"{prediction.value:.4g}"
+        score = "" if prediction.score is None else f" ({prediction.score:.1%})"
+        print(f"{answer}{score}" if len(pairs) == 1 else f"{file}: {answer}{score}")

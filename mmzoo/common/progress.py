@@ -1,4 +1,4 @@
-"""Live progress on stderr: a bar in a terminal, a line now and then elsewhere."""
+"""Show progress on stderr: a live bar in a terminal, elsewhere a line every few seconds."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-QUIET_SECONDS = 10.0
+LINE_SECONDS = 10.0  # between lines where there is no terminal
 
 
 class Bar:
-    """A task of known or unknown length. ``note`` is a short text beside the bar, such as the loss."""
+    """Show the progress of a task of known or unknown length. ``note`` is a short text beside the bar, such as the loss."""
 
     def __init__(self, title: str, total: int | None, progress: Progress | None, console: Console | None) -> None:
         self.title, self.total, self.done, self.note = title, total, 0, ""
         self._progress, self._console = progress, console
         self._task = progress.add_task(title, total=total, note="") if progress else None
-        self._spoke = time.monotonic()
+        self._printed_at = time.monotonic()
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
+        """Add ``count`` to the number of steps done; a ``note`` of None keeps the current one."""
         self.move(self.done + count, note)
 
     def move(self, done: int, note: str | None = None) -> None:
+        """Set the number of steps done; a ``note`` of None keeps the current one."""
         self.done = done
         self.note = self.note if note is None else note
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, note=self.note)
-        elif self._console is not None and (done == self.total or time.monotonic() - self._spoke > QUIET_SECONDS):
-            self._spoke = time.monotonic()
+        elif self._console is not None and (done == self.total or time.monotonic() - self._printed_at > LINE_SECONDS):
+            self._printed_at = time.monotonic()
             self._console.print(f"{self.title}: {done}/{self.total or '?'} {self.note}".rstrip(), highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def bar(title: str, total: int | None, *, shown: bool = True) -> Iterator[Bar]:
-    """A `Bar` for the length of a block."""
+    """Yield a `Bar`; if ``shown`` is false, one that prints nothing."""
     if not shown:
         yield Bar(title, total, None, None)
         return

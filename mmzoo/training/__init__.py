@@ -1,1 +1,1 @@
-"""Training: a recipe and a data set to a checkpoint folder."""
+"""Train a recipe on a data set and save the model in a checkpoint folder."""

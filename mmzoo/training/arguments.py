@@ -15,15 +15,42 @@ from mmzoo.errors import TrainingError
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.training_options import TrainingOptions
 from mmzoo.registry.manager import plugin_manager
-from mmzoo.training.sampling import _Stream
+from mmzoo.training.sampling import StreamedExamples
 from mmzoo.training.trainer import MultimodalTrainer
 
 
+class OneGPUArguments(TrainingArguments):
+    """Use at most one GPU in each process. Several GPUs need `accelerate launch`; `DataParallel` is never used."""
+
+    @property
+    def n_gpu(self) -> int:
+        """Return the number of GPUs of this process: 0 or 1."""
+        return min(super().n_gpu, 1)
+
+
 def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_bad: bool, progress: bool) -> MultimodalTrainer:
+    """Return the trainer of a model with the recipe's options and the callbacks of plugins.
+
+    Raises:
+        TrainingError: no part is trained, or the precision needs a GPU.
+    """
     options = model.recipe.training
-    if not any(p.requires_grad for p in model.parameters()):
+    if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError("nothing is trained: every part is frozen; set train: full, last:N or lora:r on one")
     model.checkpoint_blocks(options.gradient_checkpointing)
+    hook_results = plugin_manager().manager.hook.mmzoo_train_callbacks(recipe=model.recipe)
+    return MultimodalTrainer(
+        model=model,
+        args=_arguments(options, output),
+        train_dataset=examples if isinstance(examples, Sequence) else StreamedExamples(examples),
+        data_collator=model.collator(training=True, blank=options.blank_images),
+        callbacks=[callback for callbacks in hook_results for callback in callbacks],
+        skip_bad=skip_bad,
+        progress=progress,
+    )
+
+
+def _arguments(options: TrainingOptions, output: Path) -> TrainingArguments:
     workers = options.workers
     if workers is None:
         workers = min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
@@ -57,22 +84,7 @@ def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_ba
         accelerator_config={"dispatch_batches": False, "split_batches": False},
         **_precision(options),
     )
-    arguments = TrainingArguments(**settings)
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs go through `accelerate launch`, never DataParallel
-    data = examples if isinstance(examples, Sequence) else _Stream(examples)
-    callbacks = [
-        callback for found in plugin_manager().manager.hook.mmzoo_train_callbacks(recipe=model.recipe) for callback in found
-    ]
-    trainer = MultimodalTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=data,
-        data_collator=model.collator(training=True, blank=options.blank_images),
-        callbacks=callbacks,
-        skip_bad=skip_bad,
-        progress=progress,
-    )
-    return trainer
+    return OneGPUArguments(**settings)
 
 
 def _precision(options: TrainingOptions) -> dict[str, bool]:

@@ -1,4 +1,4 @@
-"""Stop on signals, and show progress."""
+"""Stop training on signals, and show its progress."""
 
 from __future__ import annotations
 
@@ -14,40 +14,41 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from mmzoo.common.progress import Bar, bar
 
 
-class Stop(TrainerCallback):
-    """SIGINT and SIGTERM save a checkpoint at the end of the step and stop; a second one stops at once."""
+class StopOnSignal(TrainerCallback):
+    """Save a checkpoint and stop at the end of the step after SIGINT or SIGTERM. A second signal stops at once."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.asked = 0  # the signal's number
+        self.signal = 0  # the number of the received signal
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def signals_handled(self) -> Iterator[None]:
+        """Handle the signals during the block. Only the main thread can; in another the block runs without."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _hear(self, number: int, frame: Any) -> None:
-        if self.asked:
+    def _receive(self, number: int, frame: Any) -> None:
+        if self.signal:
             raise KeyboardInterrupt
-        self.asked = number
+        self.signal = number
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if args.world_size > 1:  # all stop at the same step, or the rest would wait for ever
-            heard = torch.tensor(self.asked, device=args.device)
-            self.asked = int(self.trainer.accelerator.gather(heard.unsqueeze(0)).max())
-        if self.asked:
+        if args.world_size > 1:  # all processes must stop at the same step, or the others would wait forever
+            received = torch.tensor([self.signal], device=args.device)
+            self.signal = int(self.trainer.accelerator.gather(received).max())
+        if self.signal:
             control.should_save = control.should_training_stop = True
 
 
 class ProgressCallback(TrainerCallback):
-    """A live bar with the loss."""
+    """Show a progress bar with the loss."""
 
     def __init__(self, *, shown: bool) -> None:
         self.shown = shown
@@ -60,9 +61,9 @@ class ProgressCallback(TrainerCallback):
         self.bar.move(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step >= state.max_steps:  # what is said of a run at its end is the loss of its end
+        if state.global_step >= state.max_steps:  # the loss curve must end with the last step
             control.should_log = True
-        elif self.bar is not None:  # the last step is shown once, with its loss
+        elif self.bar is not None:  # `on_log` shows the last step with its loss
             self.bar.move(state.global_step)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
@@ -70,9 +71,6 @@ class ProgressCallback(TrainerCallback):
             self.bar.move(state.global_step, f"loss {float(logs['loss']):.4f}")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.close()
-
-    def close(self) -> None:
         if self.context is not None:
             self.context.__exit__(None, None, None)
             self.context = self.bar = None

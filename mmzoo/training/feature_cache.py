@@ -1,7 +1,7 @@
-"""Encoding beforehand: each distinct input (picture, clip) goes through a frozen encoder once, and its features are kept in a
-`mmzoo.training.feature_store.FeatureStore` that is named by what they depend on.
+"""Encode each distinct input (image, clip, ...) once with a frozen encoder, and cache its features on disk.
 
-Over several processes each encodes a share, and each machine keeps a store of its own.
+They are stored in a `mmzoo.training.feature_store.FeatureStore` whose folder is named by a hash of all that they depend on. Of
+several processes each encodes a share, and each machine has a store of its own.
 """
 
 from __future__ import annotations
@@ -34,35 +34,38 @@ from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import plural
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.resolve import resolve
-from mmzoo.training.feature_store import OFF, FeatureStore, Layout, NoPlace, Writer
+from mmzoo.training.feature_store import TURN_OFF, CacheUnavailable, FeatureStore, FeatureWriter, layout_of, record_bytes
 
 log = logging.getLogger(__name__)
 
-KEY = "training.cache_features"
-# The share of the free disk that features may take: where they were asked for, and where they were not.
-MOST, MOST_UNASKED = 0.9, 0.25
-REREAD = 4  # examples that are read twice, to see whether their inputs change
-READERS = 8  # threads that hash files
+OPTION = "training.cache_features"
+# The share of the free disk space that features may take: where the user asked for them, and by default.
+SHARE_REQUESTED, SHARE_DEFAULT = 0.9, 0.25
+READ_TWICE = 4  # examples that are read twice, to see whether their inputs change
+HASH_THREADS = 8
 
-Place = tuple[int, int]  # of an input: its example, and which of that one's inputs it is
+Position = tuple[int, int]  # the number of an example, and of the input within it
 
 
 @dataclass
-class Precomputed:
-    """Features by input, as a `mmzoo.data.collate.FeatureSource`: a `FeatureStore`, the sha256 of each input by its
-    `mmzoo.modalities.identity.input_key`, so that files are not read again, and what opens inputs."""
+class CachedFeatures:
+    """Give the collator the features of inputs; implements `mmzoo.data.collate.FeatureSource`.
+
+    ``digests`` holds the sha256 of each input by its `mmzoo.modalities.identity.input_key`, so that files are not read again.
+    """
 
     store: FeatureStore
     digests: dict[Hashable, bytes]
     pipeline: InputPipeline
 
     def of(self, source: Any, key: Hashable) -> dict[str, Tensor]:
+        """Return the features of an input; see `mmzoo.data.collate.FeatureSource`."""
         digest = self.digests.get(key)
-        found = None if digest is None else self.store.get(digest)
-        if found is None:
-            self.pipeline.open(source)  # the usual reason
-            raise FeatureCacheError(f"an input is not what it was when training began; train again, or without a cache: {OFF}")
-        return {f"feature_{name}": value for name, value in found.items()}
+        features = None if digest is None else self.store.get(digest)
+        if features is None:
+            self.pipeline.open(source)  # raises BadInput where the input cannot be read, the usual reason
+            raise FeatureCacheError(f"an input changed after training began; train again, or without a cache: {TURN_OFF}")
+        return {f"feature_{name}": value for name, value in features.items()}
 
 
 def precompute(
@@ -73,120 +76,126 @@ def precompute(
     workers: int,
     reads: Callable[[], float],
     progress: bool,
-) -> Precomputed | None:
-    """Encode the inputs of ``examples`` that are not in the store yet; None where that is not wanted, or, with
-    `TrainOptions.cache_features` empty, would gain nothing or cannot be done.
+) -> CachedFeatures | None:
+    """Encode the inputs of ``examples`` that are not in the store yet, and return the features of all.
+
+    Returns None if `TrainingOptions.cache_features` is false. Where that option is not set, also returns None if a cache
+    would save no work or is not possible.
 
     Args:
         model: on the device that it trains on.
-        workers: processes that open inputs.
-        reads: gives how many examples the run will read.
+        workers: the number of processes that open inputs.
+        reads: returns the number of examples that the run will read.
 
     Raises:
-        DoesNotFit, BadRecipe: it is asked for, and the model or the data cannot have it.
-        FeatureCacheError: the store is damaged or another encoder's, or the disk is full.
+        DoesNotFit, BadRecipe: the option is true, but the features of this model or data set cannot be cached.
+        FeatureCacheError: the store is damaged or belongs to another encoder, or the disk is full.
     """
     options = model.recipe.training
-    asked = options.cache_features
-    if asked is False:
+    requested = options.cache_features
+    if requested is False:
         return None
-    if problem := _obstacle(model, examples):
-        if asked:
+    if problem := _find_problem(model, examples):
+        if requested:
             raise problem
         return None
-    facts = _facts(model, accelerator)
-    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    store = FeatureStore(cache_folder() / "features" / name, facts)
-
+    store = _open_store(model, accelerator)
     pipeline = model.input_pipeline()
-    places, count = _distinct(examples, pipeline.modality)
-    encodings = reads() / len(examples) * (len(places) if options.keep_images_together else count)
+    positions, count = _distinct_inputs(examples, pipeline.modality)
+    encodings = reads() / len(examples) * (len(positions) if options.keep_images_together else count)
     digests: dict[Hashable, bytes] = {}
     missing: list[bytes] = []
-    trouble: NoPlace | None = None
+    failure: CacheUnavailable | None = None
     try:
-        wanted = bool(asked) or encodings > len(places) - len(store)
-        if wanted:  # else no file need be read
-            digests = _digests(places)
+        useful = bool(requested) or encodings > len(positions) - len(store)
+        if useful:  # otherwise no file is read
+            digests = _hash_inputs(positions)
             missing = [digest for digest in dict.fromkeys(digests.values()) if digest not in store]
-            wanted = bool(asked) or encodings > len(missing)
-    except NoPlace as error:
-        wanted, trouble = False, error
-    if not _agreed(accelerator, wanted, trouble, asked):
+            useful = bool(requested) or encodings > len(missing)
+    except CacheUnavailable as error:
+        useful, failure = False, error
+    if not _all_agree(accelerator, useful, failure, requested):
         return None
-    # A share goes by each input's number among all, since what is missing changes as soon as one process writes.
-    first = {digests[key]: place for key, place in places.items()}
+    first = {digests[key]: position for key, position in positions.items()}
+    # Shares are cut from all inputs, since the missing ones change as soon as another process writes.
     share = set(list(first)[accelerator.local_process_index :: int(os.environ.get("LOCAL_WORLD_SIZE", "1"))])
-    mine = [first[digest] for digest in missing if digest in share]
-    with bar("encoding", len(share), shown=progress) as shown:
-        shown.move(len(share) - len(mine), f"{decimal(store.size)} in {store.folder}")
+    to_encode = [first[digest] for digest in missing if digest in share]
+    with bar("encoding", len(share), shown=progress) as progress_bar:
+        progress_bar.move(len(share) - len(to_encode), f"{decimal(store.size)} in {store.folder}")
         try:
-            loader = _loader(pipeline, examples, mine, model.recipe.training.batch_size, workers)
-            _encode(model, loader, store, accelerator, len(missing), MOST if asked else MOST_UNASKED, shown)
-        except NoPlace as error:
-            trouble = error
-    if not _agreed(accelerator, trouble is None, trouble, asked):
+            loader = _loader(pipeline, examples, to_encode, options.batch_size, workers)
+            _encode(model, loader, store, accelerator, len(missing), progress_bar)
+        except CacheUnavailable as error:
+            failure = error
+    if not _all_agree(accelerator, failure is None, failure, requested):
         return None
     store.reload()
-    return Precomputed(store, digests, pipeline)
+    return CachedFeatures(store, digests, pipeline)
 
 
-def _agreed(accelerator: Accelerator, wanted: bool, trouble: NoPlace | None, asked: bool | None) -> bool:
-    """Whether all processes want it; also where they wait for each other."""
-    if trouble is not None:
-        if asked:
-            raise trouble
-        log.warning("%s. Training goes on without a feature cache", trouble)
+def _all_agree(accelerator: Accelerator, useful: bool, failure: CacheUnavailable | None, requested: bool | None) -> bool:
+    """Return whether all processes can use the cache. Processes wait for each other here.
+
+    Raises:
+        CacheUnavailable: this process cannot, and the user asked for the cache.
+    """
+    if failure is not None:
+        if requested:
+            raise failure
+        log.warning("%s. Training goes on without a feature cache", failure)
     if accelerator.num_processes == 1:
-        return wanted
-    return bool(accelerator.gather(torch.tensor([int(wanted)], device=accelerator.device)).min())
+        return useful
+    return bool(accelerator.gather(torch.tensor([int(useful)], device=accelerator.device)).min())
 
 
-def _obstacle(model: MultimodalModel, examples: Sequence[Example]) -> MmzooError | None:
-    """Why the features cannot be kept."""
+def _find_problem(model: MultimodalModel, examples: Sequence[Example]) -> MmzooError | None:
+    """Return the error that says why the features cannot be cached, or None if they can."""
     policy, options = model.provenance.policies["encoder"], model.recipe.training
     if policy != "frozen":
-        return DoesNotFit(f"{KEY}: the features of an encoder that is trained change (encoder.train: {policy}); set it to frozen")
+        return DoesNotFit(f"{OPTION}: the features of a trained encoder change (encoder.train: {policy}); set it to frozen")
     if model.encoder.transform is None:
-        return BadRecipe(f"{KEY}: this encoder looks at nothing; leave it out")
+        return BadRecipe(f"{OPTION}: this encoder has no input; leave the option out")
     if options.blank_images:
-        return BadRecipe(f"{KEY}: with training.blank_images there is nothing to encode; leave out one of the two")
+        return BadRecipe(f"{OPTION}: training.blank_images leaves nothing to encode; leave out one of the two")
     if not isinstance(examples, Sequence):
-        return BadRecipe(f"{KEY}: a streamed data set cannot be gone through beforehand; leave it out")
+        return BadRecipe(f"{OPTION}: the features of a streamed data set cannot be precomputed; leave the option out")
     if model.fusion.needs_tokens and model.encoder.spec.tokens is None:
-        return DoesNotFit(f"{KEY}: this encoder's number of tokens depends on the input; leave it out")
+        return DoesNotFit(f"{OPTION}: this encoder's number of tokens depends on the input; leave the option out")
     with torch.random.fork_rng(devices=[]):
-        first, second = _preprocessing(model), _preprocessing(model)
+        first, second = _hash_preprocessing(model), _hash_preprocessing(model)
     if first != second:
-        return DoesNotFit(f"{KEY}: this encoder's transform is random; leave it out")
+        return DoesNotFit(f"{OPTION}: this encoder's transform is random; leave the option out")
     modality = model.encoder.modality
 
-    def key(i: int) -> Hashable:
-        return input_key(examples[i].inputs(modality))
+    def key(number: int) -> Hashable:
+        return input_key(examples[number].inputs(modality))
 
-    if any(key(i) != key(i) for i in range(min(REREAD, len(examples)))):
-        return BadRecipe(f"{KEY}: this data set's {plural(modality)} change each time that they are read; leave it out")
+    if any(key(number) != key(number) for number in range(min(READ_TWICE, len(examples)))):
+        return BadRecipe(f"{OPTION}: this data set's {plural(modality)} change each time they are read; leave the option out")
     return None
 
 
 # What the features depend on
 
 
-def _facts(model: MultimodalModel, accelerator: Accelerator) -> dict[str, Any]:
-    """Everything but the input. GPUs and CPUs round differently, so they share no features."""
+def _open_store(model: MultimodalModel, accelerator: Accelerator) -> FeatureStore:
+    """Open the store for this encoder. GPUs and CPUs round differently, so they share no features."""
     entry = model.provenance.entries["encoder"]
-    return {
+    facts = {
         "encoder": f"{entry.target} of {entry.plugin} {entry.version}",
         "options": resolve("encoder", model.recipe.encoder).options.model_dump(mode="json"),
-        "weights": _weights(model),
-        "preprocessing": _preprocessing(model),
+        "weights": _hash_weights(model),
+        "preprocessing": _hash_preprocessing(model),
         "precision": accelerator.mixed_precision,
         "device": accelerator.device.type,
         "tokens": model.fusion.needs_tokens,
     }
+    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    return FeatureStore(cache_folder() / "features" / name, facts)
 
 
-def _weights(model: MultimodalModel) -> str:
+def _hash_weights(model: MultimodalModel) -> str:
+    """Return the sha256 of the encoder's weights: names, dtypes, shapes and values."""
     digest = hashlib.sha256()
     for name, value in sorted(model.encoder.state_dict().items()):
         digest.update(f"{name}|{value.dtype}|{list(value.shape)}|".encode())
@@ -194,8 +203,8 @@ def _weights(model: MultimodalModel) -> str:
     return digest.hexdigest()
 
 
-def _preprocessing(model: MultimodalModel) -> str:
-    """A digest of what the transform makes of some inputs: it changes with the code underneath too."""
+def _hash_preprocessing(model: MultimodalModel) -> str:
+    """Return the sha256 of some preprocessed probe inputs, so that a change in a library's code shows too."""
     digest = hashlib.sha256()
     pipeline = model.input_pipeline()
     assert pipeline.transform is not None
@@ -208,57 +217,59 @@ def _preprocessing(model: MultimodalModel) -> str:
 # The inputs
 
 
-def _distinct(examples: Sequence[Example], modality: str) -> tuple[dict[Hashable, Place], int]:
-    """The first place of each input, by `input_key`, and the number of inputs, distinct or not."""
-    places: dict[Hashable, Place] = {}
+def _distinct_inputs(examples: Sequence[Example], modality: str) -> tuple[dict[Hashable, Position], int]:
+    """Return the first position of each distinct input by its `input_key`, and the number of all inputs."""
+    positions: dict[Hashable, Position] = {}
     count = 0
     for i, example in enumerate(examples):
         for j, source in enumerate(example.inputs(modality)):
-            places.setdefault(input_key(source), (i, j))
+            positions.setdefault(input_key(source), (i, j))
             count += 1
-    return places, count
+    return positions, count
 
 
-def _digests(places: Mapping[Hashable, Place]) -> dict[Hashable, bytes]:
-    """The sha256 of each input: the key itself, unless it is a path."""
-    with ThreadPoolExecutor(READERS) as pool:
-        return dict(
-            zip(places, pool.map(lambda key: key if isinstance(key, bytes) else content_digest(key), places), strict=True)
-        )
+def _hash_inputs(positions: Mapping[Hashable, Position]) -> dict[Hashable, bytes]:
+    """Return the sha256 of each input by its key. A key is a path, or the sha256 itself."""
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        digests = pool.map(lambda key: key if isinstance(key, bytes) else content_digest(key), positions)
+        return dict(zip(positions, digests, strict=True))
 
 
 class _Inputs(TorchDataset):
-    """Inputs with their sha256, opened; None for one that cannot be read, which training will speak of."""
+    """Open inputs and hash them. An input that cannot be read gives None; the training run reports it."""
 
-    def __init__(self, examples: Sequence[Example], places: Sequence[Place], pipeline: InputPipeline) -> None:
-        self.examples, self.places, self.pipeline = examples, places, pipeline
+    def __init__(self, examples: Sequence[Example], positions: Sequence[Position], pipeline: InputPipeline) -> None:
+        self.examples, self.positions, self.pipeline = examples, positions, pipeline
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.positions)
 
     def __getitem__(self, number: int) -> tuple[bytes, Tensor] | None:
-        example, which = self.places[number]
-        source = self.examples[example].inputs(self.pipeline.modality)[which]
+        example, position = self.positions[number]
+        source = self.examples[example].inputs(self.pipeline.modality)[position]
         try:
             opened = self.pipeline.open(source)
         except BadInput:
             return None
-        return content_digest(source), opened  # not what it was when the keys were made: a file may have changed since
+        return content_digest(source), opened  # hashed again, since the file may have changed since the keys were made
 
     def batch(self, opened: list[tuple[bytes, Tensor] | None]) -> tuple[int, list[bytes], dict[str, Tensor]]:
-        """How many were to be opened, the digests of those that were, and what `Intake.batch` makes of them."""
-        good = [each for each in opened if each is not None]
-        return len(opened), [digest for digest, _ in good], self.pipeline.batch([each for _, each in good]) if good else {}
+        """Return the number of inputs, and the sha256 and the batch (`InputPipeline.batch`) of those that were readable."""
+        readable = [pair for pair in opened if pair is not None]
+        batch = self.pipeline.batch([tensor for _, tensor in readable]) if readable else {}
+        return len(opened), [digest for digest, _ in readable], batch
 
 
-def _loader(pipeline: InputPipeline, examples: Sequence[Example], places: Sequence[Place], size: int, workers: int) -> DataLoader:
-    inputs = _Inputs(examples, places, pipeline)
+def _loader(
+    pipeline: InputPipeline, examples: Sequence[Example], positions: Sequence[Position], size: int, workers: int
+) -> DataLoader:
+    inputs = _Inputs(examples, positions, pipeline)
     return DataLoader(
         inputs,
         batch_size=size,
         num_workers=workers,
         collate_fn=inputs.batch,
-        generator=torch.Generator(),  # the default one goes on as if nothing had been drawn
+        generator=torch.Generator(),  # leaves the state of the default generator as it is
     )
 
 
@@ -268,32 +279,33 @@ def _encode(
     store: FeatureStore,
     accelerator: Accelerator,
     new: int,
-    most: float,
-    shown: Bar,
+    progress_bar: Bar,
 ) -> None:
-    """Encode what the loader gives into the store, which grows by ``new`` records in all processes together."""
+    """Encode the loader's inputs into the store. ``new`` is the number of records that all processes together will add."""
+    share = SHARE_REQUESTED if model.recipe.training.cache_features else SHARE_DEFAULT
     with ExitStack() as stack:
-        writer: Writer | None = None
+        writer: FeatureWriter | None = None
         for count, digests, batch in loader:
             if batch:
                 moved = tensors(batch, accelerator.device)
                 with torch.no_grad(), accelerator.autocast():
                     features = model.encode(moved["inputs"], lengths=moved.get("input_lengths"))
-                rows = _rows(features, tokens=model.fusion.needs_tokens)
+                records = _records(features, tokens=model.fusion.needs_tokens)
                 if writer is None:
-                    layout = Layout.of(rows)
-                    store.begin(layout, new, most=most)
-                    shown.move(shown.done, f"{decimal(store.size + new * layout.record)} in {store.folder}")
-                    writer = stack.enter_context(store.writing(layout))
-                writer.append(digests, rows)
-            shown.advance(count)
+                    layout = layout_of(records)
+                    store.prepare(layout, new, share=share)
+                    expected = decimal(store.size + new * record_bytes(layout))
+                    progress_bar.move(progress_bar.done, f"{expected} in {store.folder}")
+                    writer = stack.enter_context(store.writing())
+                writer.append(digests, records)
+            progress_bar.advance(count)
 
 
-def _rows(features: Features, *, tokens: bool) -> dict[str, Tensor]:
-    """What is kept of features [inputs, ...]."""
-    rows = {"pooled": features.pooled}
+def _records(features: Features, *, tokens: bool) -> dict[str, Tensor]:
+    """Return the features to store, each [inputs, ...]: the pooled ones, and tokens with their mask if the fusion reads them."""
+    records = {"pooled": features.pooled}
     if tokens:
-        rows["tokens"] = features.tokens
+        records["tokens"] = features.tokens
         if features.mask is not None:
-            rows["mask"] = features.mask
-    return rows
+            records["mask"] = features.mask
+    return records

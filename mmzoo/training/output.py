@@ -1,26 +1,128 @@
-"""Find the checkpoints in a run's output folder."""
+"""Handle a run's output folder: what it may hold before, its checkpoints, and what stays after a failure."""
 
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers.trainer import TRAINER_STATE_NAME
 
-from mmzoo.checkpoints.folder import CHECKPOINTS
+from mmzoo.checkpoints.folder import CHECKPOINTS, is_checkpoint
+from mmzoo.errors import CheckpointError, MmzooError, TrainingError
+from mmzoo.recipes.schema import Recipe
+
+RECIPE = "recipe.json"
+
+
+def is_main_process() -> bool:
+    """Return whether this is the only process, or the first of several."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def last_checkpoint(output: Path) -> str | None:
-    """The newest checkpoint that is complete: a process that was killed may leave half of one."""
-    found = [path for path in (output / CHECKPOINTS).glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
-    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+    """Return the newest complete checkpoint. A process that is killed may leave an incomplete one."""
+    folders = [path for path in (output / CHECKPOINTS).glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    for folder in sorted(folders, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         with suppress(OSError, ValueError):
-            json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))  # the last file to be written
-            return str(path)
+            json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))  # written last
+            return str(folder)
     return None
 
 
-def last_good(output: Path, then: str = "; free some space, then go on with --resume") -> str:
+def name_last_checkpoint(output: Path, advice: str = "; free some space, then continue with --resume") -> str:
+    """Return the end of an error message: the last good checkpoint and ``advice``, or nothing if there is none."""
     last = last_checkpoint(output)
-    return f". The last good checkpoint is {last}{then}" if last else ""
+    return f". The last good checkpoint is {last}{advice}" if last else ""
+
+
+def prepare_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> str | None:
+    """Return the checkpoint to resume from, or None to start a new run. ``overwrite`` removes the checkpoints of an old run.
+
+    Raises:
+        TrainingError: the folder holds something else, there is nothing to resume, or the recipe differs.
+        CheckpointError: the folder cannot be used.
+    """
+    try:
+        if output.exists() and not output.is_dir():
+            raise TrainingError(f"{output} is a file; name a folder")
+        if resume:
+            return _find_resumable(output, recipe)
+        if not overwrite:
+            _check_unused(output)
+        elif is_main_process():
+            shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+        return None
+    except OSError as error:
+        raise CheckpointError(f"{output}: cannot be used: {error.strerror or error}") from None
+
+
+def _find_resumable(output: Path, recipe: Recipe) -> str:
+    """Return the last checkpoint of an unfinished run of the same recipe."""
+    last = last_checkpoint(output)
+    if last is None and is_checkpoint(output):
+        raise TrainingError(f"{output} holds a finished model and nothing to resume; to train it again: --overwrite")
+    if last is None:
+        raise TrainingError(f"{output} holds no checkpoint to resume from; leave out --resume to start a new run")
+    saved = json.loads((output / CHECKPOINTS / RECIPE).read_text(encoding="utf-8"))
+    current = recipe.to_dict()
+    if different := [key for key in sorted({*saved, *current}) if saved.get(key) != current.get(key)]:
+        raise TrainingError(
+            f"{output}: was started with another recipe (different: {', '.join(different)}); resume with the same recipe, or "
+            "start a new run with --overwrite"
+        )
+    return last
+
+
+def _check_unused(output: Path) -> None:
+    """Raise TrainingError if the folder holds a model or an unfinished run."""
+    model = is_checkpoint(output)
+    if model or last_checkpoint(output) is not None:
+        content = "a model" if model else "an unfinished run; --resume continues it"
+        raise TrainingError(f"{output} already holds {content}; name another folder, or use --overwrite")
+
+
+@contextmanager
+def unfinished_output(output: Path, recipe: Recipe) -> Iterator[None]:
+    """Write the recipe that a resumed run must have. If the block fails, remove what cannot be resumed.
+
+    Raises:
+        CheckpointError: the folder cannot be written, or the block raised an error of reading or writing files.
+        MmzooError: raised in a data worker; with its own message, without the worker's traceback that torch adds.
+    """
+    new = not output.exists()
+    if is_main_process():
+        try:
+            (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            (output / CHECKPOINTS / RECIPE).write_text(json.dumps(recipe.to_dict(), indent=2), encoding="utf-8")
+        except OSError as error:
+            raise CheckpointError(f"{output}: cannot be written: {error.strerror or error}") from None
+    try:
+        yield
+    except BaseException as error:
+        _remove_unfinished(output, whole=new)
+        if isinstance(error, OSError | SafetensorError):
+            raise CheckpointError(f"{output}: {error}{name_last_checkpoint(output)}") from None
+        if isinstance(error, MmzooError) and "DataLoader worker" in str(error):
+            kind = type(error)
+            raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()) from None
+        raise
+
+
+def _remove_unfinished(output: Path, *, whole: bool) -> None:
+    """Remove the checkpoints unless they can be resumed; with ``whole`` also the output folder if it is then empty."""
+    if not is_main_process() or last_checkpoint(output):
+        return
+    remove_checkpoints(output)
+    if whole:
+        with suppress(OSError):
+            output.rmdir()
+
+
+def remove_checkpoints(output: Path) -> None:
+    """Remove the checkpoints of a run that is finished or has learned nothing."""
+    shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)

@@ -1,36 +1,25 @@
-"""Training: a recipe and a data set to a checkpoint folder, on `transformers.Trainer`.
+"""Train a recipe on a data set with `transformers.Trainer`, and save a checkpoint folder.
 
-Ours is small: what the data decides (labels, vocabulary) is learned before the model is built, each part has its own
-learning rate and policy, a checkpoint holds trained weights only, and signals stop a run where it can go on.
+What mmzoo adds: labels and vocabulary are learned from the data before the model is built, each part has its own learning rate
+and training policy, a checkpoint holds trained weights only, and a signal stops a run so that it can be resumed.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import TrainerState
 
-from mmzoo.checkpoints.folder import CHECKPOINTS, is_checkpoint
-from mmzoo.common.energy import Meter, hardware
-from mmzoo.common.environment import environment
-from mmzoo.data import provenance
+from mmzoo.common.energy import Meter
 from mmzoo.data.dataset import Dataset
-from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_dataset
-from mmzoo.errors import BadRecipe, CheckpointError, DataError, MmzooError, TrainingError
+from mmzoo.errors import BadRecipe, DataError, TrainingError
 from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.task import Task
 from mmzoo.models.assemble import assemble
 from mmzoo.models.compatibility import check_data
 from mmzoo.models.model import MultimodalModel
@@ -39,18 +28,21 @@ from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.training.arguments import make_trainer
-from mmzoo.training.output import last_checkpoint, last_good
+from mmzoo.training.output import last_checkpoint, prepare_output, remove_checkpoints, unfinished_output
+from mmzoo.training.record import describe_training, loss_curve
 from mmzoo.training.trainer import MultimodalTrainer, check_finite
 
-RECIPE = "recipe.json"
-NAMED_BAD = 10
 LEARNING_SAMPLE = 100_000  # examples of a stream that labels and vocabulary are learned from
 
 
 @dataclass
 class Run:
-    """What training gave: the trained ``model`` (in evaluation mode), the folder that it was saved in, the loss curve,
-    and whether it was ``finished`` or stopped by a signal, with the checkpoint to resume from."""
+    """Hold the result of training.
+
+    ``model`` is in evaluation mode, and was saved in ``output``. ``history`` is the loss curve. A run that a signal stopped is
+    not ``finished``; ``stopped_at`` is then the checkpoint to resume from, and ``signal`` the signal's number. ``skipped``
+    holds the id and the error of each example that could not be read.
+    """
 
     model: MultimodalModel
     output: Path
@@ -79,81 +71,50 @@ def train(
     """Train a recipe on a data set and save the model in ``output``.
 
     Args:
-        recipe: as `mmzoo.build` takes it; ``changes`` are laid over it, e.g. ``training={"epochs": 3}``.
+        recipe: a recipe as `mmzoo.build` takes it; ``changes`` are merged into it, for example ``training={"epochs": 3}``.
         dataset: a name, a path, an id, or a `Dataset`.
-        resume: go on from the last checkpoint in ``output``, to the numbers that an unbroken run would give.
-        overwrite: replace a model or an unfinished run that is in ``output``.
+        resume: continue from the last checkpoint in ``output``; gives the same numbers as an uninterrupted run.
+        overwrite: replace a model or an unfinished run in ``output``.
         skip_bad: leave out examples whose input, such as an image, cannot be read, instead of stopping.
 
     Raises:
-        UnknownName, BadRecipe, DoesNotFit: the recipe. DataError, BadInput: the data.
-        TrainingError: ``output`` is taken, or there is nothing to resume. CheckpointError: it cannot be saved.
+        UnknownName, BadRecipe, DoesNotFit: the recipe is wrong.
+        DataError, BadInput: the data are wrong.
+        TrainingError: ``output`` is taken, there is nothing to resume, or the loss or a weight is NaN or infinite.
+        CheckpointError: the model cannot be saved.
     """
     if output == "":
         raise TrainingError("the output is empty; name a folder")
     output = Path(output).expanduser()
-    chosen = read_recipe(recipe, **changes)
-    examples = load_split(source := open_dataset(dataset), split)
-    streamed = not isinstance(examples, Sequence)
-    options = chosen.training
-    if streamed and options.max_steps is None:
-        raise BadRecipe("training.max_steps: a streamed data set has no length; say how many steps to train")
-    first = examples[0] if isinstance(examples, Sequence) else next(iter(examples), None)
-    check_data(chosen, first, dataset if isinstance(dataset, str) else type(source).__name__)
-    chosen, _ = inherit_options(chosen)  # what a checkpoint has learned is not learned anew
-    chosen = learn(chosen, examples, streamed=streamed)
-    try:
-        last = _prepare_output(output, chosen, resume=resume, overwrite=overwrite)
-    except OSError as error:
-        raise CheckpointError(f"{output}: cannot be used: {error.strerror or error}") from None
-
-    torch.manual_seed(options.seed)
-    model = assemble(chosen)
-    if isinstance(examples, Sequence):
-        _check_examples(model.task, examples)
-    fresh = not output.exists()
-    if int(os.environ.get("RANK", "0")) == 0:
-        _write_recipe(output, chosen)
-    try:
+    config = read_recipe(recipe, **changes)
+    examples = _open_examples(config, dataset, split)
+    config, _ = inherit_options(config)  # first, so that what a checkpoint has learned is not learned again
+    config = learn(config, examples, streamed=not isinstance(examples, Sequence))
+    checkpoint = prepare_output(output, config, resume=resume, overwrite=overwrite)
+    model = _build_model(config, examples)
+    with unfinished_output(output, config):
         trainer = make_trainer(model, examples, output, skip_bad=skip_bad, progress=progress)
-        main = trainer.is_world_process_zero()
         started = time.monotonic()
         with Meter(str(trainer.args.device)) as meter:
             cached = trainer.cache_features(progress=progress)
-            with trainer.stop.listening():
-                trainer.train(resume_from_checkpoint=last)
-        if trainer.skipped and not trainer.seen and last is None and trainer.args.world_size == 1:
-            shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)  # nothing was learned that one could go on from
-            first_bad = ": ".join(trainer.skipped[0])
-            raise model.encoder.reader.error(f"no {model.encoder.modality} could be read; the first is of example {first_bad}")
-    except BaseException as error:
-        _remove_unfinished(output, whole=fresh)
-        if isinstance(error, OSError | SafetensorError):
-            raise CheckpointError(f"{output}: {error}{last_good(output)}") from None
-        if isinstance(error, MmzooError) and "DataLoader worker" in str(error):
-            raise _as_raised_in_worker(error) from None
-        raise
-    seconds = time.monotonic() - started
+            with trainer.stop.signals_handled():
+                trainer.train(resume_from_checkpoint=checkpoint)
+        _check_some_input_read(trainer, output, resumed=checkpoint is not None)
+        seconds = time.monotonic() - started
     model.eval()
-    run = Run(model, output, _curve(trainer.state), trainer.state.global_step, seconds, skipped=trainer.skipped)
-    if trainer.stop.asked:
-        found = last_checkpoint(output)
-        run.finished, run.stopped_at, run.signal = False, None if found is None else Path(found), trainer.stop.asked
+    run = Run(model, output, loss_curve(trainer.state), trainer.state.global_step, seconds, skipped=trainer.skipped)
+    if trainer.stop.signal:
+        last = last_checkpoint(output)
+        run.finished, run.stopped_at, run.signal = False, Path(last) if last else None, trainer.stop.signal
         return run
-    model.to("cpu")
-    state = model.state_dict()
-    check_finite({name: state[name] for name in model.saved_names()}, f"step {run.steps}", output)
-    said = _record(trainer, run, dataset, split, examples, skip_bad=skip_bad)
-    model.provenance.run["training"] = {**said, "energy": meter.energy, "cached_features": cached}
-    if main:
-        model.save(output)
-        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
+    record = describe_training(trainer, dataset, split, examples, seconds=seconds)
+    model.provenance.run["training"] = {**record, "energy": meter.energy, "cached_features": cached}
+    _save_model(trainer, output)
     return run
 
 
 def learn(recipe: Recipe, examples: Iterable[Example], *, streamed: bool = False) -> Recipe:
-    """The recipe with what the data decides: the task's labels, the language model's vocabulary.
+    """Return the recipe with what the data decide: the task's labels and the language model's vocabulary.
 
     Raises:
         DataError: there is nothing to learn from.
@@ -169,92 +130,44 @@ def learn(recipe: Recipe, examples: Iterable[Example], *, streamed: bool = False
     return recipe.with_part("language_model", **language.cls.learn(language.options, texts))
 
 
-def _check_examples(task: Task, examples: Sequence[Example]) -> None:
-    """Every example has a target that the task can give: said before the first step, not in the middle."""
-    for example in examples:
-        task.references(example)
+def _open_examples(recipe: Recipe, dataset: str | PartConfig | Dataset, split: str) -> Iterable[Example]:
+    """Load a split and check that the recipe can be trained on it."""
+    source = open_dataset(dataset)
+    examples = load_split(source, split)
+    if isinstance(examples, Sequence):
+        first = examples[0]
+    elif recipe.training.max_steps is None:
+        raise BadRecipe("training.max_steps: a streamed data set has no length; set the number of steps to train")
+    else:
+        first = next(iter(examples), None)
+    check_data(recipe, first, dataset if isinstance(dataset, str) else type(source).__name__)
+    return examples
 
 
-def _prepare_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> str | None:
-    """The checkpoint to resume from, None to start anew; refuses an output that holds something else."""
-    folder = output / CHECKPOINTS
-    if output.exists() and not output.is_dir():
-        raise TrainingError(f"{output} is a file; name a folder")
-    last = last_checkpoint(output)
-    if resume:
-        if last is None and is_checkpoint(output):
-            raise TrainingError(f"{output} holds a finished model, and nothing to resume; --overwrite trains it anew")
-        if last is None:
-            raise TrainingError(f"{output} holds no checkpoint to resume from; leave out --resume to start anew")
-        saved = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-        now = recipe.to_dict()
-        if wrong := [key for key in sorted({*saved, *now}) if saved.get(key) != now.get(key)]:
-            raise TrainingError(
-                f"{output}: was started with another recipe (different: {', '.join(wrong)}); resume with the same, "
-                "or start anew with --overwrite"
-            )
-        return last
-    if (is_checkpoint(output) or last is not None) and not overwrite:
-        what = "a model" if is_checkpoint(output) else "an unfinished run; --resume goes on with it"
-        raise TrainingError(f"{output} already holds {what}; name another folder, or use --overwrite")
-    if overwrite and int(os.environ.get("RANK", "0")) == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-    return None
+def _build_model(recipe: Recipe, examples: Iterable[Example]) -> MultimodalModel:
+    """Build the model, and check before the first step that the task can represent the target of every example."""
+    torch.manual_seed(recipe.training.seed)
+    model = assemble(recipe)
+    if isinstance(examples, Sequence):
+        for example in examples:
+            model.task.references(example)
+    return model
 
 
-def _write_recipe(output: Path, recipe: Recipe) -> None:
-    try:
-        (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        (output / CHECKPOINTS / RECIPE).write_text(json.dumps(recipe.to_dict(), indent=2), encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"{output}: cannot be written: {error.strerror or error}") from None
+def _check_some_input_read(trainer: MultimodalTrainer, output: Path, *, resumed: bool) -> None:
+    """Raise an error if every example was skipped: then nothing was learned, and there is nothing to resume."""
+    if trainer.skipped and not trainer.seen and not resumed and trainer.args.world_size == 1:
+        remove_checkpoints(output)
+        encoder, (name, problem) = trainer.model.encoder, trainer.skipped[0]
+        raise encoder.reader.error(f"no {encoder.modality} could be read; the first is of example {name}: {problem}")
 
 
-def _remove_unfinished(output: Path, *, whole: bool) -> None:
-    """Remove what a failed run wrote, unless it can be gone on with; ``whole``: the output folder is its own too."""
-    folder = output / CHECKPOINTS
-    if int(os.environ.get("RANK", "0")) or last_checkpoint(output):
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    if whole:
-        with suppress(OSError):
-            output.rmdir()
-
-
-def _as_raised_in_worker(error: MmzooError) -> MmzooError:
-    """The error with its own message, to which torch has added the worker's traceback."""
-    kind = type(error)
-    return kind(str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip())
-
-
-def _curve(state: TrainerState) -> list[dict[str, float]]:
-    return [
-        {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry.get("learning_rate", 0.0)}
-        for entry in state.log_history
-        if "loss" in entry
-    ]
-
-
-def _record(
-    trainer: MultimodalTrainer, run: Run, dataset: str | PartConfig | Dataset, split: str, examples: Any, *, skip_bad: bool
-) -> dict[str, Any]:
-    """How the model was trained, for run.json and the card."""
-    options = run.model.recipe.training
-    device = str(trainer.args.device)
-    return {
-        **provenance.describe(dataset),
-        "split": split,
-        "examples": len(examples) if isinstance(examples, Sequence) else None,
-        "fingerprint": fingerprint(examples) if isinstance(examples, Sequence) else None,
-        "blank_images": options.blank_images,
-        "seed": options.seed,
-        "steps": run.steps,
-        "seconds": round(run.seconds, 1),
-        "processes": trainer.args.world_size,
-        "device": device,
-        "hardware": hardware(device),
-        "precision": "bf16" if trainer.args.bf16 else "fp16" if trainer.args.fp16 else "fp32",
-        "skipped": len(run.skipped) if skip_bad else 0,
-        "history": run.history,
-        "versions": environment(),
-    }
+def _save_model(trainer: MultimodalTrainer, output: Path) -> None:
+    """Save the trained model in the main process, in place of the checkpoints, while the other processes wait."""
+    model: MultimodalModel = trainer.model.to("cpu")
+    state = model.state_dict()
+    check_finite({name: state[name] for name in model.saved_names()}, f"step {trainer.state.global_step}", output)
+    if trainer.is_world_process_zero():
+        model.save(output)
+        remove_checkpoints(output)
+    trainer.accelerator.wait_for_everyone()

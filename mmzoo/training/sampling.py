@@ -1,4 +1,4 @@
-"""Order the examples of an epoch as a function of seed and epoch alone."""
+"""Order the examples of an epoch as a function of seed and epoch only."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from mmzoo.modalities.identity import input_key
 
 
 class Shuffled(Sampler[int]):
-    """A new order each epoch, a function of seed and epoch alone, so that a resumed run sees the same batches. The examples that
-    share their inputs of the modality ``together`` stay together."""
+    """Shuffle the examples in each epoch. The order depends only on seed and epoch, so a resumed run sees the same batches.
+
+    Examples that share their inputs of the modality ``together`` stay next to each other; an empty name shuffles all freely.
+    """
 
     def __init__(self, examples: Sequence[Example], seed: int, together: str, state: TrainerState) -> None:
         self.count, self.seed, self.state = len(examples), seed, state
         self.groups: list[list[int]] | None = None
         if together:
-            found: dict[Any, list[int]] = {}
+            groups: dict[Any, list[int]] = {}
             for i, example in enumerate(examples):
-                found.setdefault(input_key(example.inputs(together)), []).append(i)
-            self.groups = list(found.values())
+                groups.setdefault(input_key(example.inputs(together)), []).append(i)
+            self.groups = list(groups.values())
 
     def __len__(self) -> int:
         return self.count
@@ -40,8 +42,8 @@ class Shuffled(Sampler[int]):
                 yield from self.groups[group]
 
 
-class _Stream(IterableDataset):
-    """A streamed split, shared out among data workers."""
+class StreamedExamples(IterableDataset):
+    """Iterate over a streamed split; each data worker gets every n-th example."""
 
     def __init__(self, examples: Iterable[Example]) -> None:
         self.examples = examples

@@ -1,4 +1,12 @@
-"""Train with `transformers.Trainer`: parameter groups by part, checkpoints of trained weights, unreadable inputs counted."""
+"""Train with `transformers.Trainer`: parameter groups by part, checkpoints of trained weights, unreadable inputs counted.
+
+Methods of `transformers.Trainer` that are overridden here, as seen in transformers 5.24:
+
+- public: `create_optimizer`, `compute_loss`, `save_model`;
+- private, where no public method does the same: `_get_train_sampler`, `_save_checkpoint`, `_load_from_checkpoint`.
+
+tests/test_train.py (``test_every_override_of_the_trainer_is_called``) fails when the library stops calling one of them.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +20,27 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, Sampler
-from transformers import Trainer
+from transformers import PrinterCallback, Trainer
 
 from mmzoo.checkpoints.screening import WEIGHTS
 from mmzoo.data.collate import raise_bad
 from mmzoo.errors import CheckpointError, TrainingError
 from mmzoo.interfaces.kinds import PARTS
 from mmzoo.models.model import MultimodalModel
-from mmzoo.training.callbacks import ProgressCallback, Stop
+from mmzoo.training.callbacks import ProgressCallback, StopOnSignal
 from mmzoo.training.feature_cache import precompute
-from mmzoo.training.output import last_good
+from mmzoo.training.output import name_last_checkpoint
 from mmzoo.training.sampling import Shuffled
 
-NAMED = 20  # examples that a message names
+MAX_NAMES = 20  # examples that a message names
 
 
 class MultimodalTrainer(Trainer):
-    """`transformers.Trainer` with our parameter groups, checkpoints of trained weights, and bad inputs counted."""
+    """Train a `MultimodalModel`.
+
+    ``skipped`` holds the id and the error of each example that could not be read, ``seen`` counts the examples trained on, and
+    ``stop`` stops the run on a signal.
+    """
 
     model: Any
     args: Any
@@ -38,25 +50,23 @@ class MultimodalTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.skip_bad = skip_bad
         self.skipped: list[tuple[str, str]] = []
-        self.seen = 0  # examples trained on
-        self.stop = Stop(self)
+        self.seen = 0
+        self.stop = StopOnSignal(self)
         self.add_callback(self.stop)
-        for callback in self.callback_handler.callbacks[:]:
-            if type(callback).__name__ == "PrinterCallback":
-                self.remove_callback(callback)
+        self.remove_callback(PrinterCallback)
         self.add_callback(ProgressCallback(shown=progress and self.is_world_process_zero()))
 
     def cache_features(self, *, progress: bool) -> bool:
-        """Encode each input beforehand, if `TrainOptions.cache_features` says so; whether it was done."""
+        """Cache the features of each input if `TrainingOptions.cache_features` allows it, and return whether it was done."""
         steps = self.args.max_steps * self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        data: Any = self.train_dataset
+        examples: Any = self.train_dataset
         collator: Any = self.data_collator
         collator.features = precompute(
             self.model,
-            data,
+            examples,
             self.accelerator,
             workers=self.args.dataloader_num_workers,
-            reads=lambda: steps if steps > 0 else self.args.num_train_epochs * len(data),
+            reads=lambda: steps if steps > 0 else self.args.num_train_epochs * len(examples),
             progress=progress,
         )
         return collator.features is not None
@@ -70,35 +80,49 @@ class MultimodalTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            kind, keywords = self.get_optimizer_cls_and_kwargs(self.args, None)
-            self.optimizer = kind(parameter_groups(self.model, model or self.model, self.args.weight_decay), **keywords)
+            cls, keywords = self.get_optimizer_cls_and_kwargs(self.args, None)
+            self.optimizer = cls(parameter_groups(self.model, model or self.model, self.args.weight_decay), **keywords)
         return self.optimizer
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """Compute the loss of a batch and count its unreadable inputs.
+
+        Raises:
+            BadInput: an input cannot be read, and ``skip_bad`` is not set.
+            TrainingError: the loss is NaN or infinite.
+        """
         bad, names = raise_bad(inputs), inputs.pop("names", [])
         if bad and not self.skip_bad:
-            raise self.model.encoder.reader.error(f"example {bad[0][0]}: {bad[0][1]}\nTo train without such examples: --skip-bad")
+            name, problem = bad[0]
+            raise self.model.encoder.reader.error(f"example {name}: {problem}\nTo train without such examples: --skip-bad")
         self.skipped += bad
         self.seen += len(inputs["index"]) if "index" in inputs else 0
         tensors = {key: value for key, value in inputs.items() if isinstance(value, Tensor)}
-        found = super().compute_loss(model, tensors, return_outputs, num_items_in_batch)
-        loss: Any = found[0] if return_outputs else found
-        if not bool(torch.isfinite(loss)):
-            shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-            raise TrainingError(
-                f"step {self.state.global_step + 1}: the loss is {loss.item()}, on a batch of the examples {shown}. "
-                "Lower training.learning_rate or training.max_grad_norm, or look at these examples"
-                + last_good(Path(self.args.output_dir).parent, "")
-            )
-        return found
+        result = super().compute_loss(model, tensors, return_outputs, num_items_in_batch)
+        self._check_loss(result[0] if return_outputs else result, names)
+        return result
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+    def _check_loss(self, loss: Any, names: list[str]) -> None:
+        if not bool(torch.isfinite(loss)):
+            more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+            raise TrainingError(
+                f"step {self.state.global_step + 1}: the loss is {loss.item()}, on a batch of the examples "
+                f"{', '.join(names[:MAX_NAMES])}{more}. Lower training.learning_rate or training.max_grad_norm, or check these "
+                "examples" + name_last_checkpoint(Path(self.args.output_dir).parent, "")
+            )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the trained weights only.
+
+        Raises:
+            TrainingError: a weight is NaN or infinite.
+        """
+        state = self.accelerator.get_state_dict(self.model)  # in all processes, since sharded weights are gathered
         if not self.args.should_save:
             return
-        model: MultimodalModel = self.accelerator.unwrap_model(self.model)
-        state = model.state_dict() if state_dict is None else state_dict
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
+        model: MultimodalModel = self.accelerator.unwrap_model(self.model)
         weights = {name: state[name].detach().cpu().contiguous() for name in model.saved_names()}
         check_finite(weights, f"step {self.state.global_step}", Path(self.args.output_dir).parent)
         save_file(weights, folder / WEIGHTS, {"format": "pt"})
@@ -114,29 +138,32 @@ class MultimodalTrainer(Trainer):
             shutil.rmtree(folder, ignore_errors=True)
             output = Path(self.args.output_dir).parent
             text = f"the disk may be full ({error})" if isinstance(error, RuntimeError) else error
-            raise CheckpointError(f"{folder}: saving failed: {text}{last_good(output)}") from None
+            raise CheckpointError(f"{folder}: saving failed: {text}{name_last_checkpoint(output)}") from None
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         weights = load_file(Path(resume_from_checkpoint) / WEIGHTS)
-        self.model.load_state_dict(weights, strict=False)
+        self.model.load_state_dict(weights, strict=False)  # frozen weights are not in it
 
 
 def check_finite(weights: Mapping[str, Tensor], when: str, output: Path) -> None:
     """Check that no weight is NaN or infinite.
 
     Raises:
-        TrainingError: naming the first that is, and the last good checkpoint.
+        TrainingError: names the first such tensor, and the last good checkpoint.
     """
     for name, value in weights.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise TrainingError(
                 f"{when}: {name} holds NaN or infinite weights, which are not saved. Lower training.learning_rate or "
-                "training.max_grad_norm" + last_good(output, "")
+                "training.max_grad_norm" + name_last_checkpoint(output, "")
             )
 
 
 def parameter_groups(model: MultimodalModel, wrapped: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups a part, with its own learning rate: matrices, which decay, and the rest, which does not."""
+    """Return two parameter groups for each part, with the part's learning rate.
+
+    One holds tensors of two or more dimensions, which get weight decay; the other holds the rest, such as biases.
+    """
     rates = {kind: getattr(model.recipe, kind).learning_rate or model.recipe.training.learning_rate for kind in PARTS}
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in wrapped.named_parameters():
