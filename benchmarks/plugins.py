@@ -13,7 +13,7 @@ MANY, FEW, EACH = 500, 10, 20
 LIST_SECONDS = 1.0
 FIND = """
 import time
-from mmzoo.build import read_recipe
+from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.resolve import resolve
 def find():
     for kind, part in read_recipe("cnn-product-lstm", encoder="stranger3-encoder-3", pretrained=False).parts().items():
