@@ -1,4 +1,4 @@
-"""Suggest names that are like a misspelt one."""
+"""Suggest names that are similar to a misspelt one."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def _instead(kind: str, fits: Any) -> str:
 
 
 def _load_limited(entry: Entry) -> Any:
-    outcome = isolation.run_limited(entry.load, isolation.timeout(), package=entry.target.partition(":")[0].partition(".")[0])
+    outcome = isolation.run_limited(entry.load, isolation.read_timeout())
     if outcome.error is not None:
         raise outcome.error
     return outcome.value

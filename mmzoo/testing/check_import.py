@@ -17,7 +17,7 @@ def loads(plugin: Plugin) -> None:
     entries whose names no other plugin has."""
     theirs = [one for one in plugin_manager().plugins if one.dist == plugin.distribution]
     for one in theirs:
-        expect(one.state == IN_USE, one.failure.error if one.failure else f"the plugin is not in use: {one.name}, {one.why}")
+        expect(one.state == IN_USE, one.failure.error if one.failure else f"the plugin is not in use: {one.name}, {one.reason}")
     brings = plugin.entries or any(plugin_manager().manager.has_plugin(one.full_name) for one in theirs)
     expect(brings, "the plugin brings no entry and no hook")
 

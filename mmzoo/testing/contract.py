@@ -98,7 +98,7 @@ class Case:
         __tracebackhide__ = True
         default = torch.get_default_dtype()
         try:
-            with no_network(), own_cache(), torch.random.fork_rng(), isolation.alarm(LIMIT * isolation.timeout()):
+            with no_network(), own_cache(), torch.random.fork_rng(), isolation.alarm(LIMIT * isolation.read_timeout()):
                 self.check.function(self.subject)
             left = torch.get_default_dtype()
             expect(left == default, f"it leaves torch's default type as {left}, which every other model is then made of")
@@ -132,9 +132,13 @@ def cases(distribution: str) -> list[Case]:
         UnknownName: no such distribution is installed, or it is no plugin. SettingsError: it is disabled or left out.
     """
     plugin = _plugin(distribution)
-    out = [found for found in plugin_manager().plugins if settings.normal(found.dist) == settings.normal(distribution)]
+    out = [
+        found
+        for found in plugin_manager().plugins
+        if settings.normalise_name(found.dist) == settings.normalise_name(distribution)
+    ]
     if out and all(found.state in (DISABLED, LEFT_OUT) for found in out):
-        raise SettingsError(f"there is nothing to check of the plugin '{distribution}', {out[0].why}")
+        raise SettingsError(f"there is nothing to check of the plugin '{distribution}', {out[0].reason}")
     subjects = [Subject(entry) for entry in plugin.entries]
     whole = [Case(check, plugin) for check in CHECKS.values() if not check.kinds]
     return whole + [
