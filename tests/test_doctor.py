@@ -178,6 +178,17 @@ def test_doctor_reports_every_problem_with_its_fix(tmp_path, monkeypatch, config
     assert {cache["folder"] for cache in report["caches"]} >= {os.environ["MMZOO_CACHE"]}
 
 
+def test_doctor_stops_when_too_many_plugins_end_the_process(tmp_path, monkeypatch, configured):
+    for name in ("a", "b"):
+        install(tmp_path, f"mmzoo-{name}", "import os; os._exit(7)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(diagnosis.subprocess_checks, "MAX_CRASHES", 1)
+    monkeypatch.setattr(diagnosis.subprocess_checks, "check_libraries", lambda _: diagnosis.subprocess_checks.LibraryResults())
+    (problem,) = diagnosis.diagnose().problems
+    assert problem.what == "the process ends while plugins are loaded (exit code 7), even without mmzoo-a"
+    assert problem.fixes == ("MMZOO_PLUGINS= mmzoo doctor",)
+
+
 def test_doctor_and_the_list_sanitise_what_plugins_raise(tmp_path, monkeypatch, configured):
     warning = "import warnings; warnings.warn('\\x1b[2Jcareful \\udce9')\n"
     blind = GOOD.format(entry="blind").replace("mmzoo_scratch.cnn:CNN", "mmzoo_odd_part:Part")

@@ -15,7 +15,7 @@ from typing import Any
 
 from mmzoo.common.files import cache_folder
 from mmzoo.common.sanitize import one_line
-from mmzoo.errors import SettingsError, UnknownName
+from mmzoo.errors import PluginBroken, SettingsError, UnknownName
 from mmzoo.registry import api_version, discovery, isolation, settings, subprocess_checks
 from mmzoo.registry.manager import FAILED
 
@@ -91,22 +91,16 @@ def _check_dependencies(report: Report) -> None:
 
 
 def _check_plugins(report: Report) -> None:
-    """Load the plugins in a child process; if one ends the process, repeat without it."""
-    crashes: dict[str, str] = {}
-    while True:
-        try:
-            results = subprocess_checks.check_plugins(crashes)
-        except UnknownName as error:
-            report.problems.append(Problem(str(error), (f"unset {settings.ONLY}",)))
-            return
-        except SettingsError as error:
-            fix = f"unset {isolation.TIMEOUT}" if isolation.TIMEOUT in str(error) else f"rm {settings.config_file()}"
-            report.problems.append(Problem(str(error), (fix,)))
-            return
-        if results.complete or len(crashes) == subprocess_checks.MAX_CRASHES:
-            break
-        crashes[results.last] = results.ended
-    report.plugins = results.rows
+    """Load the plugins in a child process."""
+    try:
+        report.plugins = subprocess_checks.check_plugins()
+    except UnknownName as error:
+        report.problems.append(Problem(str(error), (f"unset {settings.ONLY}",)))
+    except SettingsError as error:
+        fix = f"unset {isolation.TIMEOUT}" if isolation.TIMEOUT in str(error) else f"rm {settings.config_file()}"
+        report.problems.append(Problem(str(error), (fix,)))
+    except PluginBroken as error:
+        report.problems.append(Problem(str(error), (f"{settings.ONLY}= mmzoo doctor",)))
     for row in report.plugins:
         if row["state"] == FAILED:
             what = f"plugin '{row['plugin']}' {row['version']} is not in use: {row['error']}"
@@ -133,14 +127,16 @@ def _check_libraries(report: Report) -> None:
     ]
     results = subprocess_checks.check_libraries([(kind, name, target) for _, _, kind, name, target in targets])
     report.torch = results.torch
-    for library, (error, trace) in results.broken_libraries.items():
+    broken = [library for library in subprocess_checks.LIBRARIES if library in results.failures]
+    for library in broken:
+        error, trace = results.failures[library]
         fix = f"pip install --force-reinstall {library}"
         report.problems.append(Problem(f"{library} cannot be imported: {error}", (fix,), trace))
     if not report.torch.get("accelerators"):
         report.notes.append("torch has no GPU to use; models run on the CPU")
     for plugin, dist, kind, name, _ in targets:
-        if (kind, name) in results.broken_entries and not results.broken_libraries:
-            error, trace = results.broken_entries[kind, name]
+        if f"{kind}/{name}" in results.failures and not broken:
+            error, trace = results.failures[f"{kind}/{name}"]
             what = f"{kind.replace('_', ' ')} '{name}' of plugin '{plugin}' cannot be built: {error}"
             report.problems.append(Problem(what, (f"pip install --upgrade {dist}", *_list_fixes(plugin, dist)), trace))
 

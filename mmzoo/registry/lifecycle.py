@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def warn(message: str) -> None:
-    """Issue a one-line `PluginWarning` without a position in the source, which would say nothing about the plugin."""
+    """Warn of a plugin in one line, without a position in mmzoo's source, which would not help."""
     warnings.warn_explicit(message, PluginWarning, "mmzoo", 0)
 
 
@@ -70,7 +70,7 @@ class ContainedHooks:
 
 
 def _ignore(hooks: ContainedHooks, value: Any) -> None:
-    """Return None, whatever a hook returned."""
+    """Ignore what a hook returns."""
 
 
 def _validate_sections(hooks: ContainedHooks, value: Any) -> Any:

@@ -322,7 +322,7 @@ def plugin_manager() -> PluginManager:
 
 
 def reset() -> None:
-    """Discard the loaded plugins, so that the next call of `plugin_manager` loads them again; for tests that install some."""
+    """Forget the loaded plugins, so that `plugin_manager` loads them again; for tests that install some."""
     global _current
     _current = None
 

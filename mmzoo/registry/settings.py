@@ -75,15 +75,12 @@ def read_disabled() -> list[str]:
     path = config_file()
     try:
         text = path.read_text(encoding="utf-8")
+        from mmzoo.common import parsing  # imports a YAML reader, which most commands do not need
+
+        data = parsing.parse(text)
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: cannot be read: {one_line(error)}; fix or delete it") from None
-    from mmzoo.common import parsing  # imports a YAML reader, which most commands do not need
-
-    try:
-        data = parsing.parse(text)
-    except ValueError as error:
         raise SettingsError(f"{path}: cannot be read: {one_line(error)}; fix or delete it") from None
     names = data.get("disabled", []) if isinstance(data, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -30,22 +30,11 @@ LIBRARIES = ("torch", "transformers")
 
 
 @dataclass
-class PluginResults:
-    """Hold a row for each plugin. If not ``complete``, the child process ended while it loaded ``last``; ``ended`` says how."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    complete: bool = False
-    last: str = ""
-    ended: str = ""
-
-
-@dataclass
 class LibraryResults:
-    """Hold torch's version and accelerators, and the error and traceback of each library and entry that cannot be imported."""
+    """Hold torch's version and accelerators, and what cannot be imported, by library or ``kind/name``: error and traceback."""
 
     torch: dict[str, Any] = field(default_factory=dict)
-    broken_libraries: dict[str, tuple[str, str]] = field(default_factory=dict)
-    broken_entries: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def plugin_row(plugin: Plugin) -> dict[str, Any]:
@@ -67,49 +56,45 @@ def plugin_row(plugin: Plugin) -> dict[str, Any]:
     }
 
 
-def check_plugins(crashes: Mapping[str, str]) -> PluginResults:
-    """Load the selected plugins in a child process.
+def check_plugins() -> list[dict[str, Any]]:
+    """Load the selected plugins in a child process; if one ends the process, repeat without loading it.
 
-    Args:
-        crashes: plugins that end the process, which are not loaded again, and how it ended.
+    Returns:
+        A row for each plugin: `plugin_row`, its traceback, its warnings (``notes``) and the targets of its entries by kind.
 
     Raises:
         UnknownName, SettingsError: as `mmzoo.registry.manager.plugin_manager`.
-        RuntimeError: Python cannot be started.
+        PluginBroken: more than `MAX_CRASHES` plugins end the process, or it ends before a plugin is loaded.
     """
-    lines, ended = _run_child("load_plugins_in_child", dict(crashes))
-    results = PluginResults(ended=ended)
-    for line in lines:
-        if "error" in line:
-            raise getattr(errors, line["error"])(line["message"])
-        results.last = line.get("loading", results.last)
-        if "rows" in line:
-            results.rows, results.complete = line["rows"], True
-    if not results.complete and not results.last:
-        raise RuntimeError(f"Python could not be started to check the plugins: {ended}")
-    return results
+    crashes: dict[str, str] = {}  # by plugin, how the process ended
+    while True:
+        lines, ended = _run_child("load_plugins_in_child", crashes)
+        last = ""
+        for line in lines:
+            if "error" in line:
+                raise getattr(errors, line["error"])(line["message"])
+            if "rows" in line:
+                return line["rows"]
+            last = line["loading"]
+        if not last or len(crashes) == MAX_CRASHES:
+            without = f", even without {', '.join(crashes)}" if crashes else ""
+            raise errors.PluginBroken(f"the process ends while plugins are loaded ({ended}){without}")
+        crashes[last] = ended
 
 
 def check_libraries(targets: Sequence[tuple[str, str, str]]) -> LibraryResults:
     """Import torch and transformers in a child process, then each of ``targets`` (kind, name and target of an entry)."""
-    lines, ended = _run_child("import_libraries_in_child", [list(target) for target in targets])
-    results, current = LibraryResults(), ""
+    lines, ended = _run_child("import_libraries_in_child", list(targets))
+    results, current = LibraryResults(), LIBRARIES[0]
     for line in lines:
         current = line.get("trying", current)
         if "torch" in line:
             results.torch = line["torch"]
-        if "broken_library" in line:
-            results.broken_libraries[line["broken_library"]] = (line["message"], line["trace"])
-        if "broken_entry" in line:
-            results.broken_entries[tuple(line["broken_entry"])] = (line["message"], line["trace"])
+        if "message" in line:
+            results.failures[current] = (line["message"], line["trace"])
         if line.get("done"):
             return results
-    failure = (f"the process ended ({ended})", "")
-    if current in LIBRARIES or not current:
-        results.broken_libraries[current or LIBRARIES[0]] = failure
-    else:
-        kind, _, name = current.partition("/")
-        results.broken_entries[kind, name] = failure
+    results.failures[current] = (f"the process ended ({ended})", "")
     return results
 
 
@@ -119,8 +104,7 @@ def _run_child(function: str, argument: Any) -> tuple[list[dict[str, Any]], str]
     command = [sys.executable, "-c", code]
     try:
         done = subprocess.run(command, input=json.dumps(argument), capture_output=True, text=True, timeout=SECONDS, check=False)
-        output = done.stdout
-        ended = f"exit code {done.returncode}" if done.returncode >= 0 else f"signal {-done.returncode}"
+        output, ended = done.stdout, f"exit code {done.returncode}" if done.returncode >= 0 else f"signal {-done.returncode}"
     except subprocess.TimeoutExpired as late:
         output, ended = (late.stdout or b"").decode(errors="replace"), f"it took longer than {SECONDS:g} s"
     lines = []
@@ -192,7 +176,7 @@ def import_libraries_in_child() -> None:
         try:
             importlib.import_module(library)
         except BaseException as error:
-            write(broken_library=library, message=describe_error(error), trace=sanitize(traceback.format_exc()))
+            write(message=describe_error(error), trace=sanitize(traceback.format_exc()))
     if "torch" in sys.modules:
         write(torch=_describe_torch())
     for kind, name, target in targets:
@@ -202,7 +186,7 @@ def import_libraries_in_child() -> None:
         if outcome.error is not None:
             cause = outcome.error.__cause__
             trace = "".join(traceback.format_exception(cause)) if cause else outcome.trace
-            write(broken_entry=[kind, name], message=str(outcome.error).splitlines()[0], trace=sanitize(trace))
+            write(message=str(outcome.error).splitlines()[0], trace=sanitize(trace))
     write(done=True)
     os._exit(0)  # do not wait for threads that plugins started
 
