@@ -68,16 +68,14 @@ def read_own_version() -> str:
 
 def find_entry_points() -> Iterator[PluginEntryPoint]:
     """Yield every entry point in the group. If a plugin's list of them is malformed, yield one that raises when it is loaded."""
-    complete: set[str] = set()  # distributions of which every entry point is known
+    complete: set[str] = set()  # distributions whose entry points have been found
     own_points: set[str] = set()
     for installed in importlib.metadata.distributions():
         points = _read_entry_points(installed)
         name = normalise_name(points[0].distribution.name) if points else UNKNOWN
         if name in complete:
             continue  # a copy further down sys.path, which is not the one that is imported
-        if (
-            name == GROUP
-        ):  # a checkout may hold an old list of mmzoo's own plugins before the current one: those of all copies count
+        if name == GROUP:  # a checkout may hold an old copy of mmzoo's list before the current one: join them
             points = [point for point in points if point.name not in own_points]
             own_points |= {point.name for point in points}
         elif name != UNKNOWN:
@@ -107,10 +105,10 @@ def _read_entry_points(installed: importlib.metadata.Distribution) -> list[Plugi
 
 
 def _read_metadata(installed: importlib.metadata.Distribution) -> Distribution:
-    """Return the name, version and requirements of a distribution; without them if its metadata cannot be read."""
+    """Return the name, version and requirements of a distribution; they are unknown if its metadata cannot be read."""
     try:
         metadata = installed.metadata  # parsed anew each time
-        name, version = str(metadata["Name"]), str(metadata["Version"])
+        name, version = str(metadata["Name"] or UNKNOWN), str(metadata["Version"] or "")
         requirements = tuple(text for text in metadata.get_all("Requires-Dist") or () if text.lower().startswith(GROUP))
     except Exception:
         return Distribution(UNKNOWN)

@@ -94,11 +94,7 @@ def disable(name: str) -> bool:
     Raises:
         SettingsError: the file cannot be read or written.
     """
-    names = read_disabled()
-    if normalise_name(name) in names:
-        return False
-    _write_disabled([*names, normalise_name(name)])
-    return True
+    return _write_disabled({*read_disabled(), normalise_name(name)})
 
 
 def enable(name: str) -> bool:
@@ -107,18 +103,17 @@ def enable(name: str) -> bool:
     Raises:
         SettingsError: the file cannot be read or written.
     """
-    names = read_disabled()
-    if normalise_name(name) not in names:
+    return _write_disabled({*read_disabled()} - {normalise_name(name)})
+
+
+def _write_disabled(names: set[str]) -> bool:
+    """Replace the configuration file atomically; return False if it holds these names already."""
+    if names == {*read_disabled()}:
         return False
-    _write_disabled(other for other in names if other != normalise_name(name))
-    return True
-
-
-def _write_disabled(names: Iterable[str]) -> None:
-    """Replace the configuration file atomically."""
     path = config_file()
     try:
         write_atomically(path, json.dumps({"disabled": sorted(names)}, indent=2) + "\n")
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise SettingsError(f"{path}: cannot be written: {reason}; set {CONFIG} to use another file") from None
+    return True
