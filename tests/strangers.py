@@ -50,7 +50,6 @@ def hosted(selection: settings.PluginSelection | None = None):
 def with_plugin(plugin, dist="mmzoo-bad"):
     """Use a manager like the process's own, with one more plugin, which exists only in memory."""
     host = manager.PluginManager()
-    host.load(discovery.find_entry_points())
-    host.load_one(fake_entry_point("p", plugin, dist=dist))
+    host.load([*discovery.find_entry_points(), fake_entry_point("p", plugin, dist=dist)])
     assert host.failures == []
     return use_manager(host)

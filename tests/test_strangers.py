@@ -168,7 +168,7 @@ def test_entries_are_kept_as_data_alone():
         sly = Sly("encoder", name, target="a.b:C", summary="sly")
         module = type("module", (), {"mmzoo_encoders": staticmethod(mmzoo.hookimpl(lambda: [sly]))})
         host = PluginManager()
-        host.load_one(fake_entry_point("p", module, dist="mmzoo-sly"))
+        host.load([fake_entry_point("p", module, dist="mmzoo-sly")])
         return host
 
     assert load("sly").registry.entries()[0].row()["name"] == "sly"

@@ -120,8 +120,8 @@ class PluginManager:
         """Return the failure of each plugin that failed to load."""
         return [plugin.failure for plugin in self.plugins if plugin.failure is not None]
 
-    def load(self, points: Iterable[PluginEntryPoint], selection: PluginSelection = PluginSelection()) -> None:  # noqa: B008 - frozen
-        """Load the selected entry points in a fixed order; one that fails is remembered and registers nothing.
+    def load(self, points: Iterable[PluginEntryPoint], selection: PluginSelection | None = None) -> None:
+        """Load the selected entry points (None: all) in a fixed order; one that fails is remembered and registers nothing.
 
         Raises:
             UnknownName: the selection names a plugin that is not installed.
@@ -129,17 +129,10 @@ class PluginManager:
         described = _describe_plugins(points)
         # mmzoo's own plugins come first, so that a name which another plugin also uses is that plugin's failure.
         described.sort(key=lambda pair: (not pair[1].is_own, pair[1].dist, pair[1].entry_point, pair[0].value))
-        _apply_selection([plugin for _, plugin in described], selection)
+        _apply_selection([plugin for _, plugin in described], selection or PluginSelection())
         self.plugins += [plugin for _, plugin in described]
         self._skipped.update({plugin.full_name: point for point, plugin in described if plugin.state != IN_USE})
         self._load([(point, plugin) for point, plugin in described if plugin.state == IN_USE])
-
-    def load_one(self, point: PluginEntryPoint) -> Plugin:
-        """Load one entry point, whatever is selected."""
-        plugin = _describe_plugin(point)
-        self.plugins.append(plugin)
-        self._load([(point, plugin)])
-        return plugin
 
     def _load(self, selected: Sequence[tuple[PluginEntryPoint, Plugin]]) -> None:
         """Collect what each plugin brings, with a time limit for each, and register it."""
@@ -228,14 +221,9 @@ class PluginManager:
                 raise MissingPlugin(f"this checkpoint needs the plugin '{distribution}' {version}, {plugin.reason}")
 
 
-def _describe_plugin(point: PluginEntryPoint) -> Plugin:
-    """Return the plugin of an entry point, not yet loaded."""
-    return Plugin(point.distribution.name, point.name, point.distribution.version)
-
-
 def _describe_plugins(points: Iterable[PluginEntryPoint]) -> list[tuple[PluginEntryPoint, Plugin]]:
-    """Return entry points with their plugins, which know whether their distribution has several."""
-    described = [(point, _describe_plugin(point)) for point in points]
+    """Return entry points with their plugins, which are not loaded yet."""
+    described = [(point, Plugin(point.distribution.name, point.name, point.distribution.version)) for point in points]
     counts = Counter(plugin.dist for _, plugin in described)
     for _, plugin in described:
         plugin.has_siblings = counts[plugin.dist] > 1
