@@ -7,6 +7,7 @@ same entry-point name, and accepts misspelt hooks. So plugins are loaded here, a
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import traceback
 from collections import Counter
@@ -114,6 +115,8 @@ class PluginManager:
         self._spare_hooks: pluggy.PluginManager | None = None  # creating one takes a millisecond
         self._skipped: dict[str, PluginEntryPoint] = {}
         self._seconds = isolation.read_timeout()
+        self._added: set[str] = set()  # to the environment, by plugins while they were loaded
+        self._replaced: dict[str, str] = {}
 
     @property
     def failures(self) -> list[Failure]:
@@ -136,7 +139,10 @@ class PluginManager:
 
     def _load(self, selected: Sequence[tuple[PluginEntryPoint, Plugin]]) -> None:
         """Collect what each plugin brings, with a time limit for each, and register it."""
+        before = dict(os.environ)
         outcomes = isolation.run_each([partial(self._collect, *pair) for pair in selected], self._seconds)
+        self._added = os.environ.keys() - before.keys()
+        self._replaced = {name: value for name, value in before.items() if os.environ.get(name) != value}
         for (_, plugin), outcome in zip(selected, outcomes, strict=True):
             plugin.notes, error, trace = outcome.notes, outcome.error, outcome.trace
             if error is None:
@@ -150,6 +156,10 @@ class PluginManager:
                         self.manager.register(ContainedHooks(plugin.name, hooks), name=plugin.full_name)
             if error is not None:
                 plugin.state, plugin.failure = FAILED, _describe_failure(plugin, error, trace)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment without what plugins changed while they were loaded, so that a check sees a plugin change it."""
+        return {name: value for name, value in {**os.environ, **self._replaced}.items() if name not in self._added}
 
     def _collect(self, point: PluginEntryPoint, plugin: Plugin) -> tuple[dict[str, Any], list[Entry]]:
         """Import a plugin and return its lifecycle hooks and entries; nothing is registered yet."""
