@@ -1,7 +1,8 @@
-"""Plugins as strangers install them: a module and its metadata in a folder that is put on the path."""
+"""Install plugins for tests as pip would: a module and its metadata in a folder that is put on the path."""
 
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from mmzoo.registry import discovery, manager, settings
 
@@ -27,19 +28,28 @@ def install(folder: Path, dist: str, source: str, *, version: str = "1.0", needs
     (info / "entry_points.txt").write_text(f"[mmzoo]\nplugin = {package}\n")
 
 
+def fake_entry_point(name, module, *, dist, version="0"):
+    """Return the entry point of a plugin that is not installed and whose module exists already."""
+    return discovery.PluginEntryPoint(name, name, discovery.Distribution(dist, version), lambda: module)
+
+
+def use_manager(other):
+    """Make `plugin_manager` return another manager until the end of the block."""
+    return patch.object(manager, "_current", other)
+
+
 @contextmanager
-def hosted(choice: settings.Choice | None = None):
-    """A host with what is on the path now, in the place of the process's own."""
+def hosted(selection: settings.PluginSelection | None = None):
+    """Use a manager with what is on the path now instead of the process's own."""
     host = manager.PluginManager()
-    host.load(discovery.entry_points(), choice or settings.choice())
-    with manager.use_manager(host):
+    host.load(discovery.find_entry_points(), selection or settings.read_selection())
+    with use_manager(host):
         yield host
 
 
 def with_plugin(plugin, dist="mmzoo-bad"):
-    """A host like the process's own, with a plugin more that lies in memory."""
+    """Use a manager like the process's own, with one more plugin, which exists only in memory."""
     host = manager.PluginManager()
-    host.load(discovery.entry_points())
-    host.load_one(manager.fake_entry_point("p", plugin, dist=dist))
+    host.load([*discovery.find_entry_points(), fake_entry_point("p", plugin, dist=dist)])
     assert host.failures == []
-    return manager.use_manager(host)
+    return use_manager(host)

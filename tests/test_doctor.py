@@ -1,4 +1,4 @@
-"""`mmzoo doctor`, `mmzoo plugin list, disable, enable`, and what every command says of a bad plugin."""
+"""Test `mmzoo doctor`, `mmzoo plugin list, disable, enable`, and what every command says about a broken plugin."""
 
 import http.server
 import json
@@ -20,7 +20,7 @@ from mmzoo.registry.entries import RESERVED
 
 
 def program(folder, *arguments, **env):
-    """The program in a process of its own, with ``folder`` on its path."""
+    """Run mmzoo in a new process with ``folder`` on its path."""
     path = os.pathsep.join([str(folder), *sys.path])
     return subprocess.run(
         [sys.executable, "-m", "mmzoo", *arguments], env={**os.environ, "PYTHONPATH": path, **env}, capture_output=True, text=True
@@ -100,7 +100,7 @@ def test_a_plugin_is_disabled_and_enabled_without_being_imported(tmp_path, monke
     assert "mmzoo plugin enable mmzoo-deadly" in run("plugin", "disable", "mmzoo_deadly").stdout
     assert "already" in run("plugin", "disable", "mmzoo-deadly").stdout
     assert program(tmp_path, "list").returncode == 0
-    with hosted(settings.choice()):
+    with hosted(settings.read_selection()):
         rows = {row["plugin"]: row for row in json.loads(run("plugin", "list", "--json").stdout)}
         assert rows["mmzoo-deadly"]["state"] == "disabled"
         assert rows["mmzoo-deadly"]["fix"] == "mmzoo plugin enable mmzoo-deadly"
@@ -145,7 +145,7 @@ def test_names_of_plugins_are_checked_and_completed(tmp_path, monkeypatch, confi
 PARTS = {"mmzoo_bad_part": "raise ImportError('no eyes')"}
 
 
-def test_doctor_tells_the_whole_story(tmp_path, monkeypatch, configured):
+def test_doctor_reports_every_problem_with_its_fix(tmp_path, monkeypatch, configured):
     install(tmp_path, "mmzoo-deadly", "import os; os._exit(7)")
     install(tmp_path, "mmzoo-bad", "def load():\n    raise ValueError('out of order')\nload()\n")
     install(tmp_path, "mmzoo-old", "", needs=("mmzoo<0.0.1",))
@@ -178,7 +178,18 @@ def test_doctor_tells_the_whole_story(tmp_path, monkeypatch, configured):
     assert {cache["folder"] for cache in report["caches"]} >= {os.environ["MMZOO_CACHE"]}
 
 
-def test_doctor_and_the_list_show_what_cannot_be_shown(tmp_path, monkeypatch, configured):
+def test_doctor_stops_when_too_many_plugins_end_the_process(tmp_path, monkeypatch, configured):
+    for name in ("a", "b"):
+        install(tmp_path, f"mmzoo-{name}", "import os; os._exit(7)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(diagnosis.subprocess_checks, "MAX_CRASHES", 1)
+    monkeypatch.setattr(diagnosis.subprocess_checks, "check_libraries", lambda _: diagnosis.subprocess_checks.LibraryResults())
+    (problem,) = diagnosis.diagnose().problems
+    assert problem.what == "the process ends while plugins are loaded (exit code 7), even without mmzoo-a"
+    assert problem.fixes == ("MMZOO_PLUGINS= mmzoo doctor",)
+
+
+def test_doctor_and_the_list_sanitise_what_plugins_raise(tmp_path, monkeypatch, configured):
     warning = "import warnings; warnings.warn('\\x1b[2Jcareful \\udce9')\n"
     blind = GOOD.format(entry="blind").replace("mmzoo_scratch.cnn:CNN", "mmzoo_odd_part:Part")
     install(tmp_path, "mmzoo-bad", "raise ValueError('no file caf\\udce9')")
@@ -215,8 +226,10 @@ def test_doctor_works_where_torch_does_not(tmp_path, monkeypatch, configured):
     assert "torch cannot be imported: the process ended (signal 6)" in program(tmp_path, "doctor").stdout
 
 
-def test_doctor_is_content_with_what_is_well(configured, monkeypatch):
-    monkeypatch.setattr(diagnosis.subprocess_checks, "libraries", lambda targets: diagnosis.subprocess_checks.Libraries())
+def test_doctor_says_that_nothing_is_broken(configured, monkeypatch):
+    monkeypatch.setattr(
+        diagnosis.subprocess_checks, "check_libraries", lambda targets: diagnosis.subprocess_checks.LibraryResults()
+    )
     assert run("doctor").stdout.endswith("nothing is broken\n")
 
 
@@ -228,16 +241,18 @@ def test_doctor_is_content_with_what_is_well(configured, monkeypatch):
         ("MMZOO_CONFIG", "CONFIG", "rm CONFIG"),
     ],
 )
-def test_doctor_mends_what_stops_every_other_command(tmp_path, monkeypatch, name, value, fix):
+def test_doctor_fixes_what_stops_every_other_command(tmp_path, monkeypatch, name, value, fix):
     (tmp_path / "config.json").write_text("{")
     config = str(tmp_path / "config.json")
     monkeypatch.setenv(name, value.replace("CONFIG", config))
-    monkeypatch.setattr(diagnosis.subprocess_checks, "libraries", lambda targets: diagnosis.subprocess_checks.Libraries())
+    monkeypatch.setattr(
+        diagnosis.subprocess_checks, "check_libraries", lambda targets: diagnosis.subprocess_checks.LibraryResults()
+    )
     report = diagnosis.diagnose()
     assert [problem.fixes for problem in report.problems] == [(fix.replace("rm CONFIG", f"rm {config}"),)]
 
 
-def test_doctor_asks_the_hub(monkeypatch):
+def test_doctor_checks_the_hub(monkeypatch):
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self):
             self.send_response(401)
@@ -246,29 +261,29 @@ def test_doctor_asks_the_hub(monkeypatch):
         def log_message(self, *_):
             pass
 
-    def asked(endpoint):
+    def check(endpoint):
         report = diagnosis.Report("", "", {})
         with monkeypatch.context() as patch:
             patch.setattr(constants, "HF_HUB_OFFLINE", False)
             patch.setattr(constants, "ENDPOINT", endpoint)
-            diagnosis._hub(report)
+            diagnosis.check_hub(report)
         return report
 
     with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        there = asked(address)
+        online = check(address)
         server.shutdown()
-    assert (there.hub["reached"], there.hub["said"]) == (True, "answers (401)")
-    assert there.notes == []
-    gone = asked(address)
-    assert not gone.hub["reached"]
-    assert "HF_HUB_OFFLINE=1" in gone.notes[0]
-    assert gone.well
+    assert (online.hub["reached"], online.hub["said"]) == (True, "answers (401)")
+    assert online.notes == []
+    offline = check(address)
+    assert not offline.hub["reached"]
+    assert "HF_HUB_OFFLINE=1" in offline.notes[0]
+    assert offline.well
 
 
-def test_installed_plugins_are_named_without_importing_them(tmp_path, monkeypatch):
+def test_installed_plugins_are_listed_without_importing_them(tmp_path, monkeypatch):
     install(tmp_path, "mmzoo-bad", "raise ValueError")
     monkeypatch.syspath_prepend(tmp_path)
-    assert "mmzoo-bad" in {plugin.name for plugin in manager.installed_plugins()}
+    assert "mmzoo-bad" in {plugin.name for plugin in manager.list_installed_plugins()}
     assert "mmzoo_bad" not in sys.modules

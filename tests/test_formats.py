@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from strangers import with_plugin
 from test_cli import run
 from torch.nn import functional as F
 from torchvision import transforms
@@ -23,7 +24,6 @@ from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, SourceError
 from mmzoo.formats.format import Format
 from mmzoo.interfaces.example import PLACEHOLDER_ID
 from mmzoo.models.sequence import text_states
-from mmzoo.registry.manager import fake_entry_point, plugin_manager
 from mmzoo.testing import tiny
 from mmzoo_transformers.bytes import byte_tokenizer
 
@@ -580,14 +580,11 @@ def test_a_stranger_brings_a_format(tmp_path):
     module.mmzoo_formats = mmzoo.hookimpl(
         lambda: [mmzoo.Entry("format", "words", target=f"{__name__}:Words", summary="the summary in a text file")]
     )
-    plugin = plugin_manager().load_one(fake_entry_point("p", module, dist="mmzoo-words"))
-    try:
+    with with_plugin(module, "mmzoo-words"):
         folder = mmzoo.export_model("words", ours(), tmp_path / "new" / "out")
         assert "projector" in (folder / "model.txt").read_text()
         with pytest.raises(BadRecipe, match="does not import; these do: clipcap, llava, nanovlm"):
             mmzoo.import_model("words", folder)
-    finally:
-        plugin_manager().unload(plugin)
 
 
 class Words(Format):

@@ -1,4 +1,4 @@
-"""Discovery: what good plugins bring, and what bad ones cannot break."""
+"""Test discovery: what good plugins register, and that broken ones affect nothing else."""
 
 import json
 import subprocess
@@ -7,12 +7,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from strangers import fake_entry_point
 
 import mmzoo
 from mmzoo.errors import UnknownName
 from mmzoo.interfaces.kinds import HOOKS
-from mmzoo.registry import hookspecs
-from mmzoo.registry.manager import PluginManager, fake_entry_point
+from mmzoo.registry import discovery, hookspecs
+from mmzoo.registry.manager import PluginManager
 
 
 def entry(name="foo", kind="encoder", **more):
@@ -37,9 +38,7 @@ def broken_import():
 
 
 def failing_point():
-    found = fake_entry_point("bad", None, dist="mmzoo-bad")
-    found.load = broken_import
-    return found
+    return discovery.PluginEntryPoint("bad", "bad", discovery.Distribution("mmzoo-bad"), broken_import)
 
 
 def test_a_plugin_brings_entries_with_its_name_and_version():
@@ -49,7 +48,7 @@ def test_a_plugin_brings_entries_with_its_name_and_version():
 
 
 @pytest.mark.parametrize(
-    ("bad", "said"),
+    ("bad", "message"),
     [
         (failing_point(), "left_pad"),
         (fake_entry_point("bad", plugin(mmzoo_encoders=lambda: 1 / 0), dist="mmzoo-bad"), "ZeroDivisionError"),
@@ -62,12 +61,12 @@ def test_a_plugin_brings_entries_with_its_name_and_version():
     ],
     ids=["import", "raises", "exits", "nonsense", "no list", "misspelt hook", "wrong kind", "bad name"],
 )
-def test_a_bad_plugin_is_remembered_and_the_rest_works(bad, said):
+def test_a_bad_plugin_is_remembered_and_the_rest_works(bad, message):
     good = fake_entry_point("good", plugin(mmzoo_encoders=lambda: [entry("fine")]), dist="mmzoo-good")
     host = loaded(bad, good)
     assert [e.name for e in host.registry.entries()] == ["fine"]
     assert [f.plugin for f in host.failures] == ["mmzoo-bad"]
-    assert said in host.failures[0].error
+    assert message in host.failures[0].error
     assert "Traceback" in host.failures[0].trace
     with pytest.raises(UnknownName, match="mmzoo-bad"):
         host.get("encoder", "foo")
@@ -90,7 +89,7 @@ def test_one_name_from_two_plugins_names_both():
     assert "mmzoo-b" in host.failures[0].error
 
 
-def test_a_strangers_duplicate_is_the_strangers_failure():
+def test_a_name_that_mmzoo_has_is_the_other_plugins_failure():
     host = loaded(
         fake_entry_point("a", plugin(mmzoo_encoders=lambda: [entry()]), dist="another"),
         fake_entry_point("b", plugin(mmzoo_encoders=lambda: [entry()]), dist=hookspecs.PROJECT),

@@ -1,23 +1,23 @@
-"""Plugins that are bad in every way that we could think of: each is one line, and the rest works."""
+"""Test plugins that are broken in many ways: each is one line for the user, and everything else works."""
 
 import itertools
-import os
 import sys
 import threading
 import warnings
 
 import pytest
-from strangers import GOOD, hosted, install, with_plugin
+from strangers import GOOD, fake_entry_point, hosted, install, with_plugin
 
 import mmzoo
 from mmzoo.errors import PluginBroken, PluginWarning, SettingsError, TrainingError, UnknownName
 from mmzoo.registry import manager, settings
-from mmzoo.registry.manager import PluginManager, fake_entry_point
+from mmzoo.registry.manager import PluginManager
 
 HOOK = "import mmzoo\n@mmzoo.hookimpl\ndef mmzoo_encoders():\n    "
 ENTRY = 'mmzoo.Entry("encoder", "odd", target="a.b:C", summary="odd"{})'
+HANG = "import time; time.sleep(5)\n"
 TASK = "class _Evil(BaseException): pass\n"
-# name: the source of a plugin's module, and what its one line must say.
+# What is wrong: the source of the plugin's module, and what its one line must contain.
 BAD = {
     "raises at import": ("raise ValueError('out of order')", "out of order"),
     "needs what is not there": ("import left_pad", "left_pad"),
@@ -42,7 +42,7 @@ BAD = {
     "returns what is no entry": (HOOK + "return [('encoder', 'odd')]", "tuple where an mmzoo.Entry belongs"),
     "generates and raises": (HOOK + f"yield {ENTRY.format('')}\n    raise ValueError('halfway')", "halfway"),
     "never stops generating": (HOOK + f"while True: yield {ENTRY.format('')}", "more than 10000 entries"),
-    "no text": (HOOK + f"return [{ENTRY.format(', license=3')}]", "license 3 is no text"),
+    "no text": (HOOK + f"return [{ENTRY.format(', license=3')}]", "license 3 is not text"),
     "a huge text": (HOOK + f"return [{ENTRY.format(', source=chr(120) * 10**6')}]", "one line of 1000 characters"),
     "moves the cursor": (HOOK + f"return [{ENTRY.format(', modality=chr(27) + chr(91) + chr(50) + chr(74)')}]", "modality"),
     "turns text around": (HOOK + f"return [{ENTRY.format(', source=chr(0x202e)')}]", "source"),
@@ -59,7 +59,7 @@ BAD = {
     "takes a command's name": (
         "import mmzoo\n@mmzoo.hookimpl\ndef mmzoo_commands(): "
         "return [mmzoo.Entry('command', 'list', target='a.b:C', summary='odd')]",
-        "called like a command of mmzoo's own",
+        "has the name of a command of mmzoo",
     ),
     "asks what there is": (HOOK + "return [e for e in mmzoo.entries('encoder')]", "still being loaded"),
     "is for another major version": (
@@ -76,15 +76,11 @@ BAD = {
     "has a class for a hook": ("import mmzoo\n@mmzoo.hookimpl\nclass mmzoo_encoders: pass", "; a hook is a function"),
     "says why on a later line": ("raise ValueError('\\n\\nout of order')", "ValueError: out of order"),
     "names no module": (HOOK + "return [mmzoo.Entry('encoder', 'odd', target='a..b:C', summary='odd')]", "target 'a..b:C'"),
-    "falls without end": (
-        "import sys; sys.setrecursionlimit(10**9)\ndef f(n=0):\n    if n > 200_000: raise ValueError('deep')\n    f(n+1)\nf()",
-        "ValueError: deep",
-    ),
 }
 
 
-@pytest.mark.parametrize(("source", "said"), BAD.values(), ids=BAD)
-def test_a_bad_plugin_is_one_line_and_the_rest_lists_and_builds(tmp_path, monkeypatch, source, said):
+@pytest.mark.parametrize(("source", "message"), BAD.values(), ids=BAD)
+def test_a_bad_plugin_is_one_line_and_the_rest_lists_and_builds(tmp_path, monkeypatch, source, message):
     install(tmp_path, "mmzoo-bad", source)
     install(tmp_path, "mmzoo-good", GOOD.format(entry="stranger-cnn"))
     monkeypatch.syspath_prepend(tmp_path)
@@ -92,7 +88,7 @@ def test_a_bad_plugin_is_one_line_and_the_rest_lists_and_builds(tmp_path, monkey
     with hosted() as host:
         (failure,) = host.failures
         assert failure.plugin == "mmzoo-bad"
-        assert said in failure.line
+        assert message in failure.line
         assert "Traceback" in failure.trace
         assert len(failure.trace) < 10**6
         assert "mmzoo" in failure.fix
@@ -112,22 +108,31 @@ def test_a_plugin_for_another_version_of_mmzoo_is_not_even_imported(tmp_path, mo
 
 
 @pytest.mark.parametrize("where", ["import", "hook"])
-@pytest.mark.parametrize("how", ["while True: pass", "import time; time.sleep(60)"], ids=["loops", "sleeps"])
+@pytest.mark.parametrize("how", ["loops", "sleeps"])
 def test_a_plugin_that_hangs_has_a_limit(tmp_path, monkeypatch, where, how):
-    # A name of its own: who sleeps amid its import holds the lock of its module.
-    install(tmp_path, f"mmzoo-{where}-{how[:5].strip()}", how if where == "import" else HOOK + how)
+    code = "import time; end = time.monotonic() + 5\n{0}while time.monotonic() < end: pass\n" if how == "loops" else HANG
+    source = code.format("") if where == "import" else HOOK + code.format("    ")
+    install(tmp_path, f"mmzoo-{where}-{how}", source)  # a name of its own: its import holds the lock of its module
+    install(tmp_path, "mmzoo-zlast", GOOD.format(entry="stranger-cnn"))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("MMZOO_PLUGIN_TIMEOUT", "0.3")
-    before = set(threading.enumerate())
+    monkeypatch.setenv("MMZOO_PLUGIN_TIMEOUT", "0.5")
     with hosted() as host:
         (failure,) = host.failures
-        assert "took longer than 0.3 s to load (MMZOO_PLUGIN_TIMEOUT sets the limit)" in failure.error
-        assert how.split("; ")[-1] in failure.trace, "it says where"
-        assert mmzoo.entries("encoder")
-    if how.startswith("while"):  # it would take half of the processor from whatever comes next
-        for thread in set(threading.enumerate()) - before:
-            thread.join(20)
-            assert not thread.is_alive()
+        assert "took longer than 0.5 s to load (MMZOO_PLUGIN_TIMEOUT sets the limit)" in failure.error
+        assert ("while time.monotonic() < end" if how == "loops" else "time.sleep(5)") in failure.trace, "it says where"
+        assert mmzoo.entries("encoder", "stranger-cnn"), "plugins after it are loaded"
+
+
+def test_a_late_plugin_registers_nothing_when_it_ends(tmp_path, monkeypatch):
+    install(tmp_path, "mmzoo-late", GOOD.format(entry="late") + "import time; time.sleep(1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MMZOO_PLUGIN_TIMEOUT", "0.3")
+    with hosted() as host:
+        for thread in threading.enumerate():
+            if thread.name == "mmzoo-plugin":
+                thread.join(10)
+        assert [failure.plugin for failure in host.failures] == ["mmzoo-late"]
+        assert not mmzoo.entries("encoder", "late")
 
 
 def test_a_limit_that_is_no_number_is_an_error(monkeypatch):
@@ -137,7 +142,7 @@ def test_a_limit_that_is_no_number_is_an_error(monkeypatch):
             PluginManager()
 
 
-def test_what_a_plugin_prints_and_warns_of_stays_out_of_the_way(tmp_path, monkeypatch, capsys):
+def test_prints_of_a_plugin_go_to_stderr_and_its_warnings_are_recorded(tmp_path, monkeypatch, capsys):
     install(tmp_path, "mmzoo-loud", "print('hello')\nimport warnings; warnings.warn('careful')\n" + GOOD.format(entry="loud"))
     monkeypatch.syspath_prepend(tmp_path)
     with warnings.catch_warnings():
@@ -146,54 +151,9 @@ def test_what_a_plugin_prints_and_warns_of_stays_out_of_the_way(tmp_path, monkey
             assert host.failures == []
             assert host.get("encoder", "loud")
             assert [plugin.notes for plugin in host.plugins if plugin.dist == "mmzoo-loud"] == [["UserWarning: careful"]]
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err == "hello\n"
-
-
-CHANGES = {
-    "the standard streams": "import io, sys; sys.stdout = sys.stderr = io.StringIO()",
-    "what can be imported": "import sys; sys.path.clear(); sys.meta_path.clear()",
-    "the list of what can be imported": "import sys; sys.path = []",
-    "what is imported": "from sys import modules as m; m['json'] = m['colorsys'] = None; del m['mmzoo.registry.loading']",
-    "the working directory": "import os; os.chdir('/')",
-    "the environment": "import os; os.environ['MMZOO_ODD'] = '1'; os.environ['PATH'] = ''; del os.environ['MMZOO_CACHE']",
-    "the limit of recursion": "import sys; sys.setrecursionlimit(120)",
-    "warnings": "import warnings; warnings.simplefilter('error')",
-}
-
-
-@pytest.mark.parametrize("source", CHANGES.values(), ids=CHANGES)
-@pytest.mark.parametrize("ends", ["", "raise ValueError('odd')", "import time; time.sleep(60)"], ids=["well", "badly", "late"])
-def test_what_a_plugin_changes_of_the_process_is_put_back(tmp_path, monkeypatch, source, ends, request):
-    def process():
-        streams = sys.stdin, sys.stdout, sys.stderr
-        imports = list(sys.path), list(sys.meta_path), sys.modules["json"], sys.modules["mmzoo.registry.loading"]
-        return streams, imports, os.getcwd(), dict(os.environ), sys.getrecursionlimit(), list(warnings.filters)
-
-    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    name = f"mmzoo-bad-{abs(hash(request.node.name))}"  # of its own: who sleeps amid its import holds the lock of its module
-    install(tmp_path, name, f"{source}\n{HOOK}return []\n{ends}")
-    warner = "import warnings; warnings.warn('careful')\nimport colorsys\n" + GOOD.format(entry="stranger-cnn")
-    install(tmp_path, "mmzoo-good", warner)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "mmzoo_good", raising=False)
-    if "sleep" in ends:
-        monkeypatch.setenv("MMZOO_PLUGIN_TIMEOUT", "0.3")
-    before = process()
-    with hosted() as host:
-        assert [failure.plugin for failure in host.failures] == ([name] if ends else [])
-        assert mmzoo.entries("encoder", "stranger-cnn")
-    assert process() == before
-
-
-def test_a_path_that_a_plugin_adds_stays_behind_the_others(tmp_path, monkeypatch):
-    install(tmp_path, "mmzoo-good", "import sys; sys.path.insert(0, '/its/own')\n" + GOOD.format(entry="stranger-cnn"))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "mmzoo_good", raising=False)
-    before = list(sys.path)
-    with hosted():
-        assert sys.path == [*before, "/its/own"]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "hello\n"
 
 
 def test_entries_are_kept_as_data_alone():
@@ -208,7 +168,7 @@ def test_entries_are_kept_as_data_alone():
         sly = Sly("encoder", name, target="a.b:C", summary="sly")
         module = type("module", (), {"mmzoo_encoders": staticmethod(mmzoo.hookimpl(lambda: [sly]))})
         host = PluginManager()
-        host.load_one(fake_entry_point("p", module, dist="mmzoo-sly"))
+        host.load([fake_entry_point("p", module, dist="mmzoo-sly")])
         return host
 
     assert load("sly").registry.entries()[0].row()["name"] == "sly"
@@ -227,7 +187,7 @@ def test_a_malformed_list_of_entry_points_is_its_own_failure(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("file", ["METADATA", "entry_points.txt"])
-def test_metadata_that_is_no_text_takes_nothing_down(tmp_path, monkeypatch, file):
+def test_metadata_that_is_not_text_breaks_nothing_else(tmp_path, monkeypatch, file):
     install(tmp_path, "mmzoo-good", GOOD.format(entry="stranger-cnn"))
     install(tmp_path, "mmzoo-odd", "import mmzoo\n@mmzoo.hookimpl\ndef mmzoo_metrics(): return []")
     (path,) = tmp_path.glob(f"mmzoo_odd*/{file}")
@@ -235,11 +195,10 @@ def test_metadata_that_is_no_text_takes_nothing_down(tmp_path, monkeypatch, file
     monkeypatch.syspath_prepend(tmp_path)
     with hosted() as host:
         names = {plugin.dist for plugin in host.plugins if plugin.state == manager.IN_USE}
-        assert {"mmzoo", "mmzoo-good"} <= names
-        assert ("mmzoo_odd" in names) == (file == "METADATA")
+        assert names == {"mmzoo", "mmzoo-good", *(["unknown"] if file == "METADATA" else [])}
 
 
-def test_two_distributions_in_two_places_are_one(tmp_path, monkeypatch):
+def test_the_second_copy_of_a_distribution_is_ignored(tmp_path, monkeypatch):
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
         install(tmp_path / place, "mmzoo-good", GOOD.format(entry=f"from-{place}"))
@@ -255,13 +214,13 @@ def test_each_of_several_entry_points_has_a_name_of_its_own(tmp_path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     with hosted() as host:
         assert [failure.plugin for failure in host.failures] == ["mmzoo-two:bad"]
-        assert {plugin.name for plugin in host.plugins if not plugin.own} >= {"mmzoo-two:bad", "mmzoo-two:good"}
+        assert {plugin.name for plugin in host.plugins if not plugin.is_own} >= {"mmzoo-two:bad", "mmzoo-two:good"}
         assert mmzoo.entries("encoder", "stranger-cnn")
-    with hosted(settings.Choice(disabled=frozenset({"mmzoo-two:bad"}))) as host:
+    with hosted(settings.PluginSelection(disabled=frozenset({"mmzoo-two:bad"}))) as host:
         assert host.failures == []
         assert mmzoo.entries("encoder", "stranger-cnn")
     with (
-        hosted(settings.Choice(disabled=frozenset({"mmzoo-two"}))),
+        hosted(settings.PluginSelection(disabled=frozenset({"mmzoo-two"}))),
         pytest.raises(UnknownName, match="'mmzoo-two:good', which is disabled: mmzoo plugin enable mmzoo-two$"),
     ):
         mmzoo.check("cnn-product-lstm", encoder="stranger-cnn")
@@ -270,7 +229,7 @@ def test_each_of_several_entry_points_has_a_name_of_its_own(tmp_path, monkeypatc
         assert "encoder 'stranger-cnn' comes from 'mmzoo-two' twice" in host.failures[0].error
 
 
-def test_a_distributions_name_does_nothing_in_a_terminal_or_a_shell(tmp_path, monkeypatch):
+def test_the_name_of_a_distribution_is_safe_in_a_terminal_and_a_shell(tmp_path, monkeypatch):
     install(tmp_path, "mmzoo-bad", "raise ValueError('odd')")
     about = "Metadata-Version: 2.4\nName: \x1b[2Jbad; rm -rf ~\nVersion: \x1b[31m1\n\n"
     (tmp_path / "mmzoo_bad-1.0.dist-info" / "METADATA").write_text(about)
@@ -278,21 +237,21 @@ def test_a_distributions_name_does_nothing_in_a_terminal_or_a_shell(tmp_path, mo
     with hosted() as host:
         (failure,) = host.failures
         assert failure.plugin == "_2Jbad_rm_-rf_"
-        assert failure.version == "?[31m1"
+        assert next(plugin.version for plugin in host.plugins if plugin.failure) == "?[31m1"
         assert failure.fix == "pip install --upgrade _2Jbad_rm_-rf_"
 
 
-# In python, and what is built
+# From Python, and when parts are built
 
 
 def test_python_is_warned_once(tmp_path, monkeypatch):
     install(tmp_path, "mmzoo-bad", "raise ValueError('out of order')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(manager, "_current", None)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         mmzoo.entries()
         mmzoo.entries()
-    assert [str(warning.message) for warning in told] == [
+    assert [str(warning.message) for warning in warned] == [
         "plugin 'mmzoo-bad' is not in use: ValueError: out of order (`mmzoo doctor` says more)"
     ]
 
@@ -302,9 +261,9 @@ def test_several_are_one_line_too(tmp_path, monkeypatch):
         install(tmp_path, f"mmzoo-bad{i}", "raise ValueError")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(manager, "_current", None)
-    with pytest.warns(PluginWarning, match=r"7 plugins are not in use: mmzoo-bad0, .* and 2 more") as told:
+    with pytest.warns(PluginWarning, match=r"7 plugins are not in use: mmzoo-bad0, .* and 2 more") as warned:
         mmzoo.entries()
-    assert len(told) == 1
+    assert len(warned) == 1
 
 
 PART = """
@@ -320,7 +279,7 @@ class {name}(Encoder):
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "message"),
     [
         ("raise ValueError('no such file')", "could not be imported from mmzoo_bad_parts:Part: ValueError: no such file"),
         ("import sys; sys.exit(3)", "could not be imported"),
@@ -331,7 +290,7 @@ class {name}(Encoder):
     ],
     ids=["import", "exit", "no class", "raises", "exits when made", "no spec"],
 )
-def test_what_breaks_when_it_is_built_names_its_plugin(tmp_path, monkeypatch, target, said):
+def test_what_breaks_when_it_is_built_names_its_plugin(tmp_path, monkeypatch, target, message):
     source = GOOD.format(entry="blind").replace("mmzoo_scratch.cnn:CNN", "mmzoo_bad_parts:Part")
     install(tmp_path, "mmzoo-bad", source, mmzoo_bad_parts=target)
     monkeypatch.syspath_prepend(tmp_path)
@@ -340,9 +299,9 @@ def test_what_breaks_when_it_is_built_names_its_plugin(tmp_path, monkeypatch, ta
         assert host.failures == []
         with pytest.raises(PluginBroken, match="mmzoo-bad") as broken:
             mmzoo.check("cnn-product-lstm", encoder="blind")
-        assert said in str(broken.value)
+        assert message in str(broken.value)
         assert mmzoo.check("cnn-product-lstm")
-        # A refusal that looks for what would fit asks every entry, and is not stopped by this one.
+        # A refusal tries every entry to suggest one that fits; this one does not stop it.
         with pytest.raises(mmzoo.errors.DoesNotFit, match=r"Each fusion that fits: .*"):
             mmzoo.check("cnn-product-lstm", fusion="none")
     monkeypatch.delitem(sys.modules, "mmzoo_bad_parts", raising=False)
@@ -365,20 +324,20 @@ def broken_hooks(error):
     return Plugin()
 
 
-def test_a_lifecycle_hook_that_raises_is_told_once_and_passed_over(classifier, sample, tmp_path, quick):
-    with with_plugin(broken_hooks(ValueError("no"))), warnings.catch_warnings(record=True) as told:
+def test_a_lifecycle_hook_that_raises_is_reported_once_and_skipped(classifier, sample, tmp_path, quick):
+    with with_plugin(broken_hooks(ValueError("no"))), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         mmzoo.build(classifier, seed=0)
         run = mmzoo.train(classifier, dataset=sample, output=tmp_path / "m", progress=False, training=quick)
         assert mmzoo.load(tmp_path / "m").card()
     assert run.finished
-    said = [str(warning.message) for warning in told if issubclass(warning.category, PluginWarning)]
-    assert len(said) == 3
+    messages = [str(warning.message) for warning in warned if issubclass(warning.category, PluginWarning)]
+    assert len(messages) == 3
     for hook in ("mmzoo_model_built", "mmzoo_train_callbacks", "mmzoo_card_sections"):
-        assert any(f"plugin 'mmzoo-bad': its {hook} failed and is passed over: ValueError: no (" in line for line in said)
+        assert any(f"plugin 'mmzoo-bad': its {hook} failed and is skipped: ValueError: no (" in line for line in messages)
 
 
-def test_a_lifecycle_hook_that_returns_nonsense_is_passed_over(classifier):
+def test_a_lifecycle_hook_that_returns_a_wrong_value_is_skipped(classifier):
     class Plugin:
         mmzoo_card_sections = staticmethod(mmzoo.hookimpl(lambda model, run: ["title"]))
         mmzoo_train_callbacks = staticmethod(mmzoo.hookimpl(lambda recipe: [print]))
@@ -393,7 +352,7 @@ def test_a_lifecycle_hook_that_returns_nonsense_is_passed_over(classifier):
 
 
 @pytest.mark.parametrize(
-    ("sections", "said"),
+    ("sections", "message"),
     [
         (7, "it must return a list, not int"),
         ([("a", "\ud800")], "UnicodeEncodeError"),
@@ -403,17 +362,17 @@ def test_a_lifecycle_hook_that_returns_nonsense_is_passed_over(classifier):
     ],
     ids=["a number", "no text", "two lines", "huge", "endless"],
 )
-def test_a_card_can_be_written_and_read_whatever_a_plugin_adds_to_it(classifier, tmp_path, sections, said):
+def test_a_card_can_be_written_and_read_whatever_a_plugin_adds_to_it(classifier, tmp_path, sections, message):
     class Plugin:
         mmzoo_card_sections = staticmethod(mmzoo.hookimpl(lambda model, run: sections))
 
     model = mmzoo.build(classifier, seed=0)
-    with with_plugin(Plugin()), pytest.warns(PluginWarning, match=said):
+    with with_plugin(Plugin()), pytest.warns(PluginWarning, match=message):
         model.save(tmp_path / "m")
     assert mmzoo.load(tmp_path / "m")
 
 
-def test_a_callback_that_returns_nonsense_is_passed_over(classifier, sample, tmp_path, quick):
+def test_a_callback_that_returns_a_wrong_value_is_skipped(classifier, sample, tmp_path, quick):
     from transformers import TrainerCallback
 
     class Odd(TrainerCallback):

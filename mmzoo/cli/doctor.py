@@ -1,4 +1,4 @@
-"""Say what is wrong and what mends it: ``doctor``."""
+"""Define the command ``doctor``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from mmzoo.cli.arguments import Json
-from mmzoo.cli.plugin import plugin_rows
+from mmzoo.cli.plugin import plugin_cells
 from mmzoo.cli.printing import print_json, print_table
 from mmzoo.cli.root import app
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Look at plugins, libraries, GPU, caches and the Hub; for each problem, the command that mends it."""
+    """Check plugins, libraries, GPU, caches and the Hub, and show for each problem the command that fixes it."""
     from mmzoo.registry.diagnosis import diagnose
 
     report = diagnose()
@@ -31,8 +31,9 @@ def doctor(as_json: Json = False) -> None:
 
 
 def _print(report: Report) -> None:
+    """Print a report as text."""
     print(f"mmzoo {report.mmzoo}, plugin API {report.api}\n")
-    print_table(("plugin", "version", "API", "state", "brings"), plugin_rows(report.plugins))
+    print_table(("plugin", "version", "API", "state", "brings"), plugin_cells(report.plugins))
     print("\nenvironment")
     print_table((), [(f"  {name}", version) for name, version in report.environment.items()])
     for gpu in report.torch.get("accelerators", []):
@@ -55,7 +56,7 @@ def _print(report: Report) -> None:
     print(f"\n{len(report.problems)} problem{'s' * (len(report.problems) > 1)}")
     for i, problem in enumerate(report.problems, 1):
         print(f"\n{i}. {problem.what}")
-        for word, fix in zip(["mend it:", *["or:"] * len(problem.fixes)], problem.fixes, strict=False):
-            print(f"   {word.ljust(8)}  {fix}")
+        for label, fix in zip(["fix it:", *["or:"] * len(problem.fixes)], problem.fixes, strict=False):
+            print(f"   {label.ljust(8)}  {fix}")
         if problem.trace:
             print(textwrap.indent(problem.trace.rstrip(), "   | "))

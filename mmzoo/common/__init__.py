@@ -1,1 +1,1 @@
-"""General helpers that know nothing of models: files, parsing, text for terminals, progress, energy, environment."""
+"""Provide general helpers that do not know about models: files, parsing, text for terminals, progress, energy, versions."""

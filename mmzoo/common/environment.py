@@ -1,4 +1,4 @@
-"""The versions that a number depends on."""
+"""Read the versions of Python and of the packages that affect a measured number."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ PACKAGES = ("mmzoo", "torch", "transformers", "accelerate", "peft", "timm", "tok
 
 
 def environment() -> dict[str, str]:
-    """Package to version, Python's included."""
+    """Return the version of Python and of each of `PACKAGES`, by name."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}

@@ -1,4 +1,4 @@
-"""Write files whole or not at all, hash them, and say where caches are."""
+"""Write files atomically, hash them, and locate the cache folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-STAGING = ".mmzoo-writing-"  # what the names of unfinished files and folders begin with
+STAGING = ".mmzoo-writing-"  # prefix of the names of unfinished files and folders
 
 
 def cache_folder() -> Path:
@@ -25,7 +25,7 @@ def cache_folder() -> Path:
 def staged_file(path: Path) -> Iterator[Path]:
     """Yield the path of a new file beside ``path``; at the end of the block it replaces ``path`` in one step.
 
-    On any error ``path`` is unchanged and nothing is left beside it. Two processes may do so at once: the last one wins.
+    On any error ``path`` is unchanged and the new file is removed. Two processes may write at once: the last one wins.
 
     Raises:
         OSError: the folder cannot be written.
@@ -37,7 +37,7 @@ def staged_file(path: Path) -> Iterator[Path]:
     try:
         yield staged
         staged.chmod(0o666 & ~umask())  # mkstemp writes for the owner alone
-        with staged.open("rb+") as file:  # on the disk before it takes the place of what was there
+        with staged.open("rb+") as file:  # the content must reach the disk before the rename
             os.fsync(file.fileno())
         staged.replace(path)
     finally:
@@ -45,10 +45,10 @@ def staged_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all; text is encoded as UTF-8.
+    """Write a file completely or not at all; text is encoded as UTF-8.
 
     Raises:
-        OSError: it cannot be written; what was there is unchanged.
+        OSError: it cannot be written; an existing file is unchanged.
     """
     with staged_file(path) as staged:
         staged.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -56,9 +56,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def staged_folder(beside: Path) -> Iterator[Path]:
-    """Yield a new folder in the folder that holds ``beside``, so that moving its content there is a rename.
+    """Yield a new folder in the parent folder of ``beside``, so that moving it to ``beside`` is a rename.
 
-    It is removed at the end of the block, unless it was moved away.
+    It is removed at the end of the block, unless it was moved.
 
     Raises:
         OSError: the folder cannot be written.
@@ -73,7 +73,7 @@ def staged_folder(beside: Path) -> Iterator[Path]:
 
 
 def umask() -> int:
-    """Return the permissions that new files of this process do not get."""
+    """Return the permission bits that new files of this process do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -90,9 +90,9 @@ def hash_file(path: str | Path) -> str:
 
 
 def hash_unchanged(path: Path) -> str:
-    """Return the sha256 of a file, which is read once as long as its size and time of change stay as they are.
+    """Return the sha256 of a file, in hex; cached while its size and modification time stay the same.
 
-    For locks, which name files of gigabytes again and again. What is verified goes through `hash_file`.
+    Use it for locks, which hash the same large files again and again. To verify a file, use `hash_file`.
     """
     state = path.stat()
     return _hash(path, state.st_size, state.st_mtime_ns)

@@ -1,7 +1,7 @@
-"""Reading what a stranger wrote: JSON and YAML as plain data of bounded size, depth and number of nodes.
+"""Parse untrusted JSON and YAML into plain data of limited size, depth and number of values.
 
-A few hundred bytes of YAML aliases stand for gigabytes once they are walked, and deep nesting ends recursive code; both are
-refused here, so that whatever reads the data afterwards need not think of it.
+A few hundred bytes of YAML aliases can expand to gigabytes when they are walked, and deep nesting overflows recursive code. Both
+are refused here, so that code which reads the data does not have to guard against them.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ MAX_NODES = 2_000_000
 
 
 def parse(text: str, *, as_yaml: bool = False, numbers: bool = False) -> Any:
-    """JSON (or YAML) text as data that is safe to walk; ``numbers``: NaN and infinity may stand in JSON, as Python writes them.
+    """Parse JSON (or YAML) into data that is safe to walk.
+
+    Args:
+        as_yaml: read YAML instead of JSON.
+        numbers: accept NaN and infinity in JSON, which Python writes and the standard forbids.
 
     Raises:
-        ValueError: it is not valid, nests deeper than `MAX_DEPTH`, holds more than `MAX_NODES` values once aliases are followed,
-            names a key twice, or holds text that is no Unicode.
+        ValueError: it is not valid, nests deeper than `MAX_DEPTH`, holds more than `MAX_NODES` values once aliases are expanded,
+            repeats a key, or holds text that is not valid Unicode.
     """
     try:
         if as_yaml:
             data = yaml.safe_load(text)
         else:
-            data = json.loads(text, parse_constant=float if numbers else _no_number, object_pairs_hook=_once)
+            data = json.loads(text, parse_constant=float if numbers else _refuse_constant, object_pairs_hook=_unique_keys)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
     except RecursionError:
@@ -38,37 +42,43 @@ def parse(text: str, *, as_yaml: bool = False, numbers: bool = False) -> Any:
 
 
 def check_data(data: Any) -> None:
-    """Raises ValueError as `parse` does. It walks as a reader would, so a shared value counts each time it is met."""
-    left, waiting = MAX_NODES, [(data, 1)]
-    while waiting:
-        value, depth = waiting.pop()
-        left -= 1
-        if left < 0:
+    """Check the size, depth and text of parsed data, as a reader would walk it: a shared value counts each time it is reached.
+
+    Raises:
+        ValueError: as `parse`.
+    """
+    remaining, stack = MAX_NODES, [(data, 1)]
+    while stack:
+        value, depth = stack.pop()
+        remaining -= 1
+        if remaining < 0:
             raise ValueError(f"holds more than {MAX_NODES} values")
         if isinstance(value, str):
             try:
                 value.encode()
             except UnicodeEncodeError:
-                raise ValueError("holds text that is no Unicode (a lone surrogate)") from None
+                raise ValueError("holds text that is not valid Unicode (a lone surrogate)") from None
         elif isinstance(value, dict | list | tuple | set):
             if depth > MAX_DEPTH:
                 raise ValueError(f"nests deeper than {MAX_DEPTH} levels")
             if isinstance(value, dict):
-                waiting.extend((key, depth + 1) for key in value)
+                stack.extend((key, depth + 1) for key in value)
                 value = value.values()
-            if len(waiting) + len(value) > MAX_NODES:
+            if len(stack) + len(value) > MAX_NODES:
                 raise ValueError(f"holds more than {MAX_NODES} values")
-            waiting.extend((item, depth + 1) for item in value)
+            stack.extend((item, depth + 1) for item in value)
 
 
-def _no_number(name: str) -> Any:
+def _refuse_constant(name: str) -> Any:
+    """Refuse NaN and infinity, which JSON does not have."""
     raise ValueError(f"{name} is not JSON")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"names the key {twice!r} twice")
-    return found
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object as a dict; refuse a repeated key, whose first value would be lost."""
+    data: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in data:
+            raise ValueError(f"names the key {key!r} twice")
+        data[key] = value
+    return data

@@ -1,4 +1,4 @@
-"""Text of strangers in what is shown: whatever it holds, a terminal shows it and does nothing else."""
+"""Sanitise untrusted text before printing, so that control characters cannot affect the terminal."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 MAX_SHOWN = 100
 MAX_LINE = 300
 
-# Also what turns the direction of text around, what some take for the end of a line, and halves of characters, which no
-# output encodes.
+# Control characters; also characters that reverse the direction of text or count as line breaks, and lone surrogates, which no
+# output can encode.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def describe_error(error: BaseException) -> str:
-    """What a stranger's exception says, behind its type; also of one that cannot say it."""
+    """Return the type and message of any exception, sanitised, even if its ``__str__`` raises."""
     try:
-        text = str(error)
+        message = str(error).strip()
     except BaseException as broken:
-        text = f"(its __str__ raises {type(broken).__name__})"
-    return sanitize(f"{type(error).__name__}: {text.strip()}" if text.strip() else type(error).__name__)
+        message = f"(its __str__ raises {type(broken).__name__})"
+    return sanitize(f"{type(error).__name__}: {message}" if message else type(error).__name__)
 
 
 def short_repr(value: Any) -> str:
-    """A value in a message, however long it is or odd its repr."""
+    """Return at most `MAX_SHOWN` characters of a value's repr, even if its ``__repr__`` raises."""
     try:
         text = repr(value)
     except Exception as error:
@@ -32,7 +32,7 @@ def short_repr(value: Any) -> str:
 
 
 def sanitize(text: str) -> str:
-    """A stranger's text, without what a terminal obeys."""
+    """Return the text with every control character replaced by ``?``; tabs and newlines stay."""
     return _CONTROL.sub("?", text)
 
 

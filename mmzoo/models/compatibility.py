@@ -235,7 +235,7 @@ def _alternatives(kind: str, fits: Callable[..., Any]) -> str:
 
 def _load_limited(entry: Entry) -> Any:
     """Import an entry's class under the plugins' time limit."""
-    outcome = isolation.run_limited(entry.load, isolation.timeout(), package=entry.target.partition(":")[0].partition(".")[0])
+    outcome = isolation.run_limited(entry.load, isolation.read_timeout())
     if outcome.error is not None:
         raise outcome.error
     return outcome.value

@@ -1,1 +1,1 @@
-"""Plugins and what they register: entries, hooks, discovery, loading, and what is done about broken ones."""
+"""Find, load and register plugins, keep broken ones from affecting the rest, and diagnose an installation."""

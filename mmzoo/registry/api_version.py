@@ -1,7 +1,7 @@
-"""The versioned contract between mmzoo and its plugins: hooks, entries and `mmzoo.interfaces`.
+"""Define the version of the API that plugins are written for: hooks, entries and the names in `mmzoo.api`.
 
-A plugin says what it was written for with ``MMZOO_API = "1.0"`` in its module; without it, 1.0 is taken. Within a major version
-things are only added, so a plugin works with its own minor version and every later one.
+A plugin states its version in its module, as ``MMZOO_API = "1.0"``; the default is 1.0. Within a major version the API only
+grows, so a plugin works with the minor version that it was written for and with every later one.
 """
 
 from __future__ import annotations
@@ -11,47 +11,60 @@ import warnings
 from typing import Any
 
 from mmzoo.common.sanitize import short_repr
-from mmzoo.errors import PluginBroken
+from mmzoo.errors import PluginBroken, PluginRefused
 
 API_VERSION = "1.0"
 ATTRIBUTE = "MMZOO_API"
 
 
-def stated_version(plugin: Any) -> str:
-    """The API version that a plugin's module says it was written for.
+def read_api_version(module: Any) -> str:
+    """Return the API version that a plugin's module states; 1.0 if it states none.
 
     Raises:
-        PluginBroken: what it says is no version.
+        PluginBroken: it is not ``"MAJOR.MINOR"``.
     """
-    text = getattr(plugin, ATTRIBUTE, "1.0")
-    if not isinstance(text, str) or not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", text):
-        raise PluginBroken(f'{ATTRIBUTE} is {short_repr(text)}; it must be "MAJOR.MINOR", such as "{API_VERSION}"')
-    return text
+    version = getattr(module, ATTRIBUTE, "1.0")
+    if not isinstance(version, str) or not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", version):
+        raise PluginBroken(f'{ATTRIBUTE} is {short_repr(version)}; it must be "MAJOR.MINOR", such as "{API_VERSION}"')
+    return version
 
 
-def refusal(written_for: str, dist: str) -> tuple[str, str] | None:
-    """Why a plugin for another API cannot be used and the command that fixes it; None if it can."""
-    theirs, ours = (tuple(map(int, text.split("."))) for text in (written_for, API_VERSION))
-    if theirs[0] == ours[0] and theirs[1] <= ours[1]:
-        return None
-    fix = "pip install --upgrade mmzoo" if theirs > ours else f"pip install --upgrade {dist}"
-    return f"was written for version {written_for} of mmzoo's plugin API, and this mmzoo has {API_VERSION}: {fix}", fix
+def check_api_version(version: str, distribution: str) -> None:
+    """Check that a plugin written for API ``version`` works with this mmzoo.
+
+    Raises:
+        PluginRefused: the major version differs, or the minor version is newer; with the pip command that fixes it.
+    """
+    wanted, available = _parse(version), _parse(API_VERSION)
+    if wanted[0] == available[0] and wanted[1] <= available[1]:
+        return
+    fix = f"pip install --upgrade {'mmzoo' if wanted > available else distribution}"
+    message = f"was written for version {version} of mmzoo's plugin API, and this mmzoo has {API_VERSION}: {fix}"
+    raise PluginRefused(message, fix)
 
 
-def deprecated(what: str, *, use: str, since: str, removed: str, stacklevel: int = 3) -> None:
-    """Warn the caller of the caller that ``what`` goes away: one minor version of the API at least warns before a major one
-    removes it.
+def warn_deprecated(name: str, *, use: str, since: str, removed: str, stacklevel: int = 3) -> None:
+    """Warn the caller of a deprecated function, two frames up, that ``name`` will be removed.
+
+    A deprecated name warns for at least one minor version of the API before a major version removes it.
 
     Args:
-        use: what to write instead.
+        use: what to use instead.
         since: the version of the API that warns first, such as ``"1.1"``.
-        removed: the version that does not have it any more, such as ``"2.0"``.
+        removed: the version that no longer has it, such as ``"2.0"``.
 
     Raises:
-        ValueError: ``removed`` is not the first of a later major version.
+        ValueError: ``removed`` is not the first minor version of a later major version.
     """
-    old, new = (tuple(map(int, text.split("."))) for text in (since, removed))
-    if not (new[0] > old[0] and new[1] == 0):
-        raise ValueError(f"{what}: what is deprecated in {since} can go in {old[0] + 1}.0 at the earliest, not in {removed}")
-    text = f"{what} is deprecated since version {since} of mmzoo's plugin API and is gone in {removed}; use {use}"
-    warnings.warn(text, DeprecationWarning, stacklevel=stacklevel)
+    first, last = _parse(since), _parse(removed)
+    if last[0] <= first[0] or last[1] != 0:
+        raise ValueError(
+            f"{name}: deprecated in {since}, it can be removed in {first[0] + 1}.0 at the earliest, not in {removed}"
+        )
+    message = f"{name} is deprecated since version {since} of mmzoo's plugin API and will be removed in {removed}; use {use}"
+    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
+
+
+def _parse(version: str) -> tuple[int, ...]:
+    """Return ``"MAJOR.MINOR"`` as two numbers."""
+    return tuple(map(int, version.split(".")))

@@ -1,7 +1,7 @@
-"""What is wrong with this installation, and the command that mends it.
+"""Diagnose an installation: what is broken, and the command that fixes it.
 
-Plugins, torch and what entries point to are tried in processes of their own: a plugin that ends its process, or a library that
-crashes it, is a line of the report. Nothing here imports torch, so it works where torch does not.
+Plugins, torch and the targets of entries are checked in child processes, so that a plugin which ends its process, or a library
+which crashes it, is one line of the report. Nothing here imports torch, so it works where torch is broken.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.common.files import cache_folder
-from mmzoo.errors import SettingsError, UnknownName
+from mmzoo.common.sanitize import one_line
+from mmzoo.errors import PluginBroken, SettingsError, UnknownName
 from mmzoo.registry import api_version, discovery, isolation, settings, subprocess_checks
 from mmzoo.registry.manager import FAILED
 
 HUB_SECONDS = 3.0
-MAX_FILES = 200_000
+MAX_FILES = 200_000  # of a cache, before counting stops
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is broken: what, the commands that mend it (the first is the likeliest), and where it happened."""
+    """Describe something that is broken, the commands that fix it (the likeliest first), and the traceback."""
 
     what: str
     fixes: tuple[str, ...]
@@ -33,7 +34,10 @@ class Problem:
 
 @dataclass
 class Report:
-    """What `diagnose` found: ``plugins`` as `mmzoo.registry.subprocess_checks.plugins` has them; ``notes`` are worth knowing, and not broken."""
+    """Hold the result of `diagnose`.
+
+    ``plugins`` are rows of `mmzoo.registry.subprocess_checks.check_plugins`. ``notes`` are worth knowing, but not problems.
+    """
 
     mmzoo: str
     api: str
@@ -47,72 +51,73 @@ class Report:
 
     @property
     def well(self) -> bool:
+        """Return whether nothing is broken."""
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON data."""
         return {"well": self.well, **asdict(self)}
 
 
 def diagnose() -> Report:
-    """Look at everything. It takes about as long as importing torch, and at most some minutes where something hangs."""
+    """Check everything. This takes about as long as importing torch, or some minutes if something hangs."""
     environment = {"python": platform.python_version(), "platform": platform.platform()}
-    report = Report(discovery.own_version(), api_version.API_VERSION, environment)
-    _dependencies(report)
-    _plugins(report)
-    _torch(report)
-    _caches(report)
-    _hub(report)
+    report = Report(discovery.read_own_version(), api_version.API_VERSION, environment)
+    _check_dependencies(report)
+    _check_plugins(report)
+    _check_libraries(report)
+    _measure_caches(report)
+    check_hub(report)
     return report
 
 
-def _dependencies(report: Report) -> None:
+def _check_dependencies(report: Report) -> None:
+    """Check that each dependency of mmzoo is installed in a version that it accepts."""
     from packaging.requirements import Requirement
 
     for text in importlib.metadata.requires("mmzoo") or []:
-        need = Requirement(text)
-        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            version = importlib.metadata.version(need.name)
+            version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             version = ""
-        report.environment[need.name] = version or "missing"
-        if not version or not need.specifier.contains(version, prereleases=True):
-            has = f"{version} is installed" if version else "it is not installed"
-            report.problems.append(Problem(f"mmzoo needs {need.name}{need.specifier}, and {has}", (f"pip install '{need}'",)))
+        report.environment[requirement.name] = version or "missing"
+        if not version or not requirement.specifier.contains(version, prereleases=True):
+            installed = f"{version} is installed" if version else "it is not installed"
+            what = f"mmzoo needs {requirement.name}{requirement.specifier}, and {installed}"
+            report.problems.append(Problem(what, (f"pip install '{requirement}'",)))
 
 
-def _plugins(report: Report) -> None:
-    deadly: dict[str, str] = {}
-    while True:
-        try:
-            found = subprocess_checks.plugins(deadly)
-        except UnknownName as error:
-            report.problems.append(Problem(str(error), (f"unset {settings.ONLY}",)))
-            return
-        except SettingsError as error:
-            mend = f"unset {isolation.TIMEOUT}" if isolation.TIMEOUT in str(error) else f"rm {settings.config_file()}"
-            report.problems.append(Problem(str(error), (mend,)))
-            return
-        if found.complete or len(deadly) == subprocess_checks.MAX_DEADLY:
-            break
-        deadly[found.last] = found.ended
-    report.plugins = found.rows
+def _check_plugins(report: Report) -> None:
+    """Load the plugins in a child process."""
+    try:
+        report.plugins = subprocess_checks.check_plugins()
+    except UnknownName as error:
+        report.problems.append(Problem(str(error), (f"unset {settings.ONLY}",)))
+    except SettingsError as error:
+        fix = f"unset {isolation.TIMEOUT}" if isolation.TIMEOUT in str(error) else f"rm {settings.config_file()}"
+        report.problems.append(Problem(str(error), (fix,)))
+    except PluginBroken as error:
+        report.problems.append(Problem(str(error), (f"{settings.ONLY}= mmzoo doctor",)))
     for row in report.plugins:
         if row["state"] == FAILED:
             what = f"plugin '{row['plugin']}' {row['version']} is not in use: {row['error']}"
-            fixes = (row["fix"], *_mends(row["plugin"], row["distribution"]))
+            fixes = (row["fix"], *_list_fixes(row["plugin"], row["distribution"]))
             report.problems.append(Problem(what, tuple(dict.fromkeys(fix for fix in fixes if fix)), row["trace"]))
         for note in row["notes"]:
             report.notes.append(f"plugin '{row['plugin']}' warned while it was loaded: {note}")
 
 
-def _mends(plugin: str, dist: str) -> tuple[str, ...]:
+def _list_fixes(plugin: str, dist: str) -> tuple[str, ...]:
+    """Return the commands that remove or repair a plugin."""
     disable = f"mmzoo plugin disable {plugin}"
     return ("pip install --force-reinstall mmzoo", disable) if dist == "mmzoo" else (disable, f"pip uninstall {dist}")
 
 
-def _torch(report: Report) -> None:
+def _check_libraries(report: Report) -> None:
+    """Import torch, transformers and the targets of entries of other distributions in a child process."""
     targets = [
         (row["plugin"], row["distribution"], kind, name, target)
         for row in report.plugins
@@ -120,35 +125,40 @@ def _torch(report: Report) -> None:
         for kind, entries in row["targets"].items()
         for name, target in entries.items()
     ]
-    found = subprocess_checks.libraries([(kind, name, target) for _, _, kind, name, target in targets])
-    report.torch = found.torch
-    for library, (error, trace) in found.broken.items():
-        report.problems.append(
-            Problem(f"{library} cannot be imported: {error}", (f"pip install --force-reinstall {library}",), trace)
-        )
+    results = subprocess_checks.check_libraries([(kind, name, target) for _, _, kind, name, target in targets])
+    report.torch = results.torch
+    broken = [library for library in subprocess_checks.LIBRARIES if library in results.failures]
+    for library in broken:
+        error, trace = results.failures[library]
+        fix = f"pip install --force-reinstall {library}"
+        report.problems.append(Problem(f"{library} cannot be imported: {error}", (fix,), trace))
     if not report.torch.get("accelerators"):
-        report.notes.append("no GPU that torch can use; models run on the processor")
+        report.notes.append("torch has no GPU to use; models run on the CPU")
     for plugin, dist, kind, name, _ in targets:
-        if (kind, name) in found.bad and not found.broken:
-            error, trace = found.bad[kind, name]
+        if f"{kind}/{name}" in results.failures and not broken:
+            error, trace = results.failures[f"{kind}/{name}"]
             what = f"{kind.replace('_', ' ')} '{name}' of plugin '{plugin}' cannot be built: {error}"
-            report.problems.append(Problem(what, (f"pip install --upgrade {dist}", *_mends(plugin, dist)), trace))
+            report.problems.append(Problem(what, (f"pip install --upgrade {dist}", *_list_fixes(plugin, dist)), trace))
 
 
-def _caches(report: Report) -> None:
+def _measure_caches(report: Report) -> None:
+    """Measure the caches of mmzoo and of the Hub's client."""
     folders = {"mmzoo (MMZOO_CACHE)": cache_folder()}
     try:
         from huggingface_hub import constants
 
         folders["Hugging Face (HF_HOME)"] = Path(constants.HF_HUB_CACHE)
     except Exception as error:
-        report.notes.append(f"the cache of huggingface_hub cannot be found: {error}")
+        report.notes.append(f"the cache of huggingface_hub cannot be found: {one_line(error)}")
     for name, folder in folders.items():
-        report.caches.append({"cache": name, "folder": str(folder), **_size(folder)})
+        report.caches.append({"cache": name, "folder": str(folder), **_measure_folder(folder)})
 
 
-def _size(folder: Path) -> dict[str, Any]:
-    """Bytes and files below a folder; links count as links, as the cache of the Hub has each file once and links to it."""
+def _measure_folder(folder: Path) -> dict[str, Any]:
+    """Return the size in bytes and the number of files of a folder.
+
+    Links are not followed: the Hub's cache holds each file once, with links to it. Counting stops after `MAX_FILES` files.
+    """
     size = files = 0
     for path, _, names in os.walk(folder):
         for name in names:
@@ -162,30 +172,32 @@ def _size(folder: Path) -> dict[str, Any]:
     return {"bytes": size, "files": files, "complete": True}
 
 
-def _hub(report: Report) -> None:
+def check_hub(report: Report) -> None:
+    """Check that the Hub answers, unless ``HF_HUB_OFFLINE`` is set."""
     try:
         from huggingface_hub import constants
     except Exception as error:
-        report.hub = {"endpoint": "", "reached": False, "said": f"huggingface_hub cannot be imported: {error}"}
+        report.hub = {"endpoint": "", "reached": False, "said": f"huggingface_hub cannot be imported: {one_line(error)}"}
         return
     report.hub = {"endpoint": constants.ENDPOINT, "reached": False}
     if constants.HF_HUB_OFFLINE:
         report.hub["said"] = "not tried: HF_HUB_OFFLINE is set"
         return
-    # In a thread with a limit: a timeout of a connection does not cover the look-up of its name.
-    outcome = isolation.run_limited(lambda: _answer(constants.ENDPOINT), HUB_SECONDS + 1)
+    # In a thread with a time limit, because the timeout of a connection does not cover the DNS lookup.
+    outcome = isolation.run_limited(lambda: _request_status(constants.ENDPOINT), HUB_SECONDS + 1)
     report.hub["reached"] = outcome.error is None
     report.hub["said"] = outcome.value or f"cannot be reached: {outcome.error}"
     if outcome.error is not None:
-        report.notes.append(f"{constants.ENDPOINT} cannot be reached; if that is meant to be so, HF_HUB_OFFLINE=1 saves waiting")
+        report.notes.append(f"{constants.ENDPOINT} cannot be reached; if you work offline, set HF_HUB_OFFLINE=1 to avoid waiting")
 
 
-def _answer(endpoint: str) -> str:
+def _request_status(endpoint: str) -> str:
+    """Return the HTTP status of an endpoint, in words."""
     import urllib.error
     import urllib.request
 
     try:
         with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_SECONDS) as answer:
             return f"answers ({answer.status})"
-    except urllib.error.HTTPError as error:  # refusing is an answer
+    except urllib.error.HTTPError as error:  # a refusal is an answer, too
         return f"answers ({error.code})"

@@ -1,7 +1,6 @@
-"""What is installed: the entry points of the group ``mmzoo``, and what their distributions say of themselves.
+"""Find the installed plugins: the entry points in the group ``mmzoo`` and the metadata of their distributions.
 
-`importlib.metadata.entry_points` parses the entry points of every distribution and raises if one file is malformed, and the
-name or version of a distribution parses all its metadata each time; with hundreds of plugins both are seconds.
+`importlib.metadata.entry_points` raises for all distributions if one file is malformed, so each distribution is read on its own.
 """
 
 from __future__ import annotations
@@ -9,109 +8,108 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 from mmzoo.common.sanitize import sanitize
-from mmzoo.registry.settings import normal
+from mmzoo.errors import PluginRefused
+from mmzoo.registry.settings import normalise_name
 
 GROUP = "mmzoo"
-# Names go into commands that a user copies, and versions to the terminal.
-_UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")
+UNKNOWN = "unknown"  # the name of a distribution whose metadata cannot be read
 MAX_NAME = 100
-_SECTION = re.compile(rf"^\[\s*{GROUP}\s*\]", re.MULTILINE)
-_NEED = re.compile(r"^Requires-Dist:\s*(mmzoo(?![\w.-]).*)$", re.MULTILINE | re.IGNORECASE)
+_UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")  # users copy commands that contain the name
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """A distribution: its name, version, and what it requires of mmzoo, as ``Requires-Dist`` says it."""
+    """Represent an installed distribution; ``requirements`` are its ``Requires-Dist`` that concern mmzoo."""
 
     name: str
     version: str = ""
-    needs: tuple[str, ...] = ()
+    requirements: tuple[str, ...] = ()
 
-    def refusal(self, ours: str) -> tuple[str, str] | None:
-        """Why it cannot be used with version ``ours`` of mmzoo and the command that fixes it; None if it can."""
+    def check_requirements(self, version: str) -> None:
+        """Check that the distribution accepts this version of mmzoo.
+
+        Raises:
+            PluginRefused: it requires another version; with the pip command that fixes it.
+        """
         from packaging.requirements import InvalidRequirement, Requirement
 
-        for text in self.needs:
+        for text in self.requirements:
             try:
-                need = Requirement(text)
+                requirement = Requirement(text)
             except InvalidRequirement:
-                continue  # pip judges it
-            applies = need.marker is None or need.marker.evaluate({"extra": ""})
-            if applies and not need.specifier.contains(ours, prereleases=True):
-                fix = f"pip install --upgrade '{self.name}' 'mmzoo{need.specifier}'"
-                return f"needs mmzoo{need.specifier}, and {ours} is installed: {fix}", fix
-        return None
+                continue  # pip reports it
+            if normalise_name(requirement.name) != GROUP or requirement.specifier.contains(version, prereleases=True):
+                continue
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                fix = f"pip install --upgrade '{self.name}' 'mmzoo{requirement.specifier}'"
+                raise PluginRefused(f"needs mmzoo{requirement.specifier}, and {version} is installed: {fix}", fix)
+
+
+@dataclass(frozen=True)
+class PluginEntryPoint:
+    """Represent an entry point in the group ``mmzoo``; ``load`` imports and returns the plugin's module, named ``value``."""
+
+    name: str
+    value: str
+    distribution: Distribution
+    load: Callable[[], Any]
 
 
 @functools.cache
-def own_version() -> str:
-    """The version of mmzoo."""
+def read_own_version() -> str:
+    """Return the installed version of mmzoo."""
     return importlib.metadata.version(GROUP)
 
 
-def describe(dist: Any) -> Distribution:
-    """Read a distribution's metadata, without parsing what nobody asked for. ``dist`` may be a stand-in with name and version."""
-    if dist is None:
-        return Distribution("unknown")
-    if not hasattr(dist, "read_text"):
-        return Distribution(dist.name, dist.version)
-    text = (_text(dist, "METADATA") or _text(dist, "PKG-INFO")).replace("\r\n", "\n").partition("\n\n")[0]
-    found = {key: value.strip() for key, value in re.findall(r"^(Name|Version):(.*)$", text, re.MULTILINE)}
-    needs = tuple(need.strip() for need in _NEED.findall(text) if re.search(r"[<>=~!]", need))
-    folder = getattr(dist, "_path", None)  # it is named as the distribution, where its metadata cannot be read
-    name = found.get("Name") or (folder.name.partition("-")[0] if folder is not None else "unknown")
-    return Distribution(_UNUSUAL.sub("_", name)[:MAX_NAME], sanitize(found.get("Version", ""))[:MAX_NAME], needs)
+def find_entry_points() -> Iterator[PluginEntryPoint]:
+    """Yield every entry point in the group. If a plugin's list of them is malformed, yield one that raises when it is loaded."""
+    complete: set[str] = set()  # distributions whose entry points have been found
+    own_points: set[str] = set()
+    for installed in importlib.metadata.distributions():
+        points = _read_entry_points(installed)
+        name = normalise_name(points[0].distribution.name) if points else UNKNOWN
+        if name in complete:
+            continue  # a copy further down sys.path, which is not the one that is imported
+        if name == GROUP:  # a checkout may hold an old copy of mmzoo's list before the current one: join them
+            points = [point for point in points if point.name not in own_points]
+            own_points |= {point.name for point in points}
+        elif name != UNKNOWN:
+            complete.add(name)
+        yield from points
 
 
-def _text(dist: Any, name: str) -> str:
-    """A file of a distribution's metadata; empty where there is none, or none that can be read."""
+def _read_entry_points(installed: importlib.metadata.Distribution) -> list[PluginEntryPoint]:
+    """Return the entry points of one distribution in the group."""
     try:
-        return dist.read_text(name) or ""
+        text = installed.read_text("entry_points.txt") or ""
     except (OSError, UnicodeError):
-        return ""
+        return []
+    if f"[{GROUP}]" not in text:  # parsing the files of all installed packages would take longer
+        return []
+    distribution = _read_metadata(installed)
+    try:
+        points = installed.entry_points.select(group=GROUP)
+        return [PluginEntryPoint(sanitize(point.name), point.value, distribution, point.load) for point in points]
+    except Exception as error:  # which one depends on the version of Python
+        message = f"its entry_points.txt is malformed: {error}"
+
+    def fail() -> None:
+        raise ValueError(message)
+
+    return [PluginEntryPoint("?", "", distribution, fail)]
 
 
-def describe_point(point: Any) -> Distribution:
-    """What the distribution of an entry point says of itself."""
-    return point.about if hasattr(point, "about") else describe(point.dist)
-
-
-def entry_points() -> Iterator[Any]:
-    """Every entry point of the group, each with ``about``, the `About` of its distribution. One whose file is malformed raises
-    when it is loaded."""
-    seen: set[str] = set()
-    own: set[str] = set()
-    for dist in importlib.metadata.distributions():
-        text = _text(dist, "entry_points.txt")
-        if not _SECTION.search(text):
-            continue
-        said = describe(dist)
-        is_ours = normal(said.name) == GROUP
-        # A copy further down sys.path is not what gets imported. But where ours has one, such as an old egg-info in a checkout,
-        # what is imported may be either's.
-        if said.name != "unknown" and normal(said.name) in seen and not is_ours:
-            continue
-        seen.add(normal(said.name))
-        try:
-            found = list(dist.entry_points.select(group=GROUP))
-        except Exception as error:  # by the version of Python, of one kind or another
-            found = [SimpleNamespace(name="?", value="", load=_raiser(error))]  # type: ignore[list-item]
-        for point in found:
-            if is_ours:
-                if point.name in own:
-                    continue
-                own.add(point.name)
-            yield SimpleNamespace(name=sanitize(point.name), value=point.value, about=said, load=point.load)
-
-
-def _raiser(error: Exception) -> Any:
-    def load() -> None:
-        raise ValueError(f"its entry_points.txt is malformed: {error}")
-
-    return load
+def _read_metadata(installed: importlib.metadata.Distribution) -> Distribution:
+    """Return the name, version and requirements of a distribution; they are unknown if its metadata cannot be read."""
+    try:
+        metadata = installed.metadata  # parsed anew each time
+        name, version = str(metadata["Name"] or UNKNOWN), str(metadata["Version"] or "")
+        requirements = tuple(text for text in metadata.get_all("Requires-Dist") or () if text.lower().startswith(GROUP))
+    except Exception:
+        return Distribution(UNKNOWN)
+    return Distribution(_UNUSUAL.sub("_", name)[:MAX_NAME], sanitize(version)[:MAX_NAME], requirements)

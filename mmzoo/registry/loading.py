@@ -1,8 +1,7 @@
-"""What one plugin brings, asked of its module: the hooks that it has and the entries that they return, or what is wrong."""
+"""Read what the module of a plugin brings: its lifecycle hooks and entries, or what is wrong with them."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pluggy
 
 from mmzoo.common.sanitize import short_repr
+from mmzoo.common.suggestions import did_you_mean
 from mmzoo.errors import PluginBroken
 from mmzoo.interfaces.kinds import HOOKS
 from mmzoo.registry import hookspecs
@@ -19,64 +19,70 @@ from mmzoo.registry.lifecycle import LIFECYCLE
 MAX_ENTRIES = 10_000  # of one hook
 
 
-def hook_manager() -> pluggy.PluginManager:
-    """A manager that knows the hooks and no plugin."""
-    made = pluggy.PluginManager(hookspecs.PROJECT)
-    made.add_hookspecs(hookspecs)
-    return made
+def create_hook_manager() -> pluggy.PluginManager:
+    """Return a pluggy manager that knows the hooks and has no plugin."""
+    hooks = pluggy.PluginManager(hookspecs.PROJECT)
+    hooks.add_hookspecs(hookspecs)
+    return hooks
 
 
-def collect(module: Any, scratch: pluggy.PluginManager, name: str) -> tuple[dict[str, Any], list[Entry]]:
-    """A plugin's lifecycle hooks, by name, and its entries.
+def collect(module: Any, hooks: pluggy.PluginManager, name: str) -> tuple[dict[str, Any], list[Entry]]:
+    """Return a plugin's lifecycle hooks, by name, and its entries.
 
-    ``scratch`` is a manager that sees this plugin alone, so that a misspelt hook is its failure and nobody else's.
+    Args:
+        module: the plugin's module.
+        hooks: a manager that has no other plugin, so that an unknown hook is an error of this plugin alone.
+        name: the name to register the plugin by, until its entries are collected.
 
     Raises:
-        PluginBroken, and whatever the plugin raises.
+        PluginBroken: a hook is wrong or returns something other than a list of entries.
+        BaseException: whatever the plugin raises.
     """
     try:
-        scratch.register(module, name=name)
-        callers = scratch.get_hookcallers(module) or []
-        impls = {caller.name: impl for caller in callers for impl in caller.get_hookimpls()}
-        _check(module, impls)
+        hooks.register(module, name=name)
+        callers = hooks.get_hookcallers(module) or []
+        implementations = {caller.name: hook for caller in callers for hook in caller.get_hookimpls()}
+        _check_hooks(module, implementations)
         entries: list[Entry] = []
-        for hook, kind in HOOKS.items():
-            if hook in impls:
-                entries += _entries(impls[hook], hook, kind)
+        for hook_name, kind in HOOKS.items():
+            if hook_name in implementations:
+                entries += _call_entry_hook(implementations[hook_name], hook_name, kind)
     except pluggy.PluginValidationError as error:  # its first line does not say what is wrong
         raise PluginBroken("; ".join(str(error).strip().splitlines())) from error
     finally:
-        if scratch.has_plugin(name):
-            scratch.unregister(name=name)
-    return {hook: impl for hook, impl in impls.items() if hook in LIFECYCLE}, entries
+        if hooks.has_plugin(name):
+            hooks.unregister(name=name)
+    return {name: hook for name, hook in implementations.items() if name in LIFECYCLE}, entries
 
 
-def _check(module: Any, impls: Mapping[str, Any]) -> None:
+def _check_hooks(module: Any, implementations: Mapping[str, Any]) -> None:
+    """Check that all hooks are known, ordinary functions, and that no function with the name of a hook lacks the mark."""
     known = [*HOOKS, *LIFECYCLE]
-    for name, impl in impls.items():
+    for name, hook in implementations.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise PluginBroken(f"unknown hook '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
-        if impl.hookwrapper or impl.wrapper:
-            raise PluginBroken(f"hook {name} is a wrapper; a plugin brings its own entries and changes nobody else's")
-        if inspect.iscoroutinefunction(impl.function) or inspect.isasyncgenfunction(impl.function):
-            raise PluginBroken(f"hook {name} is async; write it as an ordinary function, which is called and not awaited")
+            advice = did_you_mean(name, known, 1)
+            raise PluginBroken(f"unknown hook '{name}'" + (f"; {advice}" if advice else ""))
+        if hook.hookwrapper or hook.wrapper:
+            raise PluginBroken(f"hook {name} is a wrapper; a plugin may add its own entries, not change those of others")
+        if inspect.iscoroutinefunction(hook.function) or inspect.isasyncgenfunction(hook.function):
+            raise PluginBroken(f"hook {name} is async; write it as an ordinary function, because nothing awaits it")
     for name in known:
-        if name not in impls and (found := getattr(module, name, None)) is not None:
-            if not inspect.isroutine(found):
-                raise PluginBroken(f"{name} is {short_repr(found)}; a hook is a function with @mmzoo.hookimpl above it")
-            raise PluginBroken(f"{name} is not marked: write @mmzoo.hookimpl above it")
-    if not impls:
+        if name not in implementations and (value := getattr(module, name, None)) is not None:
+            if not inspect.isroutine(value):
+                raise PluginBroken(f"{name} is {short_repr(value)}; a hook is a function with @mmzoo.hookimpl above it")
+            raise PluginBroken(f"{name} is not marked as a hook: write @mmzoo.hookimpl above it")
+    if not implementations:
         raise PluginBroken("has no hook: mark functions such as mmzoo_encoders with @mmzoo.hookimpl")
 
 
-def _entries(impl: Any, hook: str, kind: str) -> Iterator[Entry]:
-    found = impl.function()
-    if found is None or isinstance(found, str | bytes | Mapping) or not isinstance(found, Iterable):
-        raise PluginBroken(f"hook {hook} returned {type(found).__name__} where a list of mmzoo.Entry belongs")
-    for count, entry in enumerate(found):
+def _call_entry_hook(hook: Any, name: str, kind: str) -> Iterator[Entry]:
+    """Yield the entries that a hook returns, at most `MAX_ENTRIES`."""
+    entries = hook.function()
+    if entries is None or isinstance(entries, str | bytes | Mapping) or not isinstance(entries, Iterable):
+        raise PluginBroken(f"hook {name} returned {type(entries).__name__} where a list of mmzoo.Entry belongs")
+    for count, entry in enumerate(entries):
         if count >= MAX_ENTRIES:
-            raise PluginBroken(f"hook {hook} returned more than {MAX_ENTRIES} entries")
+            raise PluginBroken(f"hook {name} returned more than {MAX_ENTRIES} entries")
         if isinstance(entry, Entry) and entry.kind != kind:
-            raise PluginBroken(f"hook {hook} returned an entry of kind {entry.kind!r}")
+            raise PluginBroken(f"hook {name} returned an entry of kind {entry.kind!r}")
         yield entry

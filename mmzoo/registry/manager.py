@@ -1,58 +1,64 @@
-"""Discovery: entry points in the group ``mmzoo`` to a filled registry, with every failure isolated and remembered.
+"""Load the installed plugins into a registry, with every failure isolated and remembered.
 
-pluggy's own ``load_setuptools_entrypoints`` dies on one bad plugin, silently skips a second package that uses the
-same entry-point name, and accepts misspelt hooks; so the loading loop is here and pluggy does the rest.
+pluggy's own ``load_setuptools_entrypoints`` fails for all plugins if one fails, silently skips a second distribution with the
+same entry-point name, and accepts misspelt hooks. So plugins are loaded here, and pluggy only calls their lifecycle hooks.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import pluggy
 
-from mmzoo.common.sanitize import describe_error, sanitize
-from mmzoo.errors import DuplicateName, MissingPlugin, MmzooError, PluginBroken, UnknownName
+from mmzoo.common.sanitize import describe_error, one_line, sanitize
+from mmzoo.errors import (
+    DuplicateName,
+    MissingPlugin,
+    MmzooError,
+    PluginBroken,
+    PluginRefused,
+    PluginTimeout,
+    UnknownName,
+)
 from mmzoo.registry import api_version, discovery, hookspecs, isolation, loading, settings
+from mmzoo.registry.discovery import PluginEntryPoint
 from mmzoo.registry.entries import Entry, Registry
-from mmzoo.registry.lifecycle import Shield, warn
+from mmzoo.registry.lifecycle import ContainedHooks, warn
+from mmzoo.registry.settings import PluginSelection, normalise_name
 
 IN_USE, FAILED, DISABLED, LEFT_OUT = "in use", "failed", "disabled", "left out"
-MAX_LINE = 300
-MAX_HINTS = 5
+MAX_NAMES = 5  # in one message
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A plugin that is not in use, why, and the command that mends it."""
+    """Hold why a plugin is not in use: the error, its traceback, and the command that fixes it."""
 
     plugin: str
-    version: str
     error: str
     trace: str
     fix: str = ""
 
     @property
     def line(self) -> str:
-        """The error on one line."""
-        first = (self.error.splitlines() or [""])[0]
-        return first if len(first) <= MAX_LINE else first[:MAX_LINE] + "..."
+        """Return the error on one line."""
+        return one_line(self.error)
 
 
 @dataclass
 class Plugin:
-    """One entry point: the distribution that it is of, what became of it, and what it brought.
+    """Represent an installed plugin, which is one entry point: its distribution, its state and its entries.
 
-    ``name`` is what `mmzoo plugin disable` and ``MMZOO_PLUGINS`` call it: the distribution; of our own, and of others that have
-    ``several`` entry points, ``distribution:entry_point``."""
+    ``disabled_as`` is the name in the list of disabled plugins; ``has_siblings``: its distribution has other entry points.
+    """
 
     dist: str
     entry_point: str
@@ -62,229 +68,232 @@ class Plugin:
     entries: list[Entry] = field(default_factory=list)
     failure: Failure | None = None
     notes: list[str] = field(default_factory=list)
-    several: bool = False
-    disabled: str = ""  # the name that it is disabled by
+    has_siblings: bool = False
+    disabled_as: str = ""
 
     @property
     def name(self) -> str:
-        return self.full_name if self.own or self.several else self.dist
+        """Return the name for `mmzoo plugin disable`: the distribution's, or `full_name` if that has several plugins."""
+        return self.full_name if self.is_own or self.has_siblings else self.dist
 
     @property
-    def own(self) -> bool:
-        """Whether it came with mmzoo."""
-        return settings.normal(self.dist) == hookspecs.PROJECT
+    def is_own(self) -> bool:
+        """Return whether it is part of mmzoo itself."""
+        return normalise_name(self.dist) == hookspecs.PROJECT
 
     @property
     def full_name(self) -> str:
+        """Return ``distribution:entry_point``."""
         return f"{self.dist}:{self.entry_point}"
 
     @property
     def names(self) -> frozenset[str]:
-        """What it is called, in full and by its distribution."""
-        dist = settings.normal(self.dist)
-        return frozenset({dist, f"{dist}:{self.entry_point}"})
+        """Return the normalised names that select it: its distribution's and its full name."""
+        distribution = normalise_name(self.dist)
+        return frozenset({distribution, f"{distribution}:{self.entry_point}"})
 
     @property
-    def why(self) -> str:
-        """Why it is not in use and what to do about it, as the end of a sentence that names it."""
+    def reason(self) -> str:
+        """Return why it is not in use and how to change that, as a clause that follows its name."""
         if self.state == DISABLED:
-            return f"which is disabled: mmzoo plugin enable {self.disabled}"
+            return f"which is disabled: mmzoo plugin enable {self.disabled_as}"
         if self.state == LEFT_OUT:
             return f"which {settings.ONLY} leaves out: add {self.name} to it"
-        said = self.failure.line if self.failure else ""
-        return f"which is installed but failed to load: {said} (`mmzoo doctor` says more)"
+        line = self.failure.line if self.failure else ""
+        return f"which is installed but failed to load: {line} (`mmzoo doctor` says more)"
 
 
 @dataclass
 class PluginManager:
-    """The plugins: the registry that they filled, pluggy's manager for lifecycle hooks, and what became of each."""
+    """Hold the plugins of a process: ``registry`` has their entries, ``manager`` (of pluggy) their lifecycle hooks."""
 
     registry: Registry = field(default_factory=Registry)
-    manager: pluggy.PluginManager = field(default_factory=loading.hook_manager)
+    manager: pluggy.PluginManager = field(default_factory=loading.create_hook_manager)
     plugins: list[Plugin] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._scratch: pluggy.PluginManager | None = None
-        self._skipped: dict[str, Any] = {}
-        self._seconds = isolation.timeout()
+        self._spare_hooks: pluggy.PluginManager | None = None  # creating one takes a millisecond
+        self._skipped: dict[str, PluginEntryPoint] = {}
+        self._seconds = isolation.read_timeout()
+        self._added: set[str] = set()  # to the environment, by plugins while they were loaded
+        self._replaced: dict[str, str] = {}
 
     @property
     def failures(self) -> list[Failure]:
+        """Return the failure of each plugin that failed to load."""
         return [plugin.failure for plugin in self.plugins if plugin.failure is not None]
 
-    def load(self, points: Iterable[Any], choice: settings.Choice = settings.Choice()) -> None:  # noqa: B008 - it is frozen
-        """Load entry points in a fixed order; one that fails is remembered and leaves nothing behind.
+    def load(self, points: Iterable[PluginEntryPoint], selection: PluginSelection | None = None) -> None:
+        """Load the selected entry points (None: all) in a fixed order; one that fails is remembered and registers nothing.
 
         Raises:
-            UnknownName: ``choice.only`` names a plugin that is not installed.
+            UnknownName: the selection names a plugin that is not installed.
         """
-        found = _described(points)
-        # This distribution first, so that a stranger's duplicate is the stranger's failure.
-        found.sort(key=lambda pair: (not pair[1].own, pair[1].dist, pair[1].entry_point, pair[0].value))
-        chosen = _chosen([plugin for _, plugin in found], choice)
-        wanted = []
-        for point, plugin in found:
-            plugin.state = chosen(plugin)
-            plugin.disabled = min(plugin.names & choice.disabled, default="")
-            self.plugins.append(plugin)
-            if plugin.state == IN_USE:
-                wanted.append((point, plugin))
-            else:
-                self._skipped[plugin.full_name] = point
-        self._load(wanted)
+        described = _describe_plugins(points)
+        # mmzoo's own plugins come first, so that a name which another plugin also uses is that plugin's failure.
+        described.sort(key=lambda pair: (not pair[1].is_own, pair[1].dist, pair[1].entry_point, pair[0].value))
+        _apply_selection([plugin for _, plugin in described], selection or PluginSelection())
+        self.plugins += [plugin for _, plugin in described]
+        self._skipped.update({plugin.full_name: point for point, plugin in described if plugin.state != IN_USE})
+        self._load([(point, plugin) for point, plugin in described if plugin.state == IN_USE])
 
-    def load_one(self, point: Any) -> Plugin:
-        """Load one entry point, whatever has been chosen."""
-        plugin = _describe(point)
-        self.plugins.append(plugin)
-        self._load([(point, plugin)])
-        return plugin
-
-    def unload(self, plugin: Plugin) -> None:
-        """Forget a plugin: its entries and its lifecycle hooks."""
-        self.registry.remove(plugin.entries)
-        if self.manager.has_plugin(plugin.full_name):
-            self.manager.unregister(name=plugin.full_name)
-        self.plugins.remove(plugin)
-
-    def _load(self, wanted: Sequence[tuple[Any, Plugin]]) -> None:
-        calls = [(partial(self._collect, *pair), str(pair[0].value).partition(":")[0].partition(".")[0]) for pair in wanted]
-        for (_, plugin), outcome in zip(wanted, isolation.run_each(calls, self._seconds), strict=True):
+    def _load(self, selected: Sequence[tuple[PluginEntryPoint, Plugin]]) -> None:
+        """Collect what each plugin brings, with a time limit for each, and register it."""
+        before = dict(os.environ)
+        outcomes = isolation.run_each([partial(self._collect, *pair) for pair in selected], self._seconds)
+        self._added = os.environ.keys() - before.keys()
+        self._replaced = {name: value for name, value in before.items() if os.environ.get(name) != value}
+        for (_, plugin), outcome in zip(selected, outcomes, strict=True):
             plugin.notes, error, trace = outcome.notes, outcome.error, outcome.trace
             if error is None:
                 hooks, entries = outcome.value
                 try:
                     plugin.entries = self.registry.add_all(entries, plugin=plugin.dist, version=plugin.version)
-                except BaseException as refused:  # an entry may be of a class of the plugin's
+                except BaseException as refused:  # an entry may be of a class of the plugin, whose attributes raise
                     error, trace = refused, traceback.format_exc()
                 else:
                     if hooks:
-                        self.manager.register(Shield(plugin.name, hooks), name=plugin.full_name)
+                        self.manager.register(ContainedHooks(plugin.name, hooks), name=plugin.full_name)
             if error is not None:
-                plugin.state, plugin.failure = FAILED, _failure(plugin, error, trace)
+                plugin.state, plugin.failure = FAILED, _describe_failure(plugin, error, trace)
 
-    def _collect(self, point: Any, plugin: Plugin) -> tuple[dict[str, Any], list[Entry]]:
-        """Import a plugin and ask for what it brings: its lifecycle hooks and its entries. Nothing of the host changes."""
-        # Whoever fails or outstays the limit keeps the scratch manager.
-        scratch, self._scratch = self._scratch or loading.hook_manager(), None
-        if not plugin.own and (no := discovery.describe_point(point).refusal(discovery.own_version())):
-            raise Refused(*no)
+    def environment(self) -> dict[str, str]:
+        """Return the environment without what plugins changed while they were loaded, so that a check sees a plugin change it."""
+        return {name: value for name, value in {**os.environ, **self._replaced}.items() if name not in self._added}
+
+    def _collect(self, point: PluginEntryPoint, plugin: Plugin) -> tuple[dict[str, Any], list[Entry]]:
+        """Import a plugin and return its lifecycle hooks and entries; nothing is registered yet."""
+        hooks, self._spare_hooks = self._spare_hooks or loading.create_hook_manager(), None
+        if not plugin.is_own:
+            point.distribution.check_requirements(discovery.read_own_version())
         module = point.load()
-        plugin.api = api_version.stated_version(module)
-        if no := api_version.refusal(plugin.api, plugin.dist):
-            raise Refused(*no)
-        found = loading.collect(module, scratch, plugin.full_name)
-        self._scratch = scratch
-        return found
+        plugin.api = api_version.read_api_version(module)
+        api_version.check_api_version(plugin.api, plugin.dist)
+        collected = loading.collect(module, hooks, plugin.full_name)
+        self._spare_hooks = hooks  # a plugin that fails, or is still running, keeps its own
+        return collected
 
     def get(self, kind: str, name: str) -> Entry:
+        """Return the entry of that kind and name.
+
+        Raises:
+            UnknownName: with similar names and `hint`.
+        """
         return self.registry.get(kind, name, hint=lambda: self.hint(name, kind))
 
     def hint(self, name: str, kind: str | None = None) -> str:
-        """What stands below the message that a name is unknown: which plugins might have it, and why they are not in use."""
-        lines = [f"note: plugin '{f.plugin}' failed to load: {f.line}" for f in self.failures[:MAX_HINTS]]
-        if len(self.failures) > MAX_HINTS:
-            lines.append(f"note: {len(self.failures) - MAX_HINTS} other plugins failed to load (`mmzoo doctor`)")
-        left = []
+        """Return which plugins may have an unknown name, and why they are not in use, to be shown below the error message."""
+        lines = [f"note: plugin '{failure.plugin}' failed to load: {failure.line}" for failure in self.failures[:MAX_NAMES]]
+        if len(self.failures) > MAX_NAMES:
+            lines.append(f"note: {len(self.failures) - MAX_NAMES} other plugins failed to load (`mmzoo doctor`)")
+        left_out = []
         for plugin in self.plugins:
             if plugin.state not in (DISABLED, LEFT_OUT):
                 continue
-            if plugin.own:  # ours may be imported to look, which a stranger's that somebody disabled may not
-                with contextlib.suppress(Exception):
-                    for entry in self._collect(self._skipped[plugin.full_name], plugin)[1]:
-                        if entry.name == name and kind in (None, entry.kind):
-                            lines.append(f"{entry.label} comes with the plugin '{plugin.name}', {plugin.why}")
+            if plugin.is_own:
+                lines += self._find_in_skipped(plugin, name, kind)
             elif plugin.state == DISABLED:
-                lines.append(f"note: it may come with the plugin '{plugin.name}', {plugin.why}")
+                lines.append(f"note: it may come with the plugin '{plugin.name}', {plugin.reason}")
             else:
-                left.append(plugin.name)
-        if left:
-            more = f" and {len(left) - MAX_HINTS} more" if len(left) > MAX_HINTS else ""
-            lines.append(f"note: {settings.ONLY} leaves out {', '.join(left[:MAX_HINTS])}{more}")
+                left_out.append(plugin.name)
+        if left_out:
+            lines.append(f"note: {settings.ONLY} leaves out {_join_names(left_out)}")
         return "\n".join(lines)
 
+    def _find_in_skipped(self, plugin: Plugin, name: str, kind: str | None) -> list[str]:
+        """Return a hint if a skipped plugin of mmzoo's own has the entry; only those are safe to import."""
+        with contextlib.suppress(Exception):
+            _, entries = self._collect(self._skipped[plugin.full_name], plugin)
+            wanted = [entry for entry in entries if entry.name == name and kind in (None, entry.kind)]
+            return [f"{entry.label} comes with the plugin '{plugin.name}', {plugin.reason}" for entry in wanted]
+        return []
+
     def check_needed(self, needed: Mapping[str, str]) -> None:
-        """Check that the plugins that a checkpoint was saved with are in use; ``needed`` maps distributions to versions.
+        """Check that the plugins which a checkpoint was saved with are in use; warn of those that are older than recorded.
+
+        `mmzoo.checkpoints.folder` reports those that are not installed.
+
+        Args:
+            needed: the version of each distribution, by name.
 
         Raises:
-            MissingPlugin: one is installed, but failed, was disabled or was left out. PluginWarning, as a warning: it is older.
+            MissingPlugin: one is installed, but failed to load, is disabled or is left out.
         """
-        for dist, version in needed.items():
-            theirs = [plugin for plugin in self.plugins if settings.normal(plugin.dist) == settings.normal(dist)]
-            if used := [plugin for plugin in theirs if plugin.state == IN_USE]:
-                if _older(used[0].version, version):
-                    warn(
-                        f"the checkpoint was saved with {dist} {version}, and {used[0].version} is installed: "
-                        f"pip install --upgrade '{dist}>={version}'"
-                    )
-            elif theirs:
-                plugin = next((plugin for plugin in theirs if plugin.state == FAILED), theirs[0])
-                raise MissingPlugin(f"this checkpoint needs the plugin '{dist}' {version}, {plugin.why}")
+        for distribution, version in needed.items():
+            matching = [plugin for plugin in self.plugins if normalise_name(plugin.dist) == normalise_name(distribution)]
+            if in_use := [plugin for plugin in matching if plugin.state == IN_USE]:
+                installed = in_use[0].version
+                if _is_older(installed, version):
+                    fix = f"pip install --upgrade '{distribution}>={version}'"
+                    warn(f"the checkpoint was saved with {distribution} {version}, and {installed} is installed: {fix}")
+            elif matching:
+                plugin = next((plugin for plugin in matching if plugin.state == FAILED), matching[0])
+                raise MissingPlugin(f"this checkpoint needs the plugin '{distribution}' {version}, {plugin.reason}")
 
 
-class Refused(PluginBroken):
-    """A plugin for another version of mmzoo; ``fix`` is the command that mends it."""
-
-    def __init__(self, message: str, fix: str) -> None:
-        super().__init__(message)
-        self.fix = fix
-
-
-def _describe(point: Any) -> Plugin:
-    about = discovery.describe_point(point)
-    return Plugin(about.name, point.name, about.version)
+def _describe_plugins(points: Iterable[PluginEntryPoint]) -> list[tuple[PluginEntryPoint, Plugin]]:
+    """Return entry points with their plugins, which are not loaded yet."""
+    described = [(point, Plugin(point.distribution.name, point.name, point.distribution.version)) for point in points]
+    counts = Counter(plugin.dist for _, plugin in described)
+    for _, plugin in described:
+        plugin.has_siblings = counts[plugin.dist] > 1
+    return described
 
 
-def _described(points: Iterable[Any]) -> list[tuple[Any, Plugin]]:
-    found = [(point, _describe(point)) for point in points]
-    counted = Counter(plugin.dist for _, plugin in found)
-    for _, plugin in found:
-        plugin.several = counted[plugin.dist] > 1
-    return found
+def _apply_selection(plugins: Sequence[Plugin], selection: PluginSelection) -> None:
+    """Set the state of plugins before they are loaded: in use, disabled or left out.
+
+    A plugin that ``selection.only`` names is in use even if it is disabled. mmzoo's own plugins are left out only if it names
+    some of them.
+
+    Raises:
+        UnknownName: ``selection.only`` names a plugin that is not installed.
+    """
+    only = selection.only
+    if only and (unknown := sorted(only - {name for plugin in plugins for name in plugin.names})):
+        message = settings.describe_unknown_plugin(unknown[0], {plugin.name for plugin in plugins})
+        raise UnknownName(f"{settings.ONLY}: {message}")
+    names_own = only is not None and any(plugin.is_own and plugin.names & only for plugin in plugins)
+    for plugin in plugins:
+        plugin.disabled_as = min(plugin.names & selection.disabled, default="")
+        if only is not None and plugin.names & only:
+            plugin.state = IN_USE
+        elif only is not None and (names_own or not plugin.is_own):
+            plugin.state = LEFT_OUT
+        else:
+            plugin.state = DISABLED if plugin.disabled_as else IN_USE
 
 
-def _chosen(plugins: list[Plugin], choice: settings.Choice) -> Callable[[Plugin], str]:
-    """The state of a plugin before it is loaded."""
-    only = choice.only
-    if only is None:
-        return lambda plugin: DISABLED if plugin.names & choice.disabled else IN_USE
-    names = {plugin.name for plugin in plugins}
-    if wrong := sorted(only - {name for plugin in plugins for name in plugin.names}):
-        raise UnknownName(f"{settings.ONLY}: {settings.unknown(wrong[0], names)}")
-    some = any(plugin.own and plugin.names & only for plugin in plugins)
-
-    def state(plugin: Plugin) -> str:
-        if plugin.names & only:
-            return IN_USE
-        if some or not plugin.own:
-            return LEFT_OUT
-        return DISABLED if plugin.names & choice.disabled else IN_USE
-
-    return state
-
-
-def _failure(plugin: Plugin, error: BaseException, trace: str) -> Failure:
-    text = str(error) if isinstance(error, MmzooError) else describe_error(error)
-    if isinstance(error, isolation.TookTooLong):
-        text += f" to load ({isolation.TIMEOUT} sets the limit)"
-    if isinstance(error, Refused):
+def _describe_failure(plugin: Plugin, error: BaseException, trace: str) -> Failure:
+    """Return the failure of a plugin, with the command that most likely fixes it."""
+    message = str(error) if isinstance(error, MmzooError) else describe_error(error)
+    if isinstance(error, PluginTimeout):
+        message += f" to load ({isolation.TIMEOUT} sets the limit)"
+    if isinstance(error, PluginRefused):
         fix = error.fix
-    elif plugin.own:
+    elif plugin.is_own:
         fix = "pip install --force-reinstall mmzoo"
     elif isinstance(error, DuplicateName):
         fix = f"mmzoo plugin disable {plugin.name}"
     else:
         fix = f"pip install --upgrade {plugin.dist}"
-    return Failure(plugin.name, plugin.version, sanitize(text), sanitize(trace), fix)
+    return Failure(plugin.name, sanitize(message), sanitize(trace), fix)
 
 
-def _older(installed_version: str, recorded: str) -> bool:
+def _is_older(installed: str, recorded: str) -> bool:
+    """Return whether a version is older than another; False if one cannot be compared."""
     from packaging.version import InvalidVersion, Version
 
     try:
-        return Version(installed_version) < Version(recorded)
+        return Version(installed) < Version(recorded)
     except InvalidVersion:
         return False
+
+
+def _join_names(names: Sequence[str]) -> str:
+    """Return at most `MAX_NAMES` names, and how many more there are."""
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
 
 
 _current: PluginManager | None = None
@@ -292,55 +301,39 @@ _lock = threading.Lock()
 
 
 def plugin_manager() -> PluginManager:
-    """The process's plugins, loaded once, when they are first asked for.
+    """Return the plugins of the process, which are loaded at the first call.
 
     Raises:
-        UnknownName, SettingsError: what says which plugins to load cannot be followed.
+        UnknownName, SettingsError: the selection of plugins names one that is not installed, or cannot be read.
     """
     global _current
     if _current is None:
-        if isolation.is_inside():
-            raise PluginBroken("plugins are still being loaded; what there is can be asked when an entry is built, not in a hook")
+        if isolation.in_worker():
+            raise PluginBroken("plugins are still being loaded: a hook cannot use mmzoo's entries, the module of an entry can")
         with _lock:
             if _current is None:
                 loaded = PluginManager()
-                loaded.load(discovery.entry_points(), settings.choice())
+                loaded.load(discovery.find_entry_points(), settings.read_selection())
                 _current = loaded
-                _tell(loaded.failures)
+                _warn_of_failures(loaded.failures)
     return _current
 
 
 def reset() -> None:
-    """Load plugins anew when they are next asked for: for tests that install some."""
+    """Forget the loaded plugins, so that `plugin_manager` loads them again; for tests that install some."""
     global _current
     _current = None
 
 
-@contextmanager
-def use_manager(other: PluginManager) -> Iterator[PluginManager]:
-    """`host` gives ``other`` for the length of the block: for tests."""
-    global _current
-    before, _current = _current, other
-    try:
-        yield other
-    finally:
-        _current = before
-
-
-def _tell(failures: list[Failure]) -> None:
+def _warn_of_failures(failures: Sequence[Failure]) -> None:
+    """Warn of all plugins that failed to load, in one line."""
     if len(failures) == 1:
         warn(f"plugin '{failures[0].plugin}' is not in use: {failures[0].line} (`mmzoo doctor` says more)")
     elif failures:
-        names = [failure.plugin for failure in failures]
-        more = f" and {len(names) - MAX_HINTS} more" if len(names) > MAX_HINTS else ""
-        warn(f"{len(names)} plugins are not in use: {', '.join(names[:MAX_HINTS])}{more} (`mmzoo doctor` says why)")
+        names = _join_names([failure.plugin for failure in failures])
+        warn(f"{len(failures)} plugins are not in use: {names} (`mmzoo doctor` says why)")
 
 
-def installed_plugins() -> list[Plugin]:
-    """What is installed, by name and version; nothing of it is imported, whatever is disabled or left out."""
-    return [plugin for _, plugin in _described(discovery.entry_points())]
-
-
-def fake_entry_point(name: str, module: Any, *, dist: str, version: str = "0") -> Any:
-    """A stand-in for an entry point that holds its module already, for tests of plugins that are not installed."""
-    return SimpleNamespace(name=name, value=name, dist=SimpleNamespace(name=dist, version=version), load=lambda: module)
+def list_installed_plugins() -> list[Plugin]:
+    """Return all installed plugins without importing them; their state is not set."""
+    return [plugin for _, plugin in _describe_plugins(discovery.find_entry_points())]

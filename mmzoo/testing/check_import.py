@@ -18,7 +18,7 @@ def loads(plugin: InstalledPlugin) -> None:
     """
     plugins = [one for one in plugin_manager().plugins if one.dist == plugin.distribution]
     for one in plugins:
-        expect(one.state == IN_USE, one.failure.error if one.failure else f"the plugin is not in use: {one.name}, {one.why}")
+        expect(one.state == IN_USE, one.failure.error if one.failure else f"the plugin is not in use: {one.name}, {one.reason}")
     registered = plugin.entries or any(plugin_manager().manager.has_plugin(one.full_name) for one in plugins)
     expect(registered, "the plugin has no entry and no hook")
 

@@ -103,7 +103,7 @@ class Case:
         __tracebackhide__ = True
         default = torch.get_default_dtype()
         try:
-            with no_network(), own_cache(), torch.random.fork_rng(), isolation.alarm(LIMIT * isolation.timeout()):
+            with no_network(), own_cache(), torch.random.fork_rng(), isolation.alarm(LIMIT * isolation.read_timeout()):
                 self.check.function(self.subject)
             changed = torch.get_default_dtype()
             expect(
@@ -132,16 +132,20 @@ class Case:
 def cases(distribution: str) -> list[Case]:
     """List every check of every entry of an installed distribution, for ``pytest.mark.parametrize``:
 
-        @pytest.mark.parametrize("case", mmzoo.testing.cases("mmzoo-foo"), ids=str) def test_contract(case): case.run()
+        @pytest.mark.parametrize("case", mmzoo.testing.cases("mmzoo-foo"), ids=str)
+        def test_contract(case):
+            case.run()
 
     Raises:
         UnknownName: no such distribution is installed, or it is not a plugin.
         SettingsError: the plugin is disabled or left out.
     """
     plugin = _plugin(distribution)
-    plugins = [one for one in plugin_manager().plugins if settings.normal(one.dist) == settings.normal(distribution)]
+    plugins = [
+        one for one in plugin_manager().plugins if settings.normalise_name(one.dist) == settings.normalise_name(distribution)
+    ]
     if plugins and all(one.state in (DISABLED, LEFT_OUT) for one in plugins):
-        raise SettingsError(f"the plugin '{distribution}' cannot be checked: it is {plugins[0].why}")
+        raise SettingsError(f"the plugin '{distribution}' cannot be checked: it is {plugins[0].reason}")
     subjects = [Subject(entry) for entry in plugin.entries]
     whole = [Case(check, plugin) for check in CHECKS.values() if not check.kinds]
     return whole + [

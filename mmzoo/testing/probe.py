@@ -34,12 +34,14 @@ def run(modules: list[str], targets: list[str]) -> dict[str, Any]:
     The result has ``seconds`` by module, ``heavy`` (large libraries that ``modules`` imported), ``events`` (what was written or
     connected to), ``changed`` (what ``modules`` changed in the process) and ``error``, None if all could be imported.
     """
+    from mmzoo.registry.manager import plugin_manager  # the child, which runs this file, must not import it
+
     with tempfile.TemporaryDirectory(prefix="mmzoo-probe-") as folder:
         for name in ("cache", "home"):
             (Path(folder) / name).mkdir()
         cache = str(Path(folder) / "cache")
         environment = {
-            **os.environ,
+            **plugin_manager().environment(),
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "PYTHONDONTWRITEBYTECODE": "1",
             "HOME": str(Path(folder) / "home"),
