@@ -77,7 +77,9 @@ def pull(
 @app.command()
 def search(
     query: Annotated[str | None, typer.Argument(help="A word of the name.", metavar="[QUERY]")] = None,
-    at: Annotated[str | None, typer.Option("--at", metavar="URL", help="file:///folder or s3://bucket/folder; the Hub if not given.")] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="URL", help="file:///folder, s3://bucket, ...; the Hub if not given.")
+    ] = None,
     encoder: EncoderName = None,
     fusion: FusionName = None,
     language_model: LanguageName = None,

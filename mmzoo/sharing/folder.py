@@ -163,20 +163,21 @@ class FolderRepository:
             raise HubError(f"{self.name}: is a checkpoint, not a repository of them; push to another name")
         if branch != MAIN and self._pointer(TAGS, branch):
             raise HubError(f"{self.name}: '{branch}' is a tag; a push goes to a branch")
-        self._check_tag(tag, commit)
+        if tag is not None and self._pointer(TAGS, tag) not in (None, commit):
+            raise self._tag_error(tag)
         if private:
             self._make_private()
         newest = self._pointer(BRANCHES, branch)
         sent = self._upload(files, facts, commit, newest or self._pointer(BRANCHES, MAIN))
-        if tag is not None and not self.store.create(_pointer_path(TAGS, tag), commit.encode()):
-            self._check_tag(tag, commit)  # another push may have taken it meanwhile
+        new_tag = tag is None or self.store.create(_pointer_path(TAGS, tag), commit.encode())
+        if tag is not None and not new_tag and self._pointer(TAGS, tag) != commit:  # another push took it meanwhile
+            raise self._tag_error(tag)
         if newest != commit:
             self.store.write(_pointer_path(BRANCHES, branch), commit.encode())
         return Pushed(self.name, branch, commit, self.name, sent, [name for name in facts if name not in sent])
 
-    def _check_tag(self, tag: str | None, commit: str) -> None:
-        if tag is not None and (tagged := self._pointer(TAGS, tag)) not in (None, commit):
-            raise HubError(f"{self.name}: tag '{tag}' is there already, for revision {str(tagged)[:12]}; choose another tag")
+    def _tag_error(self, tag: str) -> HubError:
+        return HubError(f"{self.name}: tag '{tag}' exists already, for another revision, and does not move; choose another tag")
 
     def _make_private(self) -> None:
         if not self.store.local:

@@ -8,7 +8,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
@@ -57,8 +57,8 @@ class Store:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Return the size in bytes of each file below a folder, by its path from there."""
-        root = self._at(folder)
-        with self._access("read"):
+        root, sizes = self._at(folder), dict[str, int]()
+        with self._access("read"), suppress(*_MISSING):
             entries = self.filesystem.find(root, detail=True).values()
             sizes = {entry["name"].removeprefix(root).removeprefix("/"): entry["size"] for entry in entries}
         return {name: size for name, size in sizes.items() if name}  # some stores list the folder itself
