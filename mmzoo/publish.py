@@ -55,7 +55,7 @@ def push(
     if tag is not None:
         check_revision(tag)
     if isinstance(model, str) and is_repository(model):
-        raise HubError(f"{model}: is a repository, not a folder; pull it first: mmzoo pull {model} --to DIR")
+        raise HubError("the model to push is itself a repository; pull it first: mmzoo pull REPOSITORY --to DIR")
     with tempfile.TemporaryDirectory(prefix="mmzoo-push-") as name:
         temporary = Path(name)
         folder = _checkpoint_folder(model, temporary, full=full)

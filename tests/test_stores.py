@@ -411,6 +411,7 @@ def test_a_package_that_is_missing(monkeypatch, scheme, extra):
         ("hf://me/tiny", "owner/name for the Hub"),
         ("memory://zoo/../me/tiny", "without '..'"),
         ("s3://key:hunter2@bucket/me/tiny", "no credentials"),
+        ("s3://key:hun/hunter2@bucket/me/tiny@v1", "no credentials"),
         ("az://box/me/tiny?sig=hunter2", "no credentials"),
     ],
 )
@@ -419,14 +420,19 @@ def test_urls_that_are_refused(url, words):
         with pytest.raises(HubError, match=words) as caught:
             call(url)
         assert "hunter2" not in str(caught.value)
+    with pytest.raises(HubError) as caught:
+        mmzoo.pull(f"{url}@v1", revision="v2")
+    assert "hunter2" not in str(caught.value)
 
 
 def test_an_account_in_a_url_is_no_revision():
-    from mmzoo.sharing.locations import _split
+    from mmzoo.sharing.locations import _CREDENTIALS, _split
 
     url = "abfs://box@account.dfs.core.windows.net/zoo/me/tiny"
     assert _split(url) == (url, None)
     assert _split(f"{url}@v1") == (url, "v1")
+    assert not _CREDENTIALS.search(f"{url}@v1")
+    assert not _CREDENTIALS.search("sftp://me@host:22/zoo/me/tiny@v1")
 
 
 # What is built from shared models

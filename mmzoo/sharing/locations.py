@@ -29,7 +29,7 @@ NOT_FOLDERS = frozenset({"http", "https", "hf"})  # read-only, or the Hub itself
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 _HOST = re.compile(r"[\w.+-]+://[^/]*")
-_CREDENTIALS = re.compile(r"[^/]*//[^/@]*:[^/]*@|.*\?", re.S)
+_CREDENTIALS = re.compile(r"://([^/@]*:(?!\d+/).*@|.*\?)", re.S)  # a password before the host (a port is none), or a query
 
 
 def is_repository(model: str | Path) -> bool:
@@ -81,6 +81,7 @@ def search(query: str | None = None, *, at: str | None = None, limit: int = 50, 
         from mmzoo.sharing.huggingface import search as search_hub
 
         return search_hub(query, tags, limit)
+    _check_credentials(at)
     from mmzoo.sharing.folder import search as search_folder
 
     return search_folder(_open_url(at), query, tags, limit)
@@ -112,6 +113,7 @@ def open_remote(repo: str, revision: str | None = None) -> tuple[Remote, str | N
     Raises:
         HubError: it is no name of a repository, or its store cannot be opened.
     """
+    _check_credentials(repo)
     name, own = _split(repo)
     if own and revision and own != revision:
         raise HubError(f"{repo}: names one revision, and '{revision}' is another")
@@ -148,13 +150,16 @@ def _split(repo: str) -> tuple[str, str | None]:
     return (head, revision) if at and head and not _HOST.fullmatch(head) else (repo, None)
 
 
+def _check_credentials(url: str) -> None:
+    if _CREDENTIALS.search(url):
+        raise HubError(
+            f"{url.partition(':')[0]}://...: a URL is shown and written into cards, so it must hold no credentials and no '?'. "
+            "Put credentials where the package for the protocol looks for them, such as the environment"
+        )
+
+
 def _open_url(url: str) -> Store:
     scheme = url.partition(":")[0]
-    if _CREDENTIALS.match(url):
-        raise HubError(
-            f"{scheme}://...: a URL is shown and written into cards, so it must hold no credentials and no '?'; put credentials "
-            "where the package for the protocol looks for them, such as the environment"
-        )
     if not _is_url(url) or scheme in NOT_FOLDERS:
         raise HubError(f"{url}: is no URL of a folder: write file:///folder/... or s3://bucket/..., or owner/name for the Hub")
     if ".." in unquote(url).split("/"):
