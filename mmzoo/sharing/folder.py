@@ -101,7 +101,7 @@ class FolderRepository:
         if (content := self.store.read(path, MAX_POINTER)) is None:
             return None
         if not _REVISION.fullmatch(commit := content.decode("ascii", errors="replace").strip()):
-            raise HubError(f"{self.name}: {path} does not name a revision")
+            raise HubError(f"{self.name}: {path} does not name a revision; delete this file, and push again")
         return commit
 
     def _describe(self, commit: str, temporary: Path) -> dict[str, FileFacts]:
@@ -169,9 +169,8 @@ class FolderRepository:
             self._make_private()
         newest = self._pointer(BRANCHES, branch)
         sent = self._upload(files, facts, commit, newest or self._pointer(BRANCHES, MAIN))
-        new_tag = tag is None or self.store.create(_pointer_path(TAGS, tag), commit.encode())
-        if tag is not None and not new_tag and self._pointer(TAGS, tag) != commit:  # another push took it meanwhile
-            raise self._tag_error(tag)
+        if tag and not self.store.create(_pointer_path(TAGS, tag), commit.encode()) and self._pointer(TAGS, tag) != commit:
+            raise self._tag_error(tag)  # another push took it meanwhile
         if newest != commit:
             self.store.write(_pointer_path(BRANCHES, branch), commit.encode())
         return Pushed(self.name, branch, commit, self.name, sent, [name for name in facts if name not in sent])
