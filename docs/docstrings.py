@@ -25,7 +25,7 @@ VERBS = frozenset(
     integrate iterate join keep label lay learn leave limit link list listen load locate lock log look loop make map mark
     mask match measure meet merge mix move multiply name normalise note offer omit open order pack pad pair parse pass patch
     permute pick place plan play pool predict prepare present print probe process produce project provide prune publish pull
-    push put quantise query raise rank read rebuild recognise recompute record reduce refuse register reject release reload
+    push put quantise reach share query raise rank read rebuild recognise recompute record reduce refuse register reject release reload
     remember remove rename render reorder repeat replace report represent request require rerun reserve reset reshape resize
     resolve restore restrict resume retry return reuse rewrite round run sample sanitise save say scale scan score search
     see select send serialise serve set shift shorten show shuffle sign skip slice sort spell split stack stage standardise

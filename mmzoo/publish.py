@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from mmzoo.interfaces.kinds import PARTS
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel
 from mmzoo.sharing.archive import write_archive
-from mmzoo.sharing.locations import is_repository, local_folder, open_remote
+from mmzoo.sharing.locations import check_revision, is_repository, local_folder, open_remote
 from mmzoo.sharing.repository import Pushed, files_of
 from mmzoo.sharing.unpack import FORMAT, SUFFIX, Index, PackedBackbone, is_pack, matching_wheels, unpacked
 
@@ -36,52 +35,50 @@ def push(
     full: bool = False,
     tag: str | None = None,
 ) -> Pushed:
-    """Share a model: one commit that holds it whole, or nothing. Files that are there already are not sent again.
+    """Share a model in one commit, which holds all of it. Files that the repository has already are not sent again.
 
-    A token is taken from where `huggingface_hub` finds it (``hf auth login``, ``HF_TOKEN``), and from nowhere else.
+    Credentials are taken from where `huggingface_hub` (``hf auth login``, ``HF_TOKEN``) or the store's package finds them.
 
     Args:
         model: a model, a checkpoint folder, which is verified first, or a pack.
-        repo: ``"me/name"``, made if it is not there; or ``"file:///a/folder/me/name"``.
-        private: make it readable to you alone; refused for a repository that is public.
-        revision: the branch, made if it is not there; None for ``main``.
+        repo: ``"me/name"``, ``"file:///a/folder/me/name"`` or ``"s3://bucket/me/name"``; it is made if it does not exist.
+        private: make it readable to you alone; refused for a repository that is public, and for object stores.
+        revision: the branch, made if it does not exist; None for ``main``.
         create_pr: propose the commit as a pull request.
-        full: share every weight, not those alone that were trained.
-        tag: name the commit so.
+        full: share all weights, not only the trained ones.
+        tag: a name for the commit.
 
     Raises:
-        CheckpointError: the folder is no whole checkpoint, or the disk is full. HubError: the hub refuses, fails or cannot be
-            reached, someone else pushed meanwhile, or the card is not taken; the branch is then at the commit that it was at.
+        CheckpointError: the folder is no complete checkpoint, or the disk is full. HubError: the place refuses, fails or cannot
+            be reached, someone else pushed meanwhile (on a Hub), or the card is refused; the branch is then unchanged.
     """
     remote, branch = open_remote(repo, revision)
     if tag is not None:
-        open_remote(repo.partition("@")[0], tag)  # is it a name?
+        check_revision(tag)
     if isinstance(model, str) and is_repository(model):
-        raise HubError(f"{model}: is no folder; pull it first: mmzoo pull {model} --to DIR")
-    made = Path(tempfile.mkdtemp(prefix="mmzoo-push-"))
-    try:
-        folder = _checkpoint_folder(model, made, full=full)
+        raise HubError("the model to push is itself a repository; pull it first: mmzoo pull REPOSITORY --to DIR")
+    with tempfile.TemporaryDirectory(prefix="mmzoo-push-") as name:
+        temporary = Path(name)
+        folder = _checkpoint_folder(model, temporary, full=full)
         files = files_of(folder)
         if CARD in files:
             text = files[CARD].read_text(encoding="utf-8")
-            files[CARD] = made / CARD
+            files[CARD] = temporary / CARD
             try:
                 files[CARD].write_text(card.addressed(text, remote.name), encoding="utf-8")
             except OSError as error:
-                raise CheckpointError(f"{made}: cannot be written: {error.strerror or error}; free some space") from None
+                raise CheckpointError(f"{temporary}: cannot be written: {error.strerror or error}; free some space") from None
         recipe = read_manifest(folder).recipe
         message = f"Push {str(recipe.get('name') or 'a model')[:100]} with mmzoo"
         return remote.send(files, private=private, revision=branch, create_pr=create_pr, tag=tag, message=message)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
-def _checkpoint_folder(model: MultimodalModel | str | Path, made: Path, *, full: bool) -> Path:
+def _checkpoint_folder(model: MultimodalModel | str | Path, temporary: Path, *, full: bool) -> Path:
     if isinstance(model, MultimodalModel):
-        return model.save(made, full=full)
+        return model.save(temporary, full=full)
     folder = unpacked(model) if is_pack(model) else Path(model).expanduser()
     if full and not verify_checkpoint(folder).full:
-        return load(folder).save(made, full=True)
+        return load(folder).save(temporary, full=True)
     verify_checkpoint(folder)
     return folder
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -397,42 +398,127 @@ def test_tensors_that_would_overwrite_a_backbone(tmp_path):
 STRANGE = [".git/config", "README.MD", "mmzoo.json ", "README.md\n", "CON", "a/b.json", "\u202emd.json"]
 
 
+@pytest.fixture
+def shared(good, tmp_path):
+    """The URL of a shared folder, and the folder of its one revision."""
+    url = f"file://{tmp_path}/zoo/me/x"
+    return url, tmp_path / "zoo/me/x" / mmzoo.push(good, url).commit
+
+
+def forge(revision, change):
+    """Change the list of files, and give the revision the name that is right for it."""
+    from mmzoo.sharing.folder import revision_of
+
+    seal(revision, lambda found: change(found["files"]))
+    files = json.loads((revision / MANIFEST).read_text())["files"]
+    files |= {name: checkpoint._facts(revision / name) for name in (MANIFEST, CARD)}
+    commit = revision_of({name: SimpleNamespace(**facts) for name, facts in files.items()})
+    (revision.parent / "branches/main").write_text(commit)
+    return revision.rename(revision.with_name(commit))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda files: files.update({"../../evil": {"size": 1, "sha256": "0" * 64}}), "leaves the folder"),
         (lambda files: files.update({"pytorch_model.bin": {"size": 1, "sha256": "0" * 64}}), "pickle"),
-        *((lambda files, name=name: files.update({name: files[CARD]}), "no file of a checkpoint") for name in STRANGE),
-        (lambda files: files.pop(MANIFEST), "no mmzoo.json"),
+        *((lambda files, name=name: files.update({name: files[RUN]}), "no file of a checkpoint") for name in STRANGE),
+        (lambda files: files.update({CARD: files[RUN]}), "no file of a checkpoint"),
         (lambda files: files[WEIGHTS].update(sha256="../../../etc/passwd"), "sha256"),
+        (lambda files: files[WEIGHTS].update(size=-1), "size"),
+        (lambda files: files.pop(WEIGHTS), "does not list model.safetensors"),
+        (lambda files: files[WEIGHTS].update(sha256="0" * 64), "altered"),
+        (lambda files: files[WEIGHTS].update(size=TERABYTES), "nothing was downloaded"),
     ],
-    ids=["a way out", "a pickle", *map(ascii, STRANGE), "no manifest", "an object's name with a way out"],
-)
-def test_a_forged_commit_in_a_shared_folder(good, tmp_path, change, said):
-    from mmzoo.sharing.folder import Commit
-
-    url = f"file://{tmp_path}/zoo/me/x"
-    mmzoo.push(good, url)
-    path = next((tmp_path / "zoo/me/x/commits").iterdir())
-    data = json.loads(path.read_text())
-    change(data["files"])
-    commit = Commit.model_construct(message="", files={n: type("F", (), f) for n, f in data["files"].items()}).id
-    (path.parent / f"{commit}.json").write_text(json.dumps(data))
-    (tmp_path / "zoo/me/x/refs/heads/main/000001/commit").write_text(commit)
+    ids=["a way out", "a pickle", *map(ascii, STRANGE), "a card", "a path for a hash", "a size below zero", "no weights",
+         "another hash", "another size"],
+)  # fmt: skip
+def test_a_forged_manifest_in_a_shared_folder(shared, tmp_path, change, said):
+    url, revision = shared
+    forge(revision, change)
     with pytest.raises((HubError, CheckpointError), match=said):
         mmzoo.pull(url, to=tmp_path / "to")
     assert not (tmp_path / "to").exists()
 
 
+def test_a_manifest_that_was_forged_with_care_is_another_revision(shared):
+    url, revision = shared
+    (revision / CARD).write_text("# Buy our model")
+    assert forge(revision, lambda files: None) != revision
+    mmzoo.pull(url)
+    with pytest.raises(HubError, match="no revision"):
+        mmzoo.pull(url, revision=revision.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("pytorch_model.bin", "pickle"), ("modeling_x.py", "is code"), ("a/b/hook.sh", "is code"), ("a/x.pkl", "pickle")],
+)
+def test_files_beside_those_of_a_revision(shared, tmp_path, name, said):
+    url, revision = shared
+    (revision / name).parent.mkdir(parents=True, exist_ok=True)
+    (revision / name).write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=said):
+        mmzoo.pull(url, to=tmp_path / "to")
+
+
+@pytest.mark.parametrize("name", ["../../evil.json", "/etc/passwd", "C:/x", "a\\..\\..\\x"])
+def test_names_that_only_an_object_store_has(good, tmp_path, name):
+    import fsspec
+
+    url = "memory://hostile/me/x"
+    fsspec.filesystem("memory").rm("/hostile", recursive=True) if fsspec.filesystem("memory").exists("/hostile") else None
+    commit = mmzoo.push(good, url).commit
+    store = fsspec.filesystem("memory").store
+    store[f"/hostile/me/x/{commit}/{name}"] = store[f"/hostile/me/x/{commit}/{RUN}"]
+    with pytest.raises(CheckpointError, match="leaves the folder"):
+        mmzoo.pull(url, to=tmp_path / "to")
+    assert sorted(path.name for path in tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [".git/config", "notes.txt", ".mmzoo-writing-x"])
+def test_what_the_manifest_does_not_list_is_not_fetched(shared, tmp_path, name):
+    url, revision = shared
+    (revision / name).parent.mkdir(parents=True, exist_ok=True)
+    (revision / name).write_bytes(b"x")
+    folder = mmzoo.pull(url, to=tmp_path / "to")
+    assert not (folder / name).exists()
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-@pytest.mark.parametrize("what", ["commits/*.json", "refs/heads/main/000001/commit"])
-def test_a_pipe_in_a_shared_folder(good, tmp_path, what):
-    url = f"file://{tmp_path}/me/m"
-    mmzoo.push(str(good), url)
-    (path,) = (tmp_path / "me/m").glob(what)
-    path.unlink()
-    os.mkfifo(path)
-    with pytest.raises(MmzooError, match="no regular file"):
+@pytest.mark.parametrize("name", [MANIFEST, CARD, WEIGHTS, "../branches/main"])
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_pipe_or_a_link_in_a_shared_folder(shared, tmp_path, name, kind):
+    url, revision = shared
+    path = revision / name
+    path.rename(tmp_path / "moved")
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to(tmp_path / "moved")
+    said = "is a link or no regular file|is 0 bytes" if name == WEIGHTS and kind == "pipe" else "is a link or no regular file"
+    with pytest.raises(MmzooError, match=said):
+        mmzoo.pull(url, to=tmp_path / "to")
+
+
+@pytest.mark.parametrize("name", [MANIFEST, CARD, "../branches/main"])
+def test_a_small_file_of_gigabytes_in_a_shared_folder(shared, name):
+    url, revision = shared
+    with (revision / name).open("ab") as file:
+        file.truncate(GIGABYTES)
+    with pytest.raises(CheckpointError, match="is larger than"):
+        mmzoo.pull(url)
+
+
+@pytest.mark.parametrize("text", ["", "../../../etc", "main", "g" * 40, "\xff" * 40])
+def test_a_branch_that_names_no_revision(shared, text):
+    url, revision = shared
+    (revision.parent / "branches/main").write_bytes(text.encode("latin-1"))
+    with pytest.raises(HubError, match="does not name a revision"):
+        mmzoo.pull(url)
+
+
+def test_a_branch_whose_revision_has_no_manifest(shared):
+    url, revision = shared
+    (revision / MANIFEST).unlink()
+    with pytest.raises(HubError, match="no mmzoo.json, so it is incomplete"):
         mmzoo.pull(url)
 
 
@@ -443,16 +529,6 @@ def test_names_that_no_file_system_takes(url, revision):
     with pytest.raises(HubError) as caught:
         mmzoo.pull(url, revision=revision)
     assert len(str(caught.value)) < 300
-
-
-def test_an_object_that_is_a_link_in_a_shared_folder(good, tmp_path):
-    url = f"file://{tmp_path}/zoo/me/x"
-    mmzoo.push(good, url)
-    for path in (tmp_path / "zoo/me/x/objects").iterdir():
-        path.rename(tmp_path / path.name)
-        path.symlink_to(tmp_path / path.name)
-    with pytest.raises(CheckpointError, match="is a link"):
-        mmzoo.pull(url, to=tmp_path / "to")
 
 
 def test_a_script_in_a_recipe_does_not_run_where_its_card_is_shown(good, tmp_path):

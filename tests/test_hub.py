@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -535,153 +534,13 @@ def test_a_hub_that_cannot_check_a_card_takes_it(hub, client, measured, pushed, 
     assert "could not check the card" in (client.folder / "stderr").read_text()
 
 
-# A plain folder
-
-
-@pytest.fixture
-def zoo(tmp_path, monkeypatch):
-    monkeypatch.setenv("MMZOO_CACHE", str(tmp_path / "cache"))
-    return f"file://{tmp_path}/zoo/me/tiny"
-
-
-def test_a_folder_serves_as_a_hub(models, zoo, tmp_path):
-    first = mmzoo.push(models[0], zoo, tag="v1")
-    assert mmzoo.push(models[0], zoo).sent == []
-    second = mmzoo.push(models[1], zoo)
-    assert second.sent == ["mmzoo.json", "model.safetensors"]
-    assert said(mmzoo.load(zoo)) == said(models[1])
-    assert said(mmzoo.load(zoo, revision="v1")) == said(mmzoo.load(f"{zoo}@{first.commit}")) == said(models[0])
-    branch = mmzoo.push(models[0], zoo, revision="a/b")
-    assert branch.commit == first.commit
-    assert mmzoo.push(models[0], zoo, create_pr=True).revision == "refs/pr/1"
-    assert mmzoo.pull(f"{zoo}@refs/pr/1", to=tmp_path / "to") == tmp_path / "to"
-    with pytest.raises(mmzoo.errors.HubError, match=r"no revision 'v9'; there are: a/b, main, refs/pr/1, v1"):
-        mmzoo.load(zoo, revision="v9")
-    with pytest.raises(mmzoo.errors.HubError, match="no such repository"):
-        mmzoo.load(zoo + "x")
-
-
-def test_commands_take_a_repository_in_a_folder(zoo, measured, answers):
+def test_commands_take_a_repository_in_a_folder(measured, answers, tmp_path, monkeypatch):
     from test_cli import run
 
-    place = zoo.rpartition("/")[0]
+    monkeypatch.setenv("MMZOO_CACHE", str(tmp_path / "cache"))
+    place = f"file://{tmp_path}/zoo/me"
     for name in ("reader", "writer"):
         mmzoo.push(measured / name, f"{place}/{name}", tag="v1")
     found = [[0, run(*words).stdout] for words in the_words(lambda name: f"{place}/{name}", "v1", answers)]
     check_answers(found, measured, answers)
     assert f'mmzoo.load("{place}/reader")' in (mmzoo.pull(f"{place}/reader") / "README.md").read_text()
-
-
-def test_a_checkpoint_folder_is_served_as_it_is(models, saved, tmp_path):
-    assert said(mmzoo.load(f"file://{saved[0]}")) == said(models[0])
-    with pytest.raises(mmzoo.errors.HubError, match="is a checkpoint"):
-        mmzoo.push(models[1], f"file://{saved[0]}")
-
-
-def test_two_pushes_to_a_folder_at_once(models, zoo, monkeypatch):
-    from mmzoo.sharing.folder import FolderRepository
-
-    mmzoo.push(models[0], zoo)
-    real = FolderRepository._steps
-
-    def stale(self, kind, name):
-        return real(self, kind, name)[:-1]
-
-    monkeypatch.setattr(FolderRepository, "_steps", stale)
-    with pytest.raises(mmzoo.errors.HubError, match="someone else pushed"):
-        mmzoo.push(models[1], zoo)
-    monkeypatch.undo()
-    assert said(mmzoo.load(zoo)) == said(models[0])
-
-
-def test_a_push_to_a_folder_that_fails_leaves_the_old_commit(models, zoo, tmp_path, monkeypatch):
-    from mmzoo.sharing import folder as remote_folder
-
-    mmzoo.push(models[0], zoo)
-
-    def full(source, target):
-        Path(target).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(remote_folder.shutil, "copyfile", full)
-    with pytest.raises(mmzoo.errors.HubError, match="No space left on device; branch 'main' is where it was"):
-        mmzoo.push(models[1], zoo)
-    monkeypatch.undo()
-    assert said(mmzoo.load(zoo)) == said(models[0])
-    assert not list((tmp_path / "zoo").rglob(".new-*"))
-
-
-@pytest.mark.parametrize("kind", ["heads", "tags"])
-@pytest.mark.parametrize("call", ["mkdtemp", "rename"])
-def test_a_step_that_cannot_be_written(models, zoo, monkeypatch, kind, call):
-    """It is not taken for a push of someone else's."""
-    from mmzoo.sharing import folder as remote_folder
-
-    mmzoo.push(models[0], zoo)
-    room = remote_folder.tempfile if call == "mkdtemp" else remote_folder.os
-    real = getattr(room, call)
-
-    def refuse(*arguments, **options):
-        if f"refs/{kind}" in str(options.get("dir", arguments[-1:])):
-            raise PermissionError(13, "Permission denied")
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(room, call, refuse)
-    where = "refs/heads/main" if kind == "heads" else "refs/tags/v1"
-    with pytest.raises(mmzoo.errors.HubError, match=rf"{where}: cannot be written: Permission denied; .*write permission"):
-        mmzoo.push(models[1], zoo, tag="v1")
-    monkeypatch.undo()
-    assert said(mmzoo.load(zoo)) == said(models[kind == "tags"])
-
-
-@pytest.mark.parametrize("kind", ["objects", "commits"])
-def test_damage_in_a_folder_is_named(models, zoo, tmp_path, kind):
-    mmzoo.push(models[0], zoo)
-    for path in (tmp_path / "zoo/me/tiny" / kind).iterdir():
-        data = path.read_bytes()
-        path.write_bytes(data.replace(b"0", b"1"))
-    with pytest.raises(mmzoo.errors.CheckpointError, match="altered"):
-        mmzoo.load(zoo)
-
-
-def test_a_private_repository_in_a_folder(models, zoo, tmp_path):
-    mmzoo.push(models[0], zoo, private=True)
-    assert (tmp_path / "zoo/me/tiny").stat().st_mode & 0o777 == 0o700
-    os.chmod(tmp_path / "zoo/me/tiny", 0o755)
-    with pytest.raises(mmzoo.errors.HubError, match="others can read it"):
-        mmzoo.push(models[1], zoo, private=True)
-
-
-def test_building_from_shared_weights(models, zoo):
-    mmzoo.push(models[0], zoo)
-    recipe = models[0].recipe
-    assert said(mmzoo.build(recipe, weights=zoo, seed=9)) == said(models[0])
-    with pytest.warns(UserWarning, match="the task takes no weights: task.* shape"):
-        other = mmzoo.build(recipe, weights=zoo, task={"labels": ["a", "b", "c"]})
-    ours, theirs = other.encoder.state_dict(), models[0].encoder.state_dict()
-    assert all((ours[name] == theirs[name]).all() for name in theirs)
-    with pytest.raises(mmzoo.errors.DoesNotFit, match="has weights for no part"):
-        mmzoo.build(tiny("cnn-prefix-gpt", encoder={"use": "timm:resnet18"}), weights=zoo)
-
-
-def test_half_precision_is_kept_and_halves_the_file(models, saved, zoo):
-    import torch
-
-    half = mmzoo.build(models[0].recipe, weights=saved[0]).to(torch.bfloat16)
-    folder = mmzoo.pull(mmzoo.push(half, zoo).repo)
-    sizes = [(place / "model.safetensors").stat().st_size for place in (folder, saved[0])]
-    assert sizes[0] < 0.6 * sizes[1]
-    loaded, expected = mmzoo.load(zoo).state_dict(), half.state_dict()
-    assert all(loaded[name].dtype == value.dtype and torch.equal(loaded[name], value) for name, value in expected.items())
-
-
-def test_searching_a_folder(models, zoo, tmp_path):
-    assert mmzoo.search(at=f"file://{tmp_path}") == []
-    commit = mmzoo.push(models[0], zoo).commit
-    (tmp_path / "zoo/me/other").mkdir()
-    found = mmzoo.search("tin", at=f"file://{tmp_path}/zoo", encoder="cnn")
-    assert [(model.repo, model.commit) for model in found] == [(zoo, commit)]
-    assert mmzoo.search(at=f"file://{tmp_path}/zoo", encoder="clip") == []
-    assert mmzoo.search("nothing", at=f"file://{tmp_path}/zoo") == []
-    with pytest.raises(mmzoo.errors.HubError, match="no such folder"):
-        mmzoo.search(at=f"file://{tmp_path}/zo")

@@ -64,11 +64,11 @@ Inputs = Annotated[
 ModelFolder = Annotated[
     str,
     typer.Argument(
-        help="A checkpoint folder, a pack (.mmzoo), or a repository: me/name[@REVISION] or file:///folder/me/name.",
+        help="A checkpoint folder, a pack (.mmzoo), or a repository: me/name[@REVISION], file:///folder/me/name, s3://...",
         metavar="MODEL",
     ),
 ]
-Repository = Annotated[str, typer.Argument(help="me/name, or file:///folder/me/name.", metavar="REPOSITORY")]
+Repository = Annotated[str, typer.Argument(help="me/name, file:///folder/me/name, or s3://bucket/me/name.", metavar="REPOSITORY")]
 
 
 def changes_of(sets: list[str] | None, **parts: str | None) -> dict[str, Any]:
