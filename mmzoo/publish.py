@@ -14,6 +14,7 @@ from mmzoo.backbones import local_backbones
 from mmzoo.checkpoints import card, screening
 from mmzoo.checkpoints.folder import STAGING, FileFacts, Manifest, read_manifest, umask, verify_checkpoint
 from mmzoo.checkpoints.screening import BACKBONES, CARD, MANIFEST, PACK, WHEELS
+from mmzoo.common.files import hash_unchanged
 from mmzoo.errors import CheckpointError, HubError
 from mmzoo.interfaces.kinds import PARTS
 from mmzoo.models.load import load
@@ -128,7 +129,7 @@ def pack(model: MultimodalModel | str | Path, path: str | Path, *, wheels: str |
 
 
 def _write_pack(path: Path, members: dict[str, Path], backbones: list[local_backbones.LocalBackbone]) -> None:
-    facts = {name: FileFacts(size=file.stat().st_size, sha256=local_backbones.sha256(file)) for name, file in members.items()}
+    facts = {name: FileFacts(size=file.stat().st_size, sha256=hash_unchanged(file)) for name, file in members.items()}
     listed = [PackedBackbone(id=b.id, revision=b.revision, commit=b.commit, files=sorted(b.files)) for b in backbones]
     index = Index(format=FORMAT, mmzoo=importlib.metadata.version("mmzoo"), files=facts, backbones=listed)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import torch
 from mmzoo.backbones import local_backbones
 from mmzoo.checkpoints.folder import CheckpointContents, read_checkpoint, read_weights, stored_tensors
 from mmzoo.checkpoints.screening import MANIFEST, WEIGHTS
+from mmzoo.common.files import hash_unchanged
 from mmzoo.errors import DoesNotFit
 from mmzoo.interfaces.kinds import PARTS
 from mmzoo.models import locks
@@ -61,7 +62,7 @@ def load_without_weights(model: str | Path, *, revision: str | None = None) -> M
     ):
         plan = _plan(contents)[0]
         _ = plan.language_model.tokenizer
-    now = {(b.id, name): local_backbones.sha256(path) for b in fetched.values() for name, path in b.files.items()}
+    now = {(b.id, name): hash_unchanged(path) for b in fetched.values() for name, path in b.files.items()}
     for kind, facts in contents.lock.items():
         for name, digest in facts["files"].items():
             if now.get((facts["id"], name), digest) != digest:

@@ -22,7 +22,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 from pydantic import Field
 
-from mmzoo.backbones.local_backbones import LocalBackbone, sha256
+from mmzoo.backbones.local_backbones import LocalBackbone
 from mmzoo.checkpoints import screening
 from mmzoo.checkpoints.folder import (
     STAGING,
@@ -38,7 +38,7 @@ from mmzoo.checkpoints.folder import (
 from mmzoo.checkpoints.header import read_header
 from mmzoo.checkpoints.screening import BACKBONES, CARD, MANIFEST, PACK, WHEELS
 from mmzoo.common import parsing
-from mmzoo.common.files import cache_folder
+from mmzoo.common.files import cache_folder, hash_unchanged
 from mmzoo.common.progress import bar
 from mmzoo.errors import CheckpointError, MissingPlugin
 from mmzoo.sharing.archive import Archive
@@ -208,7 +208,7 @@ def backbones(folder: Path) -> Sequence[LocalBackbone]:
             expected = index.files[f"{BACKBONES}/{i}/{name}"]
             if path.is_symlink() or path.parent.is_symlink() or not path.is_file():
                 raise CheckpointError(f"{path}: is a link or missing; unpack the pack again")
-            if path.stat().st_size != expected.size or sha256(path) != expected.sha256:
+            if path.stat().st_size != expected.size or hash_unchanged(path) != expected.sha256:
                 raise CheckpointError(f"{path}: was altered after it was packed; unpack the pack again")
             if path.suffix == ".safetensors":
                 read_header(path)
