@@ -382,6 +382,36 @@ def test_a_file_that_was_damaged_in_the_cache_is_fetched_anew(client, pushed, tm
     assert (folder / "model.safetensors").read_bytes() == good
 
 
+def test_a_file_that_was_truncated_in_the_cache_is_fetched_anew(client, pushed, tmp_path):
+    folder = Path(client.well("pull", pushed[0], cache=tmp_path))
+    blob = (folder / "model.safetensors").resolve()
+    good = blob.read_bytes()
+    blob.write_bytes(good[:100])
+    client.well("pull", pushed[0], cache=tmp_path)
+    assert (folder / "model.safetensors").read_bytes() == good
+
+
+@pytest.mark.parametrize("to", [False, True])
+def test_only_files_of_the_manifest_and_the_size_that_it_says_are_downloaded(hub, client, pushed, tmp_path, to):
+    name, _ = pushed
+    folder = hub.folder / "changed" / name
+    shutil.copytree(hub.repositories[name].folder("main")[1], folder)
+    (folder / "note.txt").write_text("not of the manifest")
+    hub.advance(name, folder, "main")
+    hub.requests.clear()
+    options = {"to": str(tmp_path / "to")} if to else {}
+    assert not (Path(client.well("pull", name, **options)) / "note.txt").exists()
+    contents = {request.file for request in hub.requests if request.method == "GET" and request.file}
+    assert contents == {path.name for path in folder.iterdir()} - {"note.txt", ".gitattributes"}
+    with (folder / "model.safetensors").open("ab") as file:
+        file.write(b"more")
+    hub.requests.clear()
+    assert re.search(
+        r"model\.safetensors is \d+ bytes, \d+ were saved; it was not downloaded", client.refused("pull", name, **options)
+    )
+    assert {request.file for request in hub.requests if request.method == "GET" and request.file} <= {"mmzoo.json"}
+
+
 def test_a_full_disk(client, pushed, tmp_path):
     """A file system of its own is not to be had here; the shell's limit on the size of a file gives the same error, EFBIG for
     ENOSPC."""
@@ -535,11 +565,18 @@ def test_a_card_that_the_hub_does_not_take_is_refused_before_anything_is_sent(
 
 
 @pytest.mark.parametrize("how", [{"status": 404}, {"status": 503}, {"cut": "before"}], ids=str)
-def test_a_hub_that_cannot_check_a_card_takes_it(hub, client, measured, pushed, how):
+def test_a_hub_that_cannot_check_a_card_gets_the_model_without_it(hub, client, measured, pushed, how):
     name, commit = pushed
+    card = read_card(hub, name)
     hub.fail("POST", "/validate-yaml", times=99, **how)
-    assert client.well("push", measured / "reader", name)["commit"] == hub.head(name) != commit
-    assert "could not check the card" in (client.folder / "stderr").read_text()
+    for repo in (name, f"{name}-new"):
+        done = client.well("push", measured / "reader", repo)
+        assert done["commit"] == hub.head(repo) != commit
+        assert "README.md" not in done["sent"]
+    assert read_card(hub, name) == card
+    assert "could not check the card, so README.md is not sent" in (client.folder / "stderr").read_text()
+    hub.faults.clear()
+    assert client.well("push", measured / "reader", name)["sent"] == ["README.md"]
 
 
 # A plain folder

@@ -239,11 +239,14 @@ class HubRepository:
         The library retries the uploads but not the commit, which would be made twice if only its answer was lost. So it is tried
         once more here, if the branch is still at ``head``.
         """
+        after = f"; the repository is still at commit {head[:12]}"
+        additions = [CommitOperationAdd(name, path) for name, path in upload.items()]
+        with self._explained("the upload", branch, after=after):
+            self.api.preupload_lfs_files(self.name, additions, revision=branch, create_pr=create_pr)
+        operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in removed)]
         for last in (False, True):
-            operations: list[Any] = [CommitOperationAdd(name, path) for name, path in upload.items()]
-            operations += [CommitOperationDelete(name) for name in removed]
             try:
-                with self._explained("the commit", branch, after=f"; the repository is still at commit {head[:12]}"):
+                with self._explained("the commit", branch, after=after):
                     info = self.api.create_commit(
                         self.name, operations, commit_message=message, revision=branch, parent_commit=head, create_pr=create_pr
                     )
