@@ -34,7 +34,15 @@ from mmzoo.sharing import huggingface, locations
 from mmzoo.errors import MmzooError
 
 time.sleep = lambda seconds: None
-Client = type(get_session())
+client = get_session()
+
+
+def wait_for(seconds):
+    # As docs/sharing.md shows.
+    options = {"timeout": seconds, "follow_redirects": True, "event_hooks": client.event_hooks}
+    set_client_factory(lambda: type(client)(**options))
+
+
 for line in sys.stdin:
     asked = json.loads(line)
     os.environ.pop("HF_TOKEN", None)
@@ -42,8 +50,8 @@ for line in sys.stdin:
         os.environ["HF_TOKEN"] = asked["token"]
     constants.HF_HUB_CACHE = asked["cache"]
     constants.HF_HUB_DOWNLOAD_TIMEOUT = constants.HF_HUB_ETAG_TIMEOUT = asked["timeout"]
-    if asked["client_timeout"]:  # as docs/sharing.md shows
-        set_client_factory(lambda: Client(timeout=asked["client_timeout"], follow_redirects=True))
+    if asked["client_timeout"]:
+        wait_for(asked["client_timeout"])
     try:
         done = getattr(mmzoo, asked["call"])(*asked["arguments"], **asked["options"])
         plain = str if isinstance(done, Path) else lambda value: value.to_dict()
@@ -51,7 +59,7 @@ for line in sys.stdin:
     except MmzooError as error:
         answer = {"error": type(error).__name__, "said": str(error)}
     if asked["client_timeout"]:
-        set_client_factory(lambda: Client(timeout=None, follow_redirects=True))
+        wait_for(None)
     print("answer " + json.dumps(answer), flush=True)
 """
 
