@@ -39,15 +39,38 @@ LIBRARY = "mmzoo"
 RETRY_WAIT = 2.0  # seconds before a commit is tried again; the library does not retry commits
 
 
-class HubRepository:
-    """Represent one model repository, ``owner/name``."""
+class _Requests:
+    """Send the requests that pull and push share, for one repository ``owner/name``."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.api = _client()
         self.url = f"{constants.ENDPOINT}/{name}"
 
-    # Pull
+    def _info(self, revision: str | None) -> ModelInfo:
+        """Return what the hub knows of a revision. Its request has a timeout, so each pull and push begins with it."""
+        with self._explained("", revision or MAIN):
+            info = self.api.model_info(self.name, revision=revision, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        if info.sha is None:
+            raise HubError(f"{self.url}: the hub does not say which commit '{revision or MAIN}' is; check HF_ENDPOINT")
+        return info
+
+    def _list(self, revision: str) -> tuple[str, dict[str, str]]:
+        """Return the commit of a revision, and the hash of each of its files: sha256 in LFS, else the id of git's blob."""
+        commit = str(self._info(revision).sha)
+        with self._explained("", revision):
+            entries = list(self.api.list_repo_tree(self.name, recursive=True, revision=commit))
+        hashes = {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in entries if isinstance(file, RepoFile)}
+        screening.check_names(hashes, self.url)
+        return commit, hashes
+
+    def _explained(self, item: str, revision: str | None = None, *, after: str = "") -> AbstractContextManager[None]:
+        """Return a context that raises a `HubError` for what the library raises."""
+        return explain_hub_errors(self.url, self.name, item=item, revision=revision, after=after)
+
+
+class _Pull(_Requests):
+    """Download a model."""
 
     def fetch(self, revision: str | None, to: Path | None) -> Path:
         """Download a revision as `Remote.fetch`: only the files that the manifest lists, after their sizes were compared.
@@ -148,7 +171,9 @@ class HubRepository:
             except CheckpointError as error:
                 raise CheckpointError(f"{self.url}: {name}: {str(error).partition(': ')[2]}") from None
 
-    # Push
+
+class _Push(_Requests):
+    """Upload a model in one commit."""
 
     def send(
         self, files: Files, *, private: bool, revision: str | None, create_pr: bool, tag: str | None, message: str
@@ -288,28 +313,9 @@ class HubRepository:
         if lost := [name for name, path in files.items() if not _same(path, hashes.get(name))]:
             raise HubError(f"{self.url}: commit {commit} does not hold {lost[0]} as it was sent; does its .gitignore name it?")
 
-    # Requests
 
-    def _info(self, revision: str | None) -> ModelInfo:
-        """Return what the hub knows of a revision. Its request has a timeout, so each pull and push begins with it."""
-        with self._explained("", revision or MAIN):
-            info = self.api.model_info(self.name, revision=revision, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
-        if info.sha is None:
-            raise HubError(f"{self.url}: the hub does not say which commit '{revision or MAIN}' is; check HF_ENDPOINT")
-        return info
-
-    def _list(self, revision: str) -> tuple[str, dict[str, str]]:
-        """Return the commit of a revision, and the hash of each of its files: sha256 in LFS, else the id of git's blob."""
-        commit = str(self._info(revision).sha)
-        with self._explained("", revision):
-            entries = list(self.api.list_repo_tree(self.name, recursive=True, revision=commit))
-        hashes = {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in entries if isinstance(file, RepoFile)}
-        screening.check_names(hashes, self.url)
-        return commit, hashes
-
-    def _explained(self, item: str, revision: str | None = None, *, after: str = "") -> AbstractContextManager[None]:
-        """Return a context that raises a `HubError` for what the library raises."""
-        return explain_hub_errors(self.url, self.name, item=item, revision=revision, after=after)
+class HubRepository(_Pull, _Push):
+    """Represent one model repository on a hub, ``owner/name``."""
 
 
 def search(query: str | None, tags: list[str], limit: int) -> list[SharedModel]:
