@@ -1,24 +1,36 @@
 """The encoders and language models of transformers, timm and OpenCLIP, on tiny random weights and without a network."""
 
+import errno
 import hashlib
 import json
 import pickle
+import re
+import shutil
 import types
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from huggingface_hub import constants
-from huggingface_hub.errors import RemoteEntryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from uncached import without_cache
 
 import mmzoo
+from mmzoo.backbones import hub_errors, transformers_models, weights
 from mmzoo.backbones import repository as source
-from mmzoo.backbones import transformers_models, weights
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
 from mmzoo.interfaces.fusion import FusedInput
 from mmzoo.models.sequence import pad_to_side, text_states
@@ -678,6 +690,92 @@ def test_pickled_weights_give_way_to_the_hubs_own_conversion(hub, folder, monkey
         named.load_pretrained()
 
 
+@pytest.mark.usefixtures("offline")
+def test_a_cached_conversion_is_found_without_a_network(folder):
+    main, conversion = "a" * 40, "b" * 40
+    cache = Path(constants.HF_HUB_CACHE) / "models--owner--gpt2"
+    for reference, commit in (("main", main), ("refs/pr/7", conversion)):
+        (cache / "refs" / reference).parent.mkdir(parents=True, exist_ok=True)
+        (cache / "refs" / reference).write_text(commit)
+        shutil.copytree(folder, cache / "snapshots" / commit)
+    (cache / "snapshots" / main / "model.safetensors").unlink()
+    (cache / ".no_exist" / main).mkdir(parents=True)
+    for name in ("model.safetensors", "model.safetensors.index.json"):  # as the library notes that a commit has no such file
+        (cache / ".no_exist" / main / name).touch()
+    model = on_meta(HFCausal, LanguageOptions(variant="owner/gpt2"))
+    model.load_pretrained()
+    assert model.lock()["commit"] == conversion
+
+
+# Errors of the Hub
+
+
+def http_error(cls, status, text="the hub's words"):
+    return cls(text, response=types.SimpleNamespace(headers={}, request=None, status_code=status))
+
+
+def wrapped(kind, cause):
+    error = kind("wrapped")
+    error.__cause__ = cause
+    return error
+
+
+SECRET = "hf_abcdefghijklmnop"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (http_error(GatedRepoError, 403), "is gated: accept its terms at .*/owner/name, then log in"),
+        (http_error(RepositoryNotFoundError, 404), "there is no such repository at .* or it is private"),
+        (http_error(RevisionNotFoundError, 404), "has no revision 'v9'"),
+        (HFValidationError("x"), "write owner/name"),
+        (http_error(HfHubHTTPError, 401), r"does not accept the token \(401\)"),
+        (http_error(HfHubHTTPError, 403), r"config.json: .*write permission"),
+        (http_error(HfHubHTTPError, 409), r"config.json: conflicts .*\(409\)"),
+        (http_error(HfHubHTTPError, 412), "someone else pushed to 'v9' meanwhile"),
+        (http_error(HfHubHTTPError, 413), "too large"),
+        (http_error(HfHubHTTPError, 429), "too many requests"),
+        (http_error(HfHubHTTPError, 418, f"{{teapot}} {SECRET} Bearer {SECRET}"), r"refused \(418\): \{teapot\} \*\*\*"),
+        (http_error(HfHubHTTPError, 503), r"has a fault \(503\); try again later, or give a folder"),
+        (http_error(RemoteEntryNotFoundError, 404), "config.json: does not exist at revision 'v9'"),
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot be written: .*No space left.*HF_HOME"),
+        (wrapped(RuntimeError, http_error(HfHubHTTPError, 429)), "too many requests"),
+        (
+            wrapped(LocalEntryNotFoundError, ConnectionError(f"no route {SECRET}\x1b[31m")),
+            r"connection to .* failed .*no route \*\*\*\?",
+        ),
+    ],
+    ids=str,
+)
+def test_errors_of_the_hub_say_what_to_do(error, words, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    options = {"item": "config.json", "revision": "v9", "kind": SourceError, "alternative": "give a folder"}
+    explained = hub_errors.hub_error(error, "'owner/name'", "owner/name", **options)
+    assert isinstance(explained, SourceError)
+    assert re.match(f"'owner/name': .*{words}|'owner/name': {words}", str(explained)), explained
+    assert SECRET not in str(explained)
+
+
+@pytest.mark.parametrize("status", [401, 404, 500])
+def test_an_optional_file_is_left_out_if_the_hub_does_not_answer_but_not_if_there_is_no_repository(hub, monkeypatch, status):
+    requests = []
+    cls = RepositoryNotFoundError if status == 404 else HfHubHTTPError
+
+    def download(repository, name, revision=None):
+        requests.append(name)
+        raise http_error(cls, status)
+
+    monkeypatch.setattr(source, "hf_hub_download", download)
+    files = source.Source("owner/name")
+    if status == 404:
+        with pytest.raises(SourceError, match=r"'owner/name' \(not a folder here\): there is no such repository"):
+            files.find("config.json")
+        return
+    assert files.find("config.json") is files.find("config.json") is None
+    assert requests == ["config.json"]
+
+
 # timm
 
 
@@ -824,6 +922,25 @@ def test_a_part_of_the_model_that_a_source_holds(tmp_path):
         assert torch.equal(found.state_dict()[name], value), name
     with pytest.raises(SourceError, match="lacks"):
         transformers_models.load_backbone(type(encoder), config, source.Source(str(tmp_path)), within="nowhere.")
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\xff" * 100, b"\x10" + bytes(7) + b"not JSON at all!", b"\x00" * 4096])
+def test_a_file_that_is_not_safetensors_has_no_names(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    assert weights.names_in(tmp_path / "file") == weights.names_in(tmp_path / "missing") == weights.names_in(tmp_path) == []
+    save_file({"b": torch.zeros(1), "a": torch.zeros(2)}, tmp_path / "file", {"format": "pt"})
+    assert sorted(weights.names_in(tmp_path / "file")) == ["a", "b"]
+
+
+def test_a_model_is_float32_whatever_its_configuration_and_the_default_type(monkeypatch):
+    monkeypatch.setitem(GPT2, "dtype", "bfloat16")
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = causal(GPT2).model
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model.config.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

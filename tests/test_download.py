@@ -202,8 +202,8 @@ def test_random_weights_fetch_none_and_have_the_same_sizes(hub, first):
 
 
 def test_unknown_repository_and_revision(hub, first):
-    assert "'nobody/nothing' is neither a folder here nor a repository" in first["unknown"]
-    assert f"'{CLIP}' has no revision 'v9'" in first["no_revision"]
+    assert "'nobody/nothing' (not a folder here): there is no such repository" in first["unknown"]
+    assert f"'{CLIP}': has no revision 'v9'" in first["no_revision"]
     assert weights(hub.section("unknown")) == []
 
 
@@ -219,7 +219,7 @@ def test_command_line_says_what_is_wrong(hub, tmp_path):
         env=environment(hub.url, tmp_path),
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: 'nobody/nothing' is neither a folder here nor a repository")
+    assert done.stderr.startswith("error: 'nobody/nothing' (not a folder here): there is no such repository")
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 

@@ -160,7 +160,7 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused(clipcap, tmp_path):
         ({**state, "note": Hostile()}, "more than tensors"),
         ({**state, "epoch": 3}, r"more than tensors: epoch \(int\)"),
         ({"state_dict": state}, r"more than tensors: state_dict \(dict\)"),
-        ([state], "list and not a mapping"),
+        ([state], "list, not a mapping"),
     ]:
         torch.save(held, path)
         with pytest.raises(CheckpointError, match=said):

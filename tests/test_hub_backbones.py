@@ -163,7 +163,7 @@ def test_a_backbone_that_vanished(hub, ask, pushed):
     commit = hub.repositories[GPT2].references["main"]
     del hub.repositories[GPT2]
     said = ask("load", "me/frozen@v1")
-    assert said.startswith(f"SourceError: '{GPT2}' is neither a folder here nor a repository")
+    assert said.startswith(f"SourceError: '{GPT2}' (not a folder here): there is no such repository")
     assert f"its language model is locked to '{GPT2}' at commit {commit}" in said
     assert "mmzoo pack" in said
     assert "--full" in said

@@ -1,1 +1,1 @@
-"""Pretrained backbones: their files on a Hub or in a folder, and models of transformers made from them."""
+"""Fetch the files of pretrained backbones from a Hub or a folder, and load them into models of transformers."""

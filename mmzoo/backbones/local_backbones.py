@@ -1,13 +1,11 @@
-"""Files of backbones that lie beside a checkpoint, in the place of the Hub or the folder that they came from.
+"""Use files of backbones that a pack carries in place of the Hub, and record which files are fetched, so that they can be packed.
 
-A pack has such a shelf. Whatever fetches files through `mmzoo.backbones.repository` or `mmzoo.backbones.weights` looks there first, and only there for
-what stands on it; `recording` notes what was fetched, so that it can be packed.
+`mmzoo.backbones.repository` and `mmzoo.backbones.weights` ask `find_local` before the Hub or a folder. A backbone that it finds
+is read from local files only.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,7 +15,14 @@ from pathlib import Path
 
 @dataclass
 class LocalBackbone:
-    """Files of a repository, or of a folder (which has no commit). ``id`` and ``revision`` are as they were asked for."""
+    """Hold the local files of one repository or folder.
+
+    Attributes:
+        id: the repository's id or the folder, as it was requested.
+        revision: the revision, as it was requested.
+        commit: the commit that the files belong to; None for a folder.
+        files: the path of each file by its name in the repository.
+    """
 
     id: str
     revision: str | None
@@ -26,54 +31,42 @@ class LocalBackbone:
 
     @property
     def folder(self) -> Path:
-        """Where its files lie, all beside each other."""
+        """Return the folder that holds all the files."""
         return next(iter(self.files.values())).parent
 
 
-_standing: ContextVar[Sequence[LocalBackbone]] = ContextVar("standing", default=())
-_recorded: ContextVar[dict[tuple[str, str | None], LocalBackbone] | None] = ContextVar("recorded", default=None)
+_local: ContextVar[Sequence[LocalBackbone]] = ContextVar("local", default=())
+_fetched: ContextVar[dict[tuple[str, str | None], LocalBackbone] | None] = ContextVar("fetched", default=None)
 
 
 def find_local(id: str, revision: str | None) -> LocalBackbone | None:
-    """What stands on the shelf under a name and revision."""
-    return next((b for b in _standing.get() if b.id == id and revision in (b.revision, b.commit)), None)
+    """Return the local backbone with an id and a revision or commit; None if there is none."""
+    return next((b for b in _local.get() if b.id == id and revision in (b.revision, b.commit)), None)
 
 
 def fetch_record(id: str, revision: str | None) -> LocalBackbone:
-    """What to enter files into that are fetched under a name and revision; nobody reads it outside `recording`."""
-    made = LocalBackbone(id, revision, None)
-    notes = _recorded.get()
-    return made if notes is None else notes.setdefault((id, revision), made)
+    """Return the record to add fetched files to. Outside of `record_fetches` nothing reads it."""
+    record = LocalBackbone(id, revision, None)
+    records = _fetched.get()
+    return record if records is None else records.setdefault((id, revision), record)
 
 
 @contextmanager
 def use_local(backbones: Sequence[LocalBackbone]) -> Iterator[None]:
-    """For the length of the block these stand on the shelf, for what is made in it and as long as that lives."""
-    token = _standing.set(backbones)
+    """Use these local files for each `Source` that is made in the block, for as long as the `Source` exists."""
+    token = _local.set(backbones)
     try:
         yield
     finally:
-        _standing.reset(token)
+        _local.reset(token)
 
 
 @contextmanager
 def record_fetches() -> Iterator[dict[tuple[str, str | None], LocalBackbone]]:
-    """What is fetched by whatever is made in the block."""
-    notes: dict[tuple[str, str | None], LocalBackbone] = {}
-    token = _recorded.set(notes)
+    """Yield a mapping from id and revision to the files fetched by each `Source` that is made in the block."""
+    records: dict[tuple[str, str | None], LocalBackbone] = {}
+    token = _fetched.set(records)
     try:
-        yield notes
+        yield records
     finally:
-        _recorded.reset(token)
-
-
-@functools.lru_cache(maxsize=256)
-def _sha256(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """A file's SHA-256, computed once as long as it is unchanged."""
-    stat = path.stat()
-    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+        _fetched.reset(token)

@@ -1,12 +1,11 @@
-"""Where a checkpoint's files come from: a repository on the Hugging Face Hub, pinned to one commit, or a local folder.
+"""Fetch and read the files of pretrained models, from a repository on the Hugging Face Hub or from a local folder.
 
-Follows the cache layout of huggingface_hub (Apache-2.0). Weights are read from safetensors only, code that comes with
-a repository is never run, and a folder is never written to.
+Files of a repository all come from one commit. They are fetched with huggingface_hub (Apache-2.0), into its cache. Weights are
+read from safetensors only, code in a repository is never run, and a folder is never written to.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 from collections.abc import Iterator
@@ -15,20 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from huggingface_hub import _CACHED_NO_EXIST, HfApi, constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub import CacheNotFound, HfApi, constants, hf_hub_download, scan_cache_dir, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from mmzoo.backbones import local_backbones
-from mmzoo.backbones.local_backbones import sha256
+from mmzoo.backbones.hub_errors import hub_error, is_final, root_cause
 from mmzoo.checkpoints import screening
+from mmzoo.common.files import hash_unchanged
+from mmzoo.common.sanitize import one_line
 from mmzoo.errors import MmzooError, SourceError
 
 CONFIG_FILE = "config.json"
@@ -51,22 +45,24 @@ log = logging.getLogger(__name__)
 
 
 class Unreachable(SourceError):
-    """The Hub does not answer, and the cache has no copy."""
+    """Report that the Hub does not answer and the cache has no copy."""
 
 
 class Source:
-    """A repository on the Hub, or a folder.
+    """Represent a repository on the Hub, or a folder.
 
     Attributes:
-        name: the repository's id, or the folder as it was given.
+        name: the repository's id, or the folder, as it was passed in.
         folder: the folder; None for a repository.
-        commit: what the repository's files are pinned to from the first one on; None before, and for a folder.
+        commit: the commit that the files are taken from. None before the first file is fetched, and for a folder.
+        files: the path of each file that was used, by name.
     """
 
     def __init__(self, name: str, revision: str | None = None) -> None:
-        """
+        """Open a folder, or name a repository, of which nothing is fetched yet.
+
         Raises:
-            SourceError: a path where there is no folder, or a folder with a revision.
+            SourceError: a path without a folder, or a folder with a revision.
         """
         self.name = name
         self.revision = revision
@@ -89,36 +85,38 @@ class Source:
     # Files
 
     def get(self, name: str) -> Path | None:
-        """The path of a file; None if the repository or folder has none of that name.
+        """Return the path of a file, fetched if necessary; None if the repository or folder has no such file.
 
         Raises:
-            Unreachable: the Hub does not answer. SourceError: anything else that is wrong with the repository.
+            Unreachable: the Hub does not answer.
+            SourceError: the repository cannot be used, or the disk is full.
         """
         if self._packed is not None:
-            found = self._packed.files.get(name)
+            path = self._packed.files.get(name)
         elif self.folder is not None:
-            path = self.folder / name
-            found = path if path.is_file() else None
+            path = self.folder / name if (self.folder / name).is_file() else None
         else:
-            found = self._download(name)
-        if found is not None:
-            self.files[name] = self._record.files[name] = found
+            path = self._download(name)
+        if path is not None:
+            self.files[name] = self._record.files[name] = path
             self._record.commit = self.commit
-        return found
+        return path
 
     def find(self, name: str) -> Path | None:
-        """As `get`, for a file that one can do without: None too if the Hub does not answer, so that a complete
-        cache needs no network."""
+        """Return the path of an optional file, as `get`; None also if the Hub does not answer.
+
+        So a cache that holds all required files needs no network.
+        """
         try:
             return self.get(name)
         except Unreachable:
             return None
 
     def need(self, name: str) -> Path:
-        """As `get`, for a file that must be there.
+        """Return the path of a required file, as `get`.
 
         Raises:
-            SourceError: there is none.
+            SourceError: there is no such file, or as `get`.
         """
         path = self.get(name)
         if path is None:
@@ -127,46 +125,43 @@ class Source:
         return path
 
     def _download(self, name: str) -> Path | None:
-        page = f"{constants.ENDPOINT}/{self.name}"
-        cached = None
+        """Return the path of a file in the library's cache; None if the repository has no such file."""
+        revision, cached = self.commit or self.revision, None
         if self.commit or self._unreachable:
-            cached = try_to_load_from_cache(self.name, name, revision=self.commit or self.revision)
-        if cached is _CACHED_NO_EXIST:
+            cached = try_to_load_from_cache(self.name, name, revision=revision)
+        if cached is not None and not isinstance(cached, str):  # the cache holds that the commit has no such file
             return None
-        if cached is None and self._unreachable:  # asking again would take as long again
+        if cached is None and self._unreachable:  # another request would wait as long
             raise Unreachable(self._unreachable)
         try:
-            path = Path(cached or hf_hub_download(self.name, name, revision=self.commit or self.revision))
+            path = Path(cached or hf_hub_download(self.name, name, revision=revision))
         except RemoteEntryNotFoundError:
             return None
-        except GatedRepoError:
-            raise SourceError(f"'{self.name}' is gated: accept its terms at {page}, then log in with `hf auth login`") from None
-        except RepositoryNotFoundError:
-            raise SourceError(
-                f"'{self.name}' is neither a folder here nor a repository at {constants.ENDPOINT}; check the name, or log "
-                "in with `hf auth login` if it is private"
-            ) from None
-        except RevisionNotFoundError:
-            raise SourceError(f"'{self.name}' has no revision '{self.revision}'; {page}/commits/main lists them") from None
-        except HFValidationError as error:
-            raise SourceError(f"'{self.name}' is neither a folder here nor an id 'owner/name': {one_line(error)}") from None
-        except Exception as error:  # an HTTP client without a network raises what it likes
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-                raise SourceError(
-                    f"'{self.name}': {name} cannot be stored in {constants.HF_HUB_CACHE}: {one_line(error)}"
-                ) from None
-            if constants.is_offline_mode():
-                why = "HF_HUB_OFFLINE is set, and the cache has no copy; unset it, or download it before"
-            else:
-                why = f"{one_line(error)}\nCheck the connection to {constants.ENDPOINT}, or give a local folder"
-            self._unreachable = f"'{self.name}': {name} could not be fetched: {why}"
-            raise Unreachable(self._unreachable) from error
+        except Exception as error:  # HTTP clients raise many types
+            raise self._explain(error, name) from error
         if self.commit is None and path.parent.parent.name == "snapshots":
             self.commit = path.parent.name
         return path
 
+    def _explain(self, error: Exception, name: str) -> MmzooError:
+        """Return the error for a file that cannot be fetched. `Unreachable` is remembered, so that the Hub is not asked again."""
+        cause = root_cause(error)
+        is_missing = isinstance(cause, HFValidationError | RepositoryNotFoundError) and not isinstance(cause, GatedRepoError)
+        subject = f"'{self.name}'" + (" (not a folder here)" if is_missing else "")
+        kind = SourceError if is_final(cause) else Unreachable
+        explained = hub_error(
+            cause, subject, self.name, item=name, revision=self.revision, kind=kind, alternative="give a local folder"
+        )
+        if kind is Unreachable:
+            self._unreachable = str(explained)
+        return explained
+
     def json(self, name: str) -> dict[str, Any]:
-        """A JSON file's mapping; empty if there is no such file."""
+        """Return the mapping in a JSON file; empty if there is no such file.
+
+        Raises:
+            SourceError: it is not valid JSON, or not a mapping.
+        """
         path = self.find(name)
         if path is None:
             return {}
@@ -175,36 +170,40 @@ class Source:
         except (OSError, ValueError, RecursionError) as error:
             raise SourceError(f"'{self.name}': {name} is not valid JSON: {one_line(error)}") from None
         if not isinstance(data, dict):
-            raise SourceError(f"'{self.name}': {name} is no mapping")
+            raise SourceError(f"'{self.name}': {name} must hold a mapping, not a {type(data).__name__}")
         return data
 
-    # What is in them
+    # What the files hold
 
     def config(self) -> PreTrainedConfig:
-        """The configuration.
+        """Return the configuration of the model.
 
         Raises:
-            SourceError: it cannot be fetched or read, is of a type that is not built in, or of quantised weights.
+            SourceError: it cannot be fetched or read, its type is not built into transformers, its weights are quantised, or it
+                names kernels, code or backbones to fetch.
         """
         path = self.need(CONFIG_FILE)
         data = self.json(CONFIG_FILE)
         kind = data.get("model_type")
         if kind == "mmzoo":
             raise SourceError(
-                f"'{self.name}' is a model of mmzoo and no part of one; mmzoo.load loads it, and `weights:` starts from it"
+                f"'{self.name}' is a whole model of mmzoo, not a part; mmzoo.load loads it, and `weights:` starts from it"
             )
         if kind not in transformers.CONFIG_MAPPING:
             if "auto_map" in data:
                 why = "needs code from its repository, and mmzoo never runs such code"
             elif kind is None:
-                why = f"is no transformers model: its {CONFIG_FILE} has no model_type"
+                why = f"is not a transformers model: its {CONFIG_FILE} has no model_type"
                 if "architecture" in data:
                     why += f" (perhaps `timm:{data['architecture']}`)"
             else:
-                why = f"is of the type '{kind}', which transformers {transformers.__version__} does not have; a newer may"
+                why = (
+                    f"is of the type '{kind}', which transformers {transformers.__version__} does not have; a newer version may: "
+                    "pip install --upgrade transformers"
+                )
             raise SourceError(f"'{self.name}' {why}")
         if data.get("quantization_config"):
-            raise SourceError(f"'{self.name}' holds quantised weights; choose the repository with the full ones")
+            raise SourceError(f"'{self.name}' holds quantised weights; choose the repository with the original ones")
         try:
             screening.check_sizes(data)
             screening.check_reach(data)
@@ -214,8 +213,13 @@ class Source:
             return AutoConfig.from_pretrained(str(path.parent), trust_remote_code=False)
 
     def weights(self, model: str) -> list[Path]:
-        """The safetensors files, for a class named ``model``. Where the repository's main branch has pickled weights
-        only, the source moves, whole, to the commit of the Hub's own conversion, if there is one.
+        """Return the safetensors files of the weights.
+
+        If the main branch has only pickled weights, all files are taken from the Hub's own conversion to safetensors, if there
+        is one.
+
+        Args:
+            model: the name of the model's class, for the message that says how to convert pickled weights.
 
         Raises:
             SourceError: there are none, or they cannot be fetched.
@@ -239,6 +243,7 @@ class Source:
         return paths
 
     def _weights(self) -> list[Path]:
+        """Return the safetensors files at the current revision; empty if it has none."""
         unreachable = None
         for name in (WEIGHTS_FILE, INDEX):
             try:
@@ -260,32 +265,30 @@ class Source:
         return []
 
     def _converted(self) -> str | None:
-        """The reference of the newest open conversion by Hugging Face's bot, or of one in the cache where the Hub does
-        not answer; None if there is none."""
+        """Return the reference of the newest open conversion by the Hub's bot; of one in the cache if the Hub does not answer."""
         try:
-            found = HfApi().get_repo_discussions(
+            discussions = HfApi().get_repo_discussions(
                 self.name, author=CONVERTER, discussion_type="pull_request", discussion_status="open"
             )
-            numbers = [d.num for d in found if d.author == CONVERTER and d.title == CONVERTED]
-        except Exception:  # an HTTP client without a network raises what it likes
-            folder = repo_folder_name(repo_id=self.name, repo_type="model")
-            refs = Path(constants.HF_HUB_CACHE, folder, "refs", "refs", "pr").glob("*")
-            numbers = [int(ref.name) for ref in refs if ref.name.isdigit()]
+            numbers = [d.num for d in discussions if d.author == CONVERTER and d.title == CONVERTED]
+        except Exception:  # HTTP clients raise many types
+            cached = [ref.removeprefix("refs/pr/") for ref in _cached_references(self.name)]
+            numbers = [int(number) for number in cached if number.isdigit()]
         return f"refs/pr/{max(numbers)}" if numbers else None
 
     def tokenizer(self) -> Any:
-        """The tokenizer of these files, with a padding token: the end token where it has none of its own.
+        """Return the tokenizer. If it has no padding token, its end token is used.
 
         Raises:
             SourceError: there is none, or it cannot be read.
         """
-        found = [self.find(name) for name in FAST_TOKENIZER]
-        if found[0] is None:
-            found = [*found, *(self.find(name) for name in SLOW_TOKENIZER)]
-        present = [path for path in found if path is not None]
+        paths = [self.find(name) for name in FAST_TOKENIZER]
+        if paths[0] is None:
+            paths += [self.find(name) for name in SLOW_TOKENIZER]
+        present = [path for path in paths if path is not None]
         if not any(path.name not in FAST_TOKENIZER[1:] for path in present):
             self.need(FAST_TOKENIZER[0])
-        self.find(CONFIG_FILE)  # it names the tokenizer's class where tokenizer_config.json does not
+        self.find(CONFIG_FILE)  # names the tokenizer's class if tokenizer_config.json does not
         with explain_errors(f"'{self.name}': the tokenizer cannot be used"):
             tokenizer = AutoTokenizer.from_pretrained(str(present[0].parent), trust_remote_code=False)
         if tokenizer.pad_token_id is None:
@@ -295,27 +298,35 @@ class Source:
         return tokenizer
 
     def lock(self) -> dict[str, Any]:
-        """Where the files came from, and the SHA-256 of each that was used."""
+        """Return where the files came from, and the sha256 of each that was used."""
         return {
             "source": "hub" if self.folder is None else "folder",
             "id": self.name,
             "commit": self.commit,
-            "files": {name: sha256(path) for name, path in sorted(self.files.items())},
+            "files": {name: hash_unchanged(path) for name, path in sorted(self.files.items())},
         }
 
 
-def one_line(error: BaseException) -> str:
-    """An error in one line."""
-    text = " ".join(str(error).split())
-    return (text if len(text) <= 300 else text[:297] + "...") or type(error).__name__
+def _cached_references(repository: str) -> list[str]:
+    """Return the branches, tags and pull requests of a repository that the cache knows, such as ``refs/pr/1``."""
+    try:
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except CacheNotFound:
+        return []
+    return [name for repo in repositories if (repo.repo_id, repo.repo_type) == (repository, "model") for name in repo.refs]
 
 
 @contextmanager
 def explain_errors(what: str, kind: type[MmzooError] = SourceError) -> Iterator[None]:
-    """Turn whatever a library raises into an error of this package that begins with ``what``."""
+    """Raise an error of this package for whatever a library raises in the block.
+
+    Args:
+        what: what the message begins with.
+        kind: the class of the error.
+    """
     try:
         yield
     except MmzooError:
         raise
-    except Exception as error:  # transformers, tokenizers and safetensors raise what they like at a damaged file
+    except Exception as error:  # transformers, tokenizers and safetensors raise many types for a damaged file
         raise kind(f"{what}: {type(error).__name__}: {one_line(error)}") from error

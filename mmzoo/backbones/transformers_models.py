@@ -1,6 +1,8 @@
-"""Models of the transformers library, for plugins whose parts are made of one: from plain data, or from a
-`mmzoo.backbones.repository.Source` with its weights. Only safetensors is read, and what a stranger's configuration could make the library fetch
-or run is refused."""
+"""Build models of the transformers library for plugins.
+
+A model is built from a configuration as plain data, or from a `mmzoo.backbones.repository.Source` with its weights. Weights are
+read from safetensors only, and a configuration that would make the library fetch or run something is refused.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +22,22 @@ from mmzoo.errors import BadRecipe, SourceError
 
 
 def config_of(data: dict[str, Any]) -> PreTrainedConfig:
-    """A configuration from plain data with a ``model_type``.
+    """Return a configuration from plain data with a ``model_type``.
 
     Raises:
-        BadRecipe: no such type, or a value that the type does not take.
+        BadRecipe: transformers has no such type, the type does not accept a value, or a value would make the library fetch or run
+            something.
     """
     _check_config(data)
     kind = str(data.get("model_type"))
     if kind not in transformers.CONFIG_MAPPING or kind == "mmzoo":
         raise BadRecipe(f"config.model_type: transformers {transformers.__version__} has no '{kind}'")
-    # Quiet, since it warns of its own default ids where the vocabulary is small.
-    with explain_errors(f"config: {kind} does not take it", BadRecipe), quiet():
+    # Quiet, since it warns that its own default ids exceed a small vocabulary.
+    with explain_errors(f"config: {kind} does not accept it", BadRecipe), quiet():
         return AutoConfig.for_model(**copy.deepcopy(data))
 
 
-# What makes the library fetch or run something, however the rest of the configuration looks.
+# Keys of a configuration that make the library fetch or run something.
 REACHING = frozenset(
     {
         "auto_map",
@@ -51,10 +54,10 @@ REACHING = frozenset(
 
 
 def _check_config(data: dict[str, Any]) -> None:
-    """A recipe, with a configuration in it, may be a stranger's.
+    """Check a configuration of a recipe, which may come from an untrusted source.
 
     Raises:
-        BadRecipe: it names what would be fetched or run, or more layers than any model has.
+        BadRecipe: it names something to fetch or run, or more layers than any model has.
     """
     try:
         screening.check_sizes(data)
@@ -66,44 +69,60 @@ def _check_config(data: dict[str, Any]) -> None:
 
 
 def class_for(config: PreTrainedConfig, mapping: Any) -> type[PreTrainedModel] | None:
-    """The model class that an auto class's ``mapping`` has for ``config``; None if it has none."""
+    """Return the model class for a configuration in the ``mapping`` of an auto class; None if there is none."""
     if type(config) not in mapping:
         return None
-    found = mapping[type(config)]
-    if not isinstance(found, list | tuple):
-        return found
-    by_name = {cls.__name__: cls for cls in found}
-    return next((by_name[name] for name in config.architectures or () if name in by_name), found[0])
+    classes = mapping[type(config)]
+    if not isinstance(classes, list | tuple):
+        return classes
+    by_name = {cls.__name__: cls for cls in classes}
+    return next((by_name[name] for name in config.architectures or () if name in by_name), classes[0])
 
 
 def on_meta() -> bool:
-    """Whether new tensors go to the meta device."""
+    """Return whether new tensors are created on the meta device."""
     return torch.get_default_device().type == "meta"
 
 
 def construct_model(cls: type[PreTrainedModel], config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
-    """A float32 model with random weights on the current device; on the meta device nothing is initialised."""
+    """Return a float32 model with random weights on the current device; on the meta device nothing is initialised.
+
+    Args:
+        cls: the class of the model.
+        config: its configuration, which is copied.
+        options: further arguments of the class, such as ``add_pooling_layer``.
+    """
+    config = copy.deepcopy(config)
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if part is not None:
+            part.dtype = torch.float32
     with initialization.meta_device_safe_creation_ops() if on_meta() else nullcontext():
-        return cls._from_config(copy.deepcopy(config), dtype=torch.float32, **options)
+        return cls(config, **options).float()
 
 
 def load_backbone(
     cls: type[PreTrainedModel], config: PreTrainedConfig, source: Source, *, within: str = "", **options: Any
 ) -> PreTrainedModel:
-    """A float32 model on the CPU with the weights of ``source``; those below ``within``, as ``encoder.``, where ``cls`` is a part
-    of the model that the source holds.
+    """Return a float32 model on the CPU with the weights of a source.
+
+    Args:
+        cls: the class of the model.
+        config: its configuration, which is copied.
+        source: the repository or folder with the weights.
+        within: the prefix of the weights to use, such as ``encoder.``, if ``cls`` is a part of the model in the source.
+        options: further arguments of the class.
 
     Raises:
-        SourceError: weights cannot be fetched or read, or lack some of the model's.
+        SourceError: the weights cannot be fetched or read, or some are missing or have another shape.
     """
     state: dict[str, torch.Tensor] = {}
     model: PreTrainedModel
     info: dict[str, Any]
     with explain_errors(f"'{source.name}': the weights cannot be loaded into {cls.__name__}"):
         for path in source.weights(cls.__name__):
-            # load_file maps the file, which costs no time and no memory but for what is used. A folder's files are copied:
-            # whoever wrote to one later would write into the model. The Hub's lie in a cache that is only added to. What
-            # is not float32 is converted, so copied, below.
+            # load_file maps the file, so that only weights that are used take time and memory. Weights from a folder are copied,
+            # since a later write to the file would change the model; files in the Hub's cache are never written to. Weights
+            # that are not float32 are converted below, which copies them.
             mapped = load_file(path)
             if source.folder is not None:
                 converted = {name for name, v in mapped.items() if v.is_floating_point() and v.dtype != torch.float32}
@@ -117,7 +136,7 @@ def load_backbone(
                 state_dict=state,
                 dtype=torch.float32,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are told of below, by name
+                ignore_mismatched_sizes=True,  # reported by name below
                 **options,
             )
     missing = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
@@ -126,22 +145,22 @@ def load_backbone(
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise SourceError(
             f"'{source.name}' lacks {len(missing)} weights of {cls.__name__}, or has them in other shapes: {shown}.\n"
-            "It is a checkpoint of another kind; choose one that was made for this"
+            f"The checkpoint is for another architecture; choose one for {cls.__name__}"
         )
     return model
 
 
 def _below(within: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors whose name begins with ``within``, or has it as a later part, without what stands up to it."""
+    """Return the tensors whose name has the prefix ``within``, at its start or after a dot, with the name up to there removed."""
     if not within:
         return state
-    found = {f".{name}".partition(f".{within}")[::2]: value for name, value in state.items()}
-    return {rest: value for (_, rest), value in found.items() if rest}
+    parted = {f".{name}".partition(f".{within}")[::2]: value for name, value in state.items()}
+    return {rest: value for (_, rest), value in parted.items() if rest}
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No loading report and no progress bar: what matters of them is raised."""
+    """Hide the loading report and progress bars of transformers in the block; errors are raised all the same."""
     logging_ = transformers.utils.logging
     verbosity, bars = logging_.get_verbosity(), logging_.is_progress_bar_enabled()
     logging_.set_verbosity_error()

@@ -1,10 +1,7 @@
-"""Files of weights: one fetched from a repository on the Hugging Face Hub, and any read as tensors and nothing else."""
+"""Fetch files of weights from a repository on the Hugging Face Hub, and read them as tensors only."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,109 +10,118 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mmzoo.backbones import local_backbones
+from mmzoo.backbones.hub_errors import hub_error
+from mmzoo.common.files import hash_unchanged
+from mmzoo.common.sanitize import one_line
 from mmzoo.errors import CheckpointError, MmzooError, SourceError
 
 LISTED = 10
-MAX_HEADER = 100 << 20
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A file, and the repository and commit that it is of."""
+    """Hold the path of a file of weights, and the repository and commit that it comes from."""
 
     path: Path
     repository: str
     commit: str
 
     def lock(self) -> dict[str, Any]:
-        """As `mmzoo.interfaces.part.Part.lock`."""
-        with self.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"source": "hub", "id": self.repository, "commit": self.commit, "files": {self.path.name: digest}}
+        """Return the lock of `mmzoo.interfaces.part.Part.lock`: repository, commit, and the file's sha256."""
+        files = {self.path.name: hash_unchanged(self.path)}
+        return {"source": "hub", "id": self.repository, "commit": self.commit, "files": files}
 
 
 def fetch_weights(label: str, repository: str, names: Sequence[str], revision: str | None) -> Weights:
-    """The first of ``names`` that ``repository`` has; ``label`` is the part that wants it.
+    """Return the first of the files ``names`` that a repository has.
+
+    Args:
+        label: the part that needs the weights, for messages.
+        repository: the repository's id, ``owner/name``.
+        names: names of files, the preferred one first.
+        revision: a branch, tag or commit; None for the main branch.
 
     Raises:
-        SourceError: it has none of them, or the Hub does not give it.
+        SourceError: the repository has none of the files, or cannot be used.
     """
-    page = f"{constants.ENDPOINT}/{repository}"
     packed, record = local_backbones.find_local(repository, revision), local_backbones.fetch_record(repository, revision)
     for name in names:
-        try:
-            if packed is not None:
-                if name not in packed.files:
-                    continue
-                path = packed.files[name]
-            else:
-                path = Path(hf_hub_download(repository, name, revision=revision))
-        except RemoteEntryNotFoundError:
-            continue
-        except GatedRepoError:
-            why = f"is gated: accept its terms at {page}, then log in with `hf auth login`"
-        except RevisionNotFoundError:
-            why = f"has no revision '{revision}'; {page}/commits/main lists them"
-        except RepositoryNotFoundError:
-            why = f"is not at {constants.ENDPOINT}, or private; `hf auth login` gives access to private ones"
-        except Exception as error:  # an HTTP client without a network raises what it likes
-            why = f"could not be fetched: {' '.join(str(error).split())[:300]}\n"
-            if constants.is_offline_mode():
-                why += "HF_HUB_OFFLINE is set; unset it, or download the weights before"
-            else:
-                why += f"Check the connection to {constants.ENDPOINT}, or set pretrained: false"
+        if packed is not None:
+            path, commit = packed.files.get(name), packed.commit or ""
         else:
-            commit = path.parent.name if packed is None else packed.commit or ""
+            path = _download(label, repository, name, revision)
+            commit = path.parent.name if path is not None else ""
+        if path is not None:
             record.commit, record.files[name] = commit, path
             return Weights(path, repository, commit)
-        raise SourceError(f"{label}: the repository '{repository}' of its weights {why}")
     raise SourceError(f"{label}: '{repository}' has no {' or '.join(names)}, and pickled weights are never loaded")
+
+
+def _download(label: str, repository: str, name: str, revision: str | None) -> Path | None:
+    """Return the path of a file in the library's cache; None if the repository has no such file."""
+    try:
+        return Path(hf_hub_download(repository, name, revision=revision))
+    except RemoteEntryNotFoundError:
+        return None
+    except Exception as error:  # HTTP clients raise many types
+        subject = f"{label}: the repository '{repository}' of its weights"
+        raise hub_error(
+            error,
+            subject,
+            repository,
+            item=name,
+            revision=revision,
+            kind=SourceError,
+            alternative="set pretrained: false",
+        ) from error
 
 
 @contextmanager
 def explain_loading(label: str) -> Iterator[None]:
-    """Turn whatever loading raises into a `SourceError`."""
+    """Raise a `SourceError` for whatever a library raises while it loads weights in the block.
+
+    Args:
+        label: the part whose weights are loaded, for the message.
+    """
     try:
         yield
     except MmzooError:
         raise
-    except Exception as error:  # a damaged or foreign file fails in many ways
-        text = " ".join(str(error).split())[:300]
-        raise SourceError(f"{label}: its weights cannot be loaded: {type(error).__name__}: {text}") from error
+    except Exception as error:  # a damaged file, or one of another model, fails in many ways
+        raise SourceError(f"{label}: its weights cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
 
 
 # Reading
 
 
 def read_tensors(paths: Sequence[Path]) -> dict[str, Tensor]:
-    """The tensors of safetensors files, mapped, not copied.
+    """Return the tensors of safetensors files by name. They are mapped from the files, not copied.
 
     Raises:
         CheckpointError: a file is truncated or damaged.
     """
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for path in paths:
         try:
-            found.update(load_file(path))
+            tensors.update(load_file(path))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: is truncated or not valid safetensors: {error}") from None
-    return found
+    return tensors
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The words in the header of a safetensors file."""
+    """Return the metadata in the header of a safetensors file: text by name.
+
+    Raises:
+        CheckpointError: the file is truncated or damaged.
+    """
     try:
         with safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
@@ -124,10 +130,10 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that `torch.save` wrote, whose pickle may build a mapping of tensors and nothing else.
+    """Return the tensors by name of a file written by `torch.save`, whose pickle may hold a mapping of tensors and nothing else.
 
     Raises:
-        CheckpointError: it is damaged, compressed, or holds anything else.
+        CheckpointError: the file is damaged, compressed, or holds anything else.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -140,15 +146,15 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged archive fails in many ways
-        said = " ".join(str(error).split())
-        if "weights_only" in said.lower() or "weights only" in said.lower():  # also of the .tar files of the first versions
+        text = " ".join(str(error).split())
+        if "weights_only" in text.lower() or "weights only" in text.lower():  # also for the .tar files of the first versions
             raise CheckpointError(
-                f"{path}: holds more than tensors, and such a pickle can run code; it was not read. Where it is to be trusted, "
+                f"{path}: holds more than tensors, and such a pickle can run code; it was not read. If you trust it, "
                 "save its state_dict alone, best as safetensors"
             ) from None
-        raise CheckpointError(f"{path}: is damaged, or was not written by torch.save: {said[:200]}") from None
+        raise CheckpointError(f"{path}: is damaged, or was not written by torch.save: {one_line(text, 200)}") from None
     if not isinstance(data, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(data).__name__} and not a mapping of tensors")
+        raise CheckpointError(f"{path}: holds a {type(data).__name__}, not a mapping of tensors")
     if wrong := [key for key, value in data.items() if not (isinstance(key, str) and isinstance(value, Tensor))]:
         kinds = type(data[wrong[0]]).__name__
         raise CheckpointError(
@@ -158,13 +164,15 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def names_in(path: Path) -> list[str]:
-    """The names in a safetensors file; none if it is no such file."""
-    with path.open("rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
-        return list(json.loads(file.read(size))) if size <= min(MAX_HEADER, path.stat().st_size) else []
+    """Return the names of the tensors in a safetensors file; empty if it is not a valid one. Only the header is read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys())
+    except (OSError, SafetensorError):
+        return []
 
 
 def first_names(names: Iterable[str]) -> str:
-    """The first names of many, and how many more there are."""
+    """Return the first 10 names in sorted order as text, and how many more there are."""
     names = sorted(names)
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

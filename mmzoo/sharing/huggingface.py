@@ -1,15 +1,14 @@
-"""A repository on the Hugging Face Hub, or on whatever answers as it does (``HF_ENDPOINT``), through `huggingface_hub`."""
+"""Push models to and pull them from the Hugging Face Hub, or another hub with the same API (``HF_ENDPOINT``).
+
+Retries, the cache and the timeouts (``HF_HUB_DOWNLOAD_TIMEOUT``, ``HF_HUB_ETAG_TIMEOUT``) are those of huggingface_hub.
+"""
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,423 +21,320 @@ from huggingface_hub import (
     ModelInfo,
     RepoFile,
     constants,
-    get_session,
-    get_token,
-    hf_hub_download,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.utils.sha import git_hash
 from yaml import YAMLError
 
+from mmzoo.backbones.hub_errors import explain_hub_errors, http_status, hub_error, is_transient, moved_meanwhile, without_secrets
 from mmzoo.checkpoints import screening
 from mmzoo.checkpoints.folder import MAX_JSON, FileFacts, check_file, read_manifest, verify_checkpoint
 from mmzoo.checkpoints.screening import CARD, MANIFEST
-from mmzoo.errors import CheckpointError, HubError, MmzooError
+from mmzoo.common.files import hash_file
+from mmzoo.errors import CheckpointError, HubError
 from mmzoo.sharing.repository import MAIN, Files, Pushed, SharedModel, staging
 
 LIBRARY = "mmzoo"
-MAX_MANIFEST = MAX_JSON
-TRIES, WAIT = 4, 1.0
-TIMEOUT = 60.0  # seconds without a byte; the client itself waits for ever in an upload
-TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-_SECRET = re.compile(r"hf_[A-Za-z0-9_]{6,}|(?i:bearer)\s+\S+")
+RETRY_WAIT = 2.0  # seconds before a commit is tried again; the library does not retry commits
 
 
-class _Api(HfApi):
-    """The client without its own look at the card, which fails the commit where only that look fails; `_check_card` is ours."""
-
-    def _validate_yaml(self, content: str, **_: Any) -> None:
-        pass
-
-
-class HubRepository:
-    """One model repository, ``owner/name``."""
+class _Requests:
+    """Send the requests that pull and push share, for one repository ``owner/name``."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.api = _Api(library_name=LIBRARY, library_version=version("mmzoo"))
+        self.api = _client()
         self.url = f"{constants.ENDPOINT}/{name}"
 
-    # Pulling
+    def _info(self, revision: str | None) -> ModelInfo:
+        """Return what the hub knows of a revision. Its request has a timeout, so each pull and push begins with it."""
+        with self._explained("", revision or MAIN):
+            info = self.api.model_info(self.name, revision=revision, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        if info.sha is None:
+            raise HubError(f"{self.url}: the hub does not say which commit '{revision or MAIN}' is; check HF_ENDPOINT")
+        return info
+
+    def _list(self, revision: str) -> tuple[str, dict[str, str]]:
+        """Return the commit of a revision, and the hash of each of its files: sha256 in LFS, else the id of git's blob."""
+        commit = str(self._info(revision).sha)
+        with self._explained("", revision):
+            entries = list(self.api.list_repo_tree(self.name, recursive=True, revision=commit))
+        hashes = {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in entries if isinstance(file, RepoFile)}
+        screening.check_names(hashes, self.url)
+        return commit, hashes
+
+    def _explained(self, item: str, revision: str | None = None, *, after: str = "") -> AbstractContextManager[None]:
+        """Return a context that raises a `HubError` for what the library raises."""
+        return explain_hub_errors(self.url, self.name, item=item, revision=revision, after=after)
+
+
+class _Pull(_Requests):
+    """Download a model."""
 
     def fetch(self, revision: str | None, to: Path | None) -> Path:
-        """As `Remote.fetch`. Only the files that the manifest lists are downloaded, and none before its size is compared.
+        """Download a revision as `Remote.fetch`: only the files that the manifest lists, after their sizes were compared.
+
+        If the hub cannot be reached, the cached commit of the revision is used.
 
         Raises:
-            HubError, CheckpointError.
+            HubError: the hub cannot be reached, or has no such model.
+            CheckpointError: a file is missing, altered or not allowed, or cannot be written.
         """
-        commit, names = self._resolve(revision)
+        try:
+            commit = self._resolve(revision)
+        except HubError as error:
+            folder = self._cached(revision) if to is None and is_transient(error.__cause__) else None
+            if folder is None:
+                raise
+            if not constants.is_offline_mode():
+                print(f"warning: {error}; using commit {folder.name[:12]} of the cache", file=sys.stderr)
+            verify_checkpoint(folder)
+            return folder
         if to is None:
-            return self._download(commit, names, None)
-        with staging(to) as made:
-            self._download(commit, names, made)
-            shutil.rmtree(made / ".cache", ignore_errors=True)  # of huggingface_hub
+            return self._download(commit, revision, None)
+        with staging(to) as staged:
+            self._download(commit, revision, staged)
+            shutil.rmtree(staged / ".cache", ignore_errors=True)  # written by huggingface_hub
         return to.expanduser()
 
-    def _resolve(self, revision: str | None) -> tuple[str, list[str] | None]:
-        """The commit, and the names in it; None in place of them if only the cache can be asked."""
-        try:
-            with self._talking(f"revision '{revision}'" if revision else "it", revision):
-                info = self._info(revision)
-        except HubError as error:
-            cached = try_to_load_from_cache(self.name, MANIFEST, revision=revision or MAIN)
-            if not (isinstance(error.__cause__, Exception) and _transient(error.__cause__) and isinstance(cached, str)):
-                raise
-            commit = Path(cached).parent.name
-            if not constants.is_offline_mode():
-                print(f"warning: {str(error).splitlines()[0]}; using commit {commit[:12]} of the cache", file=sys.stderr)
-            return commit, None
+    def _resolve(self, revision: str | None) -> str:
+        """Return the commit of a revision, after checking the names of its files."""
+        info = self._info(revision)
         names = [file.rfilename for file in info.siblings or []]
         screening.check_names(names, self.url)
         if MANIFEST not in names:
             raise HubError(
-                f"{self.url}: has no {MANIFEST}, so it is no model of mmzoo; `mmzoo push` shares one, and a backbone "
+                f"{self.url}: has no {MANIFEST}, so it is not a model of mmzoo; `mmzoo push` shares one, and a backbone "
                 f"is named in a recipe, such as hf-causal:{self.name}"
             )
-        if info.sha is None:
-            raise HubError(f"{self.url}: the hub does not say which commit '{revision or MAIN}' is")
-        _remember(self.name, revision or MAIN, info.sha)
-        return info.sha, names
+        return str(info.sha)
 
-    def _download(self, commit: str, names: list[str] | None, to: Path | None) -> Path:
-        size = self._size(MANIFEST, commit)
-        if size > MAX_MANIFEST:
-            raise CheckpointError(f"{self.url}: {MANIFEST} is {size} bytes; {MAX_MANIFEST} are allowed")
-        folder = self._file(MANIFEST, commit, to).parent
-        manifest = read_manifest(folder)
-        for name, facts in manifest.files.items():
-            if names is not None and name not in names:
-                raise CheckpointError(f"{self.url}: {name} is missing; the checkpoint is incomplete")
-            if (size := self._size(name, commit)) != facts.size:
-                raise CheckpointError(f"{self.url}: {name} is {size} bytes, {facts.size} were saved; it was not downloaded")
-        for name, facts in manifest.files.items():
-            self._file(name, commit, to)
-            try:
-                check_file(folder, name, facts)
-            except CheckpointError:
-                self._again(name, commit, to, facts)
-        if names is None or CARD in names:
-            with suppress(HubError):  # in a cache that was filled by other means the card may be missing
-                if self._size(CARD, commit) > screening.MAX_CARD:
-                    raise CheckpointError(f"{self.url}: {CARD} is larger than {screening.MAX_CARD >> 20} MiB; that is no card")
-                self._file(CARD, commit, to)
+    def _cached(self, revision: str | None) -> Path | None:
+        """Return the cached folder of a revision; None unless each file of its manifest is there."""
+        path = try_to_load_from_cache(self.name, MANIFEST, revision=revision or MAIN)
+        if not isinstance(path, str):
+            return None
+        folder = Path(path).parent
+        return folder if all((folder / name).is_file() for name in read_manifest(folder).files) else None
+
+    def _download(self, commit: str, revision: str | None, to: Path | None) -> Path:
+        """Download a commit to the folder ``to``, or to the cache; return the verified folder."""
+        with self._explained(MANIFEST, commit):
+            size = self.api.hf_hub_download(self.name, MANIFEST, revision=commit, dry_run=True).file_size or 0
+            if size > MAX_JSON:
+                raise CheckpointError(f"{self.url}: {MANIFEST} is {size} bytes; {MAX_JSON} are allowed")
+            # By its name, so that the library records in the cache which commit the revision is, for use without a network.
+            named = commit if to is not None else revision or MAIN
+            path = Path(self.api.hf_hub_download(self.name, MANIFEST, revision=named, local_dir=to))
+        folder = path.parent
+        if to is None and folder.name != commit:
+            raise HubError(f"{self.url}: someone pushed to '{named}' while it was pulled; pull again")
+        files = read_manifest(folder).files
+        names = self._check_sizes(files, commit, to)
+        with self._explained("its files", commit):
+            self.api.snapshot_download(self.name, revision=commit, allow_patterns=names, local_dir=to)
+        for name, facts in files.items():
+            self._repair(folder, name, facts, commit, to)
         verify_checkpoint(folder)
         return folder
 
-    def _size(self, name: str, commit: str) -> int:
-        with self._talking(name, commit):
-            return hf_hub_download(self.name, name, revision=commit, dry_run=True).file_size or 0
-
-    def _file(self, name: str, commit: str, to: Path | None, *, anew: bool = False) -> Path:
-        with self._talking(name, commit):
-            return Path(
-                hf_hub_download(self.name, name, revision=commit, local_dir=to, force_download=anew, library_name=LIBRARY)
+    def _check_sizes(self, files: dict[str, FileFacts], commit: str, to: Path | None) -> list[str]:
+        """Return the names of the files to download, before any is, if all have the sizes that the manifest lists."""
+        with self._explained("its files", commit):
+            planned = self.api.snapshot_download(
+                self.name, revision=commit, allow_patterns=[*files, CARD], local_dir=to, dry_run=True
             )
+        downloads = {file.filename: file for file in planned}
+        for name, facts in files.items():
+            if name not in downloads:
+                raise CheckpointError(f"{self.url}: {name} is missing; the checkpoint is incomplete")
+            # The size of a cached file is that of the copy here, which may be damaged.
+            if downloads[name].file_size != facts.size and not downloads[name].is_cached:
+                size = downloads[name].file_size
+                raise CheckpointError(f"{self.url}: {name} is {size} bytes, {facts.size} were saved; it was not downloaded")
+        if CARD in downloads and (downloads[CARD].file_size or 0) > screening.MAX_CARD:
+            raise CheckpointError(f"{self.url}: {CARD} is larger than {screening.MAX_CARD >> 20} MiB, too large for a card")
+        return list(downloads)
 
-    def _again(self, name: str, commit: str, to: Path | None, facts: FileFacts) -> None:
-        """A file whose hash is wrong is fetched once more, and not left in the cache if it is wrong again."""
-        path = self._file(name, commit, to, anew=not constants.is_offline_mode())
+    def _repair(self, folder: Path, name: str, facts: FileFacts, commit: str, to: Path | None) -> None:
+        """Check a file, and download it once more if it is damaged."""
         try:
-            check_file(path.parent, path.name, facts)
-        except CheckpointError as error:
-            if to is None:
-                path.resolve().unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
-            raise CheckpointError(f"{self.url}: {name}: {str(error).partition(': ')[2]}") from None
+            check_file(folder, name, facts)
+        except CheckpointError:
+            if constants.is_offline_mode():
+                raise
+            with self._explained(name, commit):
+                self.api.hf_hub_download(self.name, name, revision=commit, local_dir=to, force_download=True)
+            try:
+                check_file(folder, name, facts)
+            except CheckpointError as error:
+                raise CheckpointError(f"{self.url}: {name}: {str(error).partition(': ')[2]}") from None
 
-    # Pushing
+
+class _Push(_Requests):
+    """Upload a model in one commit."""
 
     def send(
         self, files: Files, *, private: bool, revision: str | None, create_pr: bool, tag: str | None, message: str
     ) -> Pushed:
-        """As `Remote.send`. The commit names its parent, so that a push beside this one is noticed and not overwritten.
+        """Commit files as `Remote.send`. The commit names its parent, so that a concurrent push is never overwritten.
 
         Raises:
-            HubError: saying what was refused; the branch is then at the commit that it was at.
+            HubError: the hub refused, or cannot be reached; the branch is unchanged.
         """
-        names, branch = list(files), revision or MAIN
-        new = self._prepare(files, private=private, branch=branch, create=not create_pr)
-        with self._talking("it", branch):
-            head = self._info(branch).sha
-            there = self._listing(head)
-        screening.check_names(there, self.url)
-        sent = [name for name in names if there.get(name) != _oid(files[name], there.get(name))]
-        gone = [name for name in there if name not in names and screening.known(name)]
-        unchanged = [name for name in names if name not in sent]
-        if CARD in sent and not new:
-            self._check_card(files[CARD])
-        if not sent and not gone:
-            commit, url = str(head), f"{self.url}/commit/{head}"
-        else:
-            commit, url = self._commit(files, sent, gone, branch, head, create_pr, message)
-            self._confirm(files, commit if not create_pr else None)
-        if tag is not None:
-            with self._talking(f"tag '{tag}'", branch):
-                self.api.create_tag(self.name, tag=tag, revision=commit)
-        return Pushed(self.name, branch, commit, url, sent, unchanged)
-
-    def _prepare(self, files: Files, *, private: bool, branch: str, create: bool) -> bool:
-        """Make the repository and the branch if need be; whether the repository is new. Its card was looked at then, since a
-        repository that stays empty would be left behind."""
-        info = None
-        with self._talking("it", branch):
-            try:
-                info = self._info(None)
-            except RepositoryNotFoundError as error:
-                if not create or isinstance(error, GatedRepoError):
-                    raise
-        if info is None:
-            if CARD in files:
-                self._check_card(files[CARD])
-            with self._talking("creating it"):
+        branch, names = revision or MAIN, set(files)
+        is_new = not self._exists(private, create=not create_pr)
+        if is_new:  # before it is created, since a refused push would leave it empty
+            files = self._with_checked_card(files)
+            with self._explained("creating it"):
                 self.api.create_repo(self.name, private=private or None, exist_ok=True)
-        elif private and info.private is False:
-            raise HubError(f"{self.url}: exists and is public; make it private in its settings, or push to another name")
-        if branch != MAIN and not branch.startswith("refs/") and create:
-            with self._talking(f"branch '{branch}'"):
-                refs = self.api.list_repo_refs(self.name)
-                if any(found.name == branch for found in refs.tags):
-                    raise HubError(f"{self.url}: '{branch}' is a tag; a push goes to a branch")
-                if not any(found.name == branch for found in refs.branches):
-                    self.api.create_branch(self.name, branch=branch, exist_ok=True)
-        return info is None
+        if branch != MAIN and not branch.startswith("refs/") and not create_pr:
+            self._create_branch(branch)
+        head, hashes = self._list(branch)
+        if not is_new and CARD in files and not _same(files[CARD], hashes.get(CARD)):
+            files = self._with_checked_card(files)
+        changed = [name for name, path in files.items() if not _same(path, hashes.get(name))]
+        removed = [name for name in hashes if name not in names and screening.known(name)]
+        commit, url = head, f"{self.url}/commit/{head}"
+        if changed or removed:
+            upload = {name: files[name] for name in changed}
+            commit, url = self._commit(upload, removed, branch, head, create_pr, message)
+            if not create_pr:
+                self._confirm(files, commit)
+        if tag is not None:
+            with self._explained(f"tag '{tag}'", branch):
+                self.api.create_tag(self.name, tag=tag, revision=commit)
+        return Pushed(self.name, branch, commit, url, changed, [name for name in files if name not in changed])
 
-    def _check_card(self, path: Path) -> None:
-        """Ask the hub whether it takes a card, before anything is sent. A hub that cannot say, or has no such check, is no reason
-        not to push: what it does not take it refuses at the commit.
+    def _exists(self, private: bool, *, create: bool) -> bool:
+        """Return whether the repository exists.
 
         Raises:
-            HubError: with the hub's words.
+            HubError: it does not and may not be created, or it is public where a private one is wanted.
         """
         try:
-            with _patient():
-                ModelCard(path.read_text(encoding="utf-8")).validate()
+            info = self._info(None)
+        except HubError as error:
+            missing = isinstance(error.__cause__, RepositoryNotFoundError) and not isinstance(error.__cause__, GatedRepoError)
+            if create and missing:
+                return False
+            raise
+        if private and info.private is False:
+            raise HubError(f"{self.url}: exists and is public; make it private in its settings, or push to another name")
+        return True
+
+    def _create_branch(self, branch: str) -> None:
+        """Create a branch unless it exists."""
+        with self._explained(f"branch '{branch}'"):
+            references = self.api.list_repo_refs(self.name)
+            if any(reference.name == branch for reference in references.tags):
+                raise HubError(f"{self.url}: '{branch}' is a tag; push to a branch")
+            if not any(reference.name == branch for reference in references.branches):
+                self.api.create_branch(self.name, branch=branch, exist_ok=True)
+
+    def _with_checked_card(self, files: Files) -> Files:
+        """Ask the hub to check the card; return the files to push.
+
+        A hub that cannot check the card gets the files without it, since the library commits no card that was not checked.
+
+        Raises:
+            HubError: the hub does not accept the card.
+        """
+        if CARD not in files:
+            return files
+        try:
+            ModelCard(files[CARD].read_text(encoding="utf-8")).validate()
         except (ValueError, YAMLError) as error:
             raise HubError(
-                f"{self.url}: the hub does not take the card: {_clean(str(error))}. Correct the metadata of {CARD}; nothing was "
-                "sent"
+                f"{self.url}: the hub does not accept the card: {without_secrets(str(error))}. "
+                f"Correct the metadata of {CARD}; nothing was sent"
             ) from None
-        except OfflineModeIsEnabled:
-            return  # the next step says so
-        except Exception as error:
-            print(f"warning: {self.url}: the hub could not check the card ({_clean(str(error))})", file=sys.stderr)
-
-    def _info(self, revision: str | None) -> ModelInfo:
-        return self.api.model_info(self.name, revision=revision, timeout=_patience())
-
-    def _listing(self, commit: str | None) -> dict[str, str]:
-        """Each file's name to what the Hub calls its content."""
-        found = {}
-        for file in self.api.list_repo_tree(self.name, recursive=True, revision=commit):
-            if isinstance(file, RepoFile):
-                found[file.path] = file.lfs.sha256 if file.lfs else file.blob_id
-        return found
+        except Exception as error:  # HTTP clients raise many types
+            explained = hub_error(error, self.url, self.name, item=f"could not check the card, so {CARD} is not sent")
+            print(f"warning: {explained}; then push again", file=sys.stderr)
+            return {name: path for name, path in files.items() if name != CARD}
+        return files
 
     def _commit(
-        self, files: Files, sent: list[str], gone: list[str], branch: str, head: str | None, create_pr: bool, message: str
+        self, upload: Files, removed: list[str], branch: str, head: str, create_pr: bool, message: str
     ) -> tuple[str, str]:
-        for attempt in range(1, TRIES + 1):
-            operations: list[Any] = [
-                *(CommitOperationAdd(name, files[name]) for name in sent),
-                *(CommitOperationDelete(name) for name in gone),
-            ]
+        """Return the id and the URL of a new commit, or of the pull request with it.
+
+        The library retries the uploads but not the commit, which would be made twice if only its answer was lost. So it is tried
+        once more here, if the branch is still at ``head``.
+        """
+        after = f"; the repository is still at commit {head[:12]}"
+        additions = [CommitOperationAdd(name, path) for name, path in upload.items()]
+        with self._explained("the upload", branch, after=after):
+            self.api.preupload_lfs_files(self.name, additions, revision=branch, create_pr=create_pr)
+        operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in removed)]
+        for last in (False, True):
             try:
-                with self._talking("the commit", branch, old=head):
-                    done = self.api.create_commit(
+                with self._explained("the commit", branch, after=after):
+                    info = self.api.create_commit(
                         self.name, operations, commit_message=message, revision=branch, parent_commit=head, create_pr=create_pr
                     )
-                    return done.oid, done.pr_url or done.commit_url
+                    return info.oid, info.pr_url or info.commit_url
             except HubError as error:
                 cause = error.__cause__
-                if not isinstance(cause, Exception) or not _transient(cause):
+                if cause is None or not is_transient(cause):
                     raise
-                if not create_pr and (landed := self._landed(files, sent, gone, branch, head)):
-                    return landed, f"{self.url}/commit/{landed}"  # only the answer was lost
-                if attempt == TRIES or _timed_out(cause) or (create_pr and _status(cause) is None):
+                if not create_pr and (commit := self._landed(upload, removed, branch, head)):
+                    return commit, f"{self.url}/commit/{commit}"
+                if last or (create_pr and http_status(cause) is None):
                     raise
-                time.sleep(WAIT * 2 ** (attempt - 1))
+                time.sleep(RETRY_WAIT)
         raise AssertionError("unreachable")
 
-    def _landed(self, files: Files, sent: list[str], gone: list[str], branch: str, head: str | None) -> str | None:
-        """The commit of a push whose answer was lost, None if the branch is where it was.
+    def _landed(self, upload: Files, removed: list[str], branch: str, head: str) -> str | None:
+        """Return the commit of a push whose answer was lost; None if the branch is still at ``head`` or the hub does not answer.
 
         Raises:
-            HubError: someone else moved the branch meanwhile.
+            HubError: someone else pushed to the branch meanwhile.
         """
         try:
-            now = self._info(branch).sha
-            if now == head:
-                return None
-            there = self._listing(now)
-        except Exception:  # whatever made the commit fail may go on; the next attempt says so
+            commit, hashes = self._list(branch)
+        except HubError:
             return None
-        if all(there.get(name) == _oid(files[name], there.get(name)) for name in sent) and not set(gone) & set(there):
-            return now
-        raise HubError(_moved(self.url, branch))
+        if commit == head:
+            return None
+        if all(_same(path, hashes.get(name)) for name, path in upload.items()) and not set(removed) & set(hashes):
+            return commit
+        raise HubError(f"{self.url}: {moved_meanwhile(branch)}")
 
-    def _confirm(self, files: Files, commit: str | None) -> None:
-        """A file that the repository ignores (.gitignore) is left out of a commit without a word."""
-        if commit is None:
-            return
-        with self._talking("the new commit", commit):
-            there = self._listing(commit)
-        if lost := [name for name in files if there.get(name) != _oid(files[name], there.get(name))]:
+    def _confirm(self, files: Files, commit: str) -> None:
+        """Check that a commit holds each file, since the hub leaves out what the repository's .gitignore names.
+
+        Raises:
+            HubError: a file is missing or different.
+        """
+        _, hashes = self._list(commit)
+        if lost := [name for name, path in files.items() if not _same(path, hashes.get(name))]:
             raise HubError(f"{self.url}: commit {commit} does not hold {lost[0]} as it was sent; does its .gitignore name it?")
 
-    # Errors
 
-    @contextmanager
-    def _talking(self, what: str, revision: str | None = None, *, old: str | None = None) -> Iterator[None]:
-        """Whatever the client raises becomes a `HubError`, without any token in it; it waits no longer than `TIMEOUT`."""
-        try:
-            with _patient():
-                yield
-        except MmzooError:
-            raise
-        except Exception as error:
-            raise self._error(error, what, revision, old) from _plain(error)
-
-    def _error(self, error: Exception, what: str, revision: str | None, old: str | None) -> MmzooError:
-        error = _plain(error)
-        status, label = _status(error), self.url if what == "it" else f"{self.url}: {what}"
-        kept = f" The repository is still at commit {old[:12]}." if old else ""
-        if isinstance(error, HFValidationError):
-            return HubError(f"'{self.name}' is no repository: write owner/name, of letters, digits, '-', '_' and '.'")
-        if isinstance(error, GatedRepoError):
-            return HubError(f"{label}: is gated: accept its terms at {self.url}, then log in with `hf auth login`")
-        if isinstance(error, RevisionNotFoundError):
-            return HubError(f"{self.url}: has no revision '{revision}'; {self.url}/commits/main lists them")
-        if isinstance(error, OfflineModeIsEnabled) or (constants.is_offline_mode() and status is None):
-            return HubError(f"{label}: is not in the cache, and HF_HUB_OFFLINE is set; unset it, or pull before going offline")
-        if status == 401 and not isinstance(error, RepositoryNotFoundError):
-            return HubError(
-                f"{label}: the hub does not accept the token (401); log in anew with `hf auth login`, or set HF_TOKEN"
-            )
-        if isinstance(error, RepositoryNotFoundError):
-            known = "log in with an account that may see it" if get_token() else "log in with `hf auth login` if it is private"
-            return HubError(f"{self.url}: there is no such repository, or it is private; check the name, or {known}")
-        if isinstance(error, EntryNotFoundError):
-            return HubError(f"{label}: is not there at revision '{revision}'")
-        if status is not None:
-            return HubError(f"{label}: {_REASONS.get(status) or _reason(status, error)}".format(branch=revision or MAIN) + kept)
-        if _of_disk(error):
-            return CheckpointError(f"{label}: cannot be written: {error}; free some space, or set HF_HOME to another disk")
-        if _timed_out(error):
-            return HubError(
-                f"{label}: {constants.ENDPOINT} does not answer in time.{kept} Check the connection, or try again later"
-            )
-        said = _clean(f"{type(error).__name__}: {error}")
-        return HubError(f"{label}: the connection to {constants.ENDPOINT} failed ({said}).{kept} Check it and try again")
-
-
-_REASONS = {
-    403: "this token may not do that (403); use one with write permission (`hf auth login`), or --create-pr",
-    404: "is not there (404)",
-    405: "takes no changes (405), as a read-only mirror does; set HF_ENDPOINT to the hub itself",
-    409: "conflicts with what is there (409); another operation on it is going on, so try again in a moment",
-    412: "someone else pushed to '{branch}' meanwhile (412); look at their commit, then push again",
-    413: "is too large for the hub (413)",
-    429: "too many requests (429); wait a few minutes and try again",
-}
+class HubRepository(_Pull, _Push):
+    """Represent one model repository on a hub, ``owner/name``."""
 
 
 def search(query: str | None, tags: list[str], limit: int) -> list[SharedModel]:
-    """The models of the Hub with ``library_name: mmzoo``."""
-    hub = HubRepository("search")
-    hub.url = constants.ENDPOINT
-    with hub._talking("the search"):
-        models = hub.api.list_models(filter=[LIBRARY, *tags], search=query, limit=limit)
+    """Return the models of the Hub with ``library_name: mmzoo``.
+
+    Raises:
+        HubError: the hub cannot be reached, or refuses.
+    """
+    with explain_hub_errors(constants.ENDPOINT, "", item="the search"):
+        models = _client().list_models(filter=[LIBRARY, *tags], search=query, limit=limit)
         return [SharedModel(model.id, model.sha or "", list(model.tags or [])) for model in models]
 
 
-def _moved(url: str, branch: str) -> str:
-    return f"{url}: {_REASONS[412]}".format(branch=branch)
+def _client() -> HfApi:
+    return HfApi(library_name=LIBRARY, library_version=version("mmzoo"))
 
 
-def _reason(status: int, error: Exception) -> str:
-    if status >= 500:
-        return f"the hub has a fault ({status}); nothing is wrong here, so try again later"
-    return f"the hub refused ({status}): {_clean(str(error))}"
-
-
-def _plain(error: BaseException) -> Exception:
-    """The error itself: an upload wraps what went wrong in a RuntimeError, a lookup in a LocalEntryNotFoundError."""
-    while isinstance(error, RuntimeError | FileNotFoundError) and error.__cause__ is not None and _status(error) is None:
-        error = error.__cause__
-    return error if isinstance(error, Exception) else RuntimeError(str(error))
-
-
-def _status(error: BaseException) -> int | None:
-    response = getattr(error, "response", None) if isinstance(error, HfHubHTTPError) else None
-    return getattr(response, "status_code", None)
-
-
-def _of_disk(error: BaseException) -> bool:
-    """Whether the fault is in a file here: no space left, a quota, no permission."""
-    here = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-    return isinstance(error, OSError) and _status(error) is None and error.errno in here
-
-
-def _patience() -> float:
-    return max(TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
-
-
-@contextmanager
-def _patient() -> Iterator[None]:
-    """The client waits for each answer of the block as long as this package does."""
-    session = get_session()
-    before, session.timeout = session.timeout, _patience()
-    try:
-        yield
-    finally:
-        session.timeout = before
-
-
-def _timed_out(error: BaseException) -> bool:
-    return "TimeoutException" in {cls.__name__ for cls in type(error).__mro__}
-
-
-def _transient(error: BaseException) -> bool:
-    """Whether trying again may help."""
-    if (status := _status(error)) is not None:
-        return status in TRANSIENT
-    if _of_disk(error):
+def _same(path: Path, remote_hash: str | None) -> bool:
+    """Return whether a file has the content with a hash of the hub: a sha256 (64 digits), or the id of git's blob."""
+    if remote_hash is None:
         return False
-    names = {cls.__name__ for cls in type(error).__mro__}
-    return bool(names & {"TransportError", "ConnectionError", "TimeoutError", "LocalEntryNotFoundError", "OfflineModeIsEnabled"})
-
-
-def _clean(text: str) -> str:
-    """One short line, without a token in it."""
-    token = get_token()
-    if token:
-        text = text.replace(token.strip(), "***")
-    return _SECRET.sub("***", " ".join(text.split()))[:300]
-
-
-def _oid(path: Path, like: str | None) -> str:
-    """What the Hub calls a file's content: a sha256 (64 digits) if that is what stands there, git's id of the blob else."""
-    size = path.stat().st_size
-    digest = hashlib.sha256() if like is None or len(like) == 64 else hashlib.sha1(f"blob {size}\0".encode())
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _remember(name: str, revision: str, commit: str) -> None:
-    """Note which commit a branch or tag is, as the client does, so that the cache can answer for it without a network."""
-    if revision == commit:
-        return
-    path = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / revision
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(commit, encoding="utf-8")
+    return remote_hash == (hash_file(path) if len(remote_hash) == 64 else git_hash(path.read_bytes()))
