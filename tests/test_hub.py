@@ -33,14 +33,9 @@ from mmzoo.sharing import huggingface, locations
 from mmzoo.errors import MmzooError
 
 time.sleep = lambda seconds: None
-client = get_session()
-
-
-def wait_for(seconds):
-    # As docs/sharing.md shows.
-    options = {"timeout": seconds, "follow_redirects": True, "event_hooks": client.event_hooks}
-    set_client_factory(lambda: type(client)(**options))
-
+first = get_session()
+unlimited = {"timeout": None, "follow_redirects": True, "event_hooks": first.event_hooks}  # as the library's own client is
+assert first.timeout.read is None
 
 for line in sys.stdin:
     asked = json.loads(line)
@@ -48,17 +43,14 @@ for line in sys.stdin:
     if asked["token"]:
         os.environ["HF_TOKEN"] = asked["token"]
     constants.HF_HUB_CACHE = asked["cache"]
-    constants.HF_HUB_DOWNLOAD_TIMEOUT = constants.HF_HUB_ETAG_TIMEOUT = asked["timeout"]
-    if asked["client_timeout"]:
-        wait_for(asked["client_timeout"])
+    huggingface.TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT = constants.HF_HUB_ETAG_TIMEOUT = asked["timeout"]
+    set_client_factory(lambda: type(first)(**unlimited))
     try:
         done = getattr(mmzoo, asked["call"])(*asked["arguments"], **asked["options"])
         plain = str if isinstance(done, Path) else lambda value: value.to_dict()
         answer = {"done": [plain(value) for value in done] if isinstance(done, list) else plain(done)}
     except MmzooError as error:
         answer = {"error": type(error).__name__, "said": str(error)}
-    if asked["client_timeout"]:
-        wait_for(None)
     print("answer " + json.dumps(answer), flush=True)
 """
 
@@ -105,11 +97,11 @@ class Client:
             text=True,
         )
 
-    def ask(self, call, *arguments, token=TOKEN, cache=None, timeout=60.0, client_timeout=None, **options):
+    def ask(self, call, *arguments, token=TOKEN, cache=None, timeout=60.0, **options):
         cache = cache or self.folder / f"cache{next(self.count)}"
         arguments = [str(a) if isinstance(a, Path) else a for a in arguments]
         asked = {"call": call, "arguments": arguments, "options": options, "token": token, "cache": str(cache)}
-        asked |= {"timeout": timeout, "client_timeout": client_timeout}
+        asked["timeout"] = timeout
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
         while line := self.process.stdout.readline():
@@ -325,8 +317,7 @@ def test_a_hub_that_does_not_answer_is_not_waited_for_for_ever(hub, client, save
     hub.objects.mkdir()
     hub.fail(*step, hang=True, times=999)
     try:
-        client_timeout = 0.5 if step in STEPS else None  # the library itself has no timeout for uploads
-        message = client.refused("push", saved[1], name, timeout=0.5, client_timeout=client_timeout)
+        message = client.refused("push", saved[1], name, timeout=0.5)
         assert "does not answer in time" in message
     finally:
         hub.released.set()
@@ -572,18 +563,28 @@ def test_a_card_that_the_hub_does_not_take_is_refused_before_anything_is_sent(
 
 
 @pytest.mark.parametrize("how", [{"status": 404}, {"status": 503}, {"cut": "before"}], ids=str)
-def test_a_hub_that_cannot_check_a_card_gets_the_model_without_it(hub, client, measured, pushed, how):
+def test_a_hub_that_cannot_check_a_card_takes_it(hub, client, measured, pushed, how):
     name, commit = pushed
-    card = read_card(hub, name)
     hub.fail("POST", "/validate-yaml", times=99, **how)
     for repo in (name, f"{name}-new"):
         done = client.well("push", measured / "reader", repo)
         assert done["commit"] == hub.head(repo) != commit
-        assert "README.md" not in done["sent"]
-    assert read_card(hub, name) == card
-    assert "could not check the card, so README.md is not sent" in (client.folder / "stderr").read_text()
-    hub.faults.clear()
-    assert client.well("push", measured / "reader", name)["sent"] == ["README.md"]
+        assert "README.md" in done["sent"]
+        assert "library_name: mmzoo" in read_card(hub, repo)
+    assert "could not check the card" in (client.folder / "stderr").read_text()
+
+
+def test_the_private_name_of_the_library_is_as_it_was_seen():
+    """A commit asks the method that CommitApi replaces, and gives it what it takes."""
+    import inspect
+
+    from huggingface_hub import HfApi
+
+    from mmzoo.sharing.private_names import CommitApi
+
+    assert list(inspect.signature(HfApi._validate_yaml).parameters) == ["self", "content", "repo_type", "token"]
+    assert "self._validate_yaml(" in inspect.getsource(HfApi.create_commit)
+    assert "_validate_yaml" in vars(CommitApi)
 
 
 def test_commands_take_a_repository_in_a_folder(measured, answers, tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """Push models to and pull them from the Hugging Face Hub, or another hub with the same API (``HF_ENDPOINT``).
 
-Retries, the cache and the timeouts (``HF_HUB_DOWNLOAD_TIMEOUT``, ``HF_HUB_ETAG_TIMEOUT``) are those of huggingface_hub.
+Retries and the cache are those of huggingface_hub.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from huggingface_hub import (
     ModelInfo,
     RepoFile,
     constants,
+    get_session,
+    set_client_factory,
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -33,9 +35,11 @@ from mmzoo.checkpoints.folder import MAX_JSON, FileFacts, check_file, read_manif
 from mmzoo.checkpoints.screening import CARD, MANIFEST
 from mmzoo.common.files import hash_file
 from mmzoo.errors import CheckpointError, HubError
+from mmzoo.sharing.private_names import CommitApi
 from mmzoo.sharing.repository import MAIN, Files, Pushed, SharedModel, staging
 
 LIBRARY = "mmzoo"
+TIMEOUT = 60.0  # seconds without a byte from the hub
 RETRY_WAIT = 2.0  # seconds before a commit is tried again; the library does not retry commits
 
 
@@ -48,9 +52,9 @@ class _Requests:
         self.url = f"{constants.ENDPOINT}/{name}"
 
     def _info(self, revision: str | None) -> ModelInfo:
-        """Return what the hub knows of a revision. Its request has a timeout, so each pull and push begins with it."""
+        """Return what the hub knows of a revision."""
         with self._explained("", revision or MAIN):
-            info = self.api.model_info(self.name, revision=revision, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+            info = self.api.model_info(self.name, revision=revision, timeout=max(TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT))
         if info.sha is None:
             raise HubError(f"{self.url}: the hub does not say which commit '{revision or MAIN}' is; check HF_ENDPOINT")
         return info
@@ -186,14 +190,14 @@ class _Push(_Requests):
         branch, names = revision or MAIN, set(files)
         is_new = not self._exists(private, create=not create_pr)
         if is_new:  # before it is created, since a refused push would leave it empty
-            files = self._with_checked_card(files)
+            self._check_card(files)
             with self._explained("creating it"):
                 self.api.create_repo(self.name, private=private or None, exist_ok=True)
         if branch != MAIN and not branch.startswith("refs/") and not create_pr:
             self._create_branch(branch)
         head, hashes = self._list(branch)
         if not is_new and CARD in files and not _same(files[CARD], hashes.get(CARD)):
-            files = self._with_checked_card(files)
+            self._check_card(files)
         changed = [name for name, path in files.items() if not _same(path, hashes.get(name))]
         removed = [name for name in hashes if name not in names and screening.known(name)]
         commit, url = head, f"{self.url}/commit/{head}"
@@ -233,16 +237,14 @@ class _Push(_Requests):
             if not any(reference.name == branch for reference in references.branches):
                 self.api.create_branch(self.name, branch=branch, exist_ok=True)
 
-    def _with_checked_card(self, files: Files) -> Files:
-        """Ask the hub to check the card; return the files to push.
-
-        A hub that cannot check the card gets the files without it, since the library commits no card that was not checked.
+    def _check_card(self, files: Files) -> None:
+        """Ask the hub to check the card. If the hub cannot, the push goes on: the hub refuses a wrong card at the commit.
 
         Raises:
             HubError: the hub does not accept the card.
         """
         if CARD not in files:
-            return files
+            return
         try:
             ModelCard(files[CARD].read_text(encoding="utf-8")).validate()
         except (ValueError, YAMLError) as error:
@@ -251,10 +253,7 @@ class _Push(_Requests):
                 f"Correct the metadata of {CARD}; nothing was sent"
             ) from None
         except Exception as error:  # HTTP clients raise many types
-            explained = hub_error(error, self.url, self.name, item=f"could not check the card, so {CARD} is not sent")
-            print(f"warning: {explained}; then push again", file=sys.stderr)
-            return {name: path for name, path in files.items() if name != CARD}
-        return files
+            print(f"warning: {hub_error(error, self.url, self.name, item='could not check the card')}", file=sys.stderr)
 
     def _commit(
         self, upload: Files, removed: list[str], branch: str, head: str, create_pr: bool, message: str
@@ -330,7 +329,12 @@ def search(query: str | None, tags: list[str], limit: int) -> list[SharedModel]:
 
 
 def _client() -> HfApi:
-    return HfApi(library_name=LIBRARY, library_version=version("mmzoo"))
+    """Return the library's client. Its requests get a timeout, unless its user has chosen one: by default uploads have none."""
+    session = get_session()
+    if session.timeout.read is None:
+        options: dict[str, Any] = {"timeout": TIMEOUT, "follow_redirects": True, "event_hooks": session.event_hooks}
+        set_client_factory(lambda: type(session)(**options))
+    return CommitApi(library_name=LIBRARY, library_version=version("mmzoo"))
 
 
 def _same(path: Path, remote_hash: str | None) -> bool:
