@@ -98,7 +98,7 @@ def _examples(seed: int) -> list[Any]:
     """Return captions of random letters, one byte a token, each with its own image."""
     import numpy as np
 
-    from mmzoo.interfaces.example import Example
+    from mmzoo.interfaces import Example
 
     random = np.random.default_rng(seed)
     lengths = np.clip(np.round(random.normal(12, 2.5, CAPTIONS)), 7, 37).astype(int)

@@ -78,7 +78,7 @@ def _examples(folder: Path, count: int) -> list[Any]:
     import numpy as np
     from PIL import Image
 
-    from mmzoo.interfaces.example import Example
+    from mmzoo.interfaces import Example
 
     folder.mkdir(parents=True, exist_ok=True)
     examples = []

@@ -16,7 +16,6 @@ from typing import Any
 import docstrings
 import typer
 
-from mmzoo.api import SUBJECTS
 from mmzoo.checkpoints import card
 from mmzoo.checkpoints.summary import PartSummary, Summary
 from mmzoo.cli import app
@@ -88,11 +87,24 @@ The [hooks](hooks.md) have their own page.
 
 def api() -> str:
     lines = [API]
-    for subject, names in SUBJECTS.items():
+    for subject, names in _subjects().items():
         lines.append(f"## {subject}\n")
         for name, module in names.items():
             lines.append(f"### `{name}`\n\n```python\n{_code(module, name)}\n```\n")
     return "\n".join(lines)
+
+
+def _subjects() -> dict[str, dict[str, str]]:
+    """Return the names of `mmzoo.api` with the modules that define them, by the comment that they stand under."""
+    source = (ROOT / "mmzoo" / "api.py").read_text(encoding="utf-8")
+    comments = {number: line.strip()[2:] for number, line in enumerate(source.splitlines(), 1) if line.startswith("    # ")}
+    block = next(node for node in ast.parse(source).body if isinstance(node, ast.If))
+    subjects: dict[str, dict[str, str]] = {}
+    for node in block.body:
+        if isinstance(node, ast.ImportFrom):
+            subject = comments[max(number for number in comments if number < node.lineno)]
+            subjects.setdefault(subject, {}).update({alias.name: str(node.module) for alias in node.names})
+    return subjects
 
 
 def _code(module: str, name: str) -> str:

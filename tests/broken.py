@@ -14,9 +14,7 @@ from mmzoo.data.tokens import pad_with_mask, prompt_ids
 from mmzoo.errors import BadInput, DataError
 from mmzoo.evaluation.metric import Metric
 from mmzoo.formats.format import Format
-from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.task import Prediction, Task
+from mmzoo.interfaces import Encoder, Features, FeatureSpec, Prediction, Task
 from mmzoo.modalities.reader import Reader
 from mmzoo.testing import Sample
 from mmzoo_fusions.late import LateAttention

@@ -32,7 +32,7 @@ import mmzoo
 from mmzoo.backbones import hub_errors, transformers_models, weights
 from mmzoo.backbones import repository as source
 from mmzoo.errors import BadRecipe, DoesNotFit, SourceError, UnknownName
-from mmzoo.interfaces.fusion import FusedInput
+from mmzoo.interfaces import FusedInput
 from mmzoo.models.sequence import pad_to_side, text_states
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig

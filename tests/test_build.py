@@ -6,7 +6,7 @@ from uncached import without_cache
 
 import mmzoo
 from mmzoo.errors import DoesNotFit, PluginBroken
-from mmzoo.interfaces.fusion import Fusion
+from mmzoo.interfaces import Fusion
 from mmzoo.registry.entries import Entry, Registry
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing import tiny

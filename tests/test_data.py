@@ -15,7 +15,7 @@ from PIL import Image
 from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_dataset
 from mmzoo.errors import BadImage, BadRecipe, DataError, SourceError, UnknownName
-from mmzoo.interfaces.example import Example
+from mmzoo.interfaces import Example
 from mmzoo.modalities.identity import input_key
 from mmzoo.modalities.image import open_image
 from mmzoo.recipes.schema import PartConfig

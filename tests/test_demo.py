@@ -20,8 +20,7 @@ import mmzoo
 from mmzoo import cli
 from mmzoo.data.open import open_dataset
 from mmzoo.errors import BadRecipe, MmzooError, TrainingError, UnknownName
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.task import Prediction
+from mmzoo.interfaces import Example, Prediction
 from mmzoo.registry.manager import plugin_manager
 from mmzoo_demo import demo as command
 from mmzoo_demo import report, steps

@@ -10,7 +10,7 @@ import mmzoo
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, PluginBroken, UnknownName
 from mmzoo.evaluation.controls import AS_IS, make_conditions
 from mmzoo.evaluation.scoring import make_metrics, score_examples
-from mmzoo.interfaces.example import Example
+from mmzoo.interfaces import Example
 from mmzoo.registry.entries import Registry
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing import Sample, tiny

@@ -22,7 +22,7 @@ from test_train import Given, bad_pictures, losses, recipe_file, train
 
 import mmzoo
 from mmzoo.errors import BadImage, BadRecipe, DoesNotFit, FeatureCacheError
-from mmzoo.interfaces.example import Example
+from mmzoo.interfaces import Example
 from mmzoo.modalities.identity import content_digest
 from mmzoo.testing import tiny
 from mmzoo.training import feature_cache, feature_store

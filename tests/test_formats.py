@@ -22,7 +22,7 @@ from mmzoo.backbones import repository as source
 from mmzoo.cli import app
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, SourceError
 from mmzoo.formats.format import Format
-from mmzoo.interfaces.example import PLACEHOLDER_ID
+from mmzoo.interfaces import PLACEHOLDER_ID
 from mmzoo.models.sequence import text_states
 from mmzoo.testing import tiny
 from mmzoo_transformers.bytes import byte_tokenizer

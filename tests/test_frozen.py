@@ -7,7 +7,7 @@ import torch
 
 import mmzoo
 from mmzoo.data.collate import tensors
-from mmzoo.interfaces.example import Example
+from mmzoo.interfaces import Example
 from mmzoo.testing import Sample
 from mmzoo_transformers import frozen
 

@@ -11,8 +11,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.models.lxmert.modeling_lxmert import LxmertXLayer
 
 from mmzoo.errors import DoesNotFit
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.language_model import LanguageSpec
+from mmzoo.interfaces import Features, FeatureSpec, LanguageSpec
 from mmzoo_fusions.coattention import CoAttention
 from mmzoo_fusions.concat import SingleStream
 from mmzoo_fusions.cross import GatedLayer

@@ -11,8 +11,7 @@ import mmzoo
 from mmzoo.data.collate import tensors
 from mmzoo.data.tokens import prompt_ids
 from mmzoo.errors import DoesNotFit
-from mmzoo.interfaces.example import PLACEHOLDER_ID, Example
-from mmzoo.interfaces.fusion import Fusion
+from mmzoo.interfaces import PLACEHOLDER_ID, Example, Fusion
 from mmzoo.models.sequence import text_states
 from mmzoo.recipes import catalogue
 from mmzoo.registry.entries import Registry

@@ -12,7 +12,7 @@ from mmzoo.cli import app
 from mmzoo.data.open import open_dataset
 from mmzoo.data.vocabulary import learn_vocabulary
 from mmzoo.errors import BadRecipe, DataError, PluginBroken
-from mmzoo.interfaces.example import PLACEHOLDER_ID, Example
+from mmzoo.interfaces import PLACEHOLDER_ID, Example
 from mmzoo.models.sequence import text_states
 from mmzoo.testing import PARTNERS, tiny
 from mmzoo.training.run import train

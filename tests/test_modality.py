@@ -18,9 +18,7 @@ from mmzoo.cli import app
 from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import open_dataset
 from mmzoo.errors import BadInput, DataError, DoesNotFit, PluginBroken
-from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.features import Features, FeatureSpec
+from mmzoo.interfaces import Encoder, Example, Features, FeatureSpec
 from mmzoo.modalities.identity import input_key
 from mmzoo.modalities.reader import Reader, file_of, name_of
 from mmzoo.registry.entries import Registry

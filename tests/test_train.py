@@ -15,7 +15,7 @@ from PIL import Image
 import mmzoo
 from mmzoo.data.dataset import Dataset
 from mmzoo.errors import BadImage, BadRecipe, CheckpointError, DataError, TrainingError
-from mmzoo.interfaces.example import Example
+from mmzoo.interfaces import Example
 from mmzoo.testing import Sample, tiny
 from mmzoo.training.trainer import parameter_groups
 

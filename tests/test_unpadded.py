@@ -8,7 +8,7 @@ import torch
 
 import mmzoo
 from mmzoo.data.collate import tensors
-from mmzoo.interfaces.example import Example
+from mmzoo.interfaces import Example
 from mmzoo.testing import PARTNERS, Sample, tiny
 from mmzoo_transformers import private_names, unpadded
 

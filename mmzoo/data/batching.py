@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from mmzoo.errors import BadRecipe, DataError
-from mmzoo.interfaces.example import Example, placeholder
+from mmzoo.interfaces import Example, placeholder
 from mmzoo.modalities.reader import plural
 
 

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from mmzoo.data.tokens import check_placeholders, pad_rows
 from mmzoo.errors import BadInput, FeatureCacheError, MmzooError
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.task import Task, TextContext
+from mmzoo.interfaces import Example, Task, TextContext
 from mmzoo.modalities.identity import input_key
 from mmzoo.modalities.pipeline import InputPipeline
 

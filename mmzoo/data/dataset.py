@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.part import Options
+from mmzoo.interfaces import Example, Options
 
 
 class Dataset(ABC):

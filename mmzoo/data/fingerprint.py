@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Iterable
 
-from mmzoo.interfaces.example import Example
+from mmzoo.interfaces import Example
 from mmzoo.modalities.identity import content_digest, input_key
 
 

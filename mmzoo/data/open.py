@@ -9,7 +9,7 @@ from typing import Any
 
 from mmzoo.data.dataset import Dataset
 from mmzoo.errors import BadRecipe, DataError, UnknownName
-from mmzoo.interfaces.example import Example
+from mmzoo.interfaces import Example
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.registry.entries import split_use

@@ -12,9 +12,7 @@ from torch import Tensor
 from transformers import AddedToken
 
 from mmzoo.errors import BadRecipe, DataError
-from mmzoo.interfaces.example import PLACEHOLDER, PLACEHOLDER_ID
-from mmzoo.interfaces.language_model import CAUSAL
-from mmzoo.interfaces.task import TextContext
+from mmzoo.interfaces import CAUSAL, PLACEHOLDER, PLACEHOLDER_ID, TextContext
 from mmzoo.modalities.reader import plural
 
 

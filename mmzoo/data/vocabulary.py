@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from mmzoo.interfaces.part import Options
+from mmzoo.interfaces import Options
 
 PAD, BOS, EOS, UNK = SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmzoo.errors import DataError
-from mmzoo.interfaces.example import Example
+from mmzoo.interfaces import Example
 from mmzoo.modalities.identity import input_key
 
 SHUFFLED, BLANKED = "shuffled", "blanked"

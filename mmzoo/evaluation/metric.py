@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel
 
-from mmzoo.interfaces.part import Options
+from mmzoo.interfaces import Options
 
 
 class Metric(ABC):

@@ -21,8 +21,7 @@ from mmzoo.errors import CheckpointError, DataError
 from mmzoo.evaluation.controls import AS_IS, CONTROLS, SHUFFLED, make_conditions
 from mmzoo.evaluation.scoring import make_metrics, score_examples
 from mmzoo.evaluation.statistics import Score
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.task import Prediction
+from mmzoo.interfaces import Example, Prediction
 from mmzoo.modalities.reader import plural
 from mmzoo.models.compatibility import check_data
 from mmzoo.models.load import load

@@ -11,8 +11,7 @@ from mmzoo.errors import DataError
 from mmzoo.evaluation.controls import Condition
 from mmzoo.evaluation.metric import Metric
 from mmzoo.evaluation.statistics import Score, measure
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.task import Prediction
+from mmzoo.interfaces import Example, Prediction
 from mmzoo.modalities.identity import input_key
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.resolve import resolve

@@ -22,8 +22,7 @@ from mmzoo.evaluation.controls import AS_IS, make_conditions
 from mmzoo.evaluation.run import evaluate
 from mmzoo.evaluation.scoring import make_metrics, score_examples
 from mmzoo.evaluation.statistics import Score
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.task import Task
+from mmzoo.interfaces import Example, Task
 from mmzoo.modalities.reader import plural
 from mmzoo.models.compatibility import check_data
 from mmzoo.models.load import load

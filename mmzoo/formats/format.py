@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from mmzoo.common.files import staged_folder
 from mmzoo.errors import BadRecipe, CheckpointError, PluginBroken
-from mmzoo.interfaces.part import Options
+from mmzoo.interfaces import Options
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes import catalogue

@@ -10,10 +10,8 @@ from typing import Any
 import torch
 
 from mmzoo.errors import PluginBroken
-from mmzoo.interfaces.features import FeatureSpec
+from mmzoo.interfaces import FeatureSpec, LanguageSpec, Part
 from mmzoo.interfaces.kinds import PARTS
-from mmzoo.interfaces.language_model import LanguageSpec
-from mmzoo.interfaces.part import Part
 from mmzoo.models import compatibility, locks
 from mmzoo.models.model import MultimodalModel, Provenance
 from mmzoo.models.trainable import apply_policy

@@ -7,12 +7,8 @@ from functools import partial
 from typing import Any
 
 from mmzoo.errors import DoesNotFit, PluginBroken
-from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.fusion import Fusion
+from mmzoo.interfaces import Encoder, Example, Fusion, LanguageModel, Part
 from mmzoo.interfaces.kinds import KINDS
-from mmzoo.interfaces.language_model import LanguageModel
-from mmzoo.interfaces.part import Part
 from mmzoo.modalities.reader import NONE, TAKEN, is_modality, plural
 from mmzoo.models.trainable import check_policy
 from mmzoo.recipes.resolve import Resolved, resolve

@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING
 
 from mmzoo.checkpoints import card
 from mmzoo.checkpoints.summary import Summary, summarise, total_summary
-from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.fusion import Fusion
+from mmzoo.interfaces import Encoder, Fusion, LanguageSpec
 from mmzoo.interfaces.kinds import PARTS
-from mmzoo.interfaces.language_model import LanguageSpec
 from mmzoo.recipes import licence
 from mmzoo.registry.manager import plugin_manager
 

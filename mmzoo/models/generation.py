@@ -15,9 +15,7 @@ from mmzoo.data.batching import batches
 from mmzoo.data.collate import Collator, raise_bad, tensors
 from mmzoo.data.tokens import check_length, pad_with_mask, prompt_ids, render_chat
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit, MmzooError, PluginBroken
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.features import Features
-from mmzoo.interfaces.language_model import CAUSAL, LanguageSpec
+from mmzoo.interfaces import CAUSAL, Example, Features, LanguageSpec
 from mmzoo.models.prediction import make_example, pair_inputs
 from mmzoo.models.sequence import drop_none, fuse_input
 from mmzoo.registry.entries import Entry

@@ -14,7 +14,7 @@ from mmzoo.checkpoints.header import DTYPES, StoredTensor
 from mmzoo.checkpoints.screening import MANIFEST
 from mmzoo.common.sanitize import sanitize
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, PluginBroken, SourceError, UnknownName
-from mmzoo.interfaces.part import Part
+from mmzoo.interfaces import Part
 from mmzoo.models.model import MultimodalModel
 
 PRECISIONS = {torch.float32, torch.float16, torch.bfloat16}  # a model may be saved in any of them

@@ -17,14 +17,19 @@ from torch import Tensor, nn
 
 from mmzoo.checkpoints.summary import Summary
 from mmzoo.data.collate import Collator, Tiled
-from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.example import PLACEHOLDER_ID, Example
-from mmzoo.interfaces.features import Features
-from mmzoo.interfaces.fusion import Fusion
+from mmzoo.interfaces import (
+    PLACEHOLDER_ID,
+    Encoder,
+    Example,
+    Features,
+    Fusion,
+    LanguageModel,
+    Prediction,
+    States,
+    Task,
+    TextContext,
+)
 from mmzoo.interfaces.kinds import PARTS
-from mmzoo.interfaces.language_model import LanguageModel
-from mmzoo.interfaces.task import Prediction, Task, TextContext
-from mmzoo.interfaces.task_model import States
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import NONE
 from mmzoo.models import describe, generation, prediction, saving, streaming, trainable

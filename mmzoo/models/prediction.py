@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mmzoo.data.batching import batches, paired
 from mmzoo.data.collate import raise_bad, tensors
 from mmzoo.errors import DataError
-from mmzoo.interfaces.example import FIELD_MODALITIES, Example
-from mmzoo.interfaces.task import Prediction
+from mmzoo.interfaces import FIELD_MODALITIES, Example, Prediction
 from mmzoo.modalities.reader import NONE, plural
 
 if TYPE_CHECKING:

@@ -10,9 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmzoo.errors import DataError
-from mmzoo.interfaces.example import PLACEHOLDER_ID
-from mmzoo.interfaces.features import Features
-from mmzoo.interfaces.fusion import FusedInput
+from mmzoo.interfaces import PLACEHOLDER_ID, Features, FusedInput
 from mmzoo.modalities.reader import plural
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from mmzoo.errors import DoesNotFit
-from mmzoo.interfaces.part import Part
+from mmzoo.interfaces import Part
 
 
 def check_policy(part: Part, policy: str, label: str, key: str) -> None:

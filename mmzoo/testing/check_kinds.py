@@ -15,11 +15,7 @@ from transformers import StoppingCriteria
 from mmzoo.common.sanitize import short_repr
 from mmzoo.data.collate import tensors
 from mmzoo.data.tokens import pad_with_mask
-from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.features import Features, FeatureSpec
-from mmzoo.interfaces.fusion import Fusion
-from mmzoo.interfaces.language_model import CAUSAL, SEQ2SEQ, LanguageModel
-from mmzoo.interfaces.task import Prediction, Task
+from mmzoo.interfaces import CAUSAL, SEQ2SEQ, Encoder, Features, FeatureSpec, Fusion, LanguageModel, Prediction, Task
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.models.assemble import assemble
 from mmzoo.models.sequence import text_states

@@ -19,7 +19,7 @@ from mmzoo.errors import DataError, DoesNotFit, MmzooError
 from mmzoo.evaluation.metric import Metric
 from mmzoo.evaluation.statistics import measure
 from mmzoo.formats.format import Clues, Format
-from mmzoo.interfaces.example import Example
+from mmzoo.interfaces import Example
 from mmzoo.modalities.image import open_image
 from mmzoo.models.build import build
 from mmzoo.models.model import MultimodalModel

@@ -10,10 +10,7 @@ from PIL import Image
 
 from mmzoo.data.dataset import Dataset
 from mmzoo.errors import BadInput, DataError
-from mmzoo.interfaces.encoder import Encoder
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.language_model import CAUSAL, LanguageSpec
-from mmzoo.interfaces.task import Task
+from mmzoo.interfaces import CAUSAL, Encoder, Example, LanguageSpec, Task
 from mmzoo.modalities.reader import NONE, Reader
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmzoo.data.collate import tensors
 from mmzoo.data.dataset import Dataset
-from mmzoo.interfaces.example import Example
+from mmzoo.interfaces import Example
 from mmzoo.models.build import build
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes import catalogue

@@ -27,8 +27,7 @@ from mmzoo.common.files import cache_folder
 from mmzoo.common.progress import Bar, bar
 from mmzoo.data.collate import tensors
 from mmzoo.errors import BadInput, BadRecipe, DoesNotFit, FeatureCacheError, MmzooError
-from mmzoo.interfaces.example import Example
-from mmzoo.interfaces.features import Features
+from mmzoo.interfaces import Example, Features
 from mmzoo.modalities.identity import content_digest, input_key
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import plural

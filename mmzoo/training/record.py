@@ -12,7 +12,7 @@ from mmzoo.common.environment import environment
 from mmzoo.data import provenance
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
-from mmzoo.interfaces.example import Example
+from mmzoo.interfaces import Example
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.training.trainer import MultimodalTrainer
 

@@ -19,7 +19,7 @@ from mmzoo.common.energy import Meter
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.open import load_split, open_dataset
 from mmzoo.errors import BadRecipe, DataError, TrainingError
-from mmzoo.interfaces.example import Example
+from mmzoo.interfaces import Example
 from mmzoo.models.assemble import assemble
 from mmzoo.models.compatibility import check_data
 from mmzoo.models.model import MultimodalModel

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import IterableDataset, Sampler, get_worker_info
 from transformers import TrainerState
 
-from mmzoo.interfaces.example import Example
+from mmzoo.interfaces import Example
 from mmzoo.modalities.identity import input_key
 
 

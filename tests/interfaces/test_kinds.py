@@ -1,10 +1,8 @@
 """The table of kinds says what can be registered, and mmzoo.api what plugins may rely on."""
 
-import ast
 import inspect
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -29,15 +27,8 @@ def test_every_name_of_the_interface_of_plugins_can_be_imported(name):
     assert name in dir(api)
 
 
-def test_editors_and_type_checkers_see_the_same_names():
-    tree = ast.parse(Path(api.__file__).read_text(encoding="utf-8"))
-    block = next(node for node in tree.body if isinstance(node, ast.If))
-    static = {alias.asname: node.module for node in block.body for alias in node.names}
-    assert static == api._NAMES
-
-
 def test_hooks_can_be_imported_without_torch():
-    code = "import sys; from mmzoo.api import Entry, hookimpl; sys.exit('torch' in sys.modules)"
+    code = "import sys, mmzoo, mmzoo.interfaces.kinds; from mmzoo.api import Entry, hookimpl; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -13,9 +13,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from mmzoo.data.tokens import check_length, pad_rows, pad_with_mask
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit
 from mmzoo.integrations.transformers.config import MmzooConfig
-from mmzoo.interfaces.example import PLACEHOLDER_ID
-from mmzoo.interfaces.features import Features
-from mmzoo.interfaces.language_model import CAUSAL
+from mmzoo.interfaces import CAUSAL, PLACEHOLDER_ID, Features
 from mmzoo.models.generation import NEW_TOKENS, check_writes
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel

@@ -15,8 +15,7 @@ from transformers.image_utils import load_image
 from mmzoo.data.tokens import pad_with_mask
 from mmzoo.errors import BadRecipe, DataError
 from mmzoo.integrations.transformers.model import ANSWER, check_takes_images, load_arguments
-from mmzoo.interfaces.example import PLACEHOLDER
-from mmzoo.interfaces.language_model import CAUSAL
+from mmzoo.interfaces import CAUSAL, PLACEHOLDER
 from mmzoo.models.generation import collated, request
 from mmzoo.models.load import load_without_weights
 
