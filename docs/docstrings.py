@@ -25,10 +25,10 @@ VERBS = frozenset(
     integrate iterate join keep label lay learn leave limit link list listen load locate lock log look loop make map mark
     mask match measure meet merge mix move multiply name normalise note offer omit open order pack pad pair parse pass patch
     permute pick place plan play pool predict prepare present print probe process produce project provide prune publish pull
-    push put quantise reach share query raise rank read rebuild recognise recompute record reduce refuse register reject release reload
+    push put quantise query raise rank reach read rebuild recognise recompute record reduce refuse register reject release reload
     remember remove rename render reorder repeat replace report represent request require rerun reserve reset reshape resize
     resolve restore restrict resume retry return reuse rewrite round run sample sanitise save say scale scan score search
-    see select send serialise serve set shift shorten show shuffle sign skip slice sort spell split stack stage standardise
+    see select send serialise serve set share shift shorten show shuffle sign skip slice sort spell split stack stage standardise
     start state stop store stream strip sum summarise supply swap take tell test tie tile time track train transfer
     transform translate truncate try turn undo unload unpack unwrap update upload use validate verify visit wait walk warn
     watch weigh weight wrap write yield
