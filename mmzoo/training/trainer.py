@@ -5,7 +5,7 @@ Methods of `transformers.Trainer` that are overridden here, as seen in transform
 - public: `create_optimizer`, `compute_loss`, `save_model`;
 - private, where no public method does the same: `_get_train_sampler`, `_save_checkpoint`, `_load_from_checkpoint`.
 
-tests/test_train.py (``test_every_override_of_the_trainer_is_called``) fails when the library stops calling one of them.
+tests/training/test_train.py (``test_every_override_of_the_trainer_is_called``) fails when the library stops calling one of them.
 """
 
 from __future__ import annotations

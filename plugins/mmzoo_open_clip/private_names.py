@@ -1,6 +1,6 @@
 """Collect the private names of open_clip that this plugin uses, as seen in open_clip 3.3.
 
-tests/test_encoder_layers.py fails where a newer version has changed them.
+tests/plugins/test_encoder_layers.py fails where a newer version has changed them.
 """
 
 from __future__ import annotations

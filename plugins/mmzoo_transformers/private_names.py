@@ -1,7 +1,7 @@
 """Collect the private names of torch and transformers that this plugin uses; its other files must use none.
 
 They were seen in torch 2.14.1 and transformers 5.24. `missing_names` lists those that a newer version has no more, and
-tests/test_unpadded.py fails with that list. Without them nothing else breaks: the two optimisations that need them
+tests/plugins/test_unpadded.py fails with that list. Without them nothing else breaks: the two optimisations that need them
 (`mmzoo_transformers.unpadded` and `mmzoo_transformers.frozen`) are then not used.
 """
 

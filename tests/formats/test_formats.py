@@ -8,10 +8,10 @@ import foreign
 import numpy as np
 import pytest
 import torch
+from command_line import run
+from fake_plugins import with_plugin
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from strangers import with_plugin
-from test_cli import run
 from torch.nn import functional as F
 from torchvision import transforms
 from transformers import AutoProcessor, LlavaForConditionalGeneration

@@ -2,7 +2,7 @@
 predictions do not depend on the batch. With one language model of each kind, training, saving and loading work too. Combinations
 that the compatibility check refuses are listed in refusals.txt, to be reviewed by eye:
 
-python tests/test_combinations.py    writes the list
+python tests/models/test_combinations.py    writes the list
 """
 
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_what_does_not_fit_is_refused_and_listed(language_model):
     for fusion in FUSIONS:
         refusals = [refusal(fusion, language_model, task) for task in TASKS]
         expected = of(lines, fusion, language_model)
-        assert [line for line in refusals if line] == expected, "python tests/test_combinations.py, and review the list"
+        assert [line for line in refusals if line] == expected, "python tests/models/test_combinations.py, and review the list"
 
 
 @pytest.mark.parametrize("language_model", SLOW)

@@ -1,5 +1,5 @@
 """A Hub on loopback that can be written to: what `huggingface_hub` asks for when it creates, commits, tags and lists, with
-private repositories, tokens, and faults that a test asks for. Reading is `tests/hub.py`'s."""
+private repositories, tokens, and faults that a test asks for. Reading is `tests/helpers/hub.py`'s."""
 
 from __future__ import annotations
 

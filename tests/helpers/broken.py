@@ -1,4 +1,4 @@
-"""Entries that each break one promise of the contract, for tests/test_contract.py."""
+"""Entries that each break one promise of the contract, for tests/testing/test_contract.py."""
 
 from __future__ import annotations
 

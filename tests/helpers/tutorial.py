@@ -14,11 +14,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from test_cli import run
+from command_line import run
 
 from mmzoo.registry import manager
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "write-a-plugin.md"
 _FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?( excerpt)?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 

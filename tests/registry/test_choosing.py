@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from strangers import GOOD, hosted, install, use_manager
+from fake_plugins import GOOD, hosted, install, use_manager
 
 import mmzoo
 from mmzoo.errors import MissingPlugin, PluginWarning, SettingsError, UnknownName
@@ -154,7 +154,7 @@ def test_a_checkpoint_says_why_the_plugin_that_it_needs_is_not_in_use(tmp_path, 
 
 
 def test_the_page_lists_every_plugin_in_the_repository():
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     listed = re.findall(r"^\| `(mmzoo[\w:-]+)` \|", (root / "docs" / "plugins.md").read_text(encoding="utf-8"), re.MULTILINE)
     own = [plugin.name for plugin in manager.list_installed_plugins() if plugin.is_own]
     examples = [tomllib.loads(path.read_text())["project"]["name"] for path in sorted(root.glob("examples/*/pyproject.toml"))]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import mmzoo
 
-FOLDER = Path(__file__).parent / "fixtures"
+FOLDER = Path(__file__).parents[1] / "fixtures"
 RENAMED = {
     "model.": "model.",
     "linear.": "linear.",

@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from test_cli import run
+from command_line import run
 
 import mmzoo
 from mmzoo import testing
@@ -19,10 +19,10 @@ from mmzoo.testing.subject import InstalledPlugin, Subject
 
 pytest_plugins = ["pytester"]
 
-PAGE = Path(__file__).parent.parent / "docs" / "plugin-contract.md"
+PAGE = Path(__file__).parents[2] / "docs" / "plugin-contract.md"
 IMAGES = {"tiny": {"image_size": 16, "channels": [8, 16]}, "modality": "image"}
 
-# By check: the kind of a broken entry, its target in tests/broken.py, what it is besides, and what is said to have happened.
+# By check: the kind of a broken entry, its target in tests/helpers/broken.py, what it is besides, and what is said to have happened.
 BROKEN = {
     "metadata": ("encoder", "OtherDim", {**IMAGES, "source": ""}, "source is empty"),
     "target": ("encoder", "NoEncoder", IMAGES, "not a subclass of mmzoo.api.Encoder"),

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from test_cli import run
+from command_line import run
 
 from mmzoo.errors import BadPlugin
 from mmzoo.interfaces.kinds import KINDS
@@ -17,7 +17,7 @@ from mmzoo.scaffold import package_of
 
 pytest_plugins = ["pytester"]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def python(*arguments, path, cwd):

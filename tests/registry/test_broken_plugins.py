@@ -6,7 +6,7 @@ import threading
 import warnings
 
 import pytest
-from strangers import GOOD, fake_entry_point, hosted, install, with_plugin
+from fake_plugins import GOOD, fake_entry_point, hosted, install, with_plugin
 
 import mmzoo
 from mmzoo.errors import PluginBroken, PluginWarning, SettingsError, TrainingError, UnknownName

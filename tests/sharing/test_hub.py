@@ -588,7 +588,7 @@ def test_the_private_name_of_the_library_is_as_it_was_seen():
 
 
 def test_commands_take_a_repository_in_a_folder(measured, answers, tmp_path, monkeypatch):
-    from test_cli import run
+    from command_line import run
 
     monkeypatch.setenv("MMZOO_CACHE", str(tmp_path / "cache"))
     place = f"file://{tmp_path}/zoo/me"

@@ -9,9 +9,9 @@ import sys
 import threading
 
 import pytest
+from command_line import run
+from fake_plugins import GOOD, hosted, install
 from huggingface_hub import constants
-from strangers import GOOD, hosted, install
-from test_cli import run
 
 import mmzoo
 from mmzoo.cli.root import app

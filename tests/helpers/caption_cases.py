@@ -1,6 +1,6 @@
 """Generate caption pairs of every awkward kind, and pycocoevalcap's tokens and scores of them.
 
-``python tests/caption_cases.py`` writes `tests/fixtures/coco-caption.json`. It needs Java and ``pip install "mmzoo[test-java]"``.
+``python tests/helpers/caption_cases.py`` writes `tests/fixtures/coco-caption.json`. It needs Java and ``pip install "mmzoo[test-java]"``.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import json
 import random
 from pathlib import Path
 
-FIXTURE = Path(__file__).parent / "fixtures" / "coco-caption.json"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "coco-caption.json"
 PAIRS, SEED = 1200, 20
 METRICS = ("bleu-1", "bleu-2", "bleu-3", "bleu-4", "rouge-l", "cider-d", "meteor")
 

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from test_cli import run
+from command_line import run
 
 import mmzoo
 from mmzoo.checkpoints import folder as checkpoint

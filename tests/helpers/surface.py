@@ -1,4 +1,4 @@
-"""What plugins and users may rely on, as text. ``python tests/surface.py`` rewrites `tests/public_surface.txt`.
+"""What plugins and users may rely on, as text. ``python tests/helpers/surface.py`` rewrites `tests/helpers/public_surface.txt`.
 
 A line that goes or changes breaks somebody: a new major version of the API, after a deprecation. A line that comes is a new minor
 version, once the last one is published.

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from strangers import fake_entry_point
+from fake_plugins import fake_entry_point
 
 import mmzoo
 from mmzoo.errors import UnknownName

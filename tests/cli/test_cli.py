@@ -1,37 +1,14 @@
 """The command line: what it prints, and how it refuses."""
 
-import io
 import json
 import subprocess
 import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from types import SimpleNamespace
-from unittest.mock import patch
 
 import pytest
+from command_line import run
 
 import mmzoo
-from mmzoo.cli import main
 from mmzoo.testing import Sample, tiny
-
-
-def run(*arguments, code=0, cwd=None):
-    """The command line as the program `mmzoo` runs it, but in this process: importing torch takes seconds."""
-    out, err = io.StringIO(), io.StringIO()
-    status = 0
-    with (
-        redirect_stdout(out),
-        redirect_stderr(err),
-        chdir(cwd or "."),
-        patch.object(sys, "argv", ["mmzoo", *map(str, arguments)]),
-    ):
-        try:
-            main()
-        except SystemExit as end:
-            status = end.code or 0
-    assert "Traceback" not in err.getvalue(), err.getvalue()
-    assert status == code, err.getvalue()
-    return SimpleNamespace(stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def test_the_program_is_that_function():

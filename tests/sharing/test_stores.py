@@ -11,9 +11,9 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from command_line import run
 from fsspec.registry import _registry
 from object_store import serve_s3
-from test_cli import run
 
 import mmzoo
 from mmzoo.errors import CheckpointError, DoesNotFit, HubError

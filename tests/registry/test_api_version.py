@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import surface
-from strangers import GOOD, hosted, install, with_plugin
+from fake_plugins import GOOD, hosted, install, with_plugin
 
 import mmzoo
 from mmzoo.registry import api_version
@@ -62,7 +62,7 @@ def test_a_deprecation_names_the_replacement_and_the_version_that_removes_it():
 
 def test_the_public_surface_is_unchanged():
     """Review the difference: a line that is removed or changed breaks plugins, and needs a deprecation first."""
-    assert surface.surface() == surface.FILE.read_text(encoding="utf-8"), "python tests/surface.py rewrites it"
+    assert surface.surface() == surface.FILE.read_text(encoding="utf-8"), "python tests/helpers/surface.py rewrites it"
 
 
 def test_the_examples_use_only_public_names():
@@ -71,7 +71,7 @@ def test_the_examples_use_only_public_names():
     public = {re.split(r"[ (:]", re.sub("^(class|def) ", "", line))[0] for line in lines if not line.startswith(" ")}
     public |= {name.rpartition(".")[0] for name in public}  # the modules
     used = set()
-    examples = Path(__file__).parent.parent / "examples"
+    examples = Path(__file__).parents[2] / "examples"
     for path in (*examples.glob("*/mmzoo_*/*.py"), *examples.glob("*/tests/*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mmzoo":
