@@ -411,7 +411,7 @@ def forge(revision, change):
 
     seal(revision, lambda found: change(found["files"]))
     files = json.loads((revision / MANIFEST).read_text())["files"]
-    files |= {name: checkpoint._facts(revision / name) for name in (MANIFEST, CARD)}
+    files |= {name: checkpoint.file_facts(revision / name).model_dump() for name in (MANIFEST, CARD)}
     commit = revision_of({name: SimpleNamespace(**facts) for name, facts in files.items()})
     (revision.parent / "branches/main").write_text(commit)
     return revision.rename(revision.with_name(commit))

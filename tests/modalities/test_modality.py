@@ -335,7 +335,7 @@ def test_columns_of_audio(tmp_path):
     with pytest.raises(DataError, match=r"set image_column .* or audio_column"):
         open_dataset(str(tmp_path / "none.jsonl")).load("none")
     (tmp_path / "list.jsonl").write_text('{"audio": [[0.0, 1.0]], "caption": "a tone"}\n')
-    with pytest.raises(DataError, match="a clip in a text file is the path of a file"):
+    with pytest.raises(DataError, match="a clip in a text file must be the path of a file"):
         open_dataset(str(tmp_path / "list.jsonl")).load("list")
 
 
