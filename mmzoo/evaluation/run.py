@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from mmzoo.recipes.schema import PartConfig
 from mmzoo.sharing.locations import is_folder
 
 MAX_SAMPLES, MAX_SAMPLE_LENGTH, MAX_SAMPLE_TARGETS = 20, 300, 3  # of examples that a card shows
+UNRECORDED = {"modality", "predictions", "smaller_is_better", "unrecorded"}  # attributes of an Evaluation
 
 
 @dataclass
@@ -62,33 +63,16 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the evaluation as plain data; of the predictions it contains only the samples."""
-        return {
-            "dataset": self.dataset,
-            "local": self.local,
-            "dataset_options": self.dataset_options,
-            "split": self.split,
-            "examples": self.examples,
-            "limit": self.limit,
-            "options": self.options,
-            "fingerprint": self.fingerprint,
-            "scores": {name: score.to_dict() for name, score in self.scores.items()},
-            "controls": {
-                control: {name: score.to_dict() for name, score in scores.items()} for control, scores in self.controls.items()
-            },
-            "seed": self.seed,
-            "seconds": round(self.seconds, 1),
-            "device": self.device,
-            "hardware": hardware(self.device),
-            "energy": self.energy,
-            "samples": self.samples,
-            "versions": environment(),
-        }
+        record = asdict(replace(self, predictions=[]))
+        record = {name: value for name, value in record.items() if name not in UNRECORDED}
+        return {**record, "seconds": round(self.seconds, 1), "hardware": hardware(self.device), "versions": environment()}
 
     def __str__(self) -> str:
         head = ["metric", "score", *(f"{plural(self.modality)} {control}" for control in self.controls)]
-        rows = [[name, str(score), *(str(self.controls[c][name]) for c in self.controls)] for name, score in self.scores.items()]
-        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
+        columns = [self.scores, *self.controls.values()]
+        rows = [head, *([name, *(str(scores[name]) for scores in columns)] for name in self.scores)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
         return f"{self.dataset}, split {self.split}, {self.examples} examples\n" + "\n".join(lines)
 
@@ -98,10 +82,8 @@ class Evaluation:
         if SHUFFLED not in self.controls:
             return False
         name = next(iter(self.scores))
-        better, worse = self.scores[name], self.controls[SHUFFLED][name]
-        if self.smaller_is_better:
-            better, worse = worse, better
-        return better.low <= worse.high
+        score, shuffled = self.scores[name], self.controls[SHUFFLED][name]
+        return shuffled.low <= score.high if self.smaller_is_better else score.low <= shuffled.high
 
 
 def evaluate(
@@ -148,7 +130,8 @@ def evaluate(
         model.to(device)
     started = time.monotonic()
     source = open_dataset(dataset)
-    split = split or _default_split(source)
+    if not split:
+        split = splits[0] if len(splits := source.splits()) == 1 else "test"
     examples = _load_examples(source, split, limit)
     check_data(model.recipe, examples[0], dataset if isinstance(dataset, str) else type(source).__name__)
     chosen = make_metrics(metrics or model.task.metrics)
@@ -160,10 +143,9 @@ def evaluate(
         )
     predictions = results[AS_IS].predictions
     data = provenance.describe(dataset)
+    del data["license"]
     evaluation = Evaluation(
-        dataset=data["dataset"],
-        local=data["local"],
-        dataset_options=data["dataset_options"],
+        **data,
         split=split,
         examples=len(examples),
         fingerprint=fingerprint(examples),
@@ -189,17 +171,8 @@ def evaluate(
     return evaluation
 
 
-def _default_split(dataset: Dataset) -> str:
-    splits = dataset.splits()
-    return splits[0] if len(splits) == 1 else "test"
-
-
 def _load_examples(dataset: Dataset, split: str, limit: int | None) -> Sequence[Example]:
-    """Return the first ``limit`` examples of a split; all if that is None.
-
-    Raises:
-        DataError: the split does not exist, or is empty.
-    """
+    """Return the first ``limit`` examples of a split; all if that is None."""
     loaded: Sequence[Example] | Iterable[Example] = load_split(dataset, split)
     examples = loaded if isinstance(loaded, Sequence) and limit is None else list(islice(loaded, limit))
     if not examples:
@@ -210,13 +183,12 @@ def _load_examples(dataset: Dataset, split: str, limit: int | None) -> Sequence[
 def _add_to_run(run: dict[str, Any], evaluation: Evaluation) -> None:
     """Add a result to a run record, in place of an older one on the same examples with the same options."""
 
-    def setting(result: dict[str, Any]) -> tuple[Any, ...]:
-        names = "dataset", "split", "examples"
-        return *(result[name] for name in names), result.get("dataset_options") or {}, result.get("options") or {}
+    def setting(result: dict[str, Any]) -> list[Any]:
+        options = [result.get(name) or {} for name in ("dataset_options", "options")]
+        return [result[name] for name in ("dataset", "split", "examples")] + options
 
     new = evaluation.to_dict()
-    others = [old for old in run.get("evaluations", []) if setting(old) != setting(new)]
-    run["evaluations"] = [*others, new]
+    run["evaluations"] = [*(old for old in run.get("evaluations", []) if setting(old) != setting(new)), new]
 
 
 def _sample(
@@ -227,10 +199,10 @@ def _sample(
     rows = []
     for i in dict.fromkeys(round(step * i) for i in range(count)):
         example, prediction = examples[i], predictions[i]
-        text = prediction.label if prediction.value is None else f"{prediction.value:.4g}"
+        text = prediction.label or "" if prediction.value is None else f"{prediction.value:.4g}"
         targets = [_shorten(target) for target in model.task.references(example)[:MAX_SAMPLE_TARGETS]]
         rows.append(
-            {"id": _shorten(example.id), "text": _shorten(example.text), "targets": targets, "prediction": _shorten(text or "")}
+            {"id": _shorten(example.id), "text": _shorten(example.text), "targets": targets, "prediction": _shorten(text)}
         )
     return rows
 

@@ -55,13 +55,11 @@ def measure(
     codes = [numbers.setdefault(group, len(numbers)) for group in groups]
     clusters = np.zeros((len(numbers), rows.shape[1]))
     np.add.at(clusters, codes, rows)
-    value = float(metric.score(rows.sum(0)))
-    random = np.random.default_rng(seed)
-    count = len(clusters)
+    random, count = np.random.default_rng(seed), len(clusters)
     scores: list[np.ndarray] = []
     step = max(1, min(resamples, int(BLOCK // count)))  # bounds the memory of one block
     for start in range(0, resamples, step):
         weights = random.multinomial(count, np.full(count, 1 / count), size=min(step, resamples - start))
         scores.append(metric.score(weights @ clusters))
     low, high = np.nanpercentile(np.concatenate(scores), [2.5, 97.5])
-    return Score(value, float(low), float(high))
+    return Score(float(metric.score(rows.sum(0))), float(low), float(high))

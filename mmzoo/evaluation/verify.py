@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -53,16 +54,15 @@ class ScoreCheck:
 
 @dataclass
 class EvaluationCheck:
-    """Hold the checks of one recorded evaluation, one for each score. ``measured`` is the number of examples that were measured,
-    ``reason`` why the evaluation could not be measured, and ``modality`` that of the inputs that the controls change."""
+    """Hold the checks of one recorded evaluation, one for each score."""
 
     dataset: str
     split: str
     examples: int
-    measured: int = 0
+    measured: int = 0  # the number of examples that were measured
     checks: list[ScoreCheck] = field(default_factory=list)
-    reason: str = ""
-    modality: str = "image"
+    reason: str = ""  # why the evaluation could not be measured
+    modality: str = "image"  # of the inputs that the controls change
 
     @property
     def reproduced(self) -> bool:
@@ -72,13 +72,12 @@ class EvaluationCheck:
 
 @dataclass
 class Verification:
-    """Hold the result of verifying a model: a check for each recorded evaluation, and ``unrecorded``, the scores in the card that
-    its record does not have. ``commit`` is that of a repository."""
+    """Hold the result of verifying a model: a check for each recorded evaluation."""
 
     model: str
-    commit: str | None
+    commit: str | None  # of a repository
     evaluations: list[EvaluationCheck] = field(default_factory=list)
-    unrecorded: list[str] = field(default_factory=list)
+    unrecorded: list[str] = field(default_factory=list)  # scores in the card that its record does not have
 
     @property
     def reproduced(self) -> bool:
@@ -87,10 +86,8 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain data, for JSON."""
-        data = asdict(self)
-        for entry, check in zip(data["evaluations"], self.evaluations, strict=True):
-            entry["reproduced"] = check.reproduced
-        return {"reproduced": self.reproduced, **data}
+        evaluations = [{**asdict(check), "reproduced": check.reproduced} for check in self.evaluations]
+        return {"reproduced": self.reproduced, **asdict(self), "evaluations": evaluations}
 
     def __str__(self) -> str:
         lines = [f"{self.model}{f' at commit {self.commit}' if self.commit else ''}"]
@@ -114,9 +111,8 @@ def _table(check: EvaluationCheck) -> list[str]:
     rows = [("metric", "claimed", "measured", "")]
     for score in check.checks:
         name = score.metric + (f", {plural(check.modality)} {score.control}" if score.control else "")
-        verdict = "reproduced" if score.reproduced else "NOT reproduced"
-        rows.append((name, str(score.claimed), str(score.measured), verdict))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        rows.append((name, str(score.claimed), str(score.measured), "reproduced" if score.reproduced else "NOT reproduced"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return lines + ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
@@ -155,27 +151,24 @@ def verify(
     replaced = {i for i, claim in enumerate(claims) if not _is_public(claim)} or set(range(len(claims)))
     for i, claim in enumerate(claims):
         copy = dataset if i in replaced else None
-        check = _check_claim(loaded, claim, copy, limit, batch_size=batch_size, progress=progress)
-        verification.evaluations.append(check)
+        verification.evaluations.append(_check_claim(loaded, claim, copy, limit, batch_size, progress))
     return verification
 
 
 def _is_public(claim: Mapping[str, Any]) -> bool:
     """Return whether the data set of a claim can be opened by its recorded name."""
-    try:
+    with suppress(MmzooError):
         provenance.reopen(claim)
-    except MmzooError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _check_claim(
-    model: MultimodalModel, claim: Mapping[str, Any], copy: str | PartConfig | Dataset | None, limit: int | None, **how: Any
+    model: MultimodalModel, claim: Mapping[str, Any], copy: str | PartConfig | Dataset | None, limit: int | None, *how: Any
 ) -> EvaluationCheck:
     """Measure one recorded evaluation, on ``copy`` of its data set if that is not None.
 
-    Raises:
-        DataError, BadRecipe: the copy cannot be opened. Other errors become the check's ``reason``.
+    Errors other than those of opening the copy become the check's ``reason``.
     """
     check = EvaluationCheck(claim["dataset"], claim["split"], claim["examples"], modality=model.modality)
     try:
@@ -191,26 +184,16 @@ def _check_claim(
         check.reason = f"the data differ from those of the claim: fingerprint {actual[:16]}, and {expected[:16]} is claimed"
         return check
     try:
-        _measure(model, claim, examples[:limit], check, **how)
+        _measure(model, claim, examples[:limit], check, *how)
     except MmzooError as error:  # such as a metric whose plugin is not installed, or an option that no longer exists
         check.reason = str(error)
     return check
 
 
 def _measure(
-    model: MultimodalModel,
-    claim: Mapping[str, Any],
-    examples: list[Example],
-    check: EvaluationCheck,
-    *,
-    batch_size: int,
-    progress: bool,
+    model: MultimodalModel, claim: Mapping[str, Any], examples: list[Example], check: EvaluationCheck, size: int, progress: bool
 ) -> None:
-    """Measure every score of a claim, and add the comparisons to ``check``.
-
-    Raises:
-        DataError: the record has no score, or a score only under a control. Others as `score_examples`.
-    """
+    """Measure every score of a claim, and add the comparisons to ``check``."""
     controls, seed = claim.get("controls") or {}, claim.get("seed", 0)
     if not claim["scores"]:
         raise DataError("the record has no score")
@@ -220,7 +203,7 @@ def _measure(
     options = {name: value for name, value in (claim.get("options") or {}).items() if name not in _RESERVED}
     with bar("evaluating", len(examples) * len(conditions), shown=progress) as shown:
         results = score_examples(
-            model, examples, metrics, conditions, seed=seed, batch_size=batch_size, options=options, advance=shown.advance
+            model, examples, metrics, conditions, seed=seed, batch_size=size, options=options, advance=shown.advance
         )
     check.measured = len(examples)
     for control, scores in {AS_IS: claim["scores"], **controls}.items():
@@ -228,13 +211,11 @@ def _measure(
             if metric not in metrics:
                 raise DataError(f"the record has {metric} under the control {control}, but not without a control")
             claimed, measured = Score(values["value"], values["low"], values["high"]), results[control].scores[metric]
-            agree = _agree(claimed, measured, len(examples)) if len(examples) == check.examples else _overlap(claimed, measured)
+            if len(examples) == check.examples:
+                agree = _agree(claimed, measured, len(examples))
+            else:  # a part of the examples can only show that the intervals overlap
+                agree = claimed.low <= measured.high and measured.low <= claimed.high
             check.checks.append(ScoreCheck(metric, control, claimed, measured, agree))
-
-
-def _overlap(claimed: Score, measured: Score) -> bool:
-    """Return whether the intervals overlap, which is all that a part of the examples can show."""
-    return claimed.low <= measured.high and measured.low <= claimed.high
 
 
 def _agree(claimed: Score, measured: Score, examples: int) -> bool:
@@ -243,31 +224,30 @@ def _agree(claimed: Score, measured: Score, examples: int) -> bool:
         return True
     width = claimed.high - claimed.low
     max_width = MAX_WIDTH_RATIO * (measured.high - measured.low) + MAX_EXTRA_EXAMPLES / examples
-    near = abs(claimed.value - measured.value) <= width <= max_width
-    return near and claimed.low <= measured.value <= claimed.high
+    return abs(claimed.value - measured.value) <= width <= max_width and claimed.low <= measured.value <= claimed.high
 
 
 def _unrecorded(folder: Path, claims: list[dict[str, Any]]) -> list[str]:
     """Return the scores in the card's metadata that no recorded evaluation has: the card is not hashed, so anyone can edit it."""
-    recorded = {
+    known = [
         (claim["split"], metric, score["value"])
         for claim in claims
         for scores in (claim["scores"], *(claim.get("controls") or {}).values())
         for metric, score in scores.items()
-    }
-    unrecorded = []
-    for model in _list(screening.card_metadata(folder / CARD).get("model-index")):
-        for result in _list(_get(model, "results")):
-            for metric in _list(_get(result, "metrics")):
-                split, name, value = _get(_get(result, "dataset"), "split"), _get(metric, "type"), _get(metric, "value")
-                if not any((split, name, value) == known for known in recorded):
-                    unrecorded.append(f"{name} {value} on split {split}"[:200])
-    return unrecorded
+    ]
+    claimed = [
+        (_get(_get(result, "dataset"), "split"), _get(metric, "type"), _get(metric, "value"))
+        for model in _items(screening.card_metadata(folder / CARD), "model-index")
+        for result in _items(model, "results")
+        for metric in _items(result, "metrics")
+    ]
+    return [f"{name} {value} on split {split}"[:200] for split, name, value in claimed if (split, name, value) not in known]
 
 
 def _get(value: Any, key: str) -> Any:
     return value.get(key) if isinstance(value, dict) else None
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _items(value: Any, key: str) -> list[Any]:
+    items = _get(value, key)
+    return items if isinstance(items, list) else []

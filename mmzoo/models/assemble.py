@@ -11,7 +11,6 @@ import torch
 
 from mmzoo.errors import PluginBroken
 from mmzoo.interfaces import FeatureSpec, LanguageSpec, Part
-from mmzoo.interfaces.kinds import PARTS
 from mmzoo.models import compatibility, locks
 from mmzoo.models.model import MultimodalModel, Provenance
 from mmzoo.models.trainable import apply_policy
@@ -51,11 +50,15 @@ def assemble(
     resolved = {kind: resolve(kind, part) for kind, part in recipe.parts().items()}
     compatibility.check_classes(resolved)
     policies = {kind: part.train or resolved[kind].cls.default_train for kind, part in recipe.parts().items()}
-    parts = _make_on_meta(resolved, policies, sources)
-    pretrained = {kind: kind not in sources and _wants_weights(recipe, kind, parts[kind]) for kind in PARTS}
+    with torch.device("meta"):
+        parts = _make(resolved, {})
+    compatibility.check_parts(resolved, parts, policies)
+    for kind, source in sources.items():
+        source.check(parts[kind])
+    pretrained = {kind: kind not in sources and _wants_weights(recipe, kind, part) for kind, part in parts.items()}
     if not meta:
-        wanted = {kind: parts[kind] for kind in PARTS if pretrained[kind] and not random}
-        parts = _make_with_weights(resolved, wanted, sources, None if random else lock)
+        loading = {kind: parts[kind] for kind in parts if pretrained[kind] and not random}
+        parts = _make_with_weights(resolved, loading, sources, None if random else lock)
     for kind, part in parts.items():
         if folder is not None:
             part.restore(folder)
@@ -68,16 +71,6 @@ def assemble(
     if not meta:
         plugin_manager().manager.hook.mmzoo_model_built(model=model)
     return model
-
-
-def _make_on_meta(resolved: dict[str, Resolved], policies: dict[str, str], sources: Mapping[str, WarmStart]) -> dict[str, Part]:
-    """Make the parts on the meta device, and check them and the checkpoints that they start from."""
-    with torch.device("meta"):
-        parts = _make(resolved, {})
-    compatibility.check_parts(resolved, parts, policies)
-    for kind, source in sources.items():
-        source.check(parts[kind])
-    return parts
 
 
 def _make_with_weights(
@@ -117,11 +110,7 @@ def _make(resolved: dict[str, Resolved], loaded: Mapping[str, Part]) -> dict[str
 
 
 def _instance(resolved: Resolved, *arguments: Any) -> Part:
-    """Make a part, and check the attributes that its interface requires.
-
-    Raises:
-        PluginBroken: its code fails, or it lacks a spec or a transform.
-    """
+    """Make a part, and check the attributes that its interface requires."""
     entry = resolved.entry
     with _attribute_errors_to(entry, "could not be built"):
         part: Part = resolved.cls(*arguments)
@@ -135,8 +124,7 @@ def _instance(resolved: Resolved, *arguments: Any) -> Part:
 
 @contextmanager
 def _attribute_errors_to(entry: Entry, what: str) -> Iterator[None]:
-    """Raise whatever a plugin's code raises as an error that names the plugin, and restore torch's default type, which would
-    otherwise change every later model."""
+    """Raise a plugin's errors with its name, and restore torch's default type, which would change every later model."""
     default = torch.get_default_dtype()
     try:
         with isolation.attribute_errors_to(f"{entry.label} of plugin '{entry.plugin}' {what}"):

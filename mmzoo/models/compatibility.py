@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from mmzoo.errors import DoesNotFit, PluginBroken
@@ -30,7 +29,7 @@ def check_classes(resolved: Classes) -> None:
     Raises:
         PluginBroken: a class violates its interface. DoesNotFit: the parts are incompatible.
     """
-    for check in CLASS_CHECKS:
+    for check in (_check_bases, _check_modality, _check_architecture, _check_task):
         check(resolved)
 
 
@@ -40,7 +39,7 @@ def check_parts(resolved: Classes, parts: Parts, policies: Mapping[str, str]) ->
     Raises:
         DoesNotFit: the parts are incompatible, or one does not support its policy.
     """
-    for check in PART_CHECKS:
+    for check in (_check_instance_generates, _check_fusion, _check_context):
         check(resolved, parts)
     for kind, part in parts.items():
         check_policy(part, policies[kind], resolved[kind].entry.label, kind)
@@ -64,17 +63,12 @@ def check_data(recipe: Recipe, example: Example | None, where: str) -> None:
     )
 
 
-# Checks of classes
-
-
 def _check_bases(resolved: Classes) -> None:
     for kind, part in resolved.items():
-        base = KINDS[kind].base_class()
+        base, entry = KINDS[kind].base_class(), part.entry
         assert base is not None
         if not (isinstance(part.cls, type) and issubclass(part.cls, base)):
-            raise PluginBroken(
-                f"{part.entry.label} of plugin '{part.entry.plugin}': {part.entry.target} is not a mmzoo.api.{base.__name__}"
-            )
+            raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': {entry.target} is not a mmzoo.api.{base.__name__}")
 
 
 def _check_modality(resolved: Classes) -> None:
@@ -103,7 +97,7 @@ def _check_architecture(resolved: Classes) -> None:
             )
 
 
-def _check_generation(resolved: Classes) -> None:
+def _check_task(resolved: Classes) -> None:
     language, fusion, task = resolved["language_model"], resolved["fusion"], resolved["task"]
     if task.cls.needs_generation and not language.cls.generates:
         raise _misfit(
@@ -111,23 +105,12 @@ def _check_generation(resolved: Classes) -> None:
             _alternatives("language_model", lambda cls: cls.generates and _supports(fusion.cls, cls)),
             _alternatives("task", lambda cls: not cls.needs_generation),
         )
-
-
-def _check_decoder(resolved: Classes) -> None:
-    fusion, task = resolved["fusion"], resolved["task"]
-    architecture = resolved["language_model"].cls.architecture
     if fusion.cls.needs_decoder and not task.cls.needs_generation:
         raise _misfit(
             f"{fusion.entry.label} passes the image only to the decoder, and {task.entry.label} uses only the encoder.",
             _alternatives("task", lambda cls: cls.needs_generation),
-            _alternatives("fusion", lambda cls: not cls.needs_decoder and architecture in cls.architectures),
+            _alternatives("fusion", lambda cls: not cls.needs_decoder and language.cls.architecture in cls.architectures),
         )
-
-
-CLASS_CHECKS = (_check_bases, _check_modality, _check_architecture, _check_generation, _check_decoder)
-
-
-# Checks of parts on the meta device
 
 
 def _check_instance_generates(resolved: Classes, parts: Parts) -> None:
@@ -138,38 +121,31 @@ def _check_instance_generates(resolved: Classes, parts: Parts) -> None:
         )
 
 
-def _check_features_used(resolved: Classes, parts: Parts) -> None:
-    if parts["encoder"].transform is not None and not parts["fusion"].places():
+def _check_fusion(resolved: Classes, parts: Parts) -> None:
+    label, encoder = resolved["fusion"].entry.label, resolved["encoder"].entry.name
+    fusion, architecture = parts["fusion"], parts["language_model"].spec.architecture
+
+    def others(fits: Callable[..., Any]) -> str:
+        return _alternatives("fusion", lambda cls: fits(cls) and architecture in cls.architectures)
+
+    if parts["encoder"].transform is not None and not fusion.places():
         raise _misfit(
-            f"{resolved['fusion'].entry.label} ignores the features of encoder '{resolved['encoder'].entry.name}'.",
-            _other_fusions(parts, lambda cls: cls.places()),
+            f"{label} ignores the features of encoder '{encoder}'.",
+            others(lambda cls: cls.places()),
             "For text alone, use it with encoder 'none'.",
         )
-
-
-def _check_tiles(resolved: Classes, parts: Parts) -> None:
-    if parts["fusion"].tiles > 1 and parts["encoder"].modality != "image":
+    if fusion.tiles > 1 and parts["encoder"].modality != "image":
+        raise _misfit(f"fusion.tiles: {label} cuts images into tiles, and encoder '{encoder}' takes no images")
+    if fusion.needs_tokens and parts["encoder"].spec.tokens == 0:
         raise _misfit(
-            f"fusion.tiles: {resolved['fusion'].entry.label} cuts images into tiles, and encoder "
-            f"'{resolved['encoder'].entry.name}' takes no images"
+            f"{label} reads token features, and encoder '{encoder}' has only pooled features.",
+            others(lambda cls: not cls.needs_tokens),
         )
-
-
-def _check_tokens(resolved: Classes, parts: Parts) -> None:
-    fusion, encoder = resolved["fusion"].entry, resolved["encoder"].entry
-    if parts["fusion"].needs_tokens and parts["encoder"].spec.tokens == 0:
+    if fusion.needs_blocks and not parts["language_model"].spec.blocks:
+        language = resolved["language_model"].entry.name
         raise _misfit(
-            f"{fusion.label} reads token features, and encoder '{encoder.name}' has only pooled features.",
-            _other_fusions(parts, lambda cls: not cls.needs_tokens),
-        )
-
-
-def _check_blocks(resolved: Classes, parts: Parts) -> None:
-    fusion, language = resolved["fusion"].entry, resolved["language_model"].entry
-    if parts["fusion"].needs_blocks and not parts["language_model"].spec.blocks:
-        raise _misfit(
-            f"{fusion.label} attaches to the blocks of a language model, and '{language.name}' has no blocks that match its dim.",
-            _other_fusions(parts, lambda cls: not cls.needs_blocks),
+            f"{label} attaches to the blocks of a language model, and '{language}' has no blocks that match its dim.",
+            others(lambda cls: not cls.needs_blocks),
         )
 
 
@@ -183,14 +159,8 @@ def _check_context(resolved: Classes, parts: Parts) -> None:
         )
 
 
-PART_CHECKS = (_check_instance_generates, _check_features_used, _check_tiles, _check_tokens, _check_blocks, _check_context)
-
-
-# Messages
-
-
 def _misfit(problem: str, *fixes: str) -> DoesNotFit:
-    """Return the error of a check: the problem, and a line for each way to fix it."""
+    """Return the error with a line for each way to fix the problem."""
     return DoesNotFit("\n".join([problem, *fixes]))
 
 
@@ -199,33 +169,24 @@ def _supports(fusion: type[Fusion], language: type[LanguageModel]) -> bool:
     return language.architecture in fusion.architectures and (not fusion.needs_blocks or language.blocks is not Part.blocks)
 
 
-def _other_fusions(parts: Parts, fits: Callable[..., Any]) -> str:
-    """Return a sentence that names the fusions for the language model's architecture that meet a condition."""
-    architecture = parts["language_model"].spec.architecture
-    return _alternatives("fusion", lambda cls: fits(cls) and architecture in cls.architectures)
-
-
 def _alternatives(kind: str, fits: Callable[..., Any]) -> str:
     """Return a sentence that names the entries of a kind whose class meets a condition.
 
     Entries of installed plugins are imported under a time limit, and only `MAX_IMPORTED` of them.
     """
-    names, imported, untried = [], 0, 0
+    names, imported = [], 0
     for entry in plugin_manager().registry.entries(kind):
-        load = entry.load
-        if entry.plugin != PROJECT:
-            imported += 1
-            if imported > MAX_IMPORTED:
-                untried += 1
-                continue
-            load = partial(_load_limited, entry)
+        foreign = entry.plugin != PROJECT
+        imported += foreign
+        if foreign and imported > MAX_IMPORTED:
+            continue
         try:
-            if fits(load()):
+            if fits(_load_limited(entry) if foreign else entry.load()):
                 names.append(entry.name)
         except Exception:
             continue  # a broken entry of another plugin is not a suggestion
     label = KINDS[kind].label
-    note = f" ({untried} were not tried.)" if untried else ""
+    note = f" ({imported - MAX_IMPORTED} were not tried.)" if imported > MAX_IMPORTED else ""
     return (f"Each {label} that fits: {', '.join(names)}." if names else f"No registered {label} fits.") + note
 
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from mmzoo.checkpoints import card
 from mmzoo.checkpoints.summary import Summary, summarise, total_summary
-from mmzoo.interfaces import Encoder, Fusion, LanguageSpec
+from mmzoo.interfaces import Encoder
 from mmzoo.interfaces.kinds import PARTS
 from mmzoo.recipes import licence
 from mmzoo.registry.manager import plugin_manager
 
-if TYPE_CHECKING:
-    from mmzoo.models.model import MultimodalModel
 
-
-def summarise_model(model: MultimodalModel) -> Summary:
+def summarise_model(model: Any) -> Summary:
     """Return the summary of a model, which may be on the meta device."""
+    fusion, spec = model.fusion, model.language_model.spec
+    context = spec.max_length or "unlimited"
+    added = f"+{fusion.added_tokens} tokens" if fusion.added_tokens else "no added tokens"
     shapes = {
         "encoder": _encoder_shape(model.encoder),
-        "fusion": _fusion_shape(model.fusion),
-        "language_model": _language_model_shape(model.language_model.spec),
+        "fusion": f"{' and '.join(fusion.places()) or 'nowhere'}, {added}",
+        "language_model": f"{spec.architecture}, dim {spec.dim}, {spec.vocab_size} words, context {context}",
         "task": getattr(model.task, "shape", ""),
     }
     rows = [
@@ -40,7 +40,7 @@ def summarise_model(model: MultimodalModel) -> Summary:
     return total_summary(model.recipe.name or "unnamed", rows, buffers, licences)
 
 
-def model_card(model: MultimodalModel) -> str:
+def model_card(model: Any) -> str:
     """Return the model card, in Markdown, with the sections that plugins add."""
     run = model.provenance.run
     added = plugin_manager().manager.hook.mmzoo_card_sections(model=model, run=run)
@@ -56,17 +56,8 @@ def model_card(model: MultimodalModel) -> str:
 
 
 def _encoder_shape(encoder: Encoder) -> str:
-    spec = encoder.spec
     if encoder.transform is None:
         return "has no input"
+    spec = encoder.spec
     tokens = "pooled only" if spec.tokens == 0 else f"{'any' if spec.tokens is None else spec.tokens} tokens x {spec.dim}"
     return f"{tokens}, pooled {spec.pooled_dim}"
-
-
-def _fusion_shape(fusion: Fusion) -> str:
-    places = " and ".join(fusion.places()) or "nowhere"
-    return f"{places}, {f'+{fusion.added_tokens} tokens' if fusion.added_tokens else 'no added tokens'}"
-
-
-def _language_model_shape(spec: LanguageSpec) -> str:
-    return f"{spec.architecture}, dim {spec.dim}, {spec.vocab_size} words, context {spec.max_length or 'unlimited'}"

@@ -5,27 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
 from mmzoo.data.batching import batches
-from mmzoo.data.collate import Collator, raise_bad, tensors
+from mmzoo.data.collate import Collator, tensors
 from mmzoo.data.tokens import check_length, pad_with_mask, prompt_ids, render_chat
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit, MmzooError, PluginBroken
-from mmzoo.interfaces import CAUSAL, Example, Features, LanguageSpec
-from mmzoo.models.prediction import make_example, pair_inputs
+from mmzoo.interfaces import CAUSAL, Example, Features
+from mmzoo.models.prediction import check_readable, make_example, pair_inputs
 from mmzoo.models.sequence import drop_none, fuse_input
-from mmzoo.registry.entries import Entry
-
-if TYPE_CHECKING:
-    from mmzoo.models.model import MultimodalModel
 
 NEW_TOKENS = 32  # the default of max_new_tokens
 # Larger values are mistakes: all rows are held at once, and a model without a context would generate for days.
 LIMITS = {"max_new_tokens": 1_000_000, "num_beams": 1024, "num_return_sequences": 1024}
+INTERNAL = {"max_new_tokens", "stopping_criteria", "streamer"}  # set here, so not what a message blames
 DEFAULTS = {"num_beams": 1, "num_return_sequences": 1, "do_sample": False, "use_cache": True}
 # Options of the library that are set here, so that a caller's value would be lost.
 SET_HERE = {
@@ -41,38 +38,24 @@ SET_HERE = {
 
 @dataclass
 class Request:
-    """Hold what to generate: ``examples`` whose texts are the prompts, whether a chat template ``framed`` these, the strings to
-    ``stop`` before, and ``options``: ``max_new_tokens`` and the library's own."""
+    """Hold what to generate, checked."""
 
-    examples: list[Example]
-    framed: bool
-    stop: list[str]
-    options: dict[str, Any]
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Return the largest number of tokens to generate."""
-        return self.options["max_new_tokens"]
+    examples: list[Example]  # whose texts are the prompts
+    framed: bool  # whether the prompts are in a chat template
+    stop: list[str]  # the strings to stop before
+    options: dict[str, Any]  # ``max_new_tokens`` and the library's own
 
 
 def request(
-    model: MultimodalModel,
-    source: Any,
-    prompt: Any,
-    *,
-    max_new_tokens: int,
-    stop: str | Sequence[str],
-    chat: bool,
-    **options: Any,
+    model: Any, source: Any, prompt: Any, *, stop: str | Sequence[str], chat: bool, **options: Any
 ) -> tuple[Request, bool]:
-    """Check the arguments of `MultimodalModel.generate` and return them as a request, and whether they held lists.
+    """Check the arguments of `MultimodalModel.generate`; return them as a request, and whether they held lists.
 
     Raises:
-        DoesNotFit: the language model or the task does not generate text. BadRecipe: a wrong option.
-        DataError: inputs and prompts do not match, or a conversation is malformed.
+        DoesNotFit, BadRecipe, DataError: as `MultimodalModel.generate`.
     """
     check_writes(model)
-    check_limits({"max_new_tokens": max_new_tokens, **options})
+    check_limits(options)
     if conflicts := [name for name in SET_HERE if name in options]:
         raise BadRecipe(f"generate: {conflicts[0]}: {SET_HERE[conflicts[0]]}")
     criteria = options.get("stopping_criteria", ())
@@ -82,36 +65,30 @@ def request(
     if not all(isinstance(text, str) and text for text in stops):
         raise BadRecipe(f"generate: stop: must be a text or a list of texts, none empty (got {stop!r})")
     pairs, is_list = pair_inputs(model, source, prompt)
-    framed = chat or any(_is_conversation(words) for _, words in pairs)
+    framed = chat or any(isinstance(words, list | tuple) for _, words in pairs)
     examples = []
     for i, (inputs, words) in enumerate(pairs):
         example = make_example(model, i, inputs, "" if words is None or framed else words)
         examples.append(_framed(model, example, words) if framed else example)
-    return Request(examples, framed, stops, {"max_new_tokens": max_new_tokens, **options}), is_list
+    return Request(examples, framed, stops, options), is_list
 
 
-def check_writes(model: MultimodalModel) -> None:
-    """Check that a model generates text.
+def check_writes(model: Any) -> None:
+    """Check that a model's language model and its task generate text.
 
     Raises:
-        DoesNotFit: its language model or its task does not.
+        DoesNotFit: one does not.
     """
+    language_model, task = model.recipe.language_model.use, model.recipe.task.use
+    use_instead = "does not generate text; use model.predict, or build with a"
     if not model.language_model.spec.generates:
-        name = model.recipe.language_model.use
-        raise DoesNotFit(f"language model '{name}' does not generate text; use model.predict, or build with a causal one")
+        raise DoesNotFit(f"language model '{language_model}' {use_instead} causal one")
     if not model.task.needs_generation:  # it was never trained to generate, so its text would be noise
-        name = model.recipe.task.use
-        raise DoesNotFit(
-            f"a model for the task '{name}' does not generate text; use model.predict, or build with a task that generates"
-        )
+        raise DoesNotFit(f"a model for the task '{task}' {use_instead} task that generates")
 
 
 def check_limits(options: Mapping[str, Any]) -> None:
-    """Check the numbers among the options against `LIMITS`.
-
-    Raises:
-        BadRecipe: one is not a whole number, or is beyond its limit.
-    """
+    """Check the numbers among the options against `LIMITS`."""
     for name, most in LIMITS.items():
         value = options.get(name, 1)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
@@ -120,11 +97,7 @@ def check_limits(options: Mapping[str, Any]) -> None:
 
 @contextmanager
 def option_errors(options: Mapping[str, Any]) -> Iterator[None]:
-    """Raise errors that an option causes in the language model as `BadRecipe`. Errors that no option explains pass unchanged.
-
-    Raises:
-        BadRecipe: an option is unknown, or its value is wrong.
-    """
+    """Raise errors that an option causes in the language model as `BadRecipe`. Errors that no option explains pass unchanged."""
     check_limits({name: value for name, value in options.items() if value is not None})
     try:
         yield
@@ -133,60 +106,36 @@ def option_errors(options: Mapping[str, Any]) -> Iterator[None]:
     except (TypeError, ValueError) as error:
         raise BadRecipe(f"generate: {error}") from error
     except Exception as error:  # the library checks few options, and a wrong value can fail anywhere in it
-        if not (names := _non_default(options)):
+        names = sorted(name for name in options.keys() - INTERNAL if name not in DEFAULTS or options[name] != DEFAULTS[name])
+        if not names:
             raise
         raise BadRecipe(f"generate: with {', '.join(names)}: {type(error).__name__}: {error}") from error
 
 
-def _non_default(options: Mapping[str, Any]) -> list[str]:
-    """Return the names of the options that differ from the defaults, without those that are set here."""
-    internal = {"max_new_tokens", "stopping_criteria", "streamer"}
-    return sorted(
-        name for name, value in options.items() if name not in internal and (name not in DEFAULTS or value != DEFAULTS[name])
-    )
-
-
-def generate_ids(model: MultimodalModel, features: Features, ids: Tensor, mask: Tensor, options: dict[str, Any]) -> Tensor:
-    """Generate token ids [batch * returned, out] after prompts [batch, text]; see `MultimodalModel.generate_ids`."""
+def generate_ids(model: Any, features: Features, ids: Tensor, mask: Tensor, options: dict[str, Any]) -> Tensor:
+    """Generate token ids; see `MultimodalModel.generate_ids`."""
     language_model = model.language_model
     with option_errors(options):
         fused = fuse_input(model, features, ids, mask, left=language_model.architecture == CAUSAL)
-        check_room(language_model.spec, fused.mask, options.get("max_new_tokens") or 0)
+        # Laying out the batch checked the tokens that the task generates; a caller may request more.
+        context = language_model.spec.max_length if language_model.architecture == CAUSAL else None
+        new = options.get("max_new_tokens") or 0
+        if context is not None and (longest := int(fused.mask.sum(1).max())) + new > context:
+            raise DataError(
+                f"{longest} positions of a prompt and {new} to generate exceed the language model's context of {context}; "
+                "shorten the text or generate less"
+            )
         memory = drop_none(memory=fused.memory)
         generated = language_model.generate(fused.embeddings, fused.mask, **memory, **options)
-    count = len(ids) * (options.get("num_return_sequences") or 1)
-    check_count(generated, count, model.provenance.entries["language_model"])
+    expected = len(ids) * (options.get("num_return_sequences") or 1)
+    if not isinstance(generated, Tensor) or len(generated) != expected:
+        entry = model.provenance.entries["language_model"]
+        returned = f"{len(generated)} rows" if isinstance(generated, Tensor) else type(generated).__name__
+        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': generate returned {returned} instead of {expected} texts")
     return generated
 
 
-def check_room(language_model: LanguageSpec, mask: Tensor, new: int) -> None:
-    """Check that the context has room for ``new`` tokens after the longest row of ``mask`` [batch, positions].
-
-    Laying out the batch checked the tokens that the task generates; a caller may request more.
-
-    Raises:
-        DataError: naming the lengths.
-    """
-    context = language_model.max_length if language_model.architecture == CAUSAL else None
-    if context is not None and (longest := int(mask.sum(1).max())) + new > context:
-        raise DataError(
-            f"{longest} positions of a prompt and {new} to generate exceed the language model's context of {context}; "
-            "shorten the text or generate less"
-        )
-
-
-def check_count(generated: Any, expected: int, entry: Entry) -> None:
-    """Check that a language model returned the ids of ``expected`` texts.
-
-    Raises:
-        PluginBroken: it returned another number, or no tensor.
-    """
-    if not isinstance(generated, Tensor) or len(generated) != expected:
-        returned = f"{len(generated)} rows" if isinstance(generated, Tensor) else type(generated).__name__
-        raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': generate returned {returned} instead of {expected} texts")
-
-
-def write(model: MultimodalModel, request: Request, batch_size: int) -> list[str]:
+def write(model: Any, request: Request, batch_size: int) -> list[str]:
     """Generate the texts of a request, in order; several texts of one example follow one another."""
     texts: list[str] = []
     tokenizer = model.language_model.tokenizer
@@ -197,22 +146,21 @@ def write(model: MultimodalModel, request: Request, batch_size: int) -> list[str
     return texts
 
 
-def model_inputs(model: MultimodalModel, request: Request, group: list[Example]) -> tuple[Features, Tensor, Tensor]:
+def model_inputs(model: Any, request: Request, group: list[Example]) -> tuple[Features, Tensor, Tensor]:
     """Return the features of examples, and their prompts and mask [batch, text], on the model's device."""
     batch = tensors(collated(model, request, group), model.device)
     return model.batch_features(batch), batch["ids"], batch["mask"]
 
 
-def collated(model: MultimodalModel, request: Request, group: list[Example]) -> dict[str, Any]:
+def collated(model: Any, request: Request, group: list[Example]) -> dict[str, Any]:
     """Collate examples of a request as `Collator` does, with prompts ``ids`` [batch, text] and their ``mask``.
 
     Raises:
         BadInput: an input cannot be read. DataError: a prompt exceeds the context.
     """
-    text = model.text_context()
-    batch = Collator(_PromptLayout(request), text, model.input_pipeline(), training=False)(group)  # type: ignore[arg-type]
-    for name, message in raise_bad(batch):
-        raise model.encoder.reader.error(f"example {name}: {message}")
+    layout: Any = _PromptLayout(request)
+    batch = Collator(layout, model.text_context(), model.input_pipeline(), training=False)(group)
+    check_readable(model, batch)
     return batch
 
 
@@ -226,7 +174,7 @@ class _PromptLayout:
         """Return prompt ``ids`` and ``mask`` [batch, text], padded on the left for causal models."""
         rows = prompt_ids(text, [example.text for example in examples], framed=self.request.framed)
         causal = text.architecture == CAUSAL
-        check_length(rows, text, [example.id for example in examples], self.request.max_new_tokens if causal else 0)
+        check_length(rows, text, [example.id for example in examples], self.request.options["max_new_tokens"] if causal else 0)
         ids, mask = pad_with_mask(rows, text.tokenizer.pad_token_id, left=causal)
         return {"ids": ids, "mask": mask}
 
@@ -240,7 +188,7 @@ def decoding_options(request: Request, tokenizer: Any) -> dict[str, Any]:
 
 
 def cut(text: str, stop: Sequence[str]) -> str:
-    """Return the text before the first of the stop strings in it."""
+    """Return the text before the first stop string in it."""
     return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
 
 
@@ -259,19 +207,11 @@ class _StopStrings(StoppingCriteria):
         return torch.tensor([cut(text, self.stop) != text for text in texts], device=input_ids.device)
 
 
-def _is_conversation(words: Any) -> bool:
-    return isinstance(words, list | tuple)
-
-
-def _framed(model: MultimodalModel, example: Example, words: Any) -> Example:
-    """Return the example with its prompt or conversation in the chat template.
-
-    Raises:
-        DataError: a turn is malformed. BadRecipe: the tokenizer has no chat template.
-    """
-    messages = list(words) if _is_conversation(words) else [{"role": "user", "content": words or ""}]
+def _framed(model: Any, example: Example, words: Any) -> Example:
+    """Return the example with its prompt or conversation in the chat template."""
+    messages = list(words) if isinstance(words, list | tuple) else [{"role": "user", "content": words or ""}]
     for turn in messages:
         if not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
             raise DataError(f"a turn of a conversation is {{'role': text, 'content': text}} (got {turn!r})")
-    inputs = example.inputs(model.encoder.modality)
-    return replace(example, text=render_chat(model.text_context(), messages, len(inputs)))
+    count = len(example.inputs(model.encoder.modality))
+    return replace(example, text=render_chat(model.text_context(), messages, count))

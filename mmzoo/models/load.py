@@ -13,7 +13,7 @@ from mmzoo.checkpoints.folder import CheckpointContents, read_checkpoint, read_w
 from mmzoo.checkpoints.header import StoredTensor
 from mmzoo.checkpoints.screening import MANIFEST, WEIGHTS
 from mmzoo.common.files import hash_unchanged
-from mmzoo.errors import DoesNotFit
+from mmzoo.errors import BadRecipe, DoesNotFit, PluginBroken, UnknownName
 from mmzoo.interfaces.kinds import PARTS
 from mmzoo.models import locks
 from mmzoo.models.assemble import assemble
@@ -44,26 +44,26 @@ def load(model: str | Path, *, revision: str | None = None, device: str | torch.
     contents = read_checkpoint(folder)
     plugin_manager().check_needed(contents.plugins)
     with local_backbones.use_local(backbones(folder)), locks.explain_locked_backbone(contents):
-        loaded = _load_model(contents)
-    return loaded if device is None else loaded.to(device)
+        plan, dtype = _plan(contents)
+        recipe = without_sources(Recipe.of(contents.recipe, origin="recipe"))
+        loaded = assemble(recipe, lock=contents.lock, random=contents.full, folder=folder)
+        loaded.load_state_dict(read_weights(folder, dict(plan.named_parameters())), strict=False)
+        _ = loaded.language_model.tokenizer  # loaded on first use: now its files are accessible
+    loaded.provenance.run, loaded.provenance.full = contents.run, contents.full
+    return loaded.to(device, dtype)
 
 
 def load_without_weights(model: str | Path, *, revision: str | None = None) -> MultimodalModel:
-    """Load a checkpoint's model on the meta device, with its tokenizer and transform. It is verified as in `load`, but no
-    weights are read.
+    """Load a checkpoint's model on the meta device, with its tokenizer and transform.
 
-    Raises:
-        CheckpointError, MissingPlugin, HubError: as `load`.
+    It is verified as in `load`, and the same errors are raised, but no weights are read.
     """
     folder = local_folder(model, revision=revision)
     contents = read_checkpoint(folder)
     plugin_manager().check_needed(contents.plugins)
-    with (
-        local_backbones.use_local(backbones(folder)),
-        local_backbones.record_fetches() as fetched,
-        locks.explain_locked_backbone(contents),
-    ):
-        plan = _plan(contents)[0]
+    nearby, fetching = local_backbones.use_local(backbones(folder)), local_backbones.record_fetches()
+    with nearby, fetching as fetched, locks.explain_locked_backbone(contents):
+        plan, _ = _plan(contents)
         _ = plan.language_model.tokenizer
     now = {(b.id, name): hash_unchanged(path) for b in fetched.values() for name, path in b.files.items()}
     for kind, facts in contents.lock.items():
@@ -76,23 +76,12 @@ def load_without_weights(model: str | Path, *, revision: str | None = None) -> M
 def _plan(contents: CheckpointContents) -> tuple[MultimodalModel, torch.dtype | None]:
     """Return the model on the meta device, and the dtype that it was saved in (None for the recipe's own)."""
     folder = contents.folder
-    with locks.name_file_in_errors(folder / MANIFEST):
+    try:
         recipe = without_sources(Recipe.of(contents.recipe, origin="recipe")).pinned(contents.lock)
         plan = assemble(recipe, meta=True, folder=folder)
+    except (BadRecipe, UnknownName, DoesNotFit, PluginBroken) as error:
+        raise type(error)(f"{folder / MANIFEST}: {error}") from error
     return plan, locks.check_tensors(stored_tensors(folder), plan, folder / WEIGHTS, full=contents.full)
-
-
-def _load_model(contents: CheckpointContents) -> MultimodalModel:
-    """Build the model of a checkpoint and load its weights."""
-    plan, dtype = _plan(contents)
-    recipe = without_sources(Recipe.of(contents.recipe, origin="recipe"))
-    model = assemble(recipe, lock=contents.lock, random=contents.full, folder=contents.folder)
-    model.load_state_dict(read_weights(contents.folder, dict(plan.named_parameters())), strict=False)
-    _ = model.language_model.tokenizer  # loaded on first use: now its files are accessible
-    if dtype is not None:
-        model.to(dtype)
-    model.provenance.run, model.provenance.full = contents.run, contents.full
-    return model
 
 
 def take_weights(model: MultimodalModel, source: str | Path) -> None:

@@ -13,7 +13,7 @@ from mmzoo.checkpoints.folder import CheckpointContents
 from mmzoo.checkpoints.header import DTYPES, StoredTensor
 from mmzoo.checkpoints.screening import MANIFEST
 from mmzoo.common.sanitize import sanitize
-from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, PluginBroken, SourceError, UnknownName
+from mmzoo.errors import CheckpointError, SourceError
 from mmzoo.interfaces import Part
 from mmzoo.models.model import MultimodalModel
 
@@ -21,26 +21,10 @@ PRECISIONS = {torch.float32, torch.float16, torch.bfloat16}  # a model may be sa
 MAX_COMPUTED = 2 << 30  # bytes
 
 
-@contextmanager
-def name_file_in_errors(path: Path) -> Iterator[None]:
-    """Put the file that a recipe was read from in front of error messages about the recipe."""
-    try:
-        yield
-    except (BadRecipe, UnknownName, DoesNotFit, PluginBroken) as error:
-        raise type(error)(f"{path}: {error}") from error
-
-
 def check_tensors(stored: Mapping[str, StoredTensor], plan: MultimodalModel, where: Path, *, full: bool) -> torch.dtype | None:
-    """Compare the tensors of a file with those that the recipe makes.
+    """Compare the tensors in the header of the file ``where`` with those of ``plan``, the recipe's model on the meta device.
 
-    Args:
-        stored: the tensors in the header of the file.
-        plan: the model on the meta device, so nothing is allocated yet.
-        where: the file, for messages.
-        full: whether the file contains all weights of the model.
-
-    Returns:
-        The type that the model was saved in; None if it is the type that the recipe makes.
+    Returns the type that the model was saved in; None if it is the type that the recipe makes. A ``full`` file has all weights.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected, or of another type or shape, or the model computes huge buffers.
@@ -65,8 +49,8 @@ def check_tensors(stored: Mapping[str, StoredTensor], plan: MultimodalModel, whe
         if name not in stored and not plan.provenance.pretrained[name.split(".", 1)[0]]
     )
     if computed > MAX_COMPUTED:
-        message = f"its recipe computes buffers of {computed} bytes; {MAX_COMPUTED} are allowed"
-        raise CheckpointError(f"{where.parent / MANIFEST}: {message}")
+        manifest = where.parent / MANIFEST
+        raise CheckpointError(f"{manifest}: its recipe computes buffers of {computed} bytes; {MAX_COMPUTED} are allowed")
     return saved_in.pop() if len(saved_in) == 1 else None
 
 
@@ -88,11 +72,7 @@ def explain_locked_backbone(contents: CheckpointContents) -> Iterator[None]:
 
 
 def check_lock(lock: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Part]) -> None:
-    """Compare the files that backbones were loaded from with the lock of a checkpoint.
-
-    Args:
-        lock: by part, the ``id`` of its backbone and the sha256 of each of its files.
-        loaded: the parts whose pretrained weights were loaded.
+    """Compare the files that the ``loaded`` backbones came from with a checkpoint's lock: by part, an ``id`` and sha256 of files.
 
     Raises:
         CheckpointError: a part or a file of weights is not in the lock, or a locked file is missing or differs.
@@ -113,5 +93,5 @@ def check_lock(lock: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Part]
 
 def lock_error(kind: str, facts: Mapping[str, Any], name: str, reason: str) -> CheckpointError:
     """Return the error for a backbone's file that differs from the lock."""
-    digest = facts["files"][name]
-    return CheckpointError(f"{kind.replace('_', ' ')} {facts.get('id')}: {name} {reason} (locked sha256 {digest[:12]}...)")
+    digest = facts["files"][name][:12]
+    return CheckpointError(f"{kind.replace('_', ' ')} {facts.get('id')}: {name} {reason} (locked sha256 {digest}...)")

@@ -1,7 +1,7 @@
 """Define `MultimodalModel`: encode inputs, fuse them with text, run the language model, and apply the task.
 
-The model uses its parts only through their interfaces. Prediction, generation, saving and the summary are functions in the
-modules beside this one; the methods here call them.
+The model uses its parts only through their interfaces. Generation, the summary and the choice of tensors to save are functions
+in the modules beside this one; the methods here call them.
 """
 
 from __future__ import annotations
@@ -15,24 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmzoo.checkpoints.folder import write_checkpoint
 from mmzoo.checkpoints.summary import Summary
-from mmzoo.data.collate import Collator, Tiled
-from mmzoo.interfaces import (
-    PLACEHOLDER_ID,
-    Encoder,
-    Example,
-    Features,
-    Fusion,
-    LanguageModel,
-    Prediction,
-    States,
-    Task,
-    TextContext,
-)
+from mmzoo.data.batching import batches
+from mmzoo.data.collate import Collator, Tiled, tensors
+from mmzoo.errors import DataError
+from mmzoo.interfaces import Encoder, Example, Features, Fusion, LanguageModel, Prediction, States, Task, TextContext
+from mmzoo.interfaces.example import PLACEHOLDER_ID
 from mmzoo.interfaces.kinds import PARTS
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import NONE
-from mmzoo.models import describe, generation, prediction, saving, streaming, trainable
+from mmzoo.models import describe, generation, prediction, streaming, trainable
 from mmzoo.models.generation import NEW_TOKENS
 from mmzoo.models.sequence import drop_none, fuse_input, text_states
 from mmzoo.recipes.schema import Recipe
@@ -41,21 +34,13 @@ from mmzoo.registry.entries import Entry
 
 @dataclass
 class Provenance:
-    """Record where a model's parts came from and how it was trained.
-
-    Args:
-        entries: the entry of each part.
-        policies: the training policy of each part.
-        pretrained: whether each part has pretrained weights.
-        full: whether it was loaded from a checkpoint that holds every weight; it must be saved that way again.
-        run: what run.json holds: training, evaluations, and the checkpoints that parts started from.
-    """
+    """Record where a model's parts came from and how it was trained. The mappings have an item for each part."""
 
     entries: dict[str, Entry]
-    policies: dict[str, str]
-    pretrained: dict[str, bool]
-    full: bool = False
-    run: dict[str, Any] = field(default_factory=dict)
+    policies: dict[str, str]  # of training
+    pretrained: dict[str, bool]  # whether it has pretrained weights
+    full: bool = False  # whether it comes from a checkpoint that holds every weight; it must be saved that way again
+    run: dict[str, Any] = field(default_factory=dict)  # run.json: training, evaluations, and where weights of parts came from
 
     def plugins(self) -> dict[str, str]:
         """Return the version of each plugin that a part comes from."""
@@ -82,8 +67,7 @@ class MultimodalModel(nn.Module):
         self.recipe = recipe
         self.encoder, self.fusion, self.language_model, self.task = encoder, fusion, language_model, task
         self.provenance = provenance
-        self._generating = False
-        self._recomputes_blocks = False
+        self._generating = self._recomputes_blocks = False
         fusion.deep(language_model)
         language_model.forbid_packing = "deep" in fusion.places()
         head = language_model.output_layer()
@@ -206,9 +190,8 @@ class MultimodalModel(nn.Module):
 
     def text_context(self) -> TextContext:
         """Return what tasks need to lay out text: tokenizer, architecture, context length, added tokens and modality."""
-        spec = self.language_model.spec
-        added = self.fusion.added_tokens
-        return TextContext(self.language_model.tokenizer, spec.architecture, spec.max_length, added, self.modality)
+        tokenizer, spec = self.language_model.tokenizer, self.language_model.spec
+        return TextContext(tokenizer, spec.architecture, spec.max_length, self.fusion.added_tokens, self.modality)
 
     def input_pipeline(self) -> InputPipeline:
         """Return the reading, transforming and batching of inputs before the encoder."""
@@ -236,19 +219,35 @@ class MultimodalModel(nn.Module):
             BadInput: an input cannot be read, BadImage for an image. DataError: lists of different lengths, or an input of
                 another modality than the encoder's. BadRecipe: an option.
         """
-        return prediction.predict(self, {"image": image, "audio": audio}, text, batch_size, options)
+        source = prediction.select_input(self, {"image": image, "audio": audio}, options)
+        pairs, is_list = prediction.pair_inputs(self, source, text)
+        if any(isinstance(words, list | tuple) for _, words in pairs):
+            raise DataError("predict takes a text; a conversation is for model.generate")
+        examples = [prediction.make_example(self, i, one, words or "") for i, (one, words) in enumerate(pairs)]
+        predictions = self.predict_examples(examples, batch_size=batch_size, **options)
+        return predictions if is_list else predictions[0]
 
     @torch.no_grad()
     def predict_examples(
         self, examples: Sequence[Example], *, batch_size: int = 64, blank: bool = False, **options: Any
     ) -> list[Prediction]:
         """Predict `Example` objects, in order; ``blank`` blanks their inputs. See `predict`."""
-        return prediction.predict_examples(self, examples, batch_size, blank, options)
+        collate = self.collator(training=False, blank=blank)
+        predictions: list[Prediction] = []
+        with self.evaluating():
+            for group in batches(examples, batch_size):
+                predictions += self.predict_batch(collate(group), **options)
+        return predictions
 
     @torch.no_grad()
     def predict_batch(self, batch: dict[str, Any], **options: Any) -> list[Prediction]:
         """Predict one collated batch; see `predict`."""
-        return prediction.predict_batch(self, batch, options)
+        prediction.check_readable(self, batch)
+        on_device = tensors(batch, self.device)
+        try:
+            return self.task.predict(self, self.batch_features(on_device), on_device, **options)
+        finally:
+            self.fusion.set_features(None)
 
     @torch.no_grad()
     def generate(
@@ -307,9 +306,8 @@ class MultimodalModel(nn.Module):
         request, is_list = generation.request(
             self, source, prompt, max_new_tokens=max_new_tokens, stop=stop, chat=chat, **options
         )
-        streaming.check_streamable(self, request, is_list)
         with self.evaluating():
-            yield from streaming.stream_text(self, request)
+            yield from streaming.stream_text(self, request, is_list)
 
     def generate_ids(self, features: Features, ids: Tensor, mask: Tensor, **options: Any) -> Tensor:
         """Generate token ids [batch * returned, out] after prompts ``ids`` under ``mask`` [batch, text], padded on the left for
@@ -346,11 +344,12 @@ class MultimodalModel(nn.Module):
     def saved_names(self, *, full: bool = False) -> list[str]:
         """Return the names of the tensors to save: only trained ones for pretrained parts, all for the rest. Tied weights are
         saved once. With ``full`` all tensors of all parts are saved."""
-        return saving.saved_names(self, full)
+        return trainable.saved_names(self, full)
 
     def lock(self) -> dict[str, dict[str, Any]]:
-        """Return where each pretrained part came from: source, commit and file hashes."""
-        return saving.lock(self)
+        """Return where each pretrained part came from: source, commit and file hashes. Parts without a source are left out."""
+        locks = {kind: getattr(self, kind).lock() for kind in PARTS if self.provenance.pretrained[kind]}
+        return {kind: facts for kind, facts in locks.items() if facts}
 
     def save(self, folder: str | Path, *, full: bool = False) -> Path:
         """Write a checkpoint folder: the trained weights (with ``full`` all weights), the recipe, the lock and the card.
@@ -358,4 +357,16 @@ class MultimodalModel(nn.Module):
         Raises:
             CheckpointError: the folder cannot be written or the disk is full; an older checkpoint there is unchanged.
         """
-        return saving.save(self, folder, full)
+        full = full or self.provenance.full
+        state = self.state_dict()
+        return write_checkpoint(
+            folder,
+            recipe=self.recipe.to_dict(),
+            weights={name: state[name].detach().cpu() for name in self.saved_names(full=full)},
+            plugins=self.provenance.plugins(),
+            lock=self.lock(),
+            run=self.provenance.run,
+            card=self.card(),
+            save_tokenizer=self.language_model.tokenizer.save_pretrained,
+            full=full,
+        )

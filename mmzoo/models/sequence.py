@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from mmzoo.errors import DataError
-from mmzoo.interfaces import PLACEHOLDER_ID, Features, FusedInput
+from mmzoo.interfaces import PLACEHOLDER_ID, Features, FusedInput, TaskModel
 from mmzoo.modalities.reader import plural
 
-if TYPE_CHECKING:
-    from mmzoo.models.model import MultimodalModel
 
-
-def fuse_input(model: MultimodalModel, features: Features, ids: Tensor, mask: Tensor, *, left: bool = False) -> FusedInput:
+def fuse_input(model: TaskModel, features: Features, ids: Tensor, mask: Tensor, *, left: bool = False) -> FusedInput:
     """Build the language model's input through early fusion, and set on the fusion what its deep and late hooks read.
 
     Args:
@@ -28,8 +25,7 @@ def fuse_input(model: MultimodalModel, features: Features, ids: Tensor, mask: Te
     Raises:
         DataError: the fusion adds tokens by the input, and they exceed the context.
     """
-    fusion = model.fusion
-    latest = None
+    fusion, latest = model.fusion, None
     placeholders = ids == PLACEHOLDER_ID
     if bool(placeholders.any()):
         ids, mask = ids.masked_fill(placeholders, 0), mask.masked_fill(placeholders, 0)
@@ -37,8 +33,13 @@ def fuse_input(model: MultimodalModel, features: Features, ids: Tensor, mask: Te
     fusion.set_features(features)
     fused = fusion.early(features, model.language_model.embed(ids), mask)
     _check_context(model, fused.mask.shape[1])
-    if latest is not None:
-        latest = _spread(latest, fused)
+    if latest is not None:  # only text attends back to images; tokens that the fusion added (-1) do not
+        everywhere = latest.new_full(fused.mask.shape, -1)
+        if isinstance(fused.text, slice):
+            everywhere[:, fused.text] = latest
+        else:
+            everywhere.scatter_(1, fused.text, latest)
+        latest = everywhere
     fused, order = pad_to_side(fused, left=left)
     fusion.mask = fused.mask
     fusion.latest = latest if latest is None or order is None else latest.gather(1, order)
@@ -46,34 +47,19 @@ def fuse_input(model: MultimodalModel, features: Features, ids: Tensor, mask: Te
 
 
 def _place_images(features: Features, placeholders: Tensor) -> tuple[Features, Tensor]:
-    """Return the features with the place of each image, and the latest image before each text token, [batch, text].
-
-    A row without placeholder has one image, before its text.
-    """
-    without = ~placeholders.any(1, keepdim=True)
+    """Return the features with the place of each image, and the latest image before each text token, [batch, text]."""
+    without = ~placeholders.any(1, keepdim=True)  # the rows with one image, before their text
     places = placeholders.long().argsort(dim=1, descending=True, stable=True)[:, : features.images]
     places = pad(places, (0, features.images - places.shape[1]))
     latest = (placeholders.cumsum(1) - 1).masked_fill(without, 0)
     return replace(features, at=places.masked_fill(without, -1)), latest
 
 
-def _spread(latest: Tensor, fused: FusedInput) -> Tensor:
-    """Return ``latest`` [batch, text] over all positions of ``fused``; -1 where the fusion added a token.
-
-    Only text attends back to images; added tokens do not.
-    """
-    spread = latest.new_full(fused.mask.shape, -1)
-    if isinstance(fused.text, slice):
-        spread[:, fused.text] = latest
-        return spread
-    return spread.scatter_(1, fused.text, latest)
-
-
-def _check_context(model: MultimodalModel, length: int) -> None:
+def _check_context(model: TaskModel, length: int) -> None:
     """Check the number of positions where it depends on the input; elsewhere it was checked when the text was laid out."""
     context = model.language_model.spec.max_length
     if model.fusion.added_tokens is None and context is not None and length > context:
-        modality = model.encoder.modality
+        modality = model.text_context().modality
         raise DataError(
             f"the text and the {modality}'s tokens fill {length} positions, and the language model's context is "
             f"{context}; shorten the {plural(modality)}, or choose another fusion or language model"
@@ -94,15 +80,13 @@ def insert_features(visual: Tensor, visual_mask: Tensor, features: Features, emb
         features: the batch's features, whose ``at`` holds the place of each image.
         embeddings, mask: those of the text, [batch, text, dim] and [batch, text].
     """
-    batch = mask.shape[0]
-    count = visual.shape[1]
+    batch, count = mask.shape[0], visual.shape[1]
     visual = visual.reshape(batch, -1, visual.shape[-1]).to(embeddings.dtype)
     visual_mask = visual_mask.reshape(batch, -1).to(mask.dtype)
     if features.present is not None:
         visual_mask = visual_mask * features.present.repeat_interleave(count, 1).to(mask.dtype)
     added = visual.shape[1]
-    joined = torch.cat([visual, embeddings], dim=1)
-    joined_mask = torch.cat([visual_mask, mask], dim=1)
+    joined, joined_mask = torch.cat([visual, embeddings], dim=1), torch.cat([visual_mask, mask], dim=1)
     if features.at is None:
         return FusedInput(joined, joined_mask, slice(added, joined.shape[1]))
     # An image comes right after the (masked) position of its placeholder.

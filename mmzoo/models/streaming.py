@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,31 +16,22 @@ from transformers.generation.streamers import BaseStreamer
 from mmzoo.errors import BadRecipe
 from mmzoo.models.generation import Request, cut, decoding_options, model_inputs
 
-if TYPE_CHECKING:
-    from mmzoo.models.model import MultimodalModel
 
-
-def check_streamable(model: MultimodalModel, request: Request, is_list: bool) -> None:
-    """Check that a request can be streamed.
-
-    Raises:
-        BadRecipe: it has several prompts or answers, beams, or a streamer of its own.
-    """
-    options = request.options
-    if is_list or options.get("num_beams", 1) > 1 or options.get("num_return_sequences", 1) > 1:
-        raise BadRecipe(f"stream: one {model.modality} and one prompt, without beams; use generate for more")
-    if "streamer" in options:
-        raise BadRecipe("stream: streamer: stream has its own; use generate with another streamer")
-
-
-def stream_text(model: MultimodalModel, request: Request) -> Iterator[str]:
+def stream_text(model: Any, request: Request, is_list: bool) -> Iterator[str]:
     """Yield the pieces of one text as they are generated; joined, they equal the text that `write` returns.
 
     The library's loop runs in a thread, which ends when the caller closes the iterator.
+
+    Raises:
+        BadRecipe: the request has several prompts or answers, beams, or a streamer of its own.
     """
+    asked = request.options
+    if is_list or asked.get("num_beams", 1) > 1 or asked.get("num_return_sequences", 1) > 1:
+        raise BadRecipe(f"stream: one {model.modality} and one prompt, without beams; use generate for more")
+    if "streamer" in asked:
+        raise BadRecipe("stream: streamer: stream has its own; use generate with another streamer")
     tokenizer = model.language_model.tokenizer
-    streamer = _TextStreamer(tokenizer)
-    closed = threading.Event()
+    streamer, closed = _TextStreamer(tokenizer), threading.Event()
     errors: list[BaseException] = []
     with torch.no_grad():
         inputs = model_inputs(model, request, request.examples)
@@ -53,9 +44,9 @@ def stream_text(model: MultimodalModel, request: Request) -> Iterator[str]:
                 ids = model.generate_ids(*inputs, streamer=streamer, **options)
             if not streamer.ids:  # a language model's own loop may ignore the streamer: yield all of the text at once
                 streamer.put(ids[0])
-            streamer.end()
         except BaseException as error:  # raised in the thread that reads
             errors.append(error)
+        finally:
             streamer.end()
 
     thread = threading.Thread(target=run, daemon=True)

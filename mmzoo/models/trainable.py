@@ -1,17 +1,17 @@
-"""Apply training policies: which parameters of a part are trained, and in which mode its modules run."""
+"""Apply training policies: which parameters of a part are trained and saved, and in which mode its modules run."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmzoo.errors import DoesNotFit
 from mmzoo.interfaces import Part
 
 
 def check_policy(part: Part, policy: str, label: str, key: str) -> None:
-    """Check that a part supports a policy. ``label`` names the part and ``key`` its place in the recipe, for the message.
+    """Check that a part supports a policy. ``label`` and ``key`` (its key in the recipe) name the part in the message.
 
     Raises:
         DoesNotFit: it has fewer blocks than the policy trains, or no linear layers for adapters.
@@ -33,9 +33,8 @@ def apply_policy(part: Part, policy: str) -> None:
     elif kind == "lora":
         from peft import LoraConfig, inject_adapter_in_model
 
-        rank = int(number)
-        config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=_lora_targets(part))
-        inject_adapter_in_model(config, part)
+        rank, targets = int(number), _lora_targets(part)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets), part)
 
 
 def set_training_mode(part: Part, policy: str, training: bool) -> None:
@@ -68,6 +67,26 @@ def train_frozen_blocks(language_model: Part) -> None:
             for name in ("dropout", "activation_dropout"):  # numbers that OPT and BART pass to functional dropout
                 if isinstance(getattr(block, name, None), float):
                     setattr(block, name, 0.0)
+
+
+def unique_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return the weights and buffers of a module by name; tied weights once, under their first name."""
+    first = {name for name, _ in module.named_parameters()}
+    every = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    return {name: value for name, value in module.state_dict().items() if name not in every - first}
+
+
+def saved_names(model: Any, full: bool) -> list[str]:
+    """Return the names of the tensors to save; see `MultimodalModel.saved_names`."""
+    parameters = dict(model.named_parameters())
+
+    def is_saved(name: str) -> bool:
+        kind = name.partition(".")[0]
+        policy = model.provenance.policies[kind]
+        trained = parameters[name].requires_grad if name in parameters else policy != "frozen"  # buffers, such as statistics
+        return full or not model.provenance.pretrained[kind] or policy == "full" or trained
+
+    return [name for name in unique_state(model) if is_saved(name)]
 
 
 def _lora_targets(part: Part) -> list[str]:

@@ -14,12 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from mmzoo.checkpoints.folder import read_checkpoint
+from mmzoo.checkpoints.folder import read_checkpoint, stored_tensors
 from mmzoo.checkpoints.screening import WEIGHTS
 from mmzoo.common.files import hash_file
 from mmzoo.common.sanitize import one_line, short_repr
 from mmzoo.errors import BadRecipe, CheckpointError
-from mmzoo.models.saving import unique_state
+from mmzoo.models.trainable import unique_state
 from mmzoo.recipes import licence
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig, Recipe
@@ -29,14 +29,13 @@ from mmzoo.sharing.locations import local_folder
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Represent a part of a verified checkpoint, from which a part of a new model starts. ``recipe`` is the name of the
-    checkpoint's recipe, ``license`` the licence of the whole checkpoint."""
+    """Represent a part of a verified checkpoint, from which a part of a new model starts."""
 
     kind: str
     folder: Path
     part: PartConfig
-    recipe: str
-    license: str = licence.UNKNOWN
+    recipe: str  # the name of the checkpoint's recipe
+    license: str = licence.UNKNOWN  # of the whole checkpoint
 
     def check(self, part: nn.Module) -> None:
         """Compare the names and shapes of the checkpoint's tensors with those of ``part``; no weights are read.
@@ -44,32 +43,38 @@ class WarmStart:
         Raises:
             CheckpointError: a tensor is missing, unknown, or of another shape.
         """
-        stored, own = self._shapes(), {name: list(value.shape) for name, value in unique_state(part).items()}
+        key, prefix = f"{self.kind}.weights", f"{self.kind}."
+        own = {name: list(value.shape) for name, value in unique_state(part).items()}
+        tensors = stored_tensors(self.folder)
+        stored = {name.removeprefix(prefix): list(tensors[name].shape) for name in tensors if name.startswith(prefix)}
         if missing := sorted(set(own) - set(stored)):
             trained = f", of which it trained '{self.part.train}'" if self.part.train else ""
             raise CheckpointError(
-                f"{self._key}: {self.folder} holds {len(own) - len(missing)} of the {len(own)} weights of its "
+                f"{key}: {self.folder} holds {len(own) - len(missing)} of the {len(own)} weights of its "
                 f"'{self.part.use}'{trained}; {missing[0]} is not among them. Name a checkpoint in which the part was "
                 "trained with train: full, or write one that holds every weight with model.save(folder, full=True)"
             )
         if unknown := sorted(set(stored) - set(own)):
+            first = ", ".join(unknown[:5])
             raise CheckpointError(
-                f"{self._key}: {self.folder} holds {len(unknown)} weights that '{self.part.use}' does not have: "
-                + ", ".join(unknown[:5])
+                f"{key}: {self.folder} holds {len(unknown)} weights that '{self.part.use}' does not have: {first}"
             )
         for name, shape in own.items():
             if stored[name] != shape:
                 raise CheckpointError(
-                    f"{self._key}: {name} is {stored[name]} in {self.folder} and {shape} here; the part was made by "
+                    f"{key}: {name} is {stored[name]} in {self.folder} and {shape} here; the part was made by "
                     "another version of its plugin, or beside an encoder or language model of other sizes"
                 )
 
     def load_into(self, part: nn.Module) -> None:
         """Copy the checkpoint's weights into ``part``."""
-        state = unique_state(part)
-        with torch.no_grad(), self._open() as file:
-            for name, value in state.items():
-                value.copy_(file.get_tensor(f"{self.kind}.{name}"))
+        path = self.folder / WEIGHTS
+        try:
+            with torch.no_grad(), safe_open(path, framework="pt") as file:
+                for name, value in unique_state(part).items():
+                    value.copy_(file.get_tensor(f"{self.kind}.{name}"))
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{self.kind}.weights: {path} cannot be read: {one_line(error)}") from None
 
     def record(self) -> dict[str, Any]:
         """Return where the weights came from, for run.json: of the folder only its name, since paths differ between machines."""
@@ -80,24 +85,6 @@ class WarmStart:
             "license": self.license,
             "sha256": hash_file(self.folder / WEIGHTS),
         }
-
-    @property
-    def _key(self) -> str:
-        return f"{self.kind}.weights"
-
-    def _open(self) -> Any:
-        path = self.folder / WEIGHTS
-        try:
-            return safe_open(path, framework="pt")
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{self._key}: {path} cannot be read: {one_line(error)}") from None
-
-    def _shapes(self) -> dict[str, list[int]]:
-        """Return the shape of each of the part's tensors, by its name within the part."""
-        prefix = f"{self.kind}."
-        with self._open() as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - it is not a mapping
-            return {name.removeprefix(prefix): list(file.get_slice(name).get_shape()) for name in names}
 
 
 def inherit_options(recipe: Recipe) -> tuple[Recipe, dict[str, WarmStart]]:
@@ -125,8 +112,7 @@ def inherit_options(recipe: Recipe) -> tuple[Recipe, dict[str, WarmStart]]:
 
 
 def without_sources(recipe: Recipe) -> Recipe:
-    """Return the recipe of a model whose parts have their weights: without ``weights``, and without pretrained weights for
-    the parts that had them."""
+    """Return the recipe with neither ``weights`` nor pretrained weights for the parts that start from a checkpoint."""
     for kind, part in recipe.parts().items():
         if part.weights is not None:
             recipe = recipe.with_part(kind, weights=None, pretrained=False)

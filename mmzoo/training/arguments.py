@@ -51,9 +51,11 @@ def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_ba
 
 
 def _arguments(options: TrainingOptions, output: Path) -> TrainingArguments:
-    workers = options.workers
+    gpu, workers = torch.cuda.is_available(), options.workers
     if workers is None:
-        workers = min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
+        workers = min(8, os.cpu_count() or 1) if gpu else 0
+    if options.precision == "fp16" and not gpu:
+        raise TrainingError("training.precision: fp16 needs a GPU; use bf16 or fp32 here")
     settings: dict[str, Any] = dict(
         output_dir=str(output / CHECKPOINTS),
         per_device_train_batch_size=options.batch_size,
@@ -79,17 +81,10 @@ def _arguments(options: TrainingOptions, output: Path) -> TrainingArguments:
         label_names=["labels"],
         use_cpu=not torch.accelerator.is_available(),
         dataloader_num_workers=workers,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=gpu,
         dataloader_persistent_workers=workers > 0,
         accelerator_config={"dispatch_batches": False, "split_batches": False},
-        **_precision(options),
+        bf16=options.precision == "bf16" or (options.precision == "auto" and gpu and torch.cuda.is_bf16_supported()),
+        fp16=options.precision == "fp16",
     )
     return OneGPUArguments(**settings)
-
-
-def _precision(options: TrainingOptions) -> dict[str, bool]:
-    gpu = torch.cuda.is_available()
-    if options.precision == "fp16" and not gpu:
-        raise TrainingError("training.precision: fp16 needs a GPU; use bf16 or fp32 here")
-    bf16 = options.precision == "bf16" or (options.precision == "auto" and gpu and torch.cuda.is_bf16_supported())
-    return {"bf16": bf16, "fp16": options.precision == "fp16"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -51,13 +51,11 @@ class ProgressCallback(TrainerCallback):
     """Show a progress bar with the loss."""
 
     def __init__(self, *, shown: bool) -> None:
-        self.shown = shown
-        self.context: Any = None
+        self.shown, self.context = shown, ExitStack()
         self.bar: Bar | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.context = bar("training", state.max_steps, shown=self.shown)
-        self.bar = self.context.__enter__()
+        self.bar = self.context.enter_context(bar("training", state.max_steps, shown=self.shown))
         self.bar.move(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -71,6 +69,5 @@ class ProgressCallback(TrainerCallback):
             self.bar.move(state.global_step, f"loss {float(logs['loss']):.4f}")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.context is not None:
-            self.context.__exit__(None, None, None)
-            self.context = self.bar = None
+        self.context.close()
+        self.bar = None

@@ -27,7 +27,7 @@ from mmzoo.common.files import cache_folder
 from mmzoo.common.progress import Bar, bar
 from mmzoo.data.collate import tensors
 from mmzoo.errors import BadInput, BadRecipe, DoesNotFit, FeatureCacheError, MmzooError
-from mmzoo.interfaces import Example, Features
+from mmzoo.interfaces import Example
 from mmzoo.modalities.identity import content_digest, input_key
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import plural
@@ -48,13 +48,10 @@ Position = tuple[int, int]  # the number of an example, and of the input within 
 
 @dataclass
 class CachedFeatures:
-    """Give the collator the features of inputs; implements `mmzoo.data.collate.FeatureSource`.
-
-    ``digests`` holds the sha256 of each input by its `mmzoo.modalities.identity.input_key`, so that files are not read again.
-    """
+    """Give the collator the features of inputs; implements `mmzoo.data.collate.FeatureSource`."""
 
     store: FeatureStore
-    digests: dict[Hashable, bytes]
+    digests: dict[Hashable, bytes]  # the sha256 of each input by its `input_key`, so that files are not read again
     pipeline: InputPipeline
 
     def of(self, source: Any, key: Hashable) -> dict[str, Tensor]:
@@ -78,8 +75,7 @@ def precompute(
 ) -> CachedFeatures | None:
     """Encode the inputs of ``examples`` that are not in the store yet, and return the features of all.
 
-    Returns None if `TrainingOptions.cache_features` is false. Where that option is not set, also returns None if a cache
-    would save no work or is not possible.
+    Returns None if `TrainingOptions.cache_features` is false; where it is not set, also if a cache cannot help.
 
     Args:
         model: on the device that it trains on.
@@ -122,7 +118,10 @@ def precompute(
     with bar("encoding", len(share), shown=progress) as progress_bar:
         progress_bar.move(len(share) - len(to_encode), f"{decimal(store.size)} in {store.folder}")
         try:
-            loader = _loader(pipeline, examples, to_encode, options.batch_size, workers)
+            inputs = _Inputs(examples, to_encode, pipeline)
+            # A generator of its own leaves the state of the default one as it is.
+            loading: dict[str, Any] = {"num_workers": workers, "collate_fn": inputs.batch, "generator": torch.Generator()}
+            loader = DataLoader(inputs, batch_size=options.batch_size, **loading)
             _encode(model, loader, store, accelerator, len(missing), progress_bar)
         except CacheUnavailable as error:
             failure = error
@@ -133,11 +132,7 @@ def precompute(
 
 
 def _all_agree(accelerator: Accelerator, useful: bool, failure: CacheUnavailable | None, requested: bool | None) -> bool:
-    """Return whether all processes can use the cache. Processes wait for each other here.
-
-    Raises:
-        CacheUnavailable: this process cannot, and the user asked for the cache.
-    """
+    """Return whether all processes can use the cache, which wait for each other; raise ``failure`` if the user asked for it."""
     if failure is not None:
         if requested:
             raise failure
@@ -161,20 +156,14 @@ def _find_problem(model: MultimodalModel, examples: Sequence[Example]) -> MmzooE
     if model.fusion.needs_tokens and model.encoder.spec.tokens is None:
         return DoesNotFit(f"{OPTION}: this encoder's number of tokens depends on the input; leave the option out")
     with torch.random.fork_rng(devices=[]):
-        first, second = _hash_preprocessing(model), _hash_preprocessing(model)
-    if first != second:
+        random = _hash_preprocessing(model) != _hash_preprocessing(model)
+    if random:
         return DoesNotFit(f"{OPTION}: this encoder's transform is random; leave the option out")
     modality = model.encoder.modality
-
-    def key(number: int) -> Hashable:
-        return input_key(examples[number].inputs(modality))
-
-    if any(key(number) != key(number) for number in range(min(READ_TWICE, len(examples)))):
+    once, again = ([input_key(examples[i].inputs(modality)) for i in range(min(READ_TWICE, len(examples)))] for _ in range(2))
+    if once != again:
         return BadRecipe(f"{OPTION}: this data set's {plural(modality)} change each time they are read; leave the option out")
     return None
-
-
-# What the features depend on
 
 
 def _open_store(model: MultimodalModel, accelerator: Accelerator) -> FeatureStore:
@@ -204,16 +193,11 @@ def _hash_weights(model: MultimodalModel) -> str:
 
 def _hash_preprocessing(model: MultimodalModel) -> str:
     """Return the sha256 of some preprocessed probe inputs, so that a change in a library's code shows too."""
-    digest = hashlib.sha256()
-    pipeline = model.input_pipeline()
+    digest, pipeline = hashlib.sha256(), model.input_pipeline()
     assert pipeline.transform is not None
-    for probe in pipeline.reader.probes():
-        value = pipeline.transform(probe)
+    for value in map(pipeline.transform, pipeline.reader.probes()):
         digest.update(f"{value.dtype}|{list(value.shape)}|".encode() + value.contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-# The inputs
 
 
 def _distinct_inputs(examples: Sequence[Example], modality: str) -> tuple[dict[Hashable, Position], int]:
@@ -259,37 +243,23 @@ class _Inputs(TorchDataset):
         return len(opened), [digest for digest, _ in readable], batch
 
 
-def _loader(
-    pipeline: InputPipeline, examples: Sequence[Example], positions: Sequence[Position], size: int, workers: int
-) -> DataLoader:
-    inputs = _Inputs(examples, positions, pipeline)
-    return DataLoader(
-        inputs,
-        batch_size=size,
-        num_workers=workers,
-        collate_fn=inputs.batch,
-        generator=torch.Generator(),  # leaves the state of the default generator as it is
-    )
-
-
 def _encode(
-    model: MultimodalModel,
-    loader: DataLoader,
-    store: FeatureStore,
-    accelerator: Accelerator,
-    new: int,
-    progress_bar: Bar,
+    model: MultimodalModel, loader: DataLoader, store: FeatureStore, accelerator: Accelerator, new: int, progress_bar: Bar
 ) -> None:
     """Encode the loader's inputs into the store. ``new`` is the number of records that all processes together will add."""
     share = SHARE_REQUESTED if model.recipe.training.cache_features else SHARE_DEFAULT
+    writer: FeatureWriter | None = None
     with ExitStack() as stack:
-        writer: FeatureWriter | None = None
         for count, digests, batch in loader:
             if batch:
                 moved = tensors(batch, accelerator.device)
                 with torch.no_grad(), accelerator.autocast():
                     features = model.encode(moved["inputs"], lengths=moved.get("input_lengths"))
-                records = _records(features, tokens=model.fusion.needs_tokens)
+                records = {"pooled": features.pooled}
+                if model.fusion.needs_tokens:
+                    records["tokens"] = features.tokens
+                    if features.mask is not None:
+                        records["mask"] = features.mask
                 if writer is None:
                     layout = layout_of(records)
                     store.prepare(layout, new, share=share)
@@ -298,13 +268,3 @@ def _encode(
                     writer = stack.enter_context(store.writing())
                 writer.append(digests, records)
             progress_bar.advance(count)
-
-
-def _records(features: Features, *, tokens: bool) -> dict[str, Tensor]:
-    """Return the features to store, each [inputs, ...]: the pooled ones, and tokens with their mask if the fusion reads them."""
-    records = {"pooled": features.pooled}
-    if tokens:
-        records["tokens"] = features.tokens
-        if features.mask is not None:
-            records["mask"] = features.mask
-    return records

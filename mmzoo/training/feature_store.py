@@ -51,14 +51,11 @@ class CacheUnavailable(FeatureCacheError):
 
 
 class FeatureStore:
-    """Read and write the features of one encoder in a folder. Picklable.
+    """Read and write the features of one encoder in ``folder``, which `prepare` makes. Picklable.
 
-    The index is read when it is first needed. Whatever reads it may raise `FeatureCacheError` (the store is damaged, or was
-    written with other facts) or `CacheUnavailable` (the folder cannot be read).
-
-    Args:
-        folder: the folder of the store; it is made by `prepare`.
-        facts: JSON data: everything that the features depend on except the input.
+    ``facts`` is JSON data: everything that the features depend on except the input. The index is read when it is first needed.
+    Whatever reads it may raise `FeatureCacheError` (the store is damaged, or was written with other facts) or
+    `CacheUnavailable` (the folder cannot be read).
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
@@ -78,11 +75,7 @@ class FeatureStore:
         return len(self._read_index())
 
     def get(self, digest: bytes) -> dict[str, Tensor] | None:
-        """Return the features of the input with this sha256, or None if they are not stored.
-
-        Raises:
-            FeatureCacheError: the record is damaged.
-        """
+        """Return the features of the input with this sha256, or None if they are not stored."""
         if (place := self._read_index().get(digest)) is None:
             return None
         path, row = place
@@ -203,14 +196,13 @@ class FeatureWriter:
         Raises:
             FeatureCacheError: the features have another layout than those before, or the disk is full.
         """
-        if self._batches and layout_of(features) != (layout := layout_of(self._batches[0])):
-            raise FeatureCacheError(
-                f"the encoder gives features of more than one shape, {layout} and {layout_of(features)}; {TURN_OFF}"
-            )
+        layout = layout_of(features)
+        if self._batches and layout != (before := layout_of(self._batches[0])):
+            raise FeatureCacheError(f"the encoder gives features of more than one shape, {before} and {layout}; {TURN_OFF}")
         self._digests += digests
         self._batches.append({name: value.detach().cpu().contiguous() for name, value in features.items()})
         late = time.monotonic() - self._committed_at > COMMIT_SECONDS
-        if late or len(self._digests) * record_bytes(layout_of(features)) > COMMIT_BYTES:
+        if late or len(self._digests) * record_bytes(layout) > COMMIT_BYTES:
             self.commit()
 
     def commit(self) -> None:

@@ -44,18 +44,18 @@ def prepare_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: boo
     """Return the checkpoint to resume from, or None to start a new run. ``overwrite`` removes the checkpoints of an old run.
 
     Raises:
-        TrainingError: the folder holds something else, there is nothing to resume, or the recipe differs.
-        CheckpointError: the folder cannot be used.
+        TrainingError: the folder is taken, there is nothing to resume, or the recipe differs. CheckpointError: it cannot be used.
     """
     try:
         if output.exists() and not output.is_dir():
             raise TrainingError(f"{output} is a file; name a folder")
         if resume:
             return _find_resumable(output, recipe)
-        if not overwrite:
-            _check_unused(output)
-        elif is_main_process():
-            shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+        if overwrite and is_main_process():
+            remove_checkpoints(output)
+        elif not overwrite and (is_checkpoint(output) or last_checkpoint(output) is not None):
+            content = "a model" if is_checkpoint(output) else "an unfinished run; --resume continues it"
+            raise TrainingError(f"{output} already holds {content}; name another folder, or use --overwrite")
         return None
     except OSError as error:
         raise CheckpointError(f"{output}: cannot be used: {error.strerror or error}") from None
@@ -68,8 +68,7 @@ def _find_resumable(output: Path, recipe: Recipe) -> str:
         raise TrainingError(f"{output} holds a finished model and nothing to resume; to train it again: --overwrite")
     if last is None:
         raise TrainingError(f"{output} holds no checkpoint to resume from; leave out --resume to start a new run")
-    saved = json.loads((output / CHECKPOINTS / RECIPE).read_text(encoding="utf-8"))
-    current = recipe.to_dict()
+    saved, current = json.loads((output / CHECKPOINTS / RECIPE).read_text(encoding="utf-8")), recipe.to_dict()
     if different := [key for key in sorted({*saved, *current}) if saved.get(key) != current.get(key)]:
         raise TrainingError(
             f"{output}: was started with another recipe (different: {', '.join(different)}); resume with the same recipe, or "
@@ -78,21 +77,13 @@ def _find_resumable(output: Path, recipe: Recipe) -> str:
     return last
 
 
-def _check_unused(output: Path) -> None:
-    """Raise TrainingError if the folder holds a model or an unfinished run."""
-    model = is_checkpoint(output)
-    if model or last_checkpoint(output) is not None:
-        content = "a model" if model else "an unfinished run; --resume continues it"
-        raise TrainingError(f"{output} already holds {content}; name another folder, or use --overwrite")
-
-
 @contextmanager
 def unfinished_output(output: Path, recipe: Recipe) -> Iterator[None]:
     """Write the recipe that a resumed run must have. If the block fails, remove what cannot be resumed.
 
     Raises:
         CheckpointError: the folder cannot be written, or the block raised an error of reading or writing files.
-        MmzooError: raised in a data worker; with its own message, without the worker's traceback that torch adds.
+        MmzooError: of a data worker, without the traceback that torch adds to its message.
     """
     new = not output.exists()
     if is_main_process():
@@ -104,23 +95,17 @@ def unfinished_output(output: Path, recipe: Recipe) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        _remove_unfinished(output, whole=new)
+        if is_main_process() and last_checkpoint(output) is None:
+            remove_checkpoints(output)
+            if new:
+                with suppress(OSError):  # it is not empty
+                    output.rmdir()
         if isinstance(error, OSError | SafetensorError):
             raise CheckpointError(f"{output}: {error}{name_last_checkpoint(output)}") from None
         if isinstance(error, MmzooError) and "DataLoader worker" in str(error):
             kind = type(error)
             raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()) from None
         raise
-
-
-def _remove_unfinished(output: Path, *, whole: bool) -> None:
-    """Remove the checkpoints unless they can be resumed; with ``whole`` also the output folder if it is then empty."""
-    if not is_main_process() or last_checkpoint(output):
-        return
-    remove_checkpoints(output)
-    if whole:
-        with suppress(OSError):
-            output.rmdir()
 
 
 def remove_checkpoints(output: Path) -> None:

@@ -15,8 +15,11 @@ from typing import Any
 
 import torch
 
-from mmzoo.common.energy import Meter
+from mmzoo.common.energy import Meter, hardware
+from mmzoo.common.environment import environment
+from mmzoo.data import provenance
 from mmzoo.data.dataset import Dataset
+from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_dataset
 from mmzoo.errors import BadRecipe, DataError, TrainingError
 from mmzoo.interfaces import Example
@@ -29,7 +32,6 @@ from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.training.arguments import make_trainer
 from mmzoo.training.output import last_checkpoint, prepare_output, remove_checkpoints, unfinished_output
-from mmzoo.training.record import describe_training, loss_curve
 from mmzoo.training.trainer import MultimodalTrainer, check_finite
 
 LEARNING_SAMPLE = 100_000  # examples of a stream that labels and vocabulary are learned from
@@ -37,22 +39,17 @@ LEARNING_SAMPLE = 100_000  # examples of a stream that labels and vocabulary are
 
 @dataclass
 class Run:
-    """Hold the result of training.
+    """Hold the result of training."""
 
-    ``model`` is in evaluation mode, and was saved in ``output``. ``history`` is the loss curve. A run that a signal stopped is
-    not ``finished``; ``stopped_at`` is then the checkpoint to resume from, and ``signal`` the signal's number. ``skipped``
-    holds the id and the error of each example that could not be read.
-    """
-
-    model: MultimodalModel
-    output: Path
-    history: list[dict[str, float]]
+    model: MultimodalModel  # in evaluation mode
+    output: Path  # where it was saved
+    history: list[dict[str, float]]  # the loss curve
     steps: int
     seconds: float
-    finished: bool = True
-    stopped_at: Path | None = None
-    signal: int = 0
-    skipped: list[tuple[str, str]] = field(default_factory=list)
+    finished: bool = True  # False if a signal stopped the run
+    stopped_at: Path | None = None  # the checkpoint to resume from
+    signal: int = 0  # the number of the signal
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # id and error of each example that could not be read
 
 
 def train(
@@ -91,7 +88,10 @@ def train(
     config, _ = inherit_options(config)  # first, so that what a checkpoint has learned is not learned again
     config = learn(config, examples, streamed=not isinstance(examples, Sequence))
     checkpoint = prepare_output(output, config, resume=resume, overwrite=overwrite)
-    model = _build_model(config, examples)
+    torch.manual_seed(config.training.seed)
+    model = assemble(config)
+    for example in examples if isinstance(examples, Sequence) else ():
+        model.task.references(example)  # checks, before the first step, that the task can represent each target
     with unfinished_output(output, config):
         trainer = make_trainer(model, examples, output, skip_bad=skip_bad, progress=progress)
         started = time.monotonic()
@@ -102,13 +102,18 @@ def train(
         _check_some_input_read(trainer, output, resumed=checkpoint is not None)
         seconds = time.monotonic() - started
     model.eval()
-    run = Run(model, output, loss_curve(trainer.state), trainer.state.global_step, seconds, skipped=trainer.skipped)
+    history = [
+        {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry.get("learning_rate", 0.0)}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+    run = Run(model, output, history, trainer.state.global_step, seconds, skipped=trainer.skipped)
     if trainer.stop.signal:
         last = last_checkpoint(output)
         run.finished, run.stopped_at, run.signal = False, Path(last) if last else None, trainer.stop.signal
         return run
-    record = describe_training(trainer, dataset, split, examples, seconds=seconds)
-    model.provenance.run["training"] = {**record, "energy": meter.energy, "cached_features": cached}
+    data = {**provenance.describe(dataset), "split": split, "energy": meter.energy, "cached_features": cached}
+    model.provenance.run["training"] = {**data, **_describe_run(run, trainer, examples)}
     _save_model(trainer, output)
     return run
 
@@ -144,14 +149,24 @@ def _open_examples(recipe: Recipe, dataset: str | PartConfig | Dataset, split: s
     return examples
 
 
-def _build_model(recipe: Recipe, examples: Iterable[Example]) -> MultimodalModel:
-    """Build the model, and check before the first step that the task can represent the target of every example."""
-    torch.manual_seed(recipe.training.seed)
-    model = assemble(recipe)
-    if isinstance(examples, Sequence):
-        for example in examples:
-            model.task.references(example)
-    return model
+def _describe_run(run: Run, trainer: MultimodalTrainer, examples: Iterable[Example]) -> dict[str, Any]:
+    """Return how a finished run trained, for run.json."""
+    options, arguments, device = trainer.model.recipe.training, trainer.args, str(trainer.args.device)
+    return {
+        "examples": len(examples) if isinstance(examples, Sequence) else None,
+        "fingerprint": fingerprint(examples) if isinstance(examples, Sequence) else None,
+        "blank_images": options.blank_images,
+        "seed": options.seed,
+        "steps": run.steps,
+        "seconds": round(run.seconds, 1),
+        "processes": arguments.world_size,
+        "device": device,
+        "hardware": hardware(device),
+        "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32",
+        "skipped": len(trainer.skipped) if trainer.skip_bad else 0,
+        "history": run.history,
+        "versions": environment(),
+    }
 
 
 def _check_some_input_read(trainer: MultimodalTrainer, output: Path, *, resumed: bool) -> None:

@@ -36,11 +36,7 @@ MAX_NAMES = 20  # examples that a message names
 
 
 class MultimodalTrainer(Trainer):
-    """Train a `MultimodalModel`.
-
-    ``skipped`` holds the id and the error of each example that could not be read, ``seen`` counts the examples trained on, and
-    ``stop`` stops the run on a signal.
-    """
+    """Train a `MultimodalModel`. ``seen`` counts the examples trained on, ``skipped`` holds id and error of unreadable ones."""
 
     model: Any
     args: Any
@@ -48,10 +44,8 @@ class MultimodalTrainer(Trainer):
     def __init__(self, *, skip_bad: bool, progress: bool, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.model_accepts_loss_kwargs = True
-        self.skip_bad = skip_bad
+        self.skip_bad, self.seen, self.stop = skip_bad, 0, StopOnSignal(self)
         self.skipped: list[tuple[str, str]] = []
-        self.seen = 0
-        self.stop = StopOnSignal(self)
         self.add_callback(self.stop)
         self.remove_callback(PrinterCallback)
         self.add_callback(ProgressCallback(shown=progress and self.is_world_process_zero()))
@@ -99,10 +93,7 @@ class MultimodalTrainer(Trainer):
         self.seen += len(inputs["index"]) if "index" in inputs else 0
         tensors = {key: value for key, value in inputs.items() if isinstance(value, Tensor)}
         result = super().compute_loss(model, tensors, return_outputs, num_items_in_batch)
-        self._check_loss(result[0] if return_outputs else result, names)
-        return result
-
-    def _check_loss(self, loss: Any, names: list[str]) -> None:
+        loss: Any = result[0] if return_outputs else result
         if not bool(torch.isfinite(loss)):
             more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
             raise TrainingError(
@@ -110,6 +101,7 @@ class MultimodalTrainer(Trainer):
                 f"{', '.join(names[:MAX_NAMES])}{more}. Lower training.learning_rate or training.max_grad_norm, or check these "
                 "examples" + name_last_checkpoint(Path(self.args.output_dir).parent, "")
             )
+        return result
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the trained weights only.
@@ -131,11 +123,10 @@ class MultimodalTrainer(Trainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
-        except TrainingError:
+        except (TrainingError, OSError, RuntimeError, SafetensorError) as error:  # torch.save: a full disk is a RuntimeError
             shutil.rmtree(folder, ignore_errors=True)
-            raise
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch.save reports a full disk as RuntimeError
-            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, TrainingError):
+                raise
             output = Path(self.args.output_dir).parent
             text = f"the disk may be full ({error})" if isinstance(error, RuntimeError) else error
             raise CheckpointError(f"{folder}: saving failed: {text}{name_last_checkpoint(output)}") from None
