@@ -134,7 +134,7 @@ def test_what_is_refused(models, tmp_path):
         loaded.generate(**inputs, max_new_tokens=10_000)
     with pytest.raises(BadRecipe, match="no_such_option"):
         loaded.generate(**inputs, no_such_option=1)
-    with pytest.raises(SourceError, match="is a model of mmzoo and no part of one"):
+    with pytest.raises(SourceError, match="is a whole model of mmzoo, not a part"):
         repository.Source(folder).config()
     with pytest.raises(BadRecipe, match="transformers .* has no 'mmzoo'"):
         mmzoo.check(RECIPES["prefix"], language_model={"use": "hf-causal", "config": {"model_type": "mmzoo"}})
