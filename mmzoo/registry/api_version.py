@@ -18,11 +18,7 @@ ATTRIBUTE = "MMZOO_API"
 
 
 def read_api_version(module: Any) -> str:
-    """Return the API version that a plugin's module states; 1.0 if it states none.
-
-    Raises:
-        PluginBroken: it is not ``"MAJOR.MINOR"``.
-    """
+    """Return the API version that a plugin's module states, 1.0 if it states none; raise a `PluginBroken` if it is malformed."""
     version = getattr(module, ATTRIBUTE, "1.0")
     if not isinstance(version, str) or not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", version):
         raise PluginBroken(f'{ATTRIBUTE} is {short_repr(version)}; it must be "MAJOR.MINOR", such as "{API_VERSION}"')
@@ -36,31 +32,24 @@ def check_api_version(version: str, distribution: str) -> None:
         PluginRefused: the major version differs, or the minor version is newer; with the pip command that fixes it.
     """
     wanted, available = _parse(version), _parse(API_VERSION)
-    if wanted[0] == available[0] and wanted[1] <= available[1]:
-        return
-    fix = f"pip install --upgrade {'mmzoo' if wanted > available else distribution}"
-    message = f"was written for version {version} of mmzoo's plugin API, and this mmzoo has {API_VERSION}: {fix}"
-    raise PluginRefused(message, fix)
+    if wanted[0] != available[0] or wanted[1] > available[1]:
+        fix = f"pip install --upgrade {'mmzoo' if wanted > available else distribution}"
+        message = f"was written for version {version} of mmzoo's plugin API, and this mmzoo has {API_VERSION}: {fix}"
+        raise PluginRefused(message, fix)
 
 
 def warn_deprecated(name: str, *, use: str, since: str, removed: str, stacklevel: int = 3) -> None:
-    """Warn the caller of a deprecated function, two frames up, that ``name`` will be removed.
+    """Warn the caller of a deprecated function, two frames up, to use ``use``, because ``name`` will be removed.
 
-    A deprecated name warns for at least one minor version of the API before a major version removes it.
-
-    Args:
-        use: what to use instead.
-        since: the version of the API that warns first, such as ``"1.1"``.
-        removed: the version that no longer has it, such as ``"2.0"``.
+    A deprecated name warns for at least one minor version of the API (``since``, such as ``"1.1"``, is the first) before a major
+    version (``removed``, such as ``"2.0"``) removes it.
 
     Raises:
         ValueError: ``removed`` is not the first minor version of a later major version.
     """
     first, last = _parse(since), _parse(removed)
     if last[0] <= first[0] or last[1] != 0:
-        raise ValueError(
-            f"{name}: deprecated in {since}, it can be removed in {first[0] + 1}.0 at the earliest, not in {removed}"
-        )
+        raise ValueError(f"{name}: deprecated in {since}, it can be removed in {first[0] + 1}.0 at the earliest, not {removed}")
     message = f"{name} is deprecated since version {since} of mmzoo's plugin API and will be removed in {removed}; use {use}"
     warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
 

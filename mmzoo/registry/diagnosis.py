@@ -6,6 +6,7 @@ which crashes it, is one line of the report. Nothing here imports torch, so it w
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -34,10 +35,7 @@ class Problem:
 
 @dataclass
 class Report:
-    """Hold the result of `diagnose`.
-
-    ``plugins`` are rows of `mmzoo.registry.subprocess_checks.check_plugins`. ``notes`` are worth knowing, but not problems.
-    """
+    """Hold the result of `diagnose`. ``plugins`` are rows of `check_plugins`; ``notes`` are worth knowing, but not problems."""
 
     mmzoo: str
     api: str
@@ -94,20 +92,16 @@ def _check_plugins(report: Report) -> None:
     """Load the plugins in a child process."""
     try:
         report.plugins = subprocess_checks.check_plugins()
-    except UnknownName as error:
-        report.problems.append(Problem(str(error), (f"unset {settings.ONLY}",)))
-    except SettingsError as error:
+    except (UnknownName, SettingsError, PluginBroken) as error:
         fix = f"unset {isolation.TIMEOUT}" if isolation.TIMEOUT in str(error) else f"rm {settings.config_file()}"
+        fix = {UnknownName: f"unset {settings.ONLY}", PluginBroken: f"{settings.ONLY}= mmzoo doctor"}.get(type(error), fix)
         report.problems.append(Problem(str(error), (fix,)))
-    except PluginBroken as error:
-        report.problems.append(Problem(str(error), (f"{settings.ONLY}= mmzoo doctor",)))
     for row in report.plugins:
         if row["state"] == FAILED:
             what = f"plugin '{row['plugin']}' {row['version']} is not in use: {row['error']}"
             fixes = (row["fix"], *_list_fixes(row["plugin"], row["distribution"]))
             report.problems.append(Problem(what, tuple(dict.fromkeys(fix for fix in fixes if fix)), row["trace"]))
-        for note in row["notes"]:
-            report.notes.append(f"plugin '{row['plugin']}' warned while it was loaded: {note}")
+        report.notes += [f"plugin '{row['plugin']}' warned while it was loaded: {note}" for note in row["notes"]]
 
 
 def _list_fixes(plugin: str, dist: str) -> tuple[str, ...]:
@@ -118,27 +112,23 @@ def _list_fixes(plugin: str, dist: str) -> tuple[str, ...]:
 
 def _check_libraries(report: Report) -> None:
     """Import torch, transformers and the targets of entries of other distributions in a child process."""
-    targets = [
-        (row["plugin"], row["distribution"], kind, name, target)
-        for row in report.plugins
-        if row["distribution"] != "mmzoo"
-        for kind, entries in row["targets"].items()
-        for name, target in entries.items()
-    ]
-    results = subprocess_checks.check_libraries([(kind, name, target) for _, _, kind, name, target in targets])
+    rows = [row for row in report.plugins if row["distribution"] != "mmzoo"]
+    results = subprocess_checks.check_libraries([target for row in rows for target in row["targets"]])
     report.torch = results.torch
     broken = [library for library in subprocess_checks.LIBRARIES if library in results.failures]
     for library in broken:
         error, trace = results.failures[library]
-        fix = f"pip install --force-reinstall {library}"
-        report.problems.append(Problem(f"{library} cannot be imported: {error}", (fix,), trace))
+        what, fix = f"{library} cannot be imported: {error}", f"pip install --force-reinstall {library}"
+        report.problems.append(Problem(what, (fix,), trace))
     if not report.torch.get("accelerators"):
         report.notes.append("torch has no GPU to use; models run on the CPU")
-    for plugin, dist, kind, name, _ in targets:
-        if f"{kind}/{name}" in results.failures and not broken:
-            error, trace = results.failures[f"{kind}/{name}"]
-            what = f"{kind.replace('_', ' ')} '{name}' of plugin '{plugin}' cannot be built: {error}"
-            report.problems.append(Problem(what, (f"pip install --upgrade {dist}", *_list_fixes(plugin, dist)), trace))
+    for row in rows if not broken else ():
+        for kind, name, _ in row["targets"]:
+            if f"{kind}/{name}" in results.failures:
+                error, trace = results.failures[f"{kind}/{name}"]
+                what = f"{kind.replace('_', ' ')} '{name}' of plugin '{row['plugin']}' cannot be built: {error}"
+                fixes = (f"pip install --upgrade {row['distribution']}", *_list_fixes(row["plugin"], row["distribution"]))
+                report.problems.append(Problem(what, fixes, trace))
 
 
 def _measure_caches(report: Report) -> None:
@@ -155,21 +145,16 @@ def _measure_caches(report: Report) -> None:
 
 
 def _measure_folder(folder: Path) -> dict[str, Any]:
-    """Return the size in bytes and the number of files of a folder.
-
-    Links are not followed: the Hub's cache holds each file once, with links to it. Counting stops after `MAX_FILES` files.
-    """
+    """Return the size in bytes and the number of files of a folder."""
     size = files = 0
-    for path, _, names in os.walk(folder):
+    for path, _, names in os.walk(folder):  # links are not followed: the Hub's cache holds each file once, with links to it
         for name in names:
-            try:
+            with contextlib.suppress(OSError):
                 size += os.lstat(os.path.join(path, name)).st_size
-            except OSError:
-                continue
-            files += 1
+                files += 1
         if files > MAX_FILES:
-            return {"bytes": size, "files": files, "complete": False}
-    return {"bytes": size, "files": files, "complete": True}
+            break
+    return {"bytes": size, "files": files, "complete": files <= MAX_FILES}
 
 
 def check_hub(report: Report) -> None:
@@ -179,14 +164,12 @@ def check_hub(report: Report) -> None:
     except Exception as error:
         report.hub = {"endpoint": "", "reached": False, "said": f"huggingface_hub cannot be imported: {one_line(error)}"}
         return
-    report.hub = {"endpoint": constants.ENDPOINT, "reached": False}
+    report.hub = {"endpoint": constants.ENDPOINT, "reached": False, "said": "not tried: HF_HUB_OFFLINE is set"}
     if constants.HF_HUB_OFFLINE:
-        report.hub["said"] = "not tried: HF_HUB_OFFLINE is set"
         return
     # In a thread with a time limit, because the timeout of a connection does not cover the DNS lookup.
     outcome = isolation.run_limited(lambda: _request_status(constants.ENDPOINT), HUB_SECONDS + 1)
-    report.hub["reached"] = outcome.error is None
-    report.hub["said"] = outcome.value or f"cannot be reached: {outcome.error}"
+    report.hub.update(reached=outcome.error is None, said=outcome.value or f"cannot be reached: {outcome.error}")
     if outcome.error is not None:
         report.notes.append(f"{constants.ENDPOINT} cannot be reached; if you work offline, set HF_HUB_OFFLINE=1 to avoid waiting")
 

@@ -31,11 +31,7 @@ class Distribution:
     requirements: tuple[str, ...] = ()
 
     def check_requirements(self, version: str) -> None:
-        """Check that the distribution accepts this version of mmzoo.
-
-        Raises:
-            PluginRefused: it requires another version; with the pip command that fixes it.
-        """
+        """Raise a `PluginRefused`, with the pip command that fixes it, if the distribution requires another version of mmzoo."""
         from packaging.requirements import InvalidRequirement, Requirement
 
         for text in self.requirements:
@@ -95,11 +91,11 @@ def _read_entry_points(installed: importlib.metadata.Distribution) -> list[Plugi
     try:
         points = installed.entry_points.select(group=GROUP)
         return [PluginEntryPoint(sanitize(point.name), point.value, distribution, point.load) for point in points]
-    except Exception as error:  # which one depends on the version of Python
-        message = f"its entry_points.txt is malformed: {error}"
+    except Exception as raised:  # which one depends on the version of Python
+        error = ValueError(f"its entry_points.txt is malformed: {raised}")
 
     def fail() -> None:
-        raise ValueError(message)
+        raise error
 
     return [PluginEntryPoint("?", "", distribution, fail)]
 

@@ -22,7 +22,6 @@ RESERVED = frozenset(
         *("card", "verify", "push", "pull", "search", "pack", "load", "plugin", "doctor"),
     }
 )
-
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 MAX_NAME, MAX_TEXT, MAX_TINY = 100, 1000, 100_000  # characters
@@ -68,44 +67,35 @@ class Entry:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or len(self.name) > MAX_NAME:
             allowed = f"at most {MAX_NAME} lower-case letters, digits, '.', '_' and '-'"
             problems.append(f"name {short_repr(self.name)} must be {allowed}")
-        texts = {key: getattr(self, key) for key in ("target", "summary", "modality", "license", "source", "variant")}
-        if self.variant is None:
-            del texts["variant"]
-        for key, value in texts.items():
-            if not isinstance(value, str):
+        for key in ("target", "summary", "modality", "license", "source", *(["variant"] if self.variant is not None else [])):
+            if not isinstance(value := getattr(self, key), str):
                 problems.append(f"{key} {short_repr(value)} is not text")
-            elif len(value) > MAX_TEXT or not _is_one_line(value):
+            elif len(value) > MAX_TEXT or not (value.isprintable() or _is_one_line(value)):
                 problems.append(f"{key} {short_repr(value)} must be one line of {MAX_TEXT} characters at most")
         if isinstance(self.target, str) and not _TARGET.fullmatch(self.target):
             problems.append(f"target {short_repr(self.target)} is not 'package.module:attribute'")
         if self.summary == "":
             problems.append("summary is empty")
         if not isinstance(self.tiny, Mapping):
-            problems.append("tiny is not a mapping of options")
-        elif self.tiny:
-            try:
-                if len(json.dumps(dict(self.tiny), allow_nan=False)) > MAX_TINY:
-                    problems.append(f"tiny has more than {MAX_TINY} characters as JSON")
-            except (TypeError, ValueError, RecursionError) as error:
-                problems.append(f"tiny is not JSON: {error}")
+            return [*problems, "tiny is not a mapping of options"]
+        try:
+            if len(json.dumps(dict(self.tiny), allow_nan=False)) > MAX_TINY:
+                problems.append(f"tiny has more than {MAX_TINY} characters as JSON")
+        except (TypeError, ValueError, RecursionError) as error:
+            problems.append(f"tiny is not JSON: {error}")
         return problems
 
     def load(self) -> Any:
-        """Import and return the target.
-
-        Raises:
-            PluginBroken: the module cannot be imported or lacks the attribute.
-        """
+        """Import and return the target; raise a `PluginBroken` if the module cannot be imported or lacks the attribute."""
         module, _, attribute = self.target.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a module may raise anything, SystemExit included
-            raise PluginBroken(
-                f"{self.label} could not be imported from {self.target}: {describe_error(error)}\n"
-                f"It belongs to {self.plugin or 'no plugin'}; reinstall or remove that plugin (`mmzoo doctor` says more)."
-            ) from error
+            message = f"{self.label} could not be imported from {self.target}: {describe_error(error)}"
+            fix = f"It belongs to {self.plugin or 'no plugin'}; reinstall or remove that plugin (`mmzoo doctor` says more)."
+            raise PluginBroken(f"{message}\n{fix}") from error
 
     @property
     def label(self) -> str:
@@ -114,22 +104,15 @@ class Entry:
 
     def row(self) -> dict[str, str]:
         """Return the fields that ``mmzoo list --json`` prints."""
-        return {
-            "kind": self.kind,
-            "name": self.name,
-            "summary": self.summary,
-            "plugin": self.plugin,
-            "license": self.license,
-            "source": self.source,
-        }
+        return {key: getattr(self, key) for key in ("kind", "name", "summary", "plugin", "license", "source")}
 
 
-_FIELDS = fields(Entry)
+_FIELDS = [item.name for item in fields(Entry)]
 
 
 def _is_one_line(text: str) -> bool:
     """Return whether a text has neither line breaks nor tabs nor other control characters."""
-    return text.isprintable() or (sanitize(text) == text and not {"\n", "\t"} & set(text))
+    return sanitize(text) == text and not {"\n", "\t"} & set(text)
 
 
 def split_use(use: str) -> tuple[str, str | None, str | None]:
@@ -152,13 +135,7 @@ class Registry:
         self._entries: dict[tuple[str, str], Entry] = {}
 
     def add_all(self, entries: Iterable[Entry], *, plugin: str, version: str) -> list[Entry]:
-        """Register a plugin's entries: all of them or none.
-
-        Args:
-            plugin: the plugin's distribution.
-
-        Returns:
-            The registered entries, with their plugin and version set.
+        """Register a plugin's entries, all of them or none; return them with their plugin (a distribution) and version set.
 
         Raises:
             PluginBroken: the data of an entry is wrong.
@@ -169,20 +146,17 @@ class Registry:
             if not isinstance(entry, Entry):
                 raise PluginBroken(f"a hook returned {type(entry).__name__} where an mmzoo.Entry belongs")
             # Copy its data: a subclass may override any method.
-            data = {item.name: getattr(entry, item.name) for item in _FIELDS}
+            data = {name: getattr(entry, name) for name in _FIELDS}
             entry = Entry(**{**data, "plugin": plugin, "version": version})
             if problems := entry.problems():
                 raise PluginBroken(f"entry {short_repr(entry.name)}: {'; '.join(problems)}")
             if entry.kind == "command" and entry.name in RESERVED:
                 raise DuplicateName(f"{entry.label} of '{plugin}' has the name of a command of mmzoo; it needs another name")
             key = (entry.kind, entry.name)
-            existing = added.get(key) or self._entries.get(key)
-            if existing is not None:
-                if existing.plugin == plugin:
-                    raise DuplicateName(f"{entry.label} comes from '{plugin}' twice; one of them needs another name")
-                raise DuplicateName(
-                    f"{entry.label} comes from both '{existing.plugin}' and '{plugin}'; uninstall or disable one of them"
-                )
+            if existing := added.get(key) or self._entries.get(key):
+                both = f"both '{existing.plugin}' and '{plugin}'; uninstall or disable one of them"
+                twice = f"'{plugin}' twice; one of them needs another name"
+                raise DuplicateName(f"{entry.label} comes from {twice if existing.plugin == plugin else both}")
             added[key] = entry
         self._entries.update(added)
         return list(added.values())
@@ -194,34 +168,28 @@ class Registry:
             for entry in self._entries.values()
             if (kind is None or entry.kind == kind) and (pattern is None or fnmatch.fnmatchcase(entry.name, pattern))
         ]
-        order = {kind: position for position, kind in enumerate(KINDS)}
-        return sorted(entries, key=lambda entry: (order[entry.kind], entry.name))
+        order = list(KINDS)
+        return sorted(entries, key=lambda entry: (order.index(entry.kind), entry.name))
 
     def get(self, kind: str, name: str, *, hint: Callable[[], str] | None = None) -> Entry:
         """Return the entry of that kind and name.
 
-        Args:
-            hint: returns text for the error message, such as which plugins failed to load.
-
         Raises:
-            UnknownName: there is none; the message suggests similar names.
+            UnknownName: there is none; the message suggests similar names and ends with the text of ``hint``.
         """
-        entry = self._entries.get((kind, name))
-        if entry is None:
-            note = hint() if hint is not None else ""
-            raise UnknownName(self._describe_unknown(kind, name) + (f"\n{note}" if note else ""))
-        return entry
+        if (entry := self._entries.get((kind, name))) is not None:
+            return entry
+        note = hint() if hint is not None else ""
+        raise UnknownName(self._describe_unknown(kind, name) + (f"\n{note}" if note else ""))
 
     def _describe_unknown(self, kind: str, name: str) -> str:
         """Return the message that no entry has this kind and name."""
         names = [entry.name for entry in self.entries(kind)]
-        other_kinds = [entry for entry in self._entries.values() if entry.name == name and entry.kind != kind]
-        if suggestion := did_you_mean(name, names):
-            advice = suggestion
-        elif other_kinds:
-            advice = f"there is the {other_kinds[0].label}."
-        elif 0 < len(names) <= MAX_NAMED:
-            advice = "there are: " + ", ".join(names) + "."
-        else:
+        other_kinds = [entry for entry in self._entries.values() if entry.name == name]
+        if not (advice := did_you_mean(name, names)):
             advice = f"`mmzoo list {kind.replace('_', '-')}` shows all {len(names)}."
+            if other_kinds:
+                advice = f"there is the {other_kinds[0].label}."
+            elif 0 < len(names) <= MAX_NAMED:
+                advice = f"there are: {', '.join(names)}."
         return f"unknown {kind.replace('_', ' ')} '{name}'; {advice}"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import signal
 import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,88 +50,52 @@ def read_timeout() -> float:
 
 
 def in_worker() -> bool:
-    """Return whether the caller runs in a thread of `run_each`."""
+    """Return whether the caller runs in a thread of `run_limited`."""
     return getattr(_thread, "is_worker", False)
 
 
 def run_limited(function: Callable[[], Any], seconds: float) -> Outcome:
-    """Call one function as `run_each` does."""
-    return run_each([function], seconds)[0]
+    """Call a function in a thread of its own, and wait at most ``seconds`` for it.
 
-
-def run_each(functions: Sequence[Callable[[], Any]], seconds: float) -> list[Outcome]:
-    """Call functions one after another in a worker thread, and wait at most ``seconds`` for each.
-
-    A call that takes longer gets a `PluginTimeout` as its error. Its thread cannot be stopped: it is abandoned, and a new one
-    makes the remaining calls. While a function runs, ``sys.stdout`` is stderr, and warnings are recorded in its outcome.
+    If it takes longer, the error is a `PluginTimeout`. The thread cannot be stopped: it is abandoned, and does not keep the
+    process alive. While the function runs, ``sys.stdout`` is stderr, and warnings are recorded in the outcome.
 
     A thread works on every platform and from any thread. It cannot limit code that ends the process (``os._exit``) or that never
     releases the interpreter's lock.
     """
-    outcomes: list[Outcome] = []
-    worker: _Worker | None = None
-    for function in functions:
-        worker = worker or _Worker()
-        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(sys.stderr):
-            warnings.simplefilter("always")
-            outcome = worker.call(function, seconds)
-        outcome.notes = [describe_error(warning.message)[:MAX_NOTE] for warning in caught[:MAX_NOTES]]  # type: ignore[arg-type]
-        outcomes.append(outcome)
-        if worker.abandoned:
-            worker = None
-    if worker is not None:
-        worker.stop()
-    return outcomes
+    outcome = Outcome()
 
-
-class _Worker:
-    """Make calls in a daemon thread of its own, which does not keep the process alive."""
-
-    def __init__(self) -> None:
-        self.abandoned = False
-        self._functions: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-        self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="mmzoo-plugin", daemon=True)
-        self._thread.start()
-
-    def call(self, function: Callable[[], Any], seconds: float) -> Outcome:
-        """Return the outcome of a call; abandon the thread if that takes longer than ``seconds``."""
-        self._functions.put(function)
-        try:
-            return self._outcomes.get(timeout=seconds)
-        except queue.Empty:
-            self.abandoned = True
-            self.stop()
-            return Outcome(error=PluginTimeout(f"took longer than {seconds:g} s"), trace=self._format_stack())
-
-    def stop(self) -> None:
-        """End the thread after the call that it makes now."""
-        self._functions.put(None)
-
-    def _work(self) -> None:
-        """Make calls until `stop`."""
+    def work() -> None:
         _thread.is_worker = True
-        while (function := self._functions.get()) is not None:
-            outcome = Outcome()
-            try:
-                outcome.value = function()
-            except BaseException as error:
-                outcome.error, outcome.trace = error, traceback.format_exc(-MAX_FRAMES)
-            self._outcomes.put(outcome)
+        try:
+            outcome.value = function()
+        except BaseException as error:
+            outcome.error, outcome.trace = error, traceback.format_exc(-MAX_FRAMES)
 
-    def _format_stack(self) -> str:
-        """Return where the thread is now, so that the author of a plugin that hangs sees where."""
-        frame = sys._current_frames().get(self._thread.ident or 0)
-        lines = traceback.format_stack(frame, MAX_FRAMES) if frame is not None else []
-        return "".join(["It was here (most recent call last):\n", *lines])
+    thread = threading.Thread(target=work, name="mmzoo-plugin", daemon=True)
+    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(sys.stderr):
+        warnings.simplefilter("always")
+        thread.start()
+        thread.join(seconds)
+    notes = [describe_error(warning.message)[:MAX_NOTE] for warning in caught[:MAX_NOTES]]  # type: ignore[arg-type]
+    if thread.is_alive():  # what it returns later is not used
+        return Outcome(None, PluginTimeout(f"took longer than {seconds:g} s"), _format_stack(thread), notes)
+    outcome.notes = notes
+    return outcome
+
+
+def _format_stack(thread: threading.Thread) -> str:
+    """Return where a thread is now, so that the author of a plugin that hangs sees where."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    lines = traceback.format_stack(frame, MAX_FRAMES) if frame is not None else []
+    return "".join(["It was here (most recent call last):\n", *lines])
 
 
 @contextlib.contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """Raise `PluginTimeout` in a block that takes longer than ``seconds``.
+    """Raise `PluginTimeout` in a block that takes longer than ``seconds`` and releases the interpreter's lock.
 
-    It needs the main thread and a system with an alarm signal; elsewhere there is no limit. Code that never releases the
-    interpreter's lock cannot be interrupted.
+    It needs the main thread and a system with an alarm signal; elsewhere there is no limit.
     """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
@@ -152,10 +115,7 @@ def alarm(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def attribute_errors_to(source: str) -> Iterator[None]:
-    """Raise the errors of a block as `PluginBroken`, with a message that begins with ``source``.
-
-    Errors of mmzoo and ``KeyboardInterrupt`` are not changed.
-    """
+    """Raise the errors of a block, except those of mmzoo, as `PluginBroken`, with a message that begins with ``source``."""
     try:
         yield
     except (MmzooError, KeyboardInterrupt):

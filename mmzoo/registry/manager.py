@@ -13,25 +13,16 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import pluggy
 
 from mmzoo.common.sanitize import describe_error, one_line, sanitize
-from mmzoo.errors import (
-    DuplicateName,
-    MissingPlugin,
-    MmzooError,
-    PluginBroken,
-    PluginRefused,
-    PluginTimeout,
-    UnknownName,
-)
+from mmzoo.errors import DuplicateName, MissingPlugin, MmzooError, PluginBroken, PluginRefused, PluginTimeout, UnknownName
 from mmzoo.registry import api_version, discovery, hookspecs, isolation, loading, settings
 from mmzoo.registry.discovery import PluginEntryPoint
 from mmzoo.registry.entries import Entry, Registry
-from mmzoo.registry.lifecycle import ContainedHooks, warn
+from mmzoo.registry.loading import ContainedHooks, warn
 from mmzoo.registry.settings import PluginSelection, normalise_name
 
 IN_USE, FAILED, DISABLED, LEFT_OUT = "in use", "failed", "disabled", "left out"
@@ -60,6 +51,7 @@ class Plugin:
     ``disabled_as`` is the name in the list of disabled plugins; ``has_siblings``: its distribution has other entry points.
     """
 
+    point: PluginEntryPoint
     dist: str
     entry_point: str
     version: str
@@ -99,8 +91,7 @@ class Plugin:
             return f"which is disabled: mmzoo plugin enable {self.disabled_as}"
         if self.state == LEFT_OUT:
             return f"which {settings.ONLY} leaves out: add {self.name} to it"
-        line = self.failure.line if self.failure else ""
-        return f"which is installed but failed to load: {line} (`mmzoo doctor` says more)"
+        return f"which is installed but failed to load: {self.failure.line if self.failure else ''} (`mmzoo doctor` says more)"
 
 
 @dataclass
@@ -112,11 +103,9 @@ class PluginManager:
     plugins: list[Plugin] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._spare_hooks: pluggy.PluginManager | None = None  # creating one takes a millisecond
-        self._skipped: dict[str, PluginEntryPoint] = {}
+        self._collecting = loading.create_hook_manager()  # has a plugin only while its hooks are read
         self._seconds = isolation.read_timeout()
-        self._added: set[str] = set()  # to the environment, by plugins while they were loaded
-        self._replaced: dict[str, str] = {}
+        self._changed: dict[str, str | None] = {}  # the former values of variables that plugins changed while they were loaded
 
     @property
     def failures(self) -> list[Failure]:
@@ -129,56 +118,48 @@ class PluginManager:
         Raises:
             UnknownName: the selection names a plugin that is not installed.
         """
-        described = _describe_plugins(points)
         # mmzoo's own plugins come first, so that a name which another plugin also uses is that plugin's failure.
-        described.sort(key=lambda pair: (not pair[1].is_own, pair[1].dist, pair[1].entry_point, pair[0].value))
-        _apply_selection([plugin for _, plugin in described], selection or PluginSelection())
-        self.plugins += [plugin for _, plugin in described]
-        self._skipped.update({plugin.full_name: point for point, plugin in described if plugin.state != IN_USE})
-        self._load([(point, plugin) for point, plugin in described if plugin.state == IN_USE])
-
-    def _load(self, selected: Sequence[tuple[PluginEntryPoint, Plugin]]) -> None:
-        """Collect what each plugin brings, with a time limit for each, and register it."""
+        plugins = _describe_plugins(points)
+        plugins.sort(key=lambda plugin: (not plugin.is_own, plugin.dist, plugin.entry_point, plugin.point.value))
+        _apply_selection(plugins, selection or PluginSelection())
+        self.plugins += plugins
         before = dict(os.environ)
-        outcomes = isolation.run_each([partial(self._collect, *pair) for pair in selected], self._seconds)
-        self._added = os.environ.keys() - before.keys()
-        self._replaced = {name: value for name, value in before.items() if os.environ.get(name) != value}
-        for (_, plugin), outcome in zip(selected, outcomes, strict=True):
-            plugin.notes, error, trace = outcome.notes, outcome.error, outcome.trace
-            if error is None:
-                hooks, entries = outcome.value
-                try:
-                    plugin.entries = self.registry.add_all(entries, plugin=plugin.dist, version=plugin.version)
-                except BaseException as refused:  # an entry may be of a class of the plugin, whose attributes raise
-                    error, trace = refused, traceback.format_exc()
-                else:
-                    if hooks:
-                        self.manager.register(ContainedHooks(plugin.name, hooks), name=plugin.full_name)
-            if error is not None:
-                plugin.state, plugin.failure = FAILED, _describe_failure(plugin, error, trace)
+        for plugin in plugins:
+            if plugin.state == IN_USE:
+                self._load(plugin)
+        self._changed = {name: before.get(name) for name in {*before, *os.environ} if before.get(name) != os.environ.get(name)}
+
+    def _load(self, plugin: Plugin) -> None:
+        """Collect what a plugin brings, with a time limit, and register all of it or nothing."""
+        outcome = isolation.run_limited(lambda: self._collect(plugin), self._seconds)
+        plugin.notes, error, trace = outcome.notes, outcome.error, outcome.trace
+        if error is None:
+            hooks, entries = outcome.value
+            try:
+                plugin.entries = self.registry.add_all(entries, plugin=plugin.dist, version=plugin.version)
+            except BaseException as refused:  # an entry may be of a class of the plugin, whose attributes raise
+                error, trace = refused, traceback.format_exc()
+            else:
+                if hooks:
+                    self.manager.register(ContainedHooks(plugin.name, hooks), name=plugin.full_name)
+        if error is not None:
+            plugin.state, plugin.failure = FAILED, _describe_failure(plugin, error, trace)
 
     def environment(self) -> dict[str, str]:
         """Return the environment without what plugins changed while they were loaded, so that a check sees a plugin change it."""
-        return {name: value for name, value in {**os.environ, **self._replaced}.items() if name not in self._added}
+        return {name: value for name, value in {**os.environ, **self._changed}.items() if value is not None}
 
-    def _collect(self, point: PluginEntryPoint, plugin: Plugin) -> tuple[dict[str, Any], list[Entry]]:
+    def _collect(self, plugin: Plugin) -> tuple[dict[str, Any], list[Entry]]:
         """Import a plugin and return its lifecycle hooks and entries; nothing is registered yet."""
-        hooks, self._spare_hooks = self._spare_hooks or loading.create_hook_manager(), None
         if not plugin.is_own:
-            point.distribution.check_requirements(discovery.read_own_version())
-        module = point.load()
+            plugin.point.distribution.check_requirements(discovery.read_own_version())
+        module = plugin.point.load()
         plugin.api = api_version.read_api_version(module)
         api_version.check_api_version(plugin.api, plugin.dist)
-        collected = loading.collect(module, hooks, plugin.full_name)
-        self._spare_hooks = hooks  # a plugin that fails, or is still running, keeps its own
-        return collected
+        return loading.collect(module, self._collecting, plugin.full_name)
 
     def get(self, kind: str, name: str) -> Entry:
-        """Return the entry of that kind and name.
-
-        Raises:
-            UnknownName: with similar names and `hint`.
-        """
+        """Return the entry of that kind and name; raise an `UnknownName` with similar names and `hint` if there is none."""
         return self.registry.get(kind, name, hint=lambda: self.hint(name, kind))
 
     def hint(self, name: str, kind: str | None = None) -> str:
@@ -186,35 +167,22 @@ class PluginManager:
         lines = [f"note: plugin '{failure.plugin}' failed to load: {failure.line}" for failure in self.failures[:MAX_NAMES]]
         if len(self.failures) > MAX_NAMES:
             lines.append(f"note: {len(self.failures) - MAX_NAMES} other plugins failed to load (`mmzoo doctor`)")
-        left_out = []
-        for plugin in self.plugins:
-            if plugin.state not in (DISABLED, LEFT_OUT):
-                continue
-            if plugin.is_own:
-                lines += self._find_in_skipped(plugin, name, kind)
+        unused = [plugin for plugin in self.plugins if plugin.state in (DISABLED, LEFT_OUT)]
+        for plugin in unused:
+            if plugin.is_own:  # safe to import
+                with contextlib.suppress(Exception):
+                    wanted = [entry for entry in self._collect(plugin)[1] if entry.name == name and kind in (None, entry.kind)]
+                    lines += [f"{entry.label} comes with the plugin '{plugin.name}', {plugin.reason}" for entry in wanted]
             elif plugin.state == DISABLED:
                 lines.append(f"note: it may come with the plugin '{plugin.name}', {plugin.reason}")
-            else:
-                left_out.append(plugin.name)
-        if left_out:
+        if left_out := [plugin.name for plugin in unused if plugin.state == LEFT_OUT and not plugin.is_own]:
             lines.append(f"note: {settings.ONLY} leaves out {_join_names(left_out)}")
         return "\n".join(lines)
-
-    def _find_in_skipped(self, plugin: Plugin, name: str, kind: str | None) -> list[str]:
-        """Return a hint if a skipped plugin of mmzoo's own has the entry; only those are safe to import."""
-        with contextlib.suppress(Exception):
-            _, entries = self._collect(self._skipped[plugin.full_name], plugin)
-            wanted = [entry for entry in entries if entry.name == name and kind in (None, entry.kind)]
-            return [f"{entry.label} comes with the plugin '{plugin.name}', {plugin.reason}" for entry in wanted]
-        return []
 
     def check_needed(self, needed: Mapping[str, str]) -> None:
         """Check that the plugins which a checkpoint was saved with are in use; warn of those that are older than recorded.
 
-        `mmzoo.checkpoints.folder` reports those that are not installed.
-
-        Args:
-            needed: the version of each distribution, by name.
+        ``needed`` has the version of each distribution. `mmzoo.checkpoints.folder` reports those that are not installed.
 
         Raises:
             MissingPlugin: one is installed, but failed to load, is disabled or is left out.
@@ -231,23 +199,20 @@ class PluginManager:
                 raise MissingPlugin(f"this checkpoint needs the plugin '{distribution}' {version}, {plugin.reason}")
 
 
-def _describe_plugins(points: Iterable[PluginEntryPoint]) -> list[tuple[PluginEntryPoint, Plugin]]:
-    """Return entry points with their plugins, which are not loaded yet."""
-    described = [(point, Plugin(point.distribution.name, point.name, point.distribution.version)) for point in points]
-    counts = Counter(plugin.dist for _, plugin in described)
-    for _, plugin in described:
+def _describe_plugins(points: Iterable[PluginEntryPoint]) -> list[Plugin]:
+    """Return the plugins of entry points without loading them; their state is not set."""
+    plugins = [Plugin(point, point.distribution.name, point.name, point.distribution.version) for point in points]
+    counts = Counter(plugin.dist for plugin in plugins)
+    for plugin in plugins:
         plugin.has_siblings = counts[plugin.dist] > 1
-    return described
+    return plugins
 
 
 def _apply_selection(plugins: Sequence[Plugin], selection: PluginSelection) -> None:
     """Set the state of plugins before they are loaded: in use, disabled or left out.
 
     A plugin that ``selection.only`` names is in use even if it is disabled. mmzoo's own plugins are left out only if it names
-    some of them.
-
-    Raises:
-        UnknownName: ``selection.only`` names a plugin that is not installed.
+    some of them. It must name installed plugins.
     """
     only = selection.only
     if only and (unknown := sorted(only - {name for plugin in plugins for name in plugin.names})):
@@ -256,19 +221,15 @@ def _apply_selection(plugins: Sequence[Plugin], selection: PluginSelection) -> N
     names_own = only is not None and any(plugin.is_own and plugin.names & only for plugin in plugins)
     for plugin in plugins:
         plugin.disabled_as = min(plugin.names & selection.disabled, default="")
-        if only is not None and plugin.names & only:
-            plugin.state = IN_USE
-        elif only is not None and (names_own or not plugin.is_own):
-            plugin.state = LEFT_OUT
-        else:
-            plugin.state = DISABLED if plugin.disabled_as else IN_USE
+        if only is None or not plugin.names & only:
+            left_out = only is not None and (names_own or not plugin.is_own)
+            plugin.state = LEFT_OUT if left_out else DISABLED if plugin.disabled_as else IN_USE
 
 
 def _describe_failure(plugin: Plugin, error: BaseException, trace: str) -> Failure:
     """Return the failure of a plugin, with the command that most likely fixes it."""
     message = str(error) if isinstance(error, MmzooError) else describe_error(error)
-    if isinstance(error, PluginTimeout):
-        message += f" to load ({isolation.TIMEOUT} sets the limit)"
+    message += f" to load ({isolation.TIMEOUT} sets the limit)" if isinstance(error, PluginTimeout) else ""
     if isinstance(error, PluginRefused):
         fix = error.fix
     elif plugin.is_own:
@@ -292,8 +253,7 @@ def _is_older(installed: str, recorded: str) -> bool:
 
 def _join_names(names: Sequence[str]) -> str:
     """Return at most `MAX_NAMES` names, and how many more there are."""
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more
+    return ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
 
 
 _current: PluginManager | None = None
@@ -315,7 +275,10 @@ def plugin_manager() -> PluginManager:
                 loaded = PluginManager()
                 loaded.load(discovery.find_entry_points(), settings.read_selection())
                 _current = loaded
-                _warn_of_failures(loaded.failures)
+                if names := [failure.plugin for failure in loaded.failures]:
+                    one = f"plugin '{names[0]}' is not in use: {loaded.failures[0].line} (`mmzoo doctor` says more)"
+                    several = f"{len(names)} plugins are not in use: {_join_names(names)} (`mmzoo doctor` says why)"
+                    warn(several if len(names) > 1 else one)
     return _current
 
 
@@ -325,15 +288,6 @@ def reset() -> None:
     _current = None
 
 
-def _warn_of_failures(failures: Sequence[Failure]) -> None:
-    """Warn of all plugins that failed to load, in one line."""
-    if len(failures) == 1:
-        warn(f"plugin '{failures[0].plugin}' is not in use: {failures[0].line} (`mmzoo doctor` says more)")
-    elif failures:
-        names = _join_names([failure.plugin for failure in failures])
-        warn(f"{len(failures)} plugins are not in use: {names} (`mmzoo doctor` says why)")
-
-
 def list_installed_plugins() -> list[Plugin]:
     """Return all installed plugins without importing them; their state is not set."""
-    return [plugin for _, plugin in _describe_plugins(discovery.find_entry_points())]
+    return _describe_plugins(discovery.find_entry_points())

@@ -25,12 +25,9 @@ def normalise_name(name: str) -> str:
 
 
 def describe_unknown_plugin(name: str, known: Iterable[str]) -> str:
-    """Return the message that there is no plugin ``name``, with similar ``known`` names.
+    """Return the message that there is no plugin ``name``, with similar ``known`` names."""
 
-    The prefix "mmzoo", which almost all names have, does not count as similarity.
-    """
-
-    def shorten(text: str) -> str:
+    def shorten(text: str) -> str:  # almost all names have the prefix, so it does not count as similarity
         return re.sub("^mmzoo[-:]", "", normalise_name(text))
 
     known_by_short_name = {shorten(text): text for text in known}
@@ -48,11 +45,7 @@ class PluginSelection:
 
 
 def read_selection() -> PluginSelection:
-    """Return the selection that the environment and the configuration file make.
-
-    Raises:
-        SettingsError: the file cannot be read.
-    """
+    """Return the selection that the environment and the configuration file make."""
     text = os.environ.get(ONLY)
     only = None if text is None else frozenset(normalise_name(name) for name in text.split(",") if name.strip())
     return PluginSelection(only, frozenset(read_disabled()))
@@ -89,25 +82,21 @@ def read_disabled() -> list[str]:
 
 
 def disable(name: str) -> bool:
-    """Add a plugin to the disabled ones; return False if it was disabled already.
-
-    Raises:
-        SettingsError: the file cannot be read or written.
-    """
+    """Add a plugin to the disabled ones; return False if it was disabled already."""
     return _write_disabled({*read_disabled(), normalise_name(name)})
 
 
 def enable(name: str) -> bool:
-    """Remove a plugin from the disabled ones; return False if it was not disabled.
-
-    Raises:
-        SettingsError: the file cannot be read or written.
-    """
+    """Remove a plugin from the disabled ones; return False if it was not disabled."""
     return _write_disabled({*read_disabled()} - {normalise_name(name)})
 
 
 def _write_disabled(names: set[str]) -> bool:
-    """Replace the configuration file atomically; return False if it holds these names already."""
+    """Replace the configuration file atomically; return False if it holds these names already.
+
+    Raises:
+        SettingsError: the file cannot be read or written.
+    """
     if names == {*read_disabled()}:
         return False
     path = config_file()

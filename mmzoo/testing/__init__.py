@@ -10,11 +10,9 @@
 
 # Importing a file registers its checks, which run in this order.
 # isort: off
-from mmzoo.testing.contract import CHECKS, Case, Result, cases, check_plugin, results
-from mmzoo.testing.network import no_network
-from mmzoo.testing.samples import Sample
-from mmzoo.testing.small import PARTNERS, round_trip, tiny, tiny_parts
-from mmzoo.testing import check_import, check_entry, check_kinds, check_parts, check_others  # noqa: F401
+from mmzoo.testing.contract import CHECKS, Case, Result, cases, check_plugin, no_network, results
+from mmzoo.testing.small import PARTNERS, Sample, round_trip, tiny, tiny_parts
+from mmzoo.testing import check_entry, check_kinds, check_parts, check_others  # noqa: F401
 
 __all__ = [
     "CHECKS",

@@ -22,7 +22,7 @@ from mmzoo.models.sequence import text_states
 from mmzoo.recipes.resolve import resolve
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing.contract import check, expect
-from mmzoo.testing.subject import TEXTS, Subject, close, finite, shape
+from mmzoo.testing.subject import TEXTS, Subject, close, expect_shape, finite, shape
 
 LOUD = 4.0  # factor on the weights of a tiny model, so that it writes more than one token
 
@@ -75,9 +75,9 @@ def _check_alone(encoder: Encoder, batch: dict[str, Tensor], i: int) -> None:
     inputs, lengths = of(slice(i, i + 1))
     alone = encoder(inputs, *lengths)
     real = alone.token_mask()[0].bool()
-    problem = "depend on the other inputs of the batch" + (
-        ", or on the padding: use the lengths that forward gets" if lengths else ""
-    )
+    problem = "depend on the other inputs of the batch"
+    if lengths:
+        problem += ", or on the padding: use the lengths that forward gets"
     expect(close(alone.pooled, together.pooled[i : i + 1]), f"pooled features of an input {problem}")
     expect(close(alone.tokens[0][real], together.tokens[i][: len(real)][real]), f"tokens of an input {problem}")
 
@@ -85,13 +85,11 @@ def _check_alone(encoder: Encoder, batch: dict[str, Tensor], i: int) -> None:
 def _check_features(features: Features, spec: FeatureSpec, count: int, when: str) -> None:
     expect(isinstance(features, Features), f"{when}forward returns {type(features).__name__}, not Features")
     tokens = features.tokens.shape[1] if spec.tokens is None and features.tokens.ndim == 3 else spec.tokens
-    wanted = [count, tokens, spec.dim]
-    expect(list(features.tokens.shape) == wanted, f"{when}tokens are {shape(features.tokens)}, not {wanted}")
-    wanted = [count, spec.pooled_dim]
-    expect(list(features.pooled.shape) == wanted, f"{when}pooled is {shape(features.pooled)}, not {wanted}")
+    expect_shape(features.tokens, [count, tokens, spec.dim], f"{when}tokens are")
+    expect_shape(features.pooled, [count, spec.pooled_dim], f"{when}pooled is")
     expect(finite(features.tokens) and finite(features.pooled), f"{when}features are not finite")
     if features.mask is not None:
-        expect(features.mask.shape == features.tokens.shape[:2], f"{when}mask is {shape(features.mask)}, not {[count, tokens]}")
+        expect_shape(features.mask, [count, tokens], f"{when}mask is")
         expect(bool(((features.mask == 0) | (features.mask == 1)).all()), f"{when}mask has values other than 0 and 1")
 
 
@@ -106,27 +104,20 @@ def states(subject: Subject) -> None:
     """
     model = subject.model.language_model
     spec, cls = model.spec, type(model)
-    expect(
-        (spec.architecture, spec.generates) == (cls.architecture, cls.generates),
-        f"spec is {spec}, the class {cls.architecture}, {cls.generates}",
-    )
+    declared = (cls.architecture, cls.generates)
+    expect((spec.architecture, spec.generates) == declared, f"spec is {spec}, and the class declares {declared}")
     expect(len(model.blocks()) == spec.blocks, f"there are {len(model.blocks())} blocks, and spec.blocks is {spec.blocks}")
     rows = _encoded_texts(model)
     ids, mask = pad_with_mask(rows, model.tokenizer.pad_token_id)
     embeddings = model.embed(ids)
-    wanted = [*ids.shape, spec.dim]
-    expect(list(embeddings.shape) == wanted, f"embed returns {shape(embeddings)}, not {wanted}")
+    expect_shape(embeddings, [*ids.shape, spec.dim], "embed returns")
     hidden = model(embeddings, mask)
-    expect(list(hidden.shape) == wanted, f"forward returns {shape(hidden)}, not {wanted}")
+    expect_shape(hidden, [*ids.shape, spec.dim], "forward returns")
     expect(finite(hidden), "states are not finite")
-    pooled = model.pool(hidden, mask)
-    expect(list(pooled.shape) == [len(rows), spec.dim], f"pool returns {shape(pooled)}, not {[len(rows), spec.dim]}")
+    expect_shape(model.pool(hidden, mask), [len(rows), spec.dim], "pool returns")
     if spec.generates:
         decoder = {"decoder_ids": ids} if spec.architecture == SEQ2SEQ else {}
-        logits = model.logits(model(embeddings, mask, **decoder)[:, -1])
-        expect(
-            list(logits.shape) == [len(rows), spec.vocab_size], f"logits returns {shape(logits)}, not [..., {spec.vocab_size}]"
-        )
+        expect_shape(model.logits(model(embeddings, mask, **decoder)[:, -1]), [len(rows), spec.vocab_size], "logits returns")
         prompt, prompt_mask = embeddings[:1, : len(rows[0])], mask[:1, : len(rows[0])]
         _check_written(model.generate(prompt, prompt_mask, max_new_tokens=2), spec.vocab_size)
         _check_writing(model, rows)
@@ -163,15 +154,12 @@ def _check_causal(model: LanguageModel, embeddings: Tensor, mask: Tensor) -> Non
 
 
 def _check_written(ids: Tensor, vocab_size: int) -> None:
-    expect(
-        isinstance(ids, Tensor) and not ids.is_floating_point(), f"generate returns {short_repr(ids)}, not a tensor of token ids"
-    )
-    expect(
-        ids.ndim == 2 and len(ids) == 1 and ids.shape[1] <= 2, f"generate returns {shape(ids)} for one text and two new tokens"
-    )
-    expect(
-        bool(((ids >= 0) & (ids < vocab_size)).all()), f"generate returns {ids.tolist()}; the vocabulary has {vocab_size} tokens"
-    )
+    whole = isinstance(ids, Tensor) and not ids.is_floating_point()
+    expect(whole, f"generate returns {short_repr(ids)}, not a tensor of token ids")
+    right = ids.ndim == 2 and len(ids) == 1 and ids.shape[1] <= 2
+    expect(right, f"generate returns {shape(ids)} for one text and two new tokens")
+    known = ((ids >= 0) & (ids < vocab_size)).all()
+    expect(known, f"generate returns {ids.tolist()}; the vocabulary has {vocab_size} tokens")
 
 
 def _check_writing(model: LanguageModel, rows: list[list[int]]) -> None:
@@ -186,27 +174,22 @@ def _check_writing(model: LanguageModel, rows: list[list[int]]) -> None:
     ids, mask = pad_with_mask(rows, model.tokenizer.pad_token_id, left=model.architecture == CAUSAL)
     embeddings = loud.embed(ids)
     together = loud.generate(torch.where(mask[..., None].bool(), embeddings, torch.randn_like(embeddings)), mask, **options)
-    expect(
-        layer is None or calls,
-        "generate does not call output_layer (or logits), so a late fusion, which changes the states there, would have no effect",
-    )
+    problem = "generate does not call output_layer (or logits), so a late fusion, which changes the states there, has no effect"
+    expect(layer is None or calls, problem)
     for i in range(len(rows)):
         real = mask[i].bool()
-        alone = loud.generate(embeddings[i : i + 1, real], mask[i : i + 1, real], **options)
-        expect(
-            torch.equal(alone[0], together[i][: alone.shape[1]]),
-            f"what it generates depends on the padding or the other prompts of the batch: {together[i].tolist()}, alone "
-            f"{alone[0].tolist()}",
-        )
+        alone = loud.generate(embeddings[i : i + 1, real], mask[i : i + 1, real], **options)[0]
+        difference = f"{together[i].tolist()}, alone {alone.tolist()}"
+        problem = f"what it generates depends on the padding or the other prompts of the batch: {difference}"
+        expect(torch.equal(alone, together[i][: len(alone)]), problem)
     stopped = loud.generate(embeddings, mask, stopping_criteria=[_Stop()], **options)
     expect(stopped.shape[1] <= 1, f"generate ignores stopping_criteria: with one that stops at once, it returns {shape(stopped)}")
     try:
         several = loud.generate(embeddings, mask, do_sample=True, num_return_sequences=2, **options)
     except ValueError:  # a custom loop may refuse it
         return
-    expect(
-        len(several) == 2 * len(rows), f"with num_return_sequences=2, generate returns {shape(several)} for {len(rows)} prompts"
-    )
+    problem = f"with num_return_sequences=2, generate returns {shape(several)} for {len(rows)} prompts"
+    expect(len(several) == 2 * len(rows), problem)
 
 
 class _Stop(StoppingCriteria):
@@ -231,8 +214,8 @@ def positions(subject: Subject) -> None:
     fused = fusion.early(seen, embeddings, mask)
     added = fused.embeddings.shape[1] - ids.shape[1]
     wanted = [len(ids), ids.shape[1] + added, embeddings.shape[2]]
-    expect(list(fused.embeddings.shape) == wanted, f"early returns embeddings {shape(fused.embeddings)}, not {wanted}")
-    expect(list(fused.mask.shape) == wanted[:2], f"early returns a mask {shape(fused.mask)}, not {wanted[:2]}")
+    expect_shape(fused.embeddings, wanted, "early returns embeddings")
+    expect_shape(fused.mask, wanted[:2], "early returns a mask")
     if fusion.added_tokens is not None:
         expect(added == fusion.added_tokens, f"early adds {added} positions, and added_tokens is {fusion.added_tokens}")
     text_mask = text_states(fused.mask[..., None], fused.text)[..., 0]
@@ -265,9 +248,7 @@ def _check_names(subject: Subject) -> None:
 
 
 def _check_sight(subject: Subject) -> None:
-    """Check that features matter, with gates opened as after training, and in double precision, so that small effects exceed
-    rounding.
-    """
+    """Check that features matter, with gates opened as after training, and in double precision, to see small effects."""
     model = subject.build().double()
     for parameter in model.fusion.parameters():
         parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -278,8 +259,8 @@ def _check_sight(subject: Subject) -> None:
     def loss(features: Features) -> Tensor:
         return model.task.loss(model, features, batch)[0]
 
-    whole, other = loss(seen), loss(replace(seen, tokens=tokens + noise, pooled=seen.pooled + torch.randn_like(seen.pooled)))
-    expect(not torch.equal(whole, other), "other features of the encoder change nothing: the fusion does not use them")
+    other = loss(replace(seen, tokens=tokens + noise, pooled=seen.pooled + torch.randn_like(seen.pooled)))
+    expect(not torch.equal(loss(seen), other), "other features of the encoder change nothing: the fusion does not use them")
     if not model.fusion.needs_tokens or tokens.shape[1] < 2:
         return
     mask = torch.ones(tokens.shape[:2], dtype=torch.long)
@@ -305,12 +286,11 @@ def answers(subject: Subject) -> None:
         expect(name == "inputs" or len(value) == count, f"{name} is {shape(value)} for {count} examples")
     _check_loss(subject, batch)
     predictions = model.predict_examples(subject.examples)
-    expect(
-        len(predictions) == count and all(isinstance(p, Prediction) for p in predictions), f"{count} examples give {predictions}"
-    )
+    right = len(predictions) == count and all(isinstance(p, Prediction) for p in predictions)
+    expect(right, f"{count} examples give {predictions}")
     for example in subject.examples:
-        right = task.references(example)
-        expect(list(right) == list(example.targets), f"the references of targets {example.targets} are {right}")
+        references = task.references(example)
+        expect(list(references) == list(example.targets), f"the references of targets {example.targets} are {references}")
 
 
 def _check_learning(subject: Subject, task: Task) -> None:
@@ -320,8 +300,8 @@ def _check_learning(subject: Subject, task: Task) -> None:
     expect(again == learned, f"what it learns is {learned}, but {again} after a round trip through JSON")
     more = task.learn(subject.target.Options(**{**subject.tiny, **learned}), subject.examples)
     expect(not more, f"it learns again what it has learned: {more}")
-    unknown = [name for name in task.metrics if not any(e.name == name for e in plugin_manager().registry.entries("metric"))]
-    expect(not unknown, f"no installed plugin has the metrics {', '.join(unknown)}")
+    unknown = {*task.metrics} - {entry.name for entry in plugin_manager().registry.entries("metric")}
+    expect(not unknown, f"no installed plugin has the metrics {', '.join(sorted(unknown))}")
 
 
 def _check_loss(subject: Subject, batch: dict[str, Tensor]) -> None:
@@ -337,8 +317,6 @@ def _check_loss(subject: Subject, batch: dict[str, Tensor]) -> None:
     expect(finite(total) and number > 0, f"loss returns {total.item()} over {number.item()} labels")
     twice = subject.batch(model, [*subject.examples, *subject.examples])
     more_total, more_number = task.loss(model, model.batch_features(twice), twice)
-    mean = more_number == 2 * number and total != 0 and close(more_total, total)
-    expect(
-        not mean,
-        "the sum that loss returns does not change if each example is repeated: it is a mean, which would be divided again",
-    )
+    if more_number == 2 * number and total != 0 and close(more_total, total):
+        problem = "the sum that loss returns does not change if each example is repeated"
+        raise AssertionError(f"{problem}: it is a mean, which would be divided again")

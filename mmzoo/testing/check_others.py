@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -28,8 +29,7 @@ from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing.contract import Inapplicable, check, expect
-from mmzoo.testing.samples import Sample, sample_of
-from mmzoo.testing.small import PARTNERS, round_trip, tiny
+from mmzoo.testing.small import PARTNERS, Sample, round_trip, sample_of, tiny
 from mmzoo.testing.subject import Subject
 from mmzoo.training.run import train
 
@@ -84,8 +84,8 @@ def first(data: Dataset, split: str) -> list[Example]:
 
 def opened(subject: Subject, folder: Path) -> Dataset:
     """Return the data set in its tiny form; one that reads the user's files gets some."""
-    needs = subject.needs_variant and not subject.entry.variant
-    use = f"{subject.entry.name}:{_own_files(folder)}" if needs else subject.entry.name
+    needs_files = subject.needs_variant and not subject.entry.variant
+    use = f"{subject.entry.name}:{_own_files(folder)}" if needs_files else subject.entry.name
     return open_dataset(PartConfig(use=use, **subject.entry.tiny))
 
 
@@ -93,12 +93,11 @@ def _own_files(folder: Path) -> Path:
     """Write files like a user's: a table with images, and the images as files beside it."""
     import datasets
 
-    table: dict[str, list[object]] = {"image": [], "text": [], "target": []}
+    rows = []
     for i, example in enumerate(Sample().load("train")):
         example.image.save(folder / f"{i}.png")
-        for key, value in zip(table, ((folder / f"{i}.png").read_bytes(), example.text, example.targets[0]), strict=True):
-            table[key].append(value)
-    datasets.Dataset.from_dict(table).to_parquet(folder / "train.parquet")
+        rows.append({"image": (folder / f"{i}.png").read_bytes(), "text": example.text, "target": example.targets[0]})
+    datasets.Dataset.from_list(rows).to_parquet(folder / "train.parquet")
     return folder
 
 
@@ -157,21 +156,15 @@ def _check_values(metric: Metric, answers: Sequence[str]) -> None:
     """Check that right predictions score ``perfect`` in any order, and wrong ones worse."""
     right, others = list(answers), list(reversed(answers))
     references = [[text] for text in answers]
-    values = {
-        name: measure(metric, predictions, expected, [0, 1]).value
-        for name, predictions, expected in (
-            ("right", right, references),
-            ("in another order", others, references[::-1]),
-            ("wrong", others, references),
-        )
-    }
     perfect = metric.perfect
-    for name in ("right", "in another order"):
-        expect(abs(values[name] - perfect) < 1e-6, f"predictions that are {name} score {values[name]}, not {perfect}")
-    expect(abs(values["wrong"] - perfect) > 1e-6, f"predictions that are not their references score {values['wrong']} too")
-    if (values["wrong"] > perfect) != metric.smaller_is_better:
-        problem = f"predictions that are not their references score {values['wrong']}, and perfect is {perfect}"
-        raise AssertionError(f"{problem}: smaller_is_better must be {not metric.smaller_is_better}")
+    for name, predictions, targets in (("right", right, references), ("in another order", others, references[::-1])):
+        value = measure(metric, predictions, targets, [0, 1]).value
+        expect(abs(value - perfect) < 1e-6, f"predictions that are {name} score {value}, not {perfect}")
+    wrong = measure(metric, others, references, [0, 1]).value
+    problem = f"predictions that are not their references score {wrong}"
+    expect(abs(wrong - perfect) > 1e-6, f"{problem} too")
+    direction = f"{problem}, and perfect is {perfect}: smaller_is_better must be {not metric.smaller_is_better}"
+    expect((wrong > perfect) == metric.smaller_is_better, direction)
 
 
 @check("recipe")
@@ -182,15 +175,11 @@ def builds(subject: Subject) -> None:
     for kind, part in read_recipe(subject.entry.name).parts().items():
         resolve(kind, part)  # before tiny replaces the options
     recipe = tiny(subject.entry.name)
+    encoder, task = resolve("encoder", recipe.encoder), resolve("task", recipe.task)
     with tempfile.TemporaryDirectory() as folder:
-        loaded = round_trip(recipe, Path(folder) / "model", dataset=_data(recipe))
+        loaded = round_trip(recipe, Path(folder) / "model", dataset=sample_of(encoder.cls, task.cls, task.options))
     uses = [[part.use for part in each.parts().values()] for each in (recipe, loaded.recipe)]
     expect(uses[0] == uses[1], f"it was built of {uses[0]} and loaded as {uses[1]}")
-
-
-def _data(recipe: Recipe) -> Dataset:
-    encoder, task = (resolve(kind, getattr(recipe, kind)) for kind in ("encoder", "task"))
-    return sample_of(encoder.cls, task.cls, task.options)
 
 
 @check("format")
@@ -208,11 +197,8 @@ def exchange(subject: Subject) -> None:
         if "import" in cls.ways():
             (folder / "other").mkdir()
             (folder / "other" / "notes.txt").write_text("nothing of it", encoding="utf-8")
-            try:
+            with contextlib.suppress(MmzooError):
                 chosen.read(str(folder / "other"))
-            except MmzooError:
-                pass
-            else:
                 raise AssertionError("a folder with only notes.txt is read without an error")
         if "export" in cls.ways():
             _write_and_read(chosen, build(tiny(Recipe(**PARTNERS)), seed=0), folder / "written")

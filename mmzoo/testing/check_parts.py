@@ -22,6 +22,7 @@ from mmzoo.testing.contract import check, expect
 from mmzoo.testing.small import fitting, round_trip, with_partners
 from mmzoo.testing.subject import TOLERANCE, Subject, close, finite
 
+LossAndGradients = tuple[Tensor, dict[str, Tensor]]
 # Cheap parts of this distribution with different needs and outputs.
 SELECTION = {
     "encoder": ("cnn", "none"),
@@ -37,16 +38,14 @@ def devices(subject: Subject) -> None:
     tensors there, with the names, shapes and types of the real part. Moved from there to the CPU, and to the GPU if there is
     one, it must give the same predictions.
     """
-    real, plan = subject.model, assemble(subject.recipe, meta=True)
-    real_tensors = _tensors(subject.part(real))
-    meta_tensors = _tensors(subject.part(plan))
+    plan = assemble(subject.recipe, meta=True)
+    real_tensors, meta_tensors = _tensors(subject.part(subject.model)), _tensors(subject.part(plan))
     stray = [name for name, value in meta_tensors.items() if not value.is_meta]
     expect(not stray, f"built on the meta device, {', '.join(stray)} is on another; do not name a device in __init__")
     unset = [name for name, value in real_tensors.items() if value.is_meta]
     expect(not unset, f"{', '.join(unset)} has no value after the build")
-    differ = sorted(
-        name for name in {*real_tensors, *meta_tensors} if _form(real_tensors.get(name)) != _form(meta_tensors.get(name))
-    )
+    names = sorted({*real_tensors, *meta_tensors})
+    differ = [name for name in names if _form(real_tensors.get(name)) != _form(meta_tensors.get(name))]
     expect(not differ, f"{', '.join(differ)} differ in name, shape or type between the meta device and the CPU")
     _check_move(subject, plan.to_empty(device="cpu"), "the CPU")
     if torch.cuda.is_available():
@@ -129,10 +128,8 @@ def seeded(subject: Subject) -> None:
     one, other = subject.model.state_dict(), subject.build().state_dict()
     differ = [name for name in one if not torch.equal(one[name], other[name])]
     expect(not differ, f"with one seed, two builds differ in {', '.join(differ[:5])}")
-    expect(
-        subject.model.predict_examples(subject.examples) == subject.model.predict_examples(subject.examples),
-        "two predictions of one model differ",
-    )
+    predictions = [subject.model.predict_examples(subject.examples) for _ in range(2)]
+    expect(predictions[0] == predictions[1], "two predictions of one model differ")
     model = subject.build()
     batch = subject.batch(model)
     losses = []
@@ -182,33 +179,27 @@ def partners(subject: Subject) -> None:
     say why.
     """
     entry = subject.entry
-    chosen = {kind: [n for n in names if n in _names(kind)] for kind, names in SELECTION.items() if kind != entry.kind}
+    registered = {(other.kind, other.name) for other in plugin_manager().registry.entries()}
+    chosen = [(kind, name) for kind, names in SELECTION.items() if kind != entry.kind for name in names]
     first = {kind: part.use for kind, part in subject.bare.parts().items()}
     failed: dict[str, Exception] = {}
-    for kind, names in chosen.items():
-        for name in names:
-            parts = {**first, kind: name}
-            parts_text = " + ".join(parts.values())
-            try:
-                model = subject.build(subject.learned(with_partners(entry, parts)))
-            except DoesNotFit as reason:
-                expect(str(reason).strip(), f"{parts_text}: refused without a reason")
-                continue
-            try:
-                expect(finite(model(**subject.batch(model))["loss"]), "the loss is not finite")
-                model.predict_examples(subject.examples)
-            except Exception as error:  # the other partners are tried too
-                failed[parts_text] = error
+    for kind, name in [pair for pair in chosen if pair in registered]:
+        partners = {**first, kind: name}
+        title = " + ".join(partners.values())
+        try:
+            model = subject.build(subject.learned(with_partners(entry, partners)))
+        except DoesNotFit as reason:
+            expect(str(reason).strip(), f"{title}: refused without a reason")
+            continue
+        try:
+            expect(finite(model(**subject.batch(model))["loss"]), "the loss is not finite")
+            model.predict_examples(subject.examples)
+        except Exception as error:  # the other partners are tried too
+            failed[title] = error
     if failed:
-        lines = [
-            f"{parts_text}: {error if isinstance(error, AssertionError) else describe_error(error)}"
-            for parts_text, error in failed.items()
-        ]
+        texts = [str(error) if isinstance(error, AssertionError) else describe_error(error) for error in failed.values()]
+        lines = [f"{parts}: {text}" for parts, text in zip(failed, texts, strict=True)]
         raise AssertionError("\n".join(lines)) from next(iter(failed.values()))
-
-
-def _names(kind: str) -> set[str]:
-    return {entry.name for entry in plugin_manager().registry.entries(kind)}
 
 
 @check(*PARTS)
@@ -231,12 +222,12 @@ def compiled(subject: Subject) -> None:
     """Require that ``torch.compile`` accepts a part (graph breaks are allowed), with the same loss and gradients."""
     model = subject.build()
     batch = subject.batch(model)
-    loss, expected = _gradients(model, batch)
+    pair = _gradients(model, batch)
     torch.compiler.reset()
     logging.disable(logging.WARNING)  # torch describes each graph break in many lines, also those of mmzoo's own code
     try:
-        _compile(subject.entry.kind, model)
-        new_loss, new_gradients = _gradients(model, batch)
+        _compile(subject.kind, model)
+        compiled_pair = _gradients(model, batch)
     except MmzooError:
         raise
     except Exception as error:
@@ -244,13 +235,11 @@ def compiled(subject: Subject) -> None:
     finally:
         logging.disable(logging.NOTSET)
         torch.compiler.reset()
-    _equal_gradients(new_loss, new_gradients, loss, expected, "compiled")
+    _same_gradients(compiled_pair, pair, "compiled")
 
 
 def _compile(kind: str, model: MultimodalModel) -> None:
-    """Apply ``torch.compile`` to the part alone, which is faster than the whole model; for a fusion, to the methods that it
-    overrides.
-    """
+    """Apply ``torch.compile`` to the part alone, which is faster than the whole model; of a fusion, to what it overrides."""
     compiled: dict[str, Any] = {"backend": "aot_eager"}
     if kind == "task":
         model.task.loss = torch.compile(model.task.loss, **compiled)  # type: ignore[method-assign]
@@ -271,16 +260,15 @@ def recomputed(subject: Subject) -> None:
     """
     model = subject.build()
     batch = subject.batch(model)
-    loss, expected = _gradients(model, batch)
+    pair = _gradients(model, batch)
     try:
         model.checkpoint_blocks()
     except DoesNotFit:
         return
-    new_loss, new_gradients = _gradients(model, batch)
-    _equal_gradients(new_loss, new_gradients, loss, expected, "with recomputed blocks")
+    _same_gradients(_gradients(model, batch), pair, "with recomputed blocks")
 
 
-def _gradients(model: MultimodalModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def _gradients(model: MultimodalModel, batch: dict[str, Tensor]) -> LossAndGradients:
     model.zero_grad()
     torch.manual_seed(0)
     loss = model.train()(**batch)["loss"]
@@ -288,9 +276,8 @@ def _gradients(model: MultimodalModel, batch: dict[str, Tensor]) -> tuple[Tensor
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def _equal_gradients(
-    new_loss: Tensor, new_gradients: dict[str, Tensor], loss: Tensor, expected: dict[str, Tensor], how: str
-) -> None:
-    expect(close(new_loss, loss), f"{how}, the loss is {new_loss.item()} and not {loss.item()}")
-    differ = [n for n in expected if n not in new_gradients or not torch.allclose(new_gradients[n], expected[n], **TOLERANCE)]
+def _same_gradients(actual: LossAndGradients, expected: LossAndGradients, how: str) -> None:
+    expect(close(actual[0], expected[0]), f"{how}, the loss is {actual[0].item()} and not {expected[0].item()}")
+    new, old = actual[1], expected[1]
+    differ = [name for name in old if name not in new or not torch.allclose(new[name], old[name], **TOLERANCE)]
     expect(not differ, f"{how}, the gradients differ of {', '.join(differ[:5])}")

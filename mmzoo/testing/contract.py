@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import socket
 import tempfile
 import unittest
 from collections.abc import Callable, Iterator
@@ -18,10 +19,10 @@ import torch
 
 from mmzoo.common.sanitize import describe_error
 from mmzoo.errors import ContractBroken, MmzooError, SettingsError, UnknownName
-from mmzoo.registry import isolation, settings
+from mmzoo.registry import isolation
 from mmzoo.registry.discovery import GROUP
 from mmzoo.registry.manager import DISABLED, LEFT_OUT, plugin_manager
-from mmzoo.testing.network import no_network
+from mmzoo.registry.settings import normalise_name
 from mmzoo.testing.subject import InstalledPlugin, Subject
 
 PAGE = "docs/plugin-contract.md"
@@ -34,9 +35,7 @@ class Inapplicable(unittest.SkipTest):
 
 @dataclass(frozen=True)
 class Check:
-    """Hold one promise of the contract and the function that checks it, for entries of ``kinds``; without kinds, for a plugin as
-    a whole.
-    """
+    """Hold one promise of the contract and the function that checks it, for entries of ``kinds`` or, without kinds, a plugin."""
 
     function: Callable[[Any], None]
     kinds: tuple[str, ...]
@@ -59,9 +58,7 @@ CHECKS: dict[str, Check] = {}
 
 
 def check(*kinds: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-    """Register a function as a check of entries of these kinds; without kinds, of a plugin as a whole. It raises an error on
-    failure.
-    """
+    """Register a function, which raises an error on failure, as a check of entries of these kinds; without kinds, of a plugin."""
 
     def register(function: Callable[[Any], None]) -> Callable[[Any], None]:
         registered = Check(function, kinds)
@@ -72,11 +69,7 @@ def check(*kinds: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None
 
 
 def expect(condition: Any, happened: str) -> None:
-    """Check a condition.
-
-    Raises:
-        AssertionError: with the text ``happened``, if the condition is false.
-    """
+    """Raise an `AssertionError` with the text ``happened`` if a condition is false."""
     if not condition:
         raise AssertionError(happened)
 
@@ -106,10 +99,7 @@ class Case:
             with no_network(), own_cache(), torch.random.fork_rng(), isolation.alarm(LIMIT * isolation.read_timeout()):
                 self.check.function(self.subject)
             changed = torch.get_default_dtype()
-            expect(
-                changed == default,
-                f"it changes torch's default dtype to {changed}, which affects every model that is built later",
-            )
+            expect(changed == default, f"it changes torch's default dtype to {changed}, which affects every later model")
         except (Inapplicable, KeyboardInterrupt):
             raise
         except BaseException as error:  # a plugin's code may raise anything
@@ -119,14 +109,9 @@ class Case:
 
     def failure(self, error: BaseException) -> str:
         plain = isinstance(error, AssertionError | MmzooError) and str(error)
-        happened = str(error) if plain else describe_error(error)
-        indented = "\n            ".join(happened.splitlines())
-        return (
-            f"{self.check.name} of {self.subject.name}\n"
-            f"  contract: {self.check.contract}\n"
-            f"  happened: {indented}\n"
-            f"  see:      {self.check.documentation}"
-        )
+        happened = "\n            ".join((str(error) if plain else describe_error(error)).splitlines())
+        title = f"{self.check.name} of {self.subject.name}\n  contract: {self.check.contract}"
+        return f"{title}\n  happened: {happened}\n  see:      {self.check.documentation}"
 
 
 def cases(distribution: str) -> list[Case]:
@@ -141,16 +126,12 @@ def cases(distribution: str) -> list[Case]:
         SettingsError: the plugin is disabled or left out.
     """
     plugin = _plugin(distribution)
-    plugins = [
-        one for one in plugin_manager().plugins if settings.normalise_name(one.dist) == settings.normalise_name(distribution)
-    ]
+    plugins = [one for one in plugin_manager().plugins if normalise_name(one.dist) == normalise_name(distribution)]
     if plugins and all(one.state in (DISABLED, LEFT_OUT) for one in plugins):
         raise SettingsError(f"the plugin '{distribution}' cannot be checked: it is {plugins[0].reason}")
-    subjects = [Subject(entry) for entry in plugin.entries]
     whole = [Case(check, plugin) for check in CHECKS.values() if not check.kinds]
-    return whole + [
-        Case(check, subject) for subject in subjects for check in CHECKS.values() if subject.entry.kind in check.kinds
-    ]
+    subjects = map(Subject, plugin.entries)
+    return whole + [Case(check, subject) for subject in subjects for check in CHECKS.values() if subject.kind in check.kinds]
 
 
 @dataclass(frozen=True)
@@ -176,11 +157,7 @@ class Result:
 
 
 def results(distribution: str) -> Iterator[Result]:
-    """Run every check of every entry and yield the results.
-
-    Raises:
-        UnknownName, SettingsError: as `cases`.
-    """
+    """Run every check of every entry and yield the results; raise the errors of `cases`."""
     for case in cases(distribution):
         try:
             case.run()
@@ -192,10 +169,7 @@ def results(distribution: str) -> Iterator[Result]:
 
 
 def check_plugin(distribution: str) -> None:
-    """Check a plugin against the whole contract (docs/plugin-contract.md), each entry in its tiny form.
-
-    Args:
-        distribution: the name under which pip installs it.
+    """Check an installed distribution against the whole contract (docs/plugin-contract.md), each entry in its tiny form.
 
     Raises:
         ContractBroken: listing every failure.
@@ -203,8 +177,7 @@ def check_plugin(distribution: str) -> None:
     """
     __tracebackhide__ = True
     outcomes = list(results(distribution))
-    failed = [result.problem for result in outcomes if result.problem]
-    if failed:
+    if failed := [result.problem for result in outcomes if result.problem]:
         listed = "\n\n".join(f"{i}. {problem}" for i, problem in enumerate(failed, 1))
         raise ContractBroken(f"{distribution}: {len(failed)} of {len(outcomes)} checks failed\n\n{listed}")
 
@@ -213,20 +186,29 @@ def _plugin(name: str) -> InstalledPlugin:
     try:
         distribution = importlib.metadata.distribution(name)
     except (importlib.metadata.PackageNotFoundError, ValueError):
-        known = sorted({point.dist.name for point in importlib.metadata.entry_points(group=GROUP) if point.dist})
-        raise UnknownName(
-            f"no distribution '{name}' is installed; installed plugins: {', '.join(known)}. From its folder: pip install -e ."
-        ) from None
+        known = ", ".join(sorted({point.dist.name for point in importlib.metadata.entry_points(group=GROUP) if point.dist}))
+        fix = f"installed plugins: {known}. From its folder: pip install -e ."
+        raise UnknownName(f"no distribution '{name}' is installed; {fix}") from None
     plugin = InstalledPlugin(distribution.metadata["Name"])
     if not plugin.points:
         raise UnknownName(f"distribution '{name}' has no entry point in the group '{GROUP}', so it is not a plugin")
-    plugin_manager()
     return plugin
 
 
 @cache
 def _cache() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="mmzoo-testing-")
+
+
+@contextlib.contextmanager
+def no_network() -> Iterator[None]:
+    """Make any attempt to connect or to look up a host raise an error within the block."""
+
+    def refuse(*arguments: Any, **keywords: Any) -> Any:
+        raise OSError("the network is blocked in this test")
+
+    with patch.object(socket.socket, "connect", refuse), patch.multiple(socket, getaddrinfo=refuse, create_connection=refuse):
+        yield
 
 
 @contextlib.contextmanager

@@ -37,22 +37,21 @@ def run(modules: list[str], targets: list[str]) -> dict[str, Any]:
     from mmzoo.registry.manager import plugin_manager  # the child, which runs this file, must not import it
 
     with tempfile.TemporaryDirectory(prefix="mmzoo-probe-") as folder:
-        for name in ("cache", "home"):
-            (Path(folder) / name).mkdir()
-        cache = str(Path(folder) / "cache")
+        cache, home = (os.path.join(folder, name) for name in ("cache", "home"))
+        os.mkdir(cache)
+        os.mkdir(home)
         environment = {
             **plugin_manager().environment(),
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "HOME": str(Path(folder) / "home"),
+            "HOME": home,
             **dict.fromkeys(CACHES, cache),
         }
         asked = json.dumps({"modules": modules, "targets": targets, "cache": cache})
         command = [sys.executable, "-c", Path(__file__).read_text(encoding="utf-8"), asked]
+        options: dict[str, Any] = {"capture_output": True, "text": True, "env": environment, "cwd": home, "timeout": SECONDS}
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, env=environment, cwd=Path(folder) / "home", timeout=SECONDS
-            )
+            done = subprocess.run(command, **options)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the import does not end within {SECONDS} s") from None
     try:
@@ -66,10 +65,7 @@ def main() -> None:
     asked, out = json.loads(sys.argv[1]), sys.stdout  # before a module can replace it
     importlib.import_module("mmzoo")
     events = watch(asked["cache"])
-    seconds, error = {}, None
-    heavy: list[str] = []
-    changed: list[str] = []
-    before = process()
+    seconds, heavy, changed, error, before = {}, [], [], None, process()
     try:
         for name in asked["modules"]:
             started = time.perf_counter()
@@ -103,9 +99,7 @@ def process() -> dict[str, Any]:
 
 
 def watch(cache: str) -> list[str]:
-    """Return a list to which every write outside ``cache`` and every use of the network is added from now on; the latter also
-    fails.
-    """
+    """Return a list to which each write outside ``cache`` and each use of the network, which fails, is added from now on."""
     events: list[str] = []
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -113,9 +107,8 @@ def watch(cache: str) -> list[str]:
             address = arguments[1] if event == "socket.connect" else arguments[0]
             events.append(f"{event} {address!r}")
             raise OSError("the network is blocked in this test")
-        if event in WRITES and isinstance(arguments[0], str | bytes | os.PathLike):
-            if event == "open" and not writing(arguments[1], arguments[2]):
-                return
+        writes = event in WRITES and (event != "open" or opens_for_writing(arguments[1], arguments[2]))
+        if writes and isinstance(arguments[0], str | bytes | os.PathLike):
             path = os.path.abspath(os.fsdecode(arguments[0]))
             if not path.startswith((cache, "/dev/", "/proc/")):
                 events.append(f"{event} {path}")
@@ -124,7 +117,7 @@ def watch(cache: str) -> list[str]:
     return events
 
 
-def writing(mode: Any, flags: Any) -> bool:
+def opens_for_writing(mode: Any, flags: Any) -> bool:
     if isinstance(mode, str):
         return any(letter in mode for letter in "wax+")
     return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))

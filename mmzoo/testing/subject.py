@@ -20,8 +20,7 @@ from mmzoo.recipes import catalogue
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.discovery import GROUP
 from mmzoo.registry.entries import Entry
-from mmzoo.testing.samples import sample_of
-from mmzoo.testing.small import tiny_parts
+from mmzoo.testing.small import sample_of, tiny_parts
 from mmzoo.training.run import learn
 
 TEXTS = ("what color is it?", "", "is it a red, a green or a blue square, or is it none of these three?")
@@ -38,8 +37,7 @@ class InstalledPlugin:
 
     @property
     def points(self) -> list[importlib.metadata.EntryPoint]:
-        points = importlib.metadata.distribution(self.distribution).entry_points
-        return [point for point in points if point.group == GROUP]
+        return list(importlib.metadata.distribution(self.distribution).entry_points.select(group=GROUP))
 
     @property
     def entries(self) -> list[Entry]:
@@ -47,22 +45,10 @@ class InstalledPlugin:
 
 
 class Subject:
-    """Represent an entry that is checked.
-
-    The properties that need a model are for encoders, fusions, language models and tasks. The model has the first compatible
-    partners.
-    """
+    """Represent an entry that is checked. A part of a model also has a tiny model, with the first compatible partners."""
 
     def __init__(self, entry: Entry) -> None:
-        self.entry = entry
-
-    @property
-    def name(self) -> str:
-        return f"{self.entry.kind}-{self.entry.name}"
-
-    @property
-    def kind(self) -> str:
-        return self.entry.kind
+        self.entry, self.kind, self.name = entry, entry.kind, f"{entry.kind}-{entry.name}"
 
     @cached_property
     def target(self) -> Any:
@@ -71,9 +57,7 @@ class Subject:
 
     @property
     def tiny(self) -> dict[str, Any]:
-        """Return the entry's ``tiny`` as options of its class: without the keys that every part has, and with a variant if one is
-        required.
-        """
+        """Return ``tiny`` as options of the class: without the keys that every part has, with a variant if one is required."""
         own = {key: value for key, value in self.entry.tiny.items() if key not in PartConfig.model_fields}
         return {"variant": self.entry.variant or "a-variant", **own} if self.needs_variant else own
 
@@ -89,10 +73,9 @@ class Subject:
 
     @cached_property
     def dataset(self) -> Dataset:
-        encoder = self.target if self.kind == "encoder" else None
         if self.kind == "task":
             return sample_of(None, self.target, self.target.Options(**self.tiny))
-        return sample_of(encoder)
+        return sample_of(self.target if self.kind == "encoder" else None)
 
     @cached_property
     def examples(self) -> list[Example]:
@@ -126,6 +109,12 @@ class Subject:
 
 def close(actual: Tensor, expected: Tensor) -> bool:
     return actual.shape == expected.shape and torch.allclose(actual.float(), expected.float(), **TOLERANCE)
+
+
+def expect_shape(tensor: Any, wanted: Sequence[int | None], what: str) -> None:
+    """Check the shape of a tensor; ``what`` begins the error, such as "forward returns"."""
+    if not isinstance(tensor, Tensor) or list(tensor.shape) != list(wanted):
+        raise AssertionError(f"{what} {shape(tensor)}, not {list(wanted)}")
 
 
 def shape(tensor: Any) -> str:
