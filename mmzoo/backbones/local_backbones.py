@@ -15,13 +15,9 @@ from pathlib import Path
 
 @dataclass
 class LocalBackbone:
-    """Hold the local files of one repository or folder.
+    """Hold the local files of one repository or folder: their paths by name, and their commit, which is None for a folder.
 
-    Attributes:
-        id: the repository's id or the folder, as it was requested.
-        revision: the revision, as it was requested.
-        commit: the commit that the files belong to; None for a folder.
-        files: the path of each file by its name in the repository.
+    ``id`` and ``revision`` are as they were requested.
     """
 
     id: str

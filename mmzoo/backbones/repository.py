@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from mmzoo.backbones import local_backbones
 from mmzoo.backbones.hub_errors import hub_error, is_final, root_cause
+from mmzoo.backbones.weights import explain_errors
 from mmzoo.checkpoints import screening
 from mmzoo.common.files import hash_unchanged
 from mmzoo.common.sanitize import one_line
@@ -118,8 +117,7 @@ class Source:
         Raises:
             SourceError: there is no such file, or as `get`.
         """
-        path = self.get(name)
-        if path is None:
+        if (path := self.get(name)) is None:
             where = "the folder" if self.folder is not None else f"the repository at {self.commit or self.revision or 'main'}"
             raise SourceError(f"'{self.name}': {where} has no {name}")
         return path
@@ -148,11 +146,9 @@ class Source:
         cause = root_cause(error)
         is_missing = isinstance(cause, HFValidationError | RepositoryNotFoundError) and not isinstance(cause, GatedRepoError)
         subject = f"'{self.name}'" + (" (not a folder here)" if is_missing else "")
-        kind = SourceError if is_final(cause) else Unreachable
-        explained = hub_error(
-            cause, subject, self.name, item=name, revision=self.revision, kind=kind, alternative="give a local folder"
-        )
-        if kind is Unreachable:
+        options: Any = {"kind": SourceError if is_final(cause) else Unreachable, "alternative": "give a local folder"}
+        explained = hub_error(cause, subject, self.name, item=name, revision=self.revision, **options)
+        if isinstance(explained, Unreachable):
             self._unreachable = str(explained)
         return explained
 
@@ -185,25 +181,22 @@ class Source:
         path = self.need(CONFIG_FILE)
         data = self.json(CONFIG_FILE)
         kind = data.get("model_type")
+        why = ""
         if kind == "mmzoo":
-            raise SourceError(
-                f"'{self.name}' is a whole model of mmzoo, not a part; mmzoo.load loads it, and `weights:` starts from it"
-            )
-        if kind not in transformers.CONFIG_MAPPING:
-            if "auto_map" in data:
-                why = "needs code from its repository, and mmzoo never runs such code"
-            elif kind is None:
-                why = f"is not a transformers model: its {CONFIG_FILE} has no model_type"
-                if "architecture" in data:
-                    why += f" (perhaps `timm:{data['architecture']}`)"
-            else:
-                why = (
-                    f"is of the type '{kind}', which transformers {transformers.__version__} does not have; a newer version may: "
-                    "pip install --upgrade transformers"
-                )
+            why = "is a whole model of mmzoo, not a part; mmzoo.load loads it, and `weights:` starts from it"
+        elif kind in transformers.CONFIG_MAPPING:
+            if data.get("quantization_config"):
+                why = "holds quantised weights; choose the repository with the original ones"
+        elif "auto_map" in data:
+            why = "needs code from its repository, and mmzoo never runs such code"
+        elif kind is None:
+            timm = f" (perhaps `timm:{data['architecture']}`)" if "architecture" in data else ""
+            why = f"is not a transformers model: its {CONFIG_FILE} has no model_type{timm}"
+        else:
+            newer = "a newer version may: pip install --upgrade transformers"
+            why = f"is of the type '{kind}', which transformers {transformers.__version__} does not have; {newer}"
+        if why:
             raise SourceError(f"'{self.name}' {why}")
-        if data.get("quantization_config"):
-            raise SourceError(f"'{self.name}' holds quantised weights; choose the repository with the original ones")
         try:
             screening.check_sizes(data)
             screening.check_reach(data)
@@ -244,24 +237,16 @@ class Source:
 
     def _weights(self) -> list[Path]:
         """Return the safetensors files at the current revision; empty if it has none."""
-        unreachable = None
-        for name in (WEIGHTS_FILE, INDEX):
-            try:
-                path = self.get(name)
-            except Unreachable as error:
-                unreachable = error
-                continue
-            if path is None:
-                continue
-            if name == WEIGHTS_FILE:
-                return [path]
+        if path := self.find(WEIGHTS_FILE):
+            return [path]
+        if self.find(INDEX):
             shards = self.json(INDEX).get("weight_map")
             names = sorted(set(shards.values())) if isinstance(shards, dict) and shards else []
             if not names or any(not isinstance(n, str) or Path(n).name != n or not n.endswith(".safetensors") for n in names):
                 raise SourceError(f"'{self.name}': {INDEX} is damaged")
             return [self.need(n) for n in names]
-        if unreachable is not None:
-            raise unreachable
+        for name in (WEIGHTS_FILE, INDEX):
+            self.get(name)  # raises if the Hub did not answer
         return []
 
     def _converted(self) -> str | None:
@@ -282,12 +267,10 @@ class Source:
         Raises:
             SourceError: there is none, or it cannot be read.
         """
-        paths = [self.find(name) for name in FAST_TOKENIZER]
-        if paths[0] is None:
-            paths += [self.find(name) for name in SLOW_TOKENIZER]
-        present = [path for path in paths if path is not None]
-        if not any(path.name not in FAST_TOKENIZER[1:] for path in present):
-            self.need(FAST_TOKENIZER[0])
+        present = [path for name in FAST_TOKENIZER if (path := self.find(name))]
+        if not present or present[0].name != FAST_TOKENIZER[0]:
+            slow = [path for name in SLOW_TOKENIZER if (path := self.find(name))]
+            present += slow or [self.need(FAST_TOKENIZER[0])]
         self.find(CONFIG_FILE)  # names the tokenizer's class if tokenizer_config.json does not
         with explain_errors(f"'{self.name}': the tokenizer cannot be used"):
             tokenizer = AutoTokenizer.from_pretrained(str(present[0].parent), trust_remote_code=False)
@@ -299,12 +282,8 @@ class Source:
 
     def lock(self) -> dict[str, Any]:
         """Return where the files came from, and the sha256 of each that was used."""
-        return {
-            "source": "hub" if self.folder is None else "folder",
-            "id": self.name,
-            "commit": self.commit,
-            "files": {name: hash_unchanged(path) for name, path in sorted(self.files.items())},
-        }
+        files = {name: hash_unchanged(path) for name, path in sorted(self.files.items())}
+        return {"source": "hub" if self.folder is None else "folder", "id": self.name, "commit": self.commit, "files": files}
 
 
 def _cached_references(repository: str) -> list[str]:
@@ -314,19 +293,3 @@ def _cached_references(repository: str) -> list[str]:
     except CacheNotFound:
         return []
     return [name for repo in repositories if (repo.repo_id, repo.repo_type) == (repository, "model") for name in repo.refs]
-
-
-@contextmanager
-def explain_errors(what: str, kind: type[MmzooError] = SourceError) -> Iterator[None]:
-    """Raise an error of this package for whatever a library raises in the block.
-
-    Args:
-        what: what the message begins with.
-        kind: the class of the error.
-    """
-    try:
-        yield
-    except MmzooError:
-        raise
-    except Exception as error:  # transformers, tokenizers and safetensors raise many types for a damaged file
-        raise kind(f"{what}: {type(error).__name__}: {one_line(error)}") from error

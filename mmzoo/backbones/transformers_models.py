@@ -16,7 +16,8 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, initialization
 
-from mmzoo.backbones.repository import Source, explain_errors
+from mmzoo.backbones.repository import Source
+from mmzoo.backbones.weights import explain_errors, first_names
 from mmzoo.checkpoints import screening
 from mmzoo.errors import BadRecipe, SourceError
 
@@ -38,27 +39,12 @@ def config_of(data: dict[str, Any]) -> PreTrainedConfig:
 
 
 # Keys of a configuration that make the library fetch or run something.
-REACHING = frozenset(
-    {
-        "auto_map",
-        "trust_remote_code",
-        "custom_pipelines",
-        "attn_implementation",
-        "_attn_implementation",
-        "experts_implementation",
-        "_experts_implementation",
-        "quantization_config",
-        *screening.FETCHED,
-    }
-)
+_IMPLEMENTATIONS = {"attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"}
+REACHING = screening.FETCHED | _IMPLEMENTATIONS | {"auto_map", "trust_remote_code", "custom_pipelines", "quantization_config"}
 
 
 def _check_config(data: dict[str, Any]) -> None:
-    """Check a configuration of a recipe, which may come from an untrusted source.
-
-    Raises:
-        BadRecipe: it names something to fetch or run, or more layers than any model has.
-    """
+    """Check a configuration of a recipe, which may come from an untrusted source."""
     try:
         screening.check_sizes(data)
     except ValueError as error:
@@ -73,7 +59,7 @@ def class_for(config: PreTrainedConfig, mapping: Any) -> type[PreTrainedModel] |
     if type(config) not in mapping:
         return None
     classes = mapping[type(config)]
-    if not isinstance(classes, list | tuple):
+    if isinstance(classes, type):
         return classes
     by_name = {cls.__name__: cls for cls in classes}
     return next((by_name[name] for name in config.architectures or () if name in by_name), classes[0])
@@ -142,10 +128,9 @@ def load_backbone(
     missing = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
     missing += sorted(name for name, p in model.named_parameters() if p.is_meta and name not in missing)
     if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise SourceError(
-            f"'{source.name}' lacks {len(missing)} weights of {cls.__name__}, or has them in other shapes: {shown}.\n"
-            f"The checkpoint is for another architecture; choose one for {cls.__name__}"
+            f"'{source.name}' lacks {len(missing)} weights of {cls.__name__}, or has them in other shapes: "
+            f"{first_names(missing)}.\nThe checkpoint is for another architecture; choose one for {cls.__name__}"
         )
     return model
 

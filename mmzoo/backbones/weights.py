@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmzoo.backbones import local_backbones
-from mmzoo.backbones.hub_errors import hub_error
+from mmzoo.backbones.hub_errors import explain_hub_errors
 from mmzoo.common.files import hash_unchanged
 from mmzoo.common.sanitize import one_line
 from mmzoo.errors import CheckpointError, MmzooError, SourceError
@@ -66,21 +66,28 @@ def fetch_weights(label: str, repository: str, names: Sequence[str], revision: s
 
 def _download(label: str, repository: str, name: str, revision: str | None) -> Path | None:
     """Return the path of a file in the library's cache; None if the repository has no such file."""
+    subject, alternative = f"{label}: the repository '{repository}' of its weights", "set pretrained: false"
+    with explain_hub_errors(subject, repository, item=name, revision=revision, kind=SourceError, alternative=alternative):
+        try:
+            return Path(hf_hub_download(repository, name, revision=revision))
+        except RemoteEntryNotFoundError:
+            return None
+
+
+@contextmanager
+def explain_errors(what: str, kind: type[MmzooError] = SourceError) -> Iterator[None]:
+    """Raise an error of this package for whatever a library raises in the block.
+
+    Args:
+        what: what the message begins with.
+        kind: the class of the error.
+    """
     try:
-        return Path(hf_hub_download(repository, name, revision=revision))
-    except RemoteEntryNotFoundError:
-        return None
-    except Exception as error:  # HTTP clients raise many types
-        subject = f"{label}: the repository '{repository}' of its weights"
-        raise hub_error(
-            error,
-            subject,
-            repository,
-            item=name,
-            revision=revision,
-            kind=SourceError,
-            alternative="set pretrained: false",
-        ) from error
+        yield
+    except MmzooError:
+        raise
+    except Exception as error:  # transformers, tokenizers and safetensors raise many types for a damaged file
+        raise kind(f"{what}: {type(error).__name__}: {one_line(error)}") from error
 
 
 @contextmanager
@@ -90,12 +97,8 @@ def explain_loading(label: str) -> Iterator[None]:
     Args:
         label: the part whose weights are loaded, for the message.
     """
-    try:
+    with explain_errors(f"{label}: its weights cannot be loaded"):
         yield
-    except MmzooError:
-        raise
-    except Exception as error:  # a damaged file, or one of another model, fails in many ways
-        raise SourceError(f"{label}: its weights cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
 
 
 # Reading

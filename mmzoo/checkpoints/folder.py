@@ -145,7 +145,7 @@ def write_checkpoint(
                 "files": {name: file_facts(staged / name).model_dump() for name in _names(staged) if name not in UNHASHED},
             }
             (staged / MANIFEST).write_text(_json_text(_signed(manifest)), encoding="utf-8")
-            _replace_files(folder, staged)
+            move_files(staged, folder)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         unchanged = " The checkpoint that was there is unchanged." if is_checkpoint(folder) else ""
@@ -175,28 +175,20 @@ def read_checkpoint(folder: str | Path) -> CheckpointContents:
 
 
 def verify_checkpoint(folder: Path) -> Manifest:
-    """Check a checkpoint folder as `read_checkpoint` does, without asking for its plugins, and return its manifest.
-
-    Raises:
-        CheckpointError: a file is not valid; the message names the file and what is wrong with it.
-    """
+    """Check a checkpoint folder as `read_checkpoint` does, without asking for its plugins, and return its manifest."""
     manifest = read_manifest(folder)
     for name, facts in manifest.files.items():
         check_file(folder, name, facts)
     for name in (CONFIG, TOKENIZER_CONFIG):
         screening.check_config(folder / name)
-    screening.check_card(folder / CARD)
+    screening.card_metadata(folder / CARD)
     stored_tensors(folder)
     validate(RunRecord, screening.read_json(folder / RUN, MAX_JSON, numbers=True), folder / RUN)
     return manifest
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Return the manifest of a folder. The files that it lists are not read.
-
-    Raises:
-        CheckpointError: there is no manifest, it was altered, its format is newer, or it lists a file that no checkpoint has.
-    """
+    """Return the manifest of a folder, checked by its digest and schema. The files that it lists are not read."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no such folder")
     screening.check_folder(folder)
@@ -208,12 +200,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{folder}: no {MANIFEST}; this is not a checkpoint folder, or it is incomplete")
     manifest = screening.read_json(folder / MANIFEST, MAX_JSON)
     version = manifest.get("format")
-    if isinstance(version, int) and version > FORMAT:
-        raise CheckpointError(
-            f"{folder}: format {version} is newer than this mmzoo reads ({FORMAT}); pip install --upgrade mmzoo"
-        )
-    if version != FORMAT:
-        raise CheckpointError(f"{folder / MANIFEST}: format {str(version)[:80]!r} is unknown")
+    check_format(version, FORMAT, folder / MANIFEST)
     if manifest.get("digest") != manifest_digest(manifest):
         raise CheckpointError(f"{folder / MANIFEST}: was altered after it was saved (its digest does not match)")
     valid = validate(Manifest, manifest, folder / MANIFEST)
@@ -226,11 +213,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def stored_tensors(folder: str | Path) -> dict[str, StoredTensor]:
-    """Return the type and shape of each tensor of a checkpoint. Only the header of its weights is read.
-
-    Raises:
-        CheckpointError: the header is not valid.
-    """
+    """Return the type and shape of each tensor of a checkpoint. Only the header of its weights is read."""
     return read_header(Path(folder) / WEIGHTS)
 
 
@@ -256,11 +239,7 @@ def read_weights(folder: str | Path, parameters: Container[str] = ()) -> dict[st
 
 
 def update_run(folder: str | Path, run: Mapping[str, Any], card: str) -> None:
-    """Replace the run record and the card of a checkpoint; everything else stays as it is.
-
-    Raises:
-        CheckpointError: a file cannot be read or written.
-    """
+    """Replace the run record and the card of a checkpoint; everything else stays as it is."""
     folder = Path(folder)
     manifest = screening.read_json(folder / MANIFEST, MAX_JSON)
     try:
@@ -273,11 +252,7 @@ def update_run(folder: str | Path, run: Mapping[str, Any], card: str) -> None:
 
 
 def check_plugins(plugins: Mapping[str, str]) -> None:
-    """Check that the plugins of a checkpoint are installed, in whatever version.
-
-    Raises:
-        MissingPlugin: one is not; the message has the pip command.
-    """
+    """Raise a `MissingPlugin` with the pip command if a plugin of a checkpoint is not installed, in whatever version."""
     for name, version in plugins.items():
         try:
             importlib.metadata.version(name)
@@ -287,12 +262,16 @@ def check_plugins(plugins: Mapping[str, str]) -> None:
             ) from None
 
 
-def check_file(folder: Path, name: str, facts: FileFacts) -> None:
-    """Check the size and sha256 of a file against the manifest.
+def check_format(version: object, known: int, path: Path) -> None:
+    """Raise a `CheckpointError` unless the file ``path`` has the format that this mmzoo knows."""
+    if isinstance(version, int) and version > known:
+        raise CheckpointError(f"{path}: format {version} is newer than this mmzoo reads ({known}); pip install --upgrade mmzoo")
+    if version != known:
+        raise CheckpointError(f"{path}: format {str(version)[:80]!r} is unknown")
 
-    Raises:
-        CheckpointError: it is missing or differs.
-    """
+
+def check_file(folder: Path, name: str, facts: FileFacts) -> None:
+    """Raise a `CheckpointError` unless a file has the size and sha256 that the manifest lists."""
     path = folder / name
     if not path.is_file():
         raise CheckpointError(f"{path}: is missing; the checkpoint is incomplete")
@@ -305,11 +284,7 @@ def check_file(folder: Path, name: str, facts: FileFacts) -> None:
 
 
 def file_facts(path: Path) -> FileFacts:
-    """Return the size and sha256 of a file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Return the size and sha256 of a file."""
     return FileFacts(size=path.stat().st_size, sha256=hash_file(path))
 
 
@@ -320,11 +295,7 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
 
 
 def validate(schema: type[Schema], data: Any, path: Path) -> Schema:
-    """Return ``data`` as an object of ``schema``.
-
-    Raises:
-        CheckpointError: it does not fit; the message names the file ``path`` and the key.
-    """
+    """Return ``data`` as an object of ``schema``; a `CheckpointError` with the file ``path`` and the key if it does not fit."""
     try:
         return schema.model_validate(data)
     except ValidationError as error:
@@ -340,20 +311,19 @@ def _signed(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _remove_leftovers(folder: Path) -> None:
     """Remove what a process that was killed while it wrote left in a folder."""
     for path in folder.glob(f"{STAGING}*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _replace_files(folder: Path, staged: Path) -> None:
-    """Move the files of ``staged`` into ``folder``, the manifest last.
+def move_files(staged: Path, folder: Path) -> list[str]:
+    """Move the files of ``staged`` into ``folder``, the manifest last, and return their names.
 
     If this is interrupted, the older manifest does not match the new files, so loading fails.
     """
-    for name in sorted(_names(staged), key=lambda name: (name == MANIFEST, name)):
+    names = sorted(_names(staged), key=lambda name: (name == MANIFEST, name))
+    for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (staged / name).replace(folder / name)
+    return names
 
 
 def _names(folder: Path) -> list[str]:

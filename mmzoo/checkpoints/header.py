@@ -49,11 +49,6 @@ def read_header(path: str | Path) -> dict[str, StoredTensor]:
 
 
 def _checked(name: str, dtype: str, shape: list[int]) -> StoredTensor:
-    """Return a tensor's type and shape.
-
-    Raises:
-        ValueError: the type is unknown, or there are too many dimensions.
-    """
     if dtype not in DTYPES:
         raise ValueError(f"tensor {short_repr(name)} is of type {dtype}; allowed are {', '.join(DTYPES)}")
     if len(shape) > MAX_RANK:

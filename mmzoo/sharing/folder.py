@@ -25,9 +25,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from mmzoo.checkpoints import screening
-from mmzoo.checkpoints.folder import MAX_JSON, FileFacts, is_checkpoint, read_manifest, verify_checkpoint
+from mmzoo.checkpoints.folder import MAX_JSON, FileFacts, file_facts, is_checkpoint, read_manifest, verify_checkpoint
 from mmzoo.checkpoints.screening import CARD, MANIFEST, MAX_CARD
-from mmzoo.common.files import cache_folder, hash_file
+from mmzoo.common.files import cache_folder
 from mmzoo.common.progress import bar
 from mmzoo.errors import CheckpointError, HubError
 from mmzoo.sharing.repository import MAIN, Files, Pushed, SharedModel, staging
@@ -48,11 +48,7 @@ class FolderRepository:
     # Pulling
 
     def fetch(self, revision: str | None, to: Path | None) -> Path:
-        """Return the verified folder of a revision, as `Remote.fetch`. A folder that is a checkpoint has one revision, main.
-
-        Raises:
-            HubError, CheckpointError.
-        """
+        """Return the verified folder of a revision, as `Remote.fetch`. A folder that is a checkpoint has one revision, main."""
         commit = self._resolve(revision or MAIN)
         with TemporaryDirectory(prefix="mmzoo-pull-") as temporary:
             facts = self._describe(commit, Path(temporary))
@@ -90,8 +86,7 @@ class FolderRepository:
         if len(matches) == 1:
             return matches[0]
         names = sorted(unquote(entry) for kind in (BRANCHES, TAGS) for entry in self.store.names(kind))
-        names += [entry[:12] for entry in revisions]
-        if not names:
+        if not (names := [*names, *(entry[:12] for entry in revisions)]):
             raise HubError(f"{self.name}: there is no such repository; check the name, or `mmzoo push MODEL {self.name}`")
         raise HubError(f"{self.name}: has no revision '{name}'; there are: {', '.join(names)}")
 
@@ -107,9 +102,7 @@ class FolderRepository:
     def _describe(self, commit: str, temporary: Path) -> dict[str, FileFacts]:
         """Return size and sha256 of each file of a revision. Only its manifest and card are read, into ``temporary``.
 
-        Raises:
-            CheckpointError: a file is missing, has another size or no place in a checkpoint, or the files do not make ``commit``.
-            HubError: there is no manifest.
+        The names and sizes in the store must be those of the manifest, and the hashes must give the name of the revision.
         """
         sizes = self.store.sizes(commit)
         # Somebody's own checkpoint folder may have folders in it with the state of an optimizer; these are not fetched.
@@ -152,11 +145,8 @@ class FolderRepository:
         """Write a revision and make it the newest of a branch, as `Remote.send`.
 
         ``private`` makes a new local folder readable to its owner alone. A pull request is a branch, ``refs/pr/REVISION``.
-
-        Raises:
-            HubError: it cannot be written, the tag names another revision, or the store has no private folders.
         """
-        facts = {name: FileFacts(size=path.stat().st_size, sha256=hash_file(path)) for name, path in files.items()}
+        facts = {name: file_facts(path) for name, path in files.items()}
         commit = revision_of(facts)
         branch = f"refs/pr/{commit[:12]}" if create_pr else revision or MAIN
         if self.store.is_file(MANIFEST):
@@ -233,11 +223,7 @@ def revision_of(facts: Mapping[str, FileFacts]) -> str:
 
 
 def search(zoo: Store, query: str | None, tags: list[str], limit: int) -> list[SharedModel]:
-    """Return the models of a folder of ``owner/name`` folders.
-
-    Raises:
-        HubError: there is no such folder, or it cannot be read.
-    """
+    """Return the models of a folder of ``owner/name`` folders; a `HubError` if there is no such folder."""
     names = [f"{owner}/{name}" for owner in zoo.names() for name in zoo.names(owner)]
     if not names and not zoo.exists():
         raise HubError(f"{zoo.url}: there is no such folder")
