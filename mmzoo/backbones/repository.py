@@ -20,6 +20,7 @@ from mmzoo.backbones import local_backbones
 from mmzoo.backbones.hub_errors import hub_error, is_final, root_cause
 from mmzoo.backbones.weights import explain_errors
 from mmzoo.checkpoints import screening
+from mmzoo.checkpoints.screening import TOKENIZER_CONFIG
 from mmzoo.common.files import hash_unchanged
 from mmzoo.common.sanitize import one_line
 from mmzoo.errors import MmzooError, SourceError
@@ -28,13 +29,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-FAST_TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
+FAST_TOKENIZER = ("tokenizer.json", TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 SLOW_TOKENIZER = ("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 # Hugging Face's converter opens a pull request of this title where a repository has pickled weights only.
@@ -58,13 +53,8 @@ class Source:
     """
 
     def __init__(self, name: str, revision: str | None = None) -> None:
-        """Open a folder, or name a repository, of which nothing is fetched yet.
-
-        Raises:
-            SourceError: a path without a folder, or a folder with a revision.
-        """
-        self.name = name
-        self.revision = revision
+        """Open a folder, or name a repository, of which nothing is fetched yet; a `SourceError` for a folder with a revision."""
+        self.name, self.revision = name, revision
         self.commit: str | None = None
         self.files: dict[str, Path] = {}
         self._unreachable = ""
@@ -102,21 +92,14 @@ class Source:
         return path
 
     def find(self, name: str) -> Path | None:
-        """Return the path of an optional file, as `get`; None also if the Hub does not answer.
-
-        So a cache that holds all required files needs no network.
-        """
+        """Return the path of an optional file, as `get`; None also if the Hub does not answer, so that the cache is enough."""
         try:
             return self.get(name)
         except Unreachable:
             return None
 
     def need(self, name: str) -> Path:
-        """Return the path of a required file, as `get`.
-
-        Raises:
-            SourceError: there is no such file, or as `get`.
-        """
+        """Return the path of a required file, as `get`; a `SourceError` if there is no such file."""
         if (path := self.get(name)) is None:
             where = "the folder" if self.folder is not None else f"the repository at {self.commit or self.revision or 'main'}"
             raise SourceError(f"'{self.name}': {where} has no {name}")
@@ -153,13 +136,8 @@ class Source:
         return explained
 
     def json(self, name: str) -> dict[str, Any]:
-        """Return the mapping in a JSON file; empty if there is no such file.
-
-        Raises:
-            SourceError: it is not valid JSON, or not a mapping.
-        """
-        path = self.find(name)
-        if path is None:
+        """Return the mapping in a JSON file; empty if there is no such file, a `SourceError` if it holds anything else."""
+        if (path := self.find(name)) is None:
             return {}
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -262,11 +240,7 @@ class Source:
         return f"refs/pr/{max(numbers)}" if numbers else None
 
     def tokenizer(self) -> Any:
-        """Return the tokenizer. If it has no padding token, its end token is used.
-
-        Raises:
-            SourceError: there is none, or it cannot be read.
-        """
+        """Return the tokenizer. If it has no padding token, its end token is used. A `SourceError` if it cannot be read."""
         present = [path for name in FAST_TOKENIZER if (path := self.find(name))]
         if not present or present[0].name != FAST_TOKENIZER[0]:
             slow = [path for name in SLOW_TOKENIZER if (path := self.find(name))]

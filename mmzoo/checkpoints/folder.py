@@ -107,19 +107,11 @@ def write_checkpoint(
     """Write a checkpoint folder. Every file is complete in a staging folder before the first one is replaced.
 
     Args:
-        folder: made if it does not exist; an older checkpoint in it is replaced.
-        recipe: as `mmzoo.recipes.schema.Recipe.to_dict` gives it.
-        weights: the tensors to save, by name.
+        folder: made if it does not exist; an older checkpoint in it is replaced, and is still whole if anything fails.
+        recipe, weights, lock, run, full: as `Manifest` and `CheckpointContents` hold them.
         plugins: distributions that the model needs, with their versions.
-        lock: for each pretrained part the source, commit and file hashes of its backbone.
-        run: the contents of run.json.
         card: the text of README.md.
         save_tokenizer: writes the tokenizer's files into the folder that it is called with.
-        full: whether ``weights`` are all weights of the model.
-
-    Raises:
-        CheckpointError: the disk is full, the folder cannot be written, or the tokenizer wrote a file of unknown name. What
-            was there before is still whole.
     """
     folder = Path(folder)
     try:
@@ -147,10 +139,10 @@ def write_checkpoint(
             (staged / MANIFEST).write_text(_json_text(_signed(manifest)), encoding="utf-8")
             move_files(staged, folder)
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        reason = getattr(error, "strerror", None) or error
         unchanged = " The checkpoint that was there is unchanged." if is_checkpoint(folder) else ""
-        message = f"{folder}: cannot be written: {reason}.{unchanged} Free some space or choose another folder"
-        raise CheckpointError(message) from None
+        fix = "Free some space or choose another folder"
+        raise CheckpointError(f"{folder}: cannot be written: {reason}.{unchanged} {fix}") from None
     return folder
 
 
@@ -194,9 +186,8 @@ def read_manifest(folder: Path) -> Manifest:
     screening.check_folder(folder)
     if not is_checkpoint(folder):
         if (folder / CHECKPOINTS).is_dir():
-            raise CheckpointError(
-                f"{folder}: its training is not finished; run the same mmzoo train command with --resume to continue it"
-            )
+            fix = "run the same mmzoo train command with --resume to continue it"
+            raise CheckpointError(f"{folder}: its training is not finished; {fix}")
         raise CheckpointError(f"{folder}: no {MANIFEST}; this is not a checkpoint folder, or it is incomplete")
     manifest = screening.read_json(folder / MANIFEST, MAX_JSON)
     version = manifest.get("format")
@@ -257,9 +248,8 @@ def check_plugins(plugins: Mapping[str, str]) -> None:
         try:
             importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            raise MissingPlugin(
-                f"this checkpoint needs the plugin '{name}', which is not installed: pip install '{name}=={version}'"
-            ) from None
+            fix = f"pip install '{name}=={version}'"
+            raise MissingPlugin(f"this checkpoint needs the plugin '{name}', which is not installed: {fix}") from None
 
 
 def check_format(version: object, known: int, path: Path) -> None:
