@@ -7,10 +7,13 @@ is read from local files only.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -47,22 +50,20 @@ def fetch_record(id: str, revision: str | None) -> LocalBackbone:
     return record if records is None else records.setdefault((id, revision), record)
 
 
-@contextmanager
-def use_local(backbones: Sequence[LocalBackbone]) -> Iterator[None]:
+def use_local(backbones: Sequence[LocalBackbone]) -> AbstractContextManager[object]:
     """Use these local files for each `Source` that is made in the block, for as long as the `Source` exists."""
-    token = _local.set(backbones)
-    try:
-        yield
-    finally:
-        _local.reset(token)
+    return _set(_local, backbones)
+
+
+def record_fetches() -> AbstractContextManager[dict[tuple[str, str | None], LocalBackbone]]:
+    """Yield a mapping from id and revision to the files fetched by each `Source` that is made in the block."""
+    return _set(_fetched, {})
 
 
 @contextmanager
-def record_fetches() -> Iterator[dict[tuple[str, str | None], LocalBackbone]]:
-    """Yield a mapping from id and revision to the files fetched by each `Source` that is made in the block."""
-    records: dict[tuple[str, str | None], LocalBackbone] = {}
-    token = _fetched.set(records)
+def _set(variable: ContextVar[Any], value: T) -> Iterator[T]:
+    token = variable.set(value)
     try:
-        yield records
+        yield value
     finally:
-        _fetched.reset(token)
+        variable.reset(token)

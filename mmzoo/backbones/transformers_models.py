@@ -73,10 +73,7 @@ def on_meta() -> bool:
 def construct_model(cls: type[PreTrainedModel], config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
     """Return a float32 model with random weights on the current device; on the meta device nothing is initialised.
 
-    Args:
-        cls: the class of the model.
-        config: its configuration, which is copied.
-        options: further arguments of the class, such as ``add_pooling_layer``.
+    ``config`` is copied; ``options`` are further arguments of the class, such as ``add_pooling_layer``.
     """
     config = copy.deepcopy(config)
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
@@ -92,11 +89,9 @@ def load_backbone(
     """Return a float32 model on the CPU with the weights of a source.
 
     Args:
-        cls: the class of the model.
-        config: its configuration, which is copied.
+        cls, config, options: as for `construct_model`.
         source: the repository or folder with the weights.
         within: the prefix of the weights to use, such as ``encoder.``, if ``cls`` is a part of the model in the source.
-        options: further arguments of the class.
 
     Raises:
         SourceError: the weights cannot be fetched or read, or some are missing or have another shape.

@@ -50,8 +50,7 @@ class FolderRepository:
     def fetch(self, revision: str | None, to: Path | None) -> Path:
         """Return the verified folder of a revision, as `Remote.fetch`. A folder that is a checkpoint has one revision, main."""
         commit = self._resolve(revision or MAIN)
-        with TemporaryDirectory(prefix="mmzoo-pull-") as temporary:
-            facts = self._describe(commit, Path(temporary))
+        facts, _ = self._describe(commit)
         target = to or self._cached(facts)
         if to is None and is_checkpoint(target):
             try:
@@ -80,8 +79,8 @@ class FolderRepository:
             if name != MAIN:
                 raise HubError(f"{self.name}: is a single checkpoint; it has no revision '{name}'")
             return ""
-        revisions = [entry for entry in self.store.names() if _REVISION.fullmatch(entry)]
-        revisions = [entry for entry in revisions if self.store.is_file(f"{entry}/{MANIFEST}")]
+        entries = self.store.names()
+        revisions = [entry for entry in entries if _REVISION.fullmatch(entry) and self.store.is_file(f"{entry}/{MANIFEST}")]
         matches = [entry for entry in revisions if len(name) >= 7 and entry.startswith(name)]
         if len(matches) == 1:
             return matches[0]
@@ -99,8 +98,8 @@ class FolderRepository:
             raise HubError(f"{self.name}: {path} does not name a revision; delete this file, and push again")
         return commit
 
-    def _describe(self, commit: str, temporary: Path) -> dict[str, FileFacts]:
-        """Return size and sha256 of each file of a revision. Only its manifest and card are read, into ``temporary``.
+    def _describe(self, commit: str) -> tuple[dict[str, FileFacts], dict[str, Any]]:
+        """Return size and sha256 of each file of a revision, and the metadata of its card. Only manifest and card are read.
 
         The names and sizes in the store must be those of the manifest, and the hashes must give the name of the revision.
         """
@@ -110,22 +109,24 @@ class FolderRepository:
         if MANIFEST not in sizes:
             raise HubError(f"{self.name}: revision {commit} has no {MANIFEST}, so it is incomplete; push it again")
         facts = {}
-        for name, limit in ((MANIFEST, MAX_JSON), (CARD, MAX_CARD)):
-            if name in sizes:
-                content = self.store.read(f"{commit}/{name}" if commit else name, limit) or b""
-                (temporary / name).write_bytes(content)
-                facts[name] = FileFacts(size=len(content), sha256=hashlib.sha256(content).hexdigest())
-        try:
-            facts |= read_manifest(temporary).files
-        except CheckpointError as error:
-            raise CheckpointError(f"{self.name}: {str(error).replace(f'{temporary}{os.sep}', '')}") from None
+        with TemporaryDirectory(prefix="mmzoo-") as temporary:
+            for name, limit in ((MANIFEST, MAX_JSON), (CARD, MAX_CARD)):
+                if name in sizes:
+                    path = Path(temporary, name)
+                    path.write_bytes(self.store.read(f"{commit}/{name}" if commit else name, limit) or b"")
+                    facts[name] = file_facts(path)
+            try:
+                facts |= read_manifest(Path(temporary)).files
+                metadata = screening.card_metadata(Path(temporary, CARD))
+            except CheckpointError as error:
+                raise CheckpointError(f"{self.name}: {str(error).replace(f'{temporary}{os.sep}', '')}") from None
         if commit not in ("", revision_of(facts)):
             raise CheckpointError(f"{self.name}: revision {commit} was altered after it was pushed (its hash does not match)")
         for name, expected in facts.items():
             if (size := sizes.get(name)) != expected.size:
                 problem = "is missing" if size is None else f"is {size} bytes, {expected.size} were pushed"
                 raise CheckpointError(f"{self.name}: {name} {problem}; nothing was downloaded. Push it again")
-        return facts
+        return facts, metadata
 
     def _download(self, source: str, target: Path, expected: FileFacts) -> None:
         digest = hashlib.sha256()
@@ -186,9 +187,9 @@ class FolderRepository:
         A file that is there, from an interrupted push or in the ``newest`` revision, is not sent again if its sha256 is right.
         """
         sizes, sent, earlier = self.store.sizes(commit), [], dict[str, FileFacts]()
-        with suppress(HubError, CheckpointError), TemporaryDirectory(prefix="mmzoo-push-") as temporary:
+        with suppress(HubError, CheckpointError):
             if newest not in (None, commit):
-                earlier = self._describe(str(newest), Path(temporary))
+                earlier, _ = self._describe(str(newest))
         with bar(f"pushing to {self.name}", len(files)) as progress:
             for name in sorted(files, key=lambda name: (name == MANIFEST, name)):
                 old, new, expected = f"{newest}/{name}", f"{commit}/{name}", facts[name]
@@ -207,9 +208,7 @@ class FolderRepository:
     def summarize(self) -> SharedModel | None:
         """Return what a search lists of the newest revision, None if it holds no model that can be read."""
         try:
-            with TemporaryDirectory(prefix="mmzoo-search-") as temporary:
-                facts = self._describe(self._resolve(MAIN), Path(temporary))
-                metadata = screening.card_metadata(Path(temporary) / CARD)
+            facts, metadata = self._describe(self._resolve(MAIN))
         except (HubError, CheckpointError):
             return None
         tags = [str(tag) for tag in _list(metadata.get("tags"))]
