@@ -77,10 +77,8 @@ def _checkpoint_folder(model: MultimodalModel | str | Path, temporary: Path, *, 
     if isinstance(model, MultimodalModel):
         return model.save(temporary, full=full)
     folder = unpacked(model) if is_pack(model) else Path(model).expanduser()
-    if full and not verify_checkpoint(folder).full:
-        return load(folder).save(temporary, full=True)
-    verify_checkpoint(folder)
-    return folder
+    manifest = verify_checkpoint(folder)
+    return load(folder).save(temporary, full=True) if full and not manifest.full else folder
 
 
 def pack(model: MultimodalModel | str | Path, path: str | Path, *, wheels: str | Path | None = None) -> Path:

@@ -88,14 +88,11 @@ def hub_error(
     """Return the error of this package for an error of huggingface_hub. No message holds a token.
 
     Args:
-        error: what the library raised.
-        subject: what the message begins with, such as the repository's URL.
-        repository: the repository's id, ``owner/name``.
+        subject, after: what the message begins and ends with.
+        repository, revision: what was asked for: ``owner/name``, and a branch, tag or commit.
         item: the file or step that failed; errors about the whole repository leave it out.
-        revision: the branch, tag or commit that was asked for.
         kind: the class of the error.
         alternative: what else can be done where the Hub cannot be reached, such as "give a local folder".
-        after: text that follows the message.
     """
     error = root_cause(error)
     if reason := _repository_reason(error, repository, revision):

@@ -28,11 +28,6 @@ class LocalBackbone:
     commit: str | None
     files: dict[str, Path] = field(default_factory=dict)
 
-    @property
-    def folder(self) -> Path:
-        """Return the folder that holds all the files."""
-        return next(iter(self.files.values())).parent
-
 
 _local: ContextVar[Sequence[LocalBackbone]] = ContextVar("local", default=())
 _fetched: ContextVar[dict[tuple[str, str | None], LocalBackbone] | None] = ContextVar("fetched", default=None)

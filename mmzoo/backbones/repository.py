@@ -62,7 +62,7 @@ class Source:
         self._record = local_backbones.fetch_record(name, revision)
         if self._packed is not None:
             self.commit = self._packed.commit
-            self.folder = None if self.commit else self._packed.folder
+            self.folder = None if self.commit else next(iter(self._packed.files.values())).parent
             return
         path = Path(name).expanduser()
         self.folder = path if path.is_dir() else None

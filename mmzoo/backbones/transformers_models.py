@@ -21,6 +21,10 @@ from mmzoo.backbones.weights import explain_errors, first_names
 from mmzoo.checkpoints import screening
 from mmzoo.errors import BadRecipe, SourceError
 
+# Keys of a configuration that make the library fetch or run something.
+_IMPLEMENTATIONS = {"attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"}
+REACHING = screening.FETCHED | _IMPLEMENTATIONS | {"auto_map", "trust_remote_code", "custom_pipelines", "quantization_config"}
+
 
 def config_of(data: dict[str, Any]) -> PreTrainedConfig:
     """Return a configuration from plain data with a ``model_type``.
@@ -29,22 +33,6 @@ def config_of(data: dict[str, Any]) -> PreTrainedConfig:
         BadRecipe: transformers has no such type, the type does not accept a value, or a value would make the library fetch or run
             something.
     """
-    _check_config(data)
-    kind = str(data.get("model_type"))
-    if kind not in transformers.CONFIG_MAPPING or kind == "mmzoo":
-        raise BadRecipe(f"config.model_type: transformers {transformers.__version__} has no '{kind}'")
-    # Quiet, since it warns that its own default ids exceed a small vocabulary.
-    with explain_errors(f"config: {kind} does not accept it", BadRecipe), quiet():
-        return AutoConfig.for_model(**copy.deepcopy(data))
-
-
-# Keys of a configuration that make the library fetch or run something.
-_IMPLEMENTATIONS = {"attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"}
-REACHING = screening.FETCHED | _IMPLEMENTATIONS | {"auto_map", "trust_remote_code", "custom_pipelines", "quantization_config"}
-
-
-def _check_config(data: dict[str, Any]) -> None:
-    """Check a configuration of a recipe, which may come from an untrusted source."""
     try:
         screening.check_sizes(data)
     except ValueError as error:
@@ -52,6 +40,12 @@ def _check_config(data: dict[str, Any]) -> None:
     for key, value in screening.walk(data):
         if key in REACHING and value:
             raise BadRecipe(f"config.{key}: is not allowed in a recipe, since the library would fetch or run what it names")
+    kind = str(data.get("model_type"))
+    if kind not in transformers.CONFIG_MAPPING or kind == "mmzoo":
+        raise BadRecipe(f"config.model_type: transformers {transformers.__version__} has no '{kind}'")
+    # Quiet, since it warns that its own default ids exceed a small vocabulary.
+    with explain_errors(f"config: {kind} does not accept it", BadRecipe), quiet():
+        return AutoConfig.for_model(**copy.deepcopy(data))
 
 
 def class_for(config: PreTrainedConfig, mapping: Any) -> type[PreTrainedModel] | None:
@@ -106,8 +100,8 @@ def load_backbone(
             # that are not float32 are converted below, which copies them.
             mapped = load_file(path)
             if source.folder is not None:
-                converted = {name for name, v in mapped.items() if v.is_floating_point() and v.dtype != torch.float32}
-                mapped = {name: value if name in converted else value.clone() for name, value in mapped.items()}
+                converted = {torch.float64, torch.float16, torch.bfloat16}
+                mapped = {name: value if value.dtype in converted else value.clone() for name, value in mapped.items()}
             state.update(_below(within, mapped))
         with quiet():
             # Without a name transformers reads nothing by itself: no adapter, no pickle, no request to the Hub.

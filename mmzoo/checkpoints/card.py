@@ -116,7 +116,7 @@ def _short(value: Any) -> Any:
 
 
 def _metadata(recipe: Recipe, record: RunRecord, licences: list[licence.LicenceRow], modality: str) -> dict[str, Any]:
-    """Return the metadata of a card: https://github.com/huggingface/hub-docs/blob/main/modelcard.md. Scores are in ``model-index``."""
+    """Return the metadata of a card: https://github.com/huggingface/hub-docs/blob/main/modelcard.md (scores: ``model-index``)."""
     parts = sorted({f"mmzoo-{kind.replace('_', '-')}:{part.use}" for kind, part in recipe.parts().items()})
     shared = record.training is not None and not record.training.local and _ID.fullmatch(record.training.dataset)
     results = [result for evaluation in record.evaluations for result in _results(recipe, evaluation, modality)]

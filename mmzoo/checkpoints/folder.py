@@ -155,8 +155,7 @@ def read_checkpoint(folder: str | Path) -> CheckpointContents:
     """Read and verify a checkpoint folder: its format, the size and hash of each file, and that its plugins are installed.
 
     Raises:
-        CheckpointError: a file is missing, truncated or altered, or the format is newer than this mmzoo reads.
-        MissingPlugin: a plugin that it needs is not installed.
+        CheckpointError: a file is not valid. MissingPlugin: a plugin that it needs is not installed.
     """
     folder = Path(folder).expanduser()
     manifest = verify_checkpoint(folder)
@@ -209,14 +208,9 @@ def stored_tensors(folder: str | Path) -> dict[str, StoredTensor]:
 
 
 def read_weights(folder: str | Path, parameters: Container[str] = ()) -> dict[str, Tensor]:
-    """Load the tensors of a checkpoint.
+    """Load the tensors of a verified checkpoint. None may hold NaN.
 
-    Args:
-        folder: a checkpoint folder, verified by `read_checkpoint`.
-        parameters: the names of the model's parameters, which must be finite. A buffer, such as a mask, may hold infinity.
-
-    Raises:
-        CheckpointError: the file cannot be read, a tensor holds NaN, or a parameter holds infinity.
+    Those named in ``parameters`` must be finite; a buffer, such as a mask, may hold infinity.
     """
     path = Path(folder) / WEIGHTS
     try:

@@ -33,8 +33,7 @@ class StoredTensor:
 def read_header(path: str | Path) -> dict[str, StoredTensor]:
     """Return the type and shape of each tensor of a safetensors file, by name. No tensor is loaded.
 
-    Raises:
-        CheckpointError: the header is too long or invalid, or a tensor has a type or a number of dimensions that no model has.
+    A `CheckpointError` is raised for a long or invalid header, and for a type or a number of dimensions that no model has.
     """
     try:
         with open(path, "rb") as file:

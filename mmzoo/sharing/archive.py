@@ -50,11 +50,7 @@ class Archive:
         self.sizes = self._checked_sizes()
 
     def extract(self, name: str, target: Path, sha256: str | None = None) -> None:
-        """Write a file of the pack to ``target``, which must not exist.
-
-        Raises:
-            CheckpointError: the file is damaged, or its hash is not ``sha256``. OSError: ``target`` cannot be written.
-        """
+        """Write a file of the pack to ``target``, which must not exist; a `CheckpointError` if its hash is not ``sha256``."""
         digest = hashlib.sha256()
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as out:

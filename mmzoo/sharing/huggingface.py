@@ -122,8 +122,7 @@ class HubRepository:
                 raise CheckpointError(f"{self.url}: {MANIFEST} is {size} bytes; {MAX_JSON} are allowed")
             # By its name, so that the library records in the cache which commit the revision is, for use without a network.
             named = commit if to is not None else revision or MAIN
-            path = Path(self.api.hf_hub_download(self.name, MANIFEST, revision=named, local_dir=to))
-        folder = path.parent
+            folder = Path(self.api.hf_hub_download(self.name, MANIFEST, revision=named, local_dir=to)).parent
         if to is None and folder.name != commit:
             raise HubError(f"{self.url}: someone pushed to '{named}' while it was pulled; pull again")
         files = read_manifest(folder).files
@@ -137,11 +136,9 @@ class HubRepository:
 
     def _check_sizes(self, files: dict[str, FileFacts], commit: str, to: Path | None) -> list[str]:
         """Return the names of the files to download, before any is, if all have the sizes that the manifest lists."""
+        options: Any = {"revision": commit, "allow_patterns": [*files, CARD], "local_dir": to, "dry_run": True}
         with self._explained("its files", commit):
-            planned = self.api.snapshot_download(
-                self.name, revision=commit, allow_patterns=[*files, CARD], local_dir=to, dry_run=True
-            )
-        downloads = {file.filename: file for file in planned}
+            downloads = {file.filename: file for file in self.api.snapshot_download(self.name, **options)}
         for name, facts in files.items():
             if (file := downloads.get(name)) is None:
                 raise CheckpointError(f"{self.url}: {name} is missing; the checkpoint is incomplete")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,11 +95,7 @@ def unpacked(path: str | Path) -> Path:
 
 
 def check_pack_plugins(path: str | Path, manifest: Manifest) -> None:
-    """Check that the plugins that a pack needs are installed. Loading a pack never installs one.
-
-    Raises:
-        MissingPlugin: a plugin is missing. The message has the commands, and the name of its wheel in the pack if there is one.
-    """
+    """Raise a `MissingPlugin` with the pip commands if a plugin that a pack needs is missing. Loading never installs one."""
     for name, version in manifest.plugins.items():
         try:
             check_plugins({name: version})
@@ -116,21 +113,16 @@ def matching_wheels(names: Iterable[str], distribution: str, version: str) -> li
     """Return those of some file names that are wheels of a distribution in a version."""
     matching = []
     for name in names:
-        try:
-            wheel, wheel_version, _, _ = parse_wheel_filename(name)
-            if (wheel, wheel_version) == (canonicalize_name(distribution), Version(version)):
+        with suppress(InvalidWheelFilename, InvalidVersion):
+            if parse_wheel_filename(name)[:2] == (canonicalize_name(distribution), Version(version)):
                 matching.append(name)
-        except (InvalidWheelFilename, InvalidVersion):
-            continue
     return matching
 
 
 def unpack(path: str | Path, to: str | Path) -> Path:
     """Write a pack as a checkpoint folder that needs no network. Its plugins need not be installed; its wheels are not written.
 
-    Raises:
-        CheckpointError: it is not a valid pack, was altered, or there is no space; ``to`` is then unchanged.
-        HubError: ``to`` contains something other than a checkpoint.
+    On any error ``to`` is unchanged.
     """
     path, to = Path(path).expanduser(), Path(to).expanduser()
     with open_archive(path) as archive:
