@@ -16,10 +16,11 @@ from mmzoo.common.lazy import lazy_names
 if TYPE_CHECKING:
     # Registration
     # Pretrained weights
-    from mmzoo.backbones.repository import CONFIG_FILE, PROCESSORS, WEIGHTS_FILE, Source, explain_errors
+    from mmzoo.backbones.repository import CONFIG_FILE, PROCESSORS, WEIGHTS_FILE, Source
     from mmzoo.backbones.transformers_models import class_for, config_of, construct_model, load_backbone, quiet
     from mmzoo.backbones.weights import (
         Weights,
+        explain_errors,
         explain_loading,
         fetch_weights,
         first_names,

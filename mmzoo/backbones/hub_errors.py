@@ -10,6 +10,7 @@ import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
@@ -28,9 +29,8 @@ from mmzoo.errors import HubError, MmzooError
 _TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TRANSIENT_CLASSES = frozenset({"TransportError", "ConnectionError", "TimeoutError", "Timeout", "LocalEntryNotFoundError"})
 _TIMEOUT_CLASSES = frozenset({"TimeoutException", "Timeout"})
-_DISK_ERRORS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-)  # no space, a quota, no permission
+# No space, a quota, no permission.
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
 _SECRET = re.compile(r"hf_[A-Za-z0-9_]{6,}|(?i:bearer)\s+\S+")
 _REASONS = {
     403: "this token may not do that (403); use one with write permission (`hf auth login`), or --create-pr",
@@ -49,7 +49,7 @@ def root_cause(error: BaseException) -> Exception:
     return error if isinstance(error, Exception) else RuntimeError(str(error))
 
 
-def http_status(error: BaseException) -> int | None:
+def http_status(error: BaseException | None) -> int | None:
     """Return the HTTP status of the Hub's answer, or None if it did not answer."""
     response = getattr(error, "response", None) if isinstance(error, HfHubHTTPError) else None
     return getattr(response, "status_code", None)
@@ -83,45 +83,33 @@ def hub_error(
     revision: str | None = None,
     kind: type[MmzooError] = HubError,
     alternative: str = "",
+    after: str = "",
 ) -> MmzooError:
     """Return the error of this package for an error of huggingface_hub. No message holds a token.
 
     Args:
-        error: what the library raised.
-        subject: what the message begins with, such as the repository's URL.
-        repository: the repository's id, ``owner/name``.
+        subject, after: what the message begins and ends with.
+        repository, revision: what was asked for: ``owner/name``, and a branch, tag or commit.
         item: the file or step that failed; errors about the whole repository leave it out.
-        revision: the branch, tag or commit that was asked for.
         kind: the class of the error.
         alternative: what else can be done where the Hub cannot be reached, such as "give a local folder".
     """
     error = root_cause(error)
     if reason := _repository_reason(error, repository, revision):
-        return kind(f"{subject}: {reason}")
+        return kind(f"{subject}: {reason}{after}")
     reason = _request_reason(error, revision, f", or {alternative}" if alternative else "")
-    return kind(f"{subject}: {item}: {reason}" if item else f"{subject}: {reason}")
+    return kind(f"{subject}: {f'{item}: ' if item else ''}{reason}{after}")
 
 
 @contextmanager
-def explain_hub_errors(
-    subject: str, repository: str, *, item: str = "", revision: str | None = None, after: str = ""
-) -> Iterator[None]:
-    """Raise a `HubError` for any error in the block, as `hub_error`; its cause is the library's error.
-
-    Args:
-        subject, repository, item, revision: as for `hub_error`.
-        after: text that follows the message.
-
-    Raises:
-        HubError: for errors of the library. Errors of this package pass unchanged.
-    """
+def explain_hub_errors(subject: str, repository: str, **options: Any) -> Iterator[None]:
+    """Raise the `hub_error` for any error of the library in the block, which is its cause. Errors of this package pass."""
     try:
         yield
     except MmzooError:
         raise
-    except Exception as error:
-        explained = hub_error(error, subject, repository, item=item, revision=revision)
-        raise HubError(f"{explained}{after}") from root_cause(error)
+    except Exception as error:  # HTTP clients raise many types
+        raise hub_error(error, subject, repository, **options) from root_cause(error)
 
 
 def without_secrets(text: str) -> str:
@@ -155,12 +143,10 @@ def _request_reason(error: Exception, revision: str | None, alternative: str) ->
         return f"does not exist at revision '{revision or constants.DEFAULT_REVISION}'"
     if status == 412:
         return moved_meanwhile(revision or constants.DEFAULT_REVISION)
-    if status is not None and status in _REASONS:
-        return _REASONS[status]
-    if status is not None and status >= 500:
-        return f"the hub has a fault ({status}); try again later{alternative}"
     if status is not None:
-        return f"the hub refused ({status}): {without_secrets(str(error))}"
+        if status >= 500:
+            return f"the hub has a fault ({status}); try again later{alternative}"
+        return _REASONS.get(status) or f"the hub refused ({status}): {without_secrets(str(error))}"
     if _is_disk_error(error):
         return f"cannot be written: {without_secrets(str(error))}; free some space, or set HF_HOME to another disk"
     if _class_names(error) & _TIMEOUT_CLASSES:

@@ -7,32 +7,26 @@ is read from local files only.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass
 class LocalBackbone:
-    """Hold the local files of one repository or folder.
+    """Hold the local files of one repository or folder: their paths by name, and their commit, which is None for a folder.
 
-    Attributes:
-        id: the repository's id or the folder, as it was requested.
-        revision: the revision, as it was requested.
-        commit: the commit that the files belong to; None for a folder.
-        files: the path of each file by its name in the repository.
+    ``id`` and ``revision`` are as they were requested.
     """
 
     id: str
     revision: str | None
     commit: str | None
     files: dict[str, Path] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> Path:
-        """Return the folder that holds all the files."""
-        return next(iter(self.files.values())).parent
 
 
 _local: ContextVar[Sequence[LocalBackbone]] = ContextVar("local", default=())
@@ -51,22 +45,20 @@ def fetch_record(id: str, revision: str | None) -> LocalBackbone:
     return record if records is None else records.setdefault((id, revision), record)
 
 
-@contextmanager
-def use_local(backbones: Sequence[LocalBackbone]) -> Iterator[None]:
+def use_local(backbones: Sequence[LocalBackbone]) -> AbstractContextManager[object]:
     """Use these local files for each `Source` that is made in the block, for as long as the `Source` exists."""
-    token = _local.set(backbones)
-    try:
-        yield
-    finally:
-        _local.reset(token)
+    return _set(_local, backbones)
+
+
+def record_fetches() -> AbstractContextManager[dict[tuple[str, str | None], LocalBackbone]]:
+    """Yield a mapping from id and revision to the files fetched by each `Source` that is made in the block."""
+    return _set(_fetched, {})
 
 
 @contextmanager
-def record_fetches() -> Iterator[dict[tuple[str, str | None], LocalBackbone]]:
-    """Yield a mapping from id and revision to the files fetched by each `Source` that is made in the block."""
-    records: dict[tuple[str, str | None], LocalBackbone] = {}
-    token = _fetched.set(records)
+def _set(variable: ContextVar[Any], value: T) -> Iterator[T]:
+    token = variable.set(value)
     try:
-        yield records
+        yield value
     finally:
-        _fetched.reset(token)
+        variable.reset(token)

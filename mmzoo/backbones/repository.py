@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from mmzoo.backbones import local_backbones
 from mmzoo.backbones.hub_errors import hub_error, is_final, root_cause
+from mmzoo.backbones.weights import explain_errors
 from mmzoo.checkpoints import screening
+from mmzoo.checkpoints.screening import TOKENIZER_CONFIG
 from mmzoo.common.files import hash_unchanged
 from mmzoo.common.sanitize import one_line
 from mmzoo.errors import MmzooError, SourceError
@@ -29,13 +29,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-FAST_TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
+FAST_TOKENIZER = ("tokenizer.json", TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 SLOW_TOKENIZER = ("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
 # Hugging Face's converter opens a pull request of this title where a repository has pickled weights only.
@@ -59,13 +53,8 @@ class Source:
     """
 
     def __init__(self, name: str, revision: str | None = None) -> None:
-        """Open a folder, or name a repository, of which nothing is fetched yet.
-
-        Raises:
-            SourceError: a path without a folder, or a folder with a revision.
-        """
-        self.name = name
-        self.revision = revision
+        """Open a folder, or name a repository, of which nothing is fetched yet; a `SourceError` for a folder with a revision."""
+        self.name, self.revision = name, revision
         self.commit: str | None = None
         self.files: dict[str, Path] = {}
         self._unreachable = ""
@@ -73,7 +62,7 @@ class Source:
         self._record = local_backbones.fetch_record(name, revision)
         if self._packed is not None:
             self.commit = self._packed.commit
-            self.folder = None if self.commit else self._packed.folder
+            self.folder = None if self.commit else next(iter(self._packed.files.values())).parent
             return
         path = Path(name).expanduser()
         self.folder = path if path.is_dir() else None
@@ -103,23 +92,15 @@ class Source:
         return path
 
     def find(self, name: str) -> Path | None:
-        """Return the path of an optional file, as `get`; None also if the Hub does not answer.
-
-        So a cache that holds all required files needs no network.
-        """
+        """Return the path of an optional file, as `get`; None also if the Hub does not answer, so that the cache is enough."""
         try:
             return self.get(name)
         except Unreachable:
             return None
 
     def need(self, name: str) -> Path:
-        """Return the path of a required file, as `get`.
-
-        Raises:
-            SourceError: there is no such file, or as `get`.
-        """
-        path = self.get(name)
-        if path is None:
+        """Return the path of a required file, as `get`; a `SourceError` if there is no such file."""
+        if (path := self.get(name)) is None:
             where = "the folder" if self.folder is not None else f"the repository at {self.commit or self.revision or 'main'}"
             raise SourceError(f"'{self.name}': {where} has no {name}")
         return path
@@ -148,22 +129,15 @@ class Source:
         cause = root_cause(error)
         is_missing = isinstance(cause, HFValidationError | RepositoryNotFoundError) and not isinstance(cause, GatedRepoError)
         subject = f"'{self.name}'" + (" (not a folder here)" if is_missing else "")
-        kind = SourceError if is_final(cause) else Unreachable
-        explained = hub_error(
-            cause, subject, self.name, item=name, revision=self.revision, kind=kind, alternative="give a local folder"
-        )
-        if kind is Unreachable:
+        options: Any = {"kind": SourceError if is_final(cause) else Unreachable, "alternative": "give a local folder"}
+        explained = hub_error(cause, subject, self.name, item=name, revision=self.revision, **options)
+        if isinstance(explained, Unreachable):
             self._unreachable = str(explained)
         return explained
 
     def json(self, name: str) -> dict[str, Any]:
-        """Return the mapping in a JSON file; empty if there is no such file.
-
-        Raises:
-            SourceError: it is not valid JSON, or not a mapping.
-        """
-        path = self.find(name)
-        if path is None:
+        """Return the mapping in a JSON file; empty if there is no such file, a `SourceError` if it holds anything else."""
+        if (path := self.find(name)) is None:
             return {}
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -185,25 +159,22 @@ class Source:
         path = self.need(CONFIG_FILE)
         data = self.json(CONFIG_FILE)
         kind = data.get("model_type")
+        why = ""
         if kind == "mmzoo":
-            raise SourceError(
-                f"'{self.name}' is a whole model of mmzoo, not a part; mmzoo.load loads it, and `weights:` starts from it"
-            )
-        if kind not in transformers.CONFIG_MAPPING:
-            if "auto_map" in data:
-                why = "needs code from its repository, and mmzoo never runs such code"
-            elif kind is None:
-                why = f"is not a transformers model: its {CONFIG_FILE} has no model_type"
-                if "architecture" in data:
-                    why += f" (perhaps `timm:{data['architecture']}`)"
-            else:
-                why = (
-                    f"is of the type '{kind}', which transformers {transformers.__version__} does not have; a newer version may: "
-                    "pip install --upgrade transformers"
-                )
+            why = "is a whole model of mmzoo, not a part; mmzoo.load loads it, and `weights:` starts from it"
+        elif kind in transformers.CONFIG_MAPPING:
+            if data.get("quantization_config"):
+                why = "holds quantised weights; choose the repository with the original ones"
+        elif "auto_map" in data:
+            why = "needs code from its repository, and mmzoo never runs such code"
+        elif kind is None:
+            timm = f" (perhaps `timm:{data['architecture']}`)" if "architecture" in data else ""
+            why = f"is not a transformers model: its {CONFIG_FILE} has no model_type{timm}"
+        else:
+            newer = "a newer version may: pip install --upgrade transformers"
+            why = f"is of the type '{kind}', which transformers {transformers.__version__} does not have; {newer}"
+        if why:
             raise SourceError(f"'{self.name}' {why}")
-        if data.get("quantization_config"):
-            raise SourceError(f"'{self.name}' holds quantised weights; choose the repository with the original ones")
         try:
             screening.check_sizes(data)
             screening.check_reach(data)
@@ -244,24 +215,16 @@ class Source:
 
     def _weights(self) -> list[Path]:
         """Return the safetensors files at the current revision; empty if it has none."""
-        unreachable = None
-        for name in (WEIGHTS_FILE, INDEX):
-            try:
-                path = self.get(name)
-            except Unreachable as error:
-                unreachable = error
-                continue
-            if path is None:
-                continue
-            if name == WEIGHTS_FILE:
-                return [path]
+        if path := self.find(WEIGHTS_FILE):
+            return [path]
+        if self.find(INDEX):
             shards = self.json(INDEX).get("weight_map")
             names = sorted(set(shards.values())) if isinstance(shards, dict) and shards else []
             if not names or any(not isinstance(n, str) or Path(n).name != n or not n.endswith(".safetensors") for n in names):
                 raise SourceError(f"'{self.name}': {INDEX} is damaged")
             return [self.need(n) for n in names]
-        if unreachable is not None:
-            raise unreachable
+        for name in (WEIGHTS_FILE, INDEX):
+            self.get(name)  # raises if the Hub did not answer
         return []
 
     def _converted(self) -> str | None:
@@ -277,17 +240,11 @@ class Source:
         return f"refs/pr/{max(numbers)}" if numbers else None
 
     def tokenizer(self) -> Any:
-        """Return the tokenizer. If it has no padding token, its end token is used.
-
-        Raises:
-            SourceError: there is none, or it cannot be read.
-        """
-        paths = [self.find(name) for name in FAST_TOKENIZER]
-        if paths[0] is None:
-            paths += [self.find(name) for name in SLOW_TOKENIZER]
-        present = [path for path in paths if path is not None]
-        if not any(path.name not in FAST_TOKENIZER[1:] for path in present):
-            self.need(FAST_TOKENIZER[0])
+        """Return the tokenizer. If it has no padding token, its end token is used. A `SourceError` if it cannot be read."""
+        present = [path for name in FAST_TOKENIZER if (path := self.find(name))]
+        if not present or present[0].name != FAST_TOKENIZER[0]:
+            slow = [path for name in SLOW_TOKENIZER if (path := self.find(name))]
+            present += slow or [self.need(FAST_TOKENIZER[0])]
         self.find(CONFIG_FILE)  # names the tokenizer's class if tokenizer_config.json does not
         with explain_errors(f"'{self.name}': the tokenizer cannot be used"):
             tokenizer = AutoTokenizer.from_pretrained(str(present[0].parent), trust_remote_code=False)
@@ -299,12 +256,8 @@ class Source:
 
     def lock(self) -> dict[str, Any]:
         """Return where the files came from, and the sha256 of each that was used."""
-        return {
-            "source": "hub" if self.folder is None else "folder",
-            "id": self.name,
-            "commit": self.commit,
-            "files": {name: hash_unchanged(path) for name, path in sorted(self.files.items())},
-        }
+        files = {name: hash_unchanged(path) for name, path in sorted(self.files.items())}
+        return {"source": "hub" if self.folder is None else "folder", "id": self.name, "commit": self.commit, "files": files}
 
 
 def _cached_references(repository: str) -> list[str]:
@@ -314,19 +267,3 @@ def _cached_references(repository: str) -> list[str]:
     except CacheNotFound:
         return []
     return [name for repo in repositories if (repo.repo_id, repo.repo_type) == (repository, "model") for name in repo.refs]
-
-
-@contextmanager
-def explain_errors(what: str, kind: type[MmzooError] = SourceError) -> Iterator[None]:
-    """Raise an error of this package for whatever a library raises in the block.
-
-    Args:
-        what: what the message begins with.
-        kind: the class of the error.
-    """
-    try:
-        yield
-    except MmzooError:
-        raise
-    except Exception as error:  # transformers, tokenizers and safetensors raise many types for a damaged file
-        raise kind(f"{what}: {type(error).__name__}: {one_line(error)}") from error

@@ -16,9 +16,14 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, initialization
 
-from mmzoo.backbones.repository import Source, explain_errors
+from mmzoo.backbones.repository import Source
+from mmzoo.backbones.weights import explain_errors, first_names
 from mmzoo.checkpoints import screening
 from mmzoo.errors import BadRecipe, SourceError
+
+# Keys of a configuration that make the library fetch or run something.
+_IMPLEMENTATIONS = {"attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"}
+REACHING = screening.FETCHED | _IMPLEMENTATIONS | {"auto_map", "trust_remote_code", "custom_pipelines", "quantization_config"}
 
 
 def config_of(data: dict[str, Any]) -> PreTrainedConfig:
@@ -28,7 +33,13 @@ def config_of(data: dict[str, Any]) -> PreTrainedConfig:
         BadRecipe: transformers has no such type, the type does not accept a value, or a value would make the library fetch or run
             something.
     """
-    _check_config(data)
+    try:
+        screening.check_sizes(data)
+    except ValueError as error:
+        raise BadRecipe(f"config.{error}") from None
+    for key, value in screening.walk(data):
+        if key in REACHING and value:
+            raise BadRecipe(f"config.{key}: is not allowed in a recipe, since the library would fetch or run what it names")
     kind = str(data.get("model_type"))
     if kind not in transformers.CONFIG_MAPPING or kind == "mmzoo":
         raise BadRecipe(f"config.model_type: transformers {transformers.__version__} has no '{kind}'")
@@ -37,43 +48,12 @@ def config_of(data: dict[str, Any]) -> PreTrainedConfig:
         return AutoConfig.for_model(**copy.deepcopy(data))
 
 
-# Keys of a configuration that make the library fetch or run something.
-REACHING = frozenset(
-    {
-        "auto_map",
-        "trust_remote_code",
-        "custom_pipelines",
-        "attn_implementation",
-        "_attn_implementation",
-        "experts_implementation",
-        "_experts_implementation",
-        "quantization_config",
-        *screening.FETCHED,
-    }
-)
-
-
-def _check_config(data: dict[str, Any]) -> None:
-    """Check a configuration of a recipe, which may come from an untrusted source.
-
-    Raises:
-        BadRecipe: it names something to fetch or run, or more layers than any model has.
-    """
-    try:
-        screening.check_sizes(data)
-    except ValueError as error:
-        raise BadRecipe(f"config.{error}") from None
-    for key, value in screening.walk(data):
-        if key in REACHING and value:
-            raise BadRecipe(f"config.{key}: is not allowed in a recipe, since the library would fetch or run what it names")
-
-
 def class_for(config: PreTrainedConfig, mapping: Any) -> type[PreTrainedModel] | None:
     """Return the model class for a configuration in the ``mapping`` of an auto class; None if there is none."""
     if type(config) not in mapping:
         return None
     classes = mapping[type(config)]
-    if not isinstance(classes, list | tuple):
+    if isinstance(classes, type):
         return classes
     by_name = {cls.__name__: cls for cls in classes}
     return next((by_name[name] for name in config.architectures or () if name in by_name), classes[0])
@@ -87,10 +67,7 @@ def on_meta() -> bool:
 def construct_model(cls: type[PreTrainedModel], config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
     """Return a float32 model with random weights on the current device; on the meta device nothing is initialised.
 
-    Args:
-        cls: the class of the model.
-        config: its configuration, which is copied.
-        options: further arguments of the class, such as ``add_pooling_layer``.
+    ``config`` is copied; ``options`` are further arguments of the class, such as ``add_pooling_layer``.
     """
     config = copy.deepcopy(config)
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
@@ -106,11 +83,9 @@ def load_backbone(
     """Return a float32 model on the CPU with the weights of a source.
 
     Args:
-        cls: the class of the model.
-        config: its configuration, which is copied.
+        cls, config, options: as for `construct_model`.
         source: the repository or folder with the weights.
         within: the prefix of the weights to use, such as ``encoder.``, if ``cls`` is a part of the model in the source.
-        options: further arguments of the class.
 
     Raises:
         SourceError: the weights cannot be fetched or read, or some are missing or have another shape.
@@ -125,8 +100,8 @@ def load_backbone(
             # that are not float32 are converted below, which copies them.
             mapped = load_file(path)
             if source.folder is not None:
-                converted = {name for name, v in mapped.items() if v.is_floating_point() and v.dtype != torch.float32}
-                mapped = {name: value if name in converted else value.clone() for name, value in mapped.items()}
+                converted = {torch.float64, torch.float16, torch.bfloat16}
+                mapped = {name: value if value.dtype in converted else value.clone() for name, value in mapped.items()}
             state.update(_below(within, mapped))
         with quiet():
             # Without a name transformers reads nothing by itself: no adapter, no pickle, no request to the Hub.
@@ -142,10 +117,9 @@ def load_backbone(
     missing = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
     missing += sorted(name for name, p in model.named_parameters() if p.is_meta and name not in missing)
     if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise SourceError(
-            f"'{source.name}' lacks {len(missing)} weights of {cls.__name__}, or has them in other shapes: {shown}.\n"
-            f"The checkpoint is for another architecture; choose one for {cls.__name__}"
+            f"'{source.name}' lacks {len(missing)} weights of {cls.__name__}, or has them in other shapes: "
+            f"{first_names(missing)}.\nThe checkpoint is for another architecture; choose one for {cls.__name__}"
         )
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmzoo.backbones import local_backbones
-from mmzoo.backbones.hub_errors import hub_error
+from mmzoo.backbones.hub_errors import explain_hub_errors
 from mmzoo.common.files import hash_unchanged
 from mmzoo.common.sanitize import one_line
 from mmzoo.errors import CheckpointError, MmzooError, SourceError
@@ -66,47 +67,37 @@ def fetch_weights(label: str, repository: str, names: Sequence[str], revision: s
 
 def _download(label: str, repository: str, name: str, revision: str | None) -> Path | None:
     """Return the path of a file in the library's cache; None if the repository has no such file."""
-    try:
-        return Path(hf_hub_download(repository, name, revision=revision))
-    except RemoteEntryNotFoundError:
-        return None
-    except Exception as error:  # HTTP clients raise many types
-        subject = f"{label}: the repository '{repository}' of its weights"
-        raise hub_error(
-            error,
-            subject,
-            repository,
-            item=name,
-            revision=revision,
-            kind=SourceError,
-            alternative="set pretrained: false",
-        ) from error
+    subject, alternative = f"{label}: the repository '{repository}' of its weights", "set pretrained: false"
+    with explain_hub_errors(subject, repository, item=name, revision=revision, kind=SourceError, alternative=alternative):
+        try:
+            return Path(hf_hub_download(repository, name, revision=revision))
+        except RemoteEntryNotFoundError:
+            return None
 
 
 @contextmanager
-def explain_loading(label: str) -> Iterator[None]:
-    """Raise a `SourceError` for whatever a library raises while it loads weights in the block.
-
-    Args:
-        label: the part whose weights are loaded, for the message.
-    """
+def explain_errors(what: str, kind: type[MmzooError] = SourceError) -> Iterator[None]:
+    """Raise an error of the class ``kind`` for whatever a library raises in the block; its message begins with ``what``."""
     try:
         yield
     except MmzooError:
         raise
-    except Exception as error:  # a damaged file, or one of another model, fails in many ways
-        raise SourceError(f"{label}: its weights cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
+    except Exception as error:  # transformers, tokenizers and safetensors raise many types for a damaged file
+        raise kind(f"{what}: {type(error).__name__}: {one_line(error)}") from error
+
+
+@contextmanager
+def explain_loading(label: str) -> Iterator[None]:
+    """Raise a `SourceError` for whatever a library raises while it loads the weights of the part ``label`` in the block."""
+    with explain_errors(f"{label}: its weights cannot be loaded"):
+        yield
 
 
 # Reading
 
 
 def read_tensors(paths: Sequence[Path]) -> dict[str, Tensor]:
-    """Return the tensors of safetensors files by name. They are mapped from the files, not copied.
-
-    Raises:
-        CheckpointError: a file is truncated or damaged.
-    """
+    """Return the tensors of safetensors files by name, mapped from the files; a `CheckpointError` if one is damaged."""
     tensors: dict[str, Tensor] = {}
     for path in paths:
         try:
@@ -117,11 +108,7 @@ def read_tensors(paths: Sequence[Path]) -> dict[str, Tensor]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata in the header of a safetensors file: text by name.
-
-    Raises:
-        CheckpointError: the file is truncated or damaged.
-    """
+    """Return the metadata in the header of a safetensors file: text by name; a `CheckpointError` if the file is damaged."""
     try:
         with safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
@@ -146,20 +133,16 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged archive fails in many ways
-        text = " ".join(str(error).split())
-        if "weights_only" in text.lower() or "weights only" in text.lower():  # also for the .tar files of the first versions
-            raise CheckpointError(
-                f"{path}: holds more than tensors, and such a pickle can run code; it was not read. If you trust it, "
-                "save its state_dict alone, best as safetensors"
-            ) from None
-        raise CheckpointError(f"{path}: is damaged, or was not written by torch.save: {one_line(text, 200)}") from None
+        if re.search(r"weights[_\s]+only", str(error), re.I):  # also for the .tar files of the first versions
+            fix = "If you trust it, save its state_dict alone, best as safetensors"
+            reason = f"holds more than tensors, and such a pickle can run code; it was not read. {fix}"
+            raise CheckpointError(f"{path}: {reason}") from None
+        raise CheckpointError(f"{path}: is damaged, or was not written by torch.save: {one_line(error, 200)}") from None
     if not isinstance(data, Mapping):
         raise CheckpointError(f"{path}: holds a {type(data).__name__}, not a mapping of tensors")
     if wrong := [key for key, value in data.items() if not (isinstance(key, str) and isinstance(value, Tensor))]:
-        kinds = type(data[wrong[0]]).__name__
-        raise CheckpointError(
-            f"{path}: holds more than tensors: {first_names(map(str, wrong))} ({kinds}); save the state_dict alone"
-        )
+        keys = f"{first_names(map(str, wrong))} ({type(data[wrong[0]]).__name__})"
+        raise CheckpointError(f"{path}: holds more than tensors: {keys}; save the state_dict alone")
     return dict(data)
 
 

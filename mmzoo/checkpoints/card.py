@@ -39,16 +39,11 @@ def render(
     """Return the card of a model as Markdown with YAML metadata. It contains only numbers that a run recorded.
 
     Args:
-        recipe: the model's recipe.
-        summary: of the model's parts.
-        run: the contents of run.json.
+        recipe, summary, modality: of the model; the modality is that of its encoder's input.
+        run: the contents of run.json; a `pydantic.ValidationError` is raised if they are not valid.
         generates: whether the model writes text, for the example of its use.
-        modality: of the encoder's input.
         folder: where the model can be loaded from; empty for the card of a recipe.
         sections: titles and Markdown texts to add at the end.
-
-    Raises:
-        pydantic.ValidationError: ``run`` is not a valid record.
     """
     record = RunRecord.model_validate(run)
     training, evaluations = record.training, record.evaluations
@@ -121,10 +116,7 @@ def _short(value: Any) -> Any:
 
 
 def _metadata(recipe: Recipe, record: RunRecord, licences: list[licence.LicenceRow], modality: str) -> dict[str, Any]:
-    """Return the metadata that a hub reads (https://github.com/huggingface/hub-docs/blob/main/modelcard.md).
-
-    Scores are in ``model-index``.
-    """
+    """Return the metadata of a card: https://github.com/huggingface/hub-docs/blob/main/modelcard.md (scores: ``model-index``)."""
     parts = sorted({f"mmzoo-{kind.replace('_', '-')}:{part.use}" for kind, part in recipe.parts().items()})
     shared = record.training is not None and not record.training.local and _ID.fullmatch(record.training.dataset)
     results = [result for evaluation in record.evaluations for result in _results(recipe, evaluation, modality)]
@@ -136,10 +128,7 @@ def _metadata(recipe: Recipe, record: RunRecord, licences: list[licence.LicenceR
         model_name=recipe.name or "unnamed",
         eval_results=results or None,
     )
-    metadata: dict[str, Any] = data.to_dict()
-    if not results:
-        metadata.pop("model_name", None)
-    return metadata
+    return {key: value for key, value in data.to_dict().items() if results or key != "model_name"}
 
 
 def _results(recipe: Recipe, evaluation: EvaluationRecord, modality: str) -> list[EvalResult]:
@@ -150,12 +139,6 @@ def _results(recipe: Recipe, evaluation: EvaluationRecord, modality: str) -> lis
     options = "".join(f", {key}={value}" for key, value in evaluation.options.items())
     limit = f"the first {evaluation.examples} examples" if evaluation.limit is not None else ""
     conditions = {"": evaluation.scores, **evaluation.controls}
-    rows = [
-        (control, metric, scores[metric])
-        for metric in evaluation.scores
-        for control, scores in conditions.items()
-        if metric in scores
-    ]
     return [
         EvalResult(
             task_type=split_use(recipe.task.use)[0],
@@ -170,6 +153,7 @@ def _results(recipe: Recipe, evaluation: EvaluationRecord, modality: str) -> lis
             f"(95% interval {score.low:.4f} to {score.high:.4f})",
             metric_args={"low": score.low, "high": score.high, **({"control": control} if control else {})},
         )
-        for control, metric, score in rows
-        if math.isfinite(score.value)
+        for metric in evaluation.scores
+        for control, scores in conditions.items()
+        if (score := scores.get(metric)) is not None and math.isfinite(score.value)
     ]

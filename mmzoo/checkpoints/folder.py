@@ -107,19 +107,11 @@ def write_checkpoint(
     """Write a checkpoint folder. Every file is complete in a staging folder before the first one is replaced.
 
     Args:
-        folder: made if it does not exist; an older checkpoint in it is replaced.
-        recipe: as `mmzoo.recipes.schema.Recipe.to_dict` gives it.
-        weights: the tensors to save, by name.
+        folder: made if it does not exist; an older checkpoint in it is replaced, and is still whole if anything fails.
+        recipe, weights, lock, run, full: as `Manifest` and `CheckpointContents` hold them.
         plugins: distributions that the model needs, with their versions.
-        lock: for each pretrained part the source, commit and file hashes of its backbone.
-        run: the contents of run.json.
         card: the text of README.md.
         save_tokenizer: writes the tokenizer's files into the folder that it is called with.
-        full: whether ``weights`` are all weights of the model.
-
-    Raises:
-        CheckpointError: the disk is full, the folder cannot be written, or the tokenizer wrote a file of unknown name. What
-            was there before is still whole.
     """
     folder = Path(folder)
     try:
@@ -145,12 +137,12 @@ def write_checkpoint(
                 "files": {name: file_facts(staged / name).model_dump() for name in _names(staged) if name not in UNHASHED},
             }
             (staged / MANIFEST).write_text(_json_text(_signed(manifest)), encoding="utf-8")
-            _replace_files(folder, staged)
+            move_files(staged, folder)
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        reason = getattr(error, "strerror", None) or error
         unchanged = " The checkpoint that was there is unchanged." if is_checkpoint(folder) else ""
-        message = f"{folder}: cannot be written: {reason}.{unchanged} Free some space or choose another folder"
-        raise CheckpointError(message) from None
+        fix = "Free some space or choose another folder"
+        raise CheckpointError(f"{folder}: cannot be written: {reason}.{unchanged} {fix}") from None
     return folder
 
 
@@ -163,8 +155,7 @@ def read_checkpoint(folder: str | Path) -> CheckpointContents:
     """Read and verify a checkpoint folder: its format, the size and hash of each file, and that its plugins are installed.
 
     Raises:
-        CheckpointError: a file is missing, truncated or altered, or the format is newer than this mmzoo reads.
-        MissingPlugin: a plugin that it needs is not installed.
+        CheckpointError: a file is not valid. MissingPlugin: a plugin that it needs is not installed.
     """
     folder = Path(folder).expanduser()
     manifest = verify_checkpoint(folder)
@@ -175,45 +166,31 @@ def read_checkpoint(folder: str | Path) -> CheckpointContents:
 
 
 def verify_checkpoint(folder: Path) -> Manifest:
-    """Check a checkpoint folder as `read_checkpoint` does, without asking for its plugins, and return its manifest.
-
-    Raises:
-        CheckpointError: a file is not valid; the message names the file and what is wrong with it.
-    """
+    """Check a checkpoint folder as `read_checkpoint` does, without asking for its plugins, and return its manifest."""
     manifest = read_manifest(folder)
     for name, facts in manifest.files.items():
         check_file(folder, name, facts)
     for name in (CONFIG, TOKENIZER_CONFIG):
         screening.check_config(folder / name)
-    screening.check_card(folder / CARD)
+    screening.card_metadata(folder / CARD)
     stored_tensors(folder)
     validate(RunRecord, screening.read_json(folder / RUN, MAX_JSON, numbers=True), folder / RUN)
     return manifest
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Return the manifest of a folder. The files that it lists are not read.
-
-    Raises:
-        CheckpointError: there is no manifest, it was altered, its format is newer, or it lists a file that no checkpoint has.
-    """
+    """Return the manifest of a folder, checked by its digest and schema. The files that it lists are not read."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no such folder")
     screening.check_folder(folder)
     if not is_checkpoint(folder):
         if (folder / CHECKPOINTS).is_dir():
-            raise CheckpointError(
-                f"{folder}: its training is not finished; run the same mmzoo train command with --resume to continue it"
-            )
+            fix = "run the same mmzoo train command with --resume to continue it"
+            raise CheckpointError(f"{folder}: its training is not finished; {fix}")
         raise CheckpointError(f"{folder}: no {MANIFEST}; this is not a checkpoint folder, or it is incomplete")
     manifest = screening.read_json(folder / MANIFEST, MAX_JSON)
     version = manifest.get("format")
-    if isinstance(version, int) and version > FORMAT:
-        raise CheckpointError(
-            f"{folder}: format {version} is newer than this mmzoo reads ({FORMAT}); pip install --upgrade mmzoo"
-        )
-    if version != FORMAT:
-        raise CheckpointError(f"{folder / MANIFEST}: format {str(version)[:80]!r} is unknown")
+    check_format(version, FORMAT, folder / MANIFEST)
     if manifest.get("digest") != manifest_digest(manifest):
         raise CheckpointError(f"{folder / MANIFEST}: was altered after it was saved (its digest does not match)")
     valid = validate(Manifest, manifest, folder / MANIFEST)
@@ -226,23 +203,14 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def stored_tensors(folder: str | Path) -> dict[str, StoredTensor]:
-    """Return the type and shape of each tensor of a checkpoint. Only the header of its weights is read.
-
-    Raises:
-        CheckpointError: the header is not valid.
-    """
+    """Return the type and shape of each tensor of a checkpoint. Only the header of its weights is read."""
     return read_header(Path(folder) / WEIGHTS)
 
 
 def read_weights(folder: str | Path, parameters: Container[str] = ()) -> dict[str, Tensor]:
-    """Load the tensors of a checkpoint.
+    """Load the tensors of a verified checkpoint. None may hold NaN.
 
-    Args:
-        folder: a checkpoint folder, verified by `read_checkpoint`.
-        parameters: the names of the model's parameters, which must be finite. A buffer, such as a mask, may hold infinity.
-
-    Raises:
-        CheckpointError: the file cannot be read, a tensor holds NaN, or a parameter holds infinity.
+    Those named in ``parameters`` must be finite; a buffer, such as a mask, may hold infinity.
     """
     path = Path(folder) / WEIGHTS
     try:
@@ -256,11 +224,7 @@ def read_weights(folder: str | Path, parameters: Container[str] = ()) -> dict[st
 
 
 def update_run(folder: str | Path, run: Mapping[str, Any], card: str) -> None:
-    """Replace the run record and the card of a checkpoint; everything else stays as it is.
-
-    Raises:
-        CheckpointError: a file cannot be read or written.
-    """
+    """Replace the run record and the card of a checkpoint; everything else stays as it is."""
     folder = Path(folder)
     manifest = screening.read_json(folder / MANIFEST, MAX_JSON)
     try:
@@ -273,26 +237,25 @@ def update_run(folder: str | Path, run: Mapping[str, Any], card: str) -> None:
 
 
 def check_plugins(plugins: Mapping[str, str]) -> None:
-    """Check that the plugins of a checkpoint are installed, in whatever version.
-
-    Raises:
-        MissingPlugin: one is not; the message has the pip command.
-    """
+    """Raise a `MissingPlugin` with the pip command if a plugin of a checkpoint is not installed, in whatever version."""
     for name, version in plugins.items():
         try:
             importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            raise MissingPlugin(
-                f"this checkpoint needs the plugin '{name}', which is not installed: pip install '{name}=={version}'"
-            ) from None
+            fix = f"pip install '{name}=={version}'"
+            raise MissingPlugin(f"this checkpoint needs the plugin '{name}', which is not installed: {fix}") from None
+
+
+def check_format(version: object, known: int, path: Path) -> None:
+    """Raise a `CheckpointError` unless the file ``path`` has the format that this mmzoo knows."""
+    if isinstance(version, int) and version > known:
+        raise CheckpointError(f"{path}: format {version} is newer than this mmzoo reads ({known}); pip install --upgrade mmzoo")
+    if version != known:
+        raise CheckpointError(f"{path}: format {str(version)[:80]!r} is unknown")
 
 
 def check_file(folder: Path, name: str, facts: FileFacts) -> None:
-    """Check the size and sha256 of a file against the manifest.
-
-    Raises:
-        CheckpointError: it is missing or differs.
-    """
+    """Raise a `CheckpointError` unless a file has the size and sha256 that the manifest lists."""
     path = folder / name
     if not path.is_file():
         raise CheckpointError(f"{path}: is missing; the checkpoint is incomplete")
@@ -305,11 +268,7 @@ def check_file(folder: Path, name: str, facts: FileFacts) -> None:
 
 
 def file_facts(path: Path) -> FileFacts:
-    """Return the size and sha256 of a file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Return the size and sha256 of a file."""
     return FileFacts(size=path.stat().st_size, sha256=hash_file(path))
 
 
@@ -320,11 +279,7 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
 
 
 def validate(schema: type[Schema], data: Any, path: Path) -> Schema:
-    """Return ``data`` as an object of ``schema``.
-
-    Raises:
-        CheckpointError: it does not fit; the message names the file ``path`` and the key.
-    """
+    """Return ``data`` as an object of ``schema``; a `CheckpointError` with the file ``path`` and the key if it does not fit."""
     try:
         return schema.model_validate(data)
     except ValidationError as error:
@@ -340,20 +295,19 @@ def _signed(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _remove_leftovers(folder: Path) -> None:
     """Remove what a process that was killed while it wrote left in a folder."""
     for path in folder.glob(f"{STAGING}*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _replace_files(folder: Path, staged: Path) -> None:
-    """Move the files of ``staged`` into ``folder``, the manifest last.
+def move_files(staged: Path, folder: Path) -> list[str]:
+    """Move the files of ``staged`` into ``folder``, the manifest last, and return their names.
 
     If this is interrupted, the older manifest does not match the new files, so loading fails.
     """
-    for name in sorted(_names(staged), key=lambda name: (name == MANIFEST, name)):
+    names = sorted(_names(staged), key=lambda name: (name == MANIFEST, name))
+    for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (staged / name).replace(folder / name)
+    return names
 
 
 def _names(folder: Path) -> list[str]:

@@ -33,8 +33,7 @@ class StoredTensor:
 def read_header(path: str | Path) -> dict[str, StoredTensor]:
     """Return the type and shape of each tensor of a safetensors file, by name. No tensor is loaded.
 
-    Raises:
-        CheckpointError: the header is too long or invalid, or a tensor has a type or a number of dimensions that no model has.
+    A `CheckpointError` is raised for a long or invalid header, and for a type or a number of dimensions that no model has.
     """
     try:
         with open(path, "rb") as file:
@@ -49,11 +48,6 @@ def read_header(path: str | Path) -> dict[str, StoredTensor]:
 
 
 def _checked(name: str, dtype: str, shape: list[int]) -> StoredTensor:
-    """Return a tensor's type and shape.
-
-    Raises:
-        ValueError: the type is unknown, or there are too many dimensions.
-    """
     if dtype not in DTYPES:
         raise ValueError(f"tensor {short_repr(name)} is of type {dtype}; allowed are {', '.join(DTYPES)}")
     if len(shape) > MAX_RANK:

@@ -73,15 +73,7 @@ def known_in_pack(name: str) -> bool:
 
 
 def check_names(names: Iterable[str], where: str) -> None:
-    """Refuse names that lead out of the folder, pickles and code.
-
-    Args:
-        names: the files that are listed.
-        where: the repository or file that lists them, for the message.
-
-    Raises:
-        CheckpointError: a name is refused; the message has it.
-    """
+    """Refuse names that lead out of the folder, pickles and code; ``where`` lists them, for the message."""
     for name in names:
         path = PurePosixPath(name)
         if not name or path.is_absolute() or ".." in path.parts or "\\" in name or re.match(r"[A-Za-z]:", name) or "\0" in name:
@@ -93,11 +85,7 @@ def check_names(names: Iterable[str], where: str) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds pickles, modules that other libraries would import, or links that lead out of it.
-
-    Raises:
-        CheckpointError: a file is refused; the message has its name.
-    """
+    """Refuse a folder that holds pickles, modules that other libraries would import, or links that lead out of it."""
     inside = [folder.resolve()]
     if folder.parent.name == "snapshots":  # in the cache of huggingface_hub, files are links to a folder of blobs
         inside.append((folder.parent.parent / "blobs").resolve())
@@ -111,11 +99,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_config(path: Path) -> None:
-    """Refuse a configuration that asks for code to be run; config.json must also have ``model_type: mmzoo``.
-
-    Raises:
-        CheckpointError: the message has the file and the key.
-    """
+    """Refuse a configuration that asks for code to be run; config.json must also have ``model_type: mmzoo``."""
     if not path.is_file():
         return
     data = read_json(path, MAX_CONFIG)
@@ -142,12 +126,9 @@ def walk(data: Mapping[str, Any], *, labels: bool = False) -> Iterator[tuple[str
 
 
 def check_sizes(config: Mapping[str, Any]) -> None:
-    """Refuse a model's configuration that asks for more layers or labels than any model has.
+    """Raise a `ValueError` with the key if a model's configuration asks for more layers or labels than any model has.
 
     The model is made on the meta device before its weights are compared with the checkpoint's. Its modules take memory there too.
-
-    Raises:
-        ValueError: the message has the key.
     """
     for key, value in walk(config):
         repeats = _REPEATED.search(key) is not None and _SIZES.search(key) is None
@@ -158,24 +139,20 @@ def check_sizes(config: Mapping[str, Any]) -> None:
 
 
 def check_reach(config: Mapping[str, Any]) -> None:
-    """Refuse a downloaded configuration that makes the library download more: another model, or a kernel, which is code.
-
-    Raises:
-        ValueError: the message has the key.
-    """
+    """Raise a `ValueError` with the key if a downloaded configuration makes the library download more: a model, or a kernel."""
     for key, value in walk(config):
         if (key in FETCHED and value) or (_KERNELS.fullmatch(key) and isinstance(value, str) and "/" in value):
             raise ValueError(f"{key}: the library would fetch or run what it names ({str(value)[:80]!r})")
 
 
-def check_card(path: Path) -> None:
-    """Refuse a model card that is too large, holds scripts that would run where it is shown, or has invalid metadata.
+def card_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata of a model card; empty if there is no card, or none in it.
 
     Raises:
-        CheckpointError: the message says which.
+        CheckpointError: the card is too large, holds scripts that would run where it is shown, or has invalid metadata.
     """
     if not path.is_file():
-        return
+        return {}
     if path.stat().st_size > MAX_CARD:
         raise CheckpointError(f"{path}: is larger than {MAX_CARD >> 20} MiB, too large for a model card")
     try:
@@ -184,48 +161,43 @@ def check_card(path: Path) -> None:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None
     if script := _SCRIPTS.search(text):
         raise CheckpointError(f"{path}: holds {script[0][:60]!r}, which would run where the card is shown")
-    if metadata := _METADATA.match(text):
-        if len(metadata[1]) > MAX_METADATA:
-            raise CheckpointError(f"{path}: its metadata is larger than {MAX_METADATA >> 10} KiB")
-        try:
-            parsing.parse(metadata[1], as_yaml=True)
-        except ValueError as error:
-            raise CheckpointError(f"{path}: its metadata is not valid YAML: {error}") from None
-
-
-def card_metadata(path: Path) -> dict[str, Any]:
-    """Return the metadata of a model card; empty if it has none.
-
-    Raises:
-        CheckpointError: as `check_card`.
-    """
-    check_card(path)
-    metadata = _METADATA.match(path.read_text(encoding="utf-8")) if path.is_file() else None
-    data = parsing.parse(metadata[1], as_yaml=True) if metadata else {}
+    if not (metadata := _METADATA.match(text)):
+        return {}
+    if len(metadata[1]) > MAX_METADATA:
+        raise CheckpointError(f"{path}: its metadata is larger than {MAX_METADATA >> 10} KiB")
+    try:
+        data = parsing.parse(metadata[1], as_yaml=True)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its metadata is not valid YAML: {error}") from None
     return data if isinstance(data, dict) else {}
 
 
 def inert(text: str) -> str:
-    """Return Markdown without scripts and control characters; `check_card` accepts it. Text in it may be untrusted."""
+    """Return Markdown without scripts and control characters; `card_metadata` accepts it. Text in it may be untrusted."""
     return _SCRIPTS.sub(lambda script: script[0].replace("<", "&lt;").replace(":", "&#58;"), sanitize(text))
 
 
 def read_json(path: Path, limit: int, *, numbers: bool = False) -> dict[str, Any]:
-    """Read a JSON object of at most ``limit`` bytes. With ``numbers`` it may contain NaN and infinity, as Python writes them.
-
-    Raises:
-        CheckpointError: the file is missing, not a regular file, too large, or not a JSON object.
-    """
+    """Read a JSON object of at most ``limit`` bytes. With ``numbers`` it may contain NaN and infinity, as Python writes them."""
     try:
         state = path.stat()
         if not stat.S_ISREG(state.st_mode):  # reading a pipe would never end
             raise CheckpointError(f"{path}: is no regular file")
         if state.st_size > limit:
             raise CheckpointError(f"{path}: is {state.st_size} bytes; {limit} are allowed")
-        data = parsing.parse(path.read_text(encoding="utf-8"), numbers=numbers)
+        text = path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path}: is missing; the checkpoint is incomplete") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return parse_json(text, path, numbers=numbers)
+
+
+def parse_json(text: bytes, path: Path, *, numbers: bool = False) -> dict[str, Any]:
+    """Parse the JSON object of the file ``path``, as `read_json`."""
+    try:
+        data = parsing.parse(text.decode(), numbers=numbers)
+    except ValueError as error:
         raise CheckpointError(f"{path}: is truncated or not valid JSON: {error}") from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: must hold a JSON object")

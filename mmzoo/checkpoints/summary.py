@@ -78,19 +78,11 @@ class Summary:
         return "\n".join(lines)
 
 
-def summarise(part: str, module: nn.Module, *, use: str, shape: str, policy: str, license: str, source: str) -> PartSummary:
+def summarise(part: str, module: nn.Module, **facts: str) -> PartSummary:
     """Count the parameters of a part; shared ones are counted once. It may be on the meta device."""
-    parameters = list(module.parameters())  # each once
-    return PartSummary(
-        part=part,
-        use=use,
-        shape=shape,
-        parameters=sum(p.numel() for p in parameters),
-        trained=sum(p.numel() for p in parameters if p.requires_grad),
-        policy=policy,
-        license=license,
-        source=source,
-    )
+    parameters = sum(p.numel() for p in module.parameters())  # each once
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return PartSummary(part=part, parameters=parameters, trained=trained, **facts)
 
 
 def total_summary(recipe: str, parts: list[PartSummary], buffers: int = 0, licences: list[LicenceRow] | None = None) -> Summary:

@@ -1,1 +1,1 @@
-"""Places where models are shared: the Hub, folders, packs."""
+"""Share models: on the Hub, in folders, in packs."""

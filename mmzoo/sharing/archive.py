@@ -27,11 +27,7 @@ UTF8_NAME = 0x800  # the only flag that a file of a pack may have
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
-    """Open a pack for the length of a block.
-
-    Raises:
-        CheckpointError: it does not exist, cannot be read, or is not a valid pack.
-    """
+    """Open a pack for the length of a block; a `CheckpointError` if it cannot be read or is not a valid one."""
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such pack; `mmzoo pack MODEL {path.name}` writes one")
     try:
@@ -46,11 +42,6 @@ class Archive:
     """Read an open pack whose list of files is valid. ``sizes`` maps the name of each file to its size in bytes."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
-        """Check the list of files.
-
-        Raises:
-            CheckpointError: the list is not valid.
-        """
         self.path = path
         try:
             self._zip = zipfile.ZipFile(file)
@@ -59,11 +50,7 @@ class Archive:
         self.sizes = self._checked_sizes()
 
     def extract(self, name: str, target: Path, sha256: str | None = None) -> None:
-        """Write a file of the pack to ``target``, which must not exist.
-
-        Raises:
-            CheckpointError: the file is damaged, or its hash is not ``sha256``. OSError: ``target`` cannot be written.
-        """
+        """Write a file of the pack to ``target``, which must not exist; a `CheckpointError` if its hash is not ``sha256``."""
         digest = hashlib.sha256()
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as out:
@@ -74,11 +61,7 @@ class Archive:
             raise self._error(f"{name} was altered after it was packed (its sha256 does not match); pack it again")
 
     def read(self, name: str) -> bytes:
-        """Return the content of a small file.
-
-        Raises:
-            CheckpointError: the file is damaged.
-        """
+        """Return the content of a small file; a `CheckpointError` if it is damaged."""
         return b"".join(self._chunks(name))
 
     def _chunks(self, name: str) -> Iterator[bytes]:
@@ -95,10 +78,9 @@ class Archive:
         members = self._zip.infolist()
         if len(members) > MAX_MEMBERS:
             raise self._error(f"lists {len(members)} files; {MAX_MEMBERS} are allowed")
-        names = [member.orig_filename for member in members]  # `filename` ends at a null character
-        screening.check_names((name for name in names if not screening.known_in_pack(name)), str(self.path))
         sizes: dict[str, int] = {}
-        for name, member in zip(names, members, strict=True):
+        for member in members:
+            name = member.orig_filename  # `filename` ends at a null character
             self._check_member(name, member)
             if name in sizes:
                 raise self._error(f"lists {name} twice")
@@ -108,8 +90,9 @@ class Archive:
         return sizes
 
     def _check_member(self, name: str, member: zipfile.ZipInfo) -> None:
-        """Check that a file is of a pack, stored without compression, regular, and where the list says that it is."""
+        """Check that a file belongs to a pack, is stored without compression, regular, and where the list says that it is."""
         if not screening.known_in_pack(name):
+            screening.check_names([name], str(self.path))
             raise self._error(f"contains {short_repr(name)}, which is no file of a pack; nothing was read")
         stored = member.compress_type == zipfile.ZIP_STORED and member.file_size == member.compress_size
         if not stored or member.flag_bits & ~UTF8_NAME:
@@ -135,11 +118,7 @@ class _BoundedReader(io.BufferedReader):
 
 
 def write_archive(path: Path, members: Mapping[str, Path | bytes]) -> None:
-    """Write an archive of files, in order. The same files give the same bytes.
-
-    Raises:
-        OSError: a file cannot be read, or the archive cannot be written.
-    """
+    """Write an archive of files, in order. The same files give the same bytes."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, source in members.items():
             member = zipfile.ZipInfo(name)

@@ -25,9 +25,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from mmzoo.checkpoints import screening
-from mmzoo.checkpoints.folder import MAX_JSON, FileFacts, is_checkpoint, read_manifest, verify_checkpoint
+from mmzoo.checkpoints.folder import MAX_JSON, FileFacts, file_facts, is_checkpoint, read_manifest, verify_checkpoint
 from mmzoo.checkpoints.screening import CARD, MANIFEST, MAX_CARD
-from mmzoo.common.files import cache_folder, hash_file
+from mmzoo.common.files import cache_folder
 from mmzoo.common.progress import bar
 from mmzoo.errors import CheckpointError, HubError
 from mmzoo.sharing.repository import MAIN, Files, Pushed, SharedModel, staging
@@ -48,14 +48,9 @@ class FolderRepository:
     # Pulling
 
     def fetch(self, revision: str | None, to: Path | None) -> Path:
-        """Return the verified folder of a revision, as `Remote.fetch`. A folder that is a checkpoint has one revision, main.
-
-        Raises:
-            HubError, CheckpointError.
-        """
+        """Return the verified folder of a revision, as `Remote.fetch`. A folder that is a checkpoint has one revision, main."""
         commit = self._resolve(revision or MAIN)
-        with TemporaryDirectory(prefix="mmzoo-pull-") as temporary:
-            facts = self._describe(commit, Path(temporary))
+        facts, _ = self._describe(commit)
         target = to or self._cached(facts)
         if to is None and is_checkpoint(target):
             try:
@@ -84,14 +79,13 @@ class FolderRepository:
             if name != MAIN:
                 raise HubError(f"{self.name}: is a single checkpoint; it has no revision '{name}'")
             return ""
-        revisions = [entry for entry in self.store.names() if _REVISION.fullmatch(entry)]
-        revisions = [entry for entry in revisions if self.store.is_file(f"{entry}/{MANIFEST}")]
+        entries = self.store.names()
+        revisions = [entry for entry in entries if _REVISION.fullmatch(entry) and self.store.is_file(f"{entry}/{MANIFEST}")]
         matches = [entry for entry in revisions if len(name) >= 7 and entry.startswith(name)]
         if len(matches) == 1:
             return matches[0]
         names = sorted(unquote(entry) for kind in (BRANCHES, TAGS) for entry in self.store.names(kind))
-        names += [entry[:12] for entry in revisions]
-        if not names:
+        if not (names := [*names, *(entry[:12] for entry in revisions)]):
             raise HubError(f"{self.name}: there is no such repository; check the name, or `mmzoo push MODEL {self.name}`")
         raise HubError(f"{self.name}: has no revision '{name}'; there are: {', '.join(names)}")
 
@@ -104,12 +98,10 @@ class FolderRepository:
             raise HubError(f"{self.name}: {path} does not name a revision; delete this file, and push again")
         return commit
 
-    def _describe(self, commit: str, temporary: Path) -> dict[str, FileFacts]:
-        """Return size and sha256 of each file of a revision. Only its manifest and card are read, into ``temporary``.
+    def _describe(self, commit: str) -> tuple[dict[str, FileFacts], dict[str, Any]]:
+        """Return size and sha256 of each file of a revision, and the metadata of its card. Only manifest and card are read.
 
-        Raises:
-            CheckpointError: a file is missing, has another size or no place in a checkpoint, or the files do not make ``commit``.
-            HubError: there is no manifest.
+        The names and sizes in the store must be those of the manifest, and the hashes must give the name of the revision.
         """
         sizes = self.store.sizes(commit)
         # Somebody's own checkpoint folder may have folders in it with the state of an optimizer; these are not fetched.
@@ -117,22 +109,24 @@ class FolderRepository:
         if MANIFEST not in sizes:
             raise HubError(f"{self.name}: revision {commit} has no {MANIFEST}, so it is incomplete; push it again")
         facts = {}
-        for name, limit in ((MANIFEST, MAX_JSON), (CARD, MAX_CARD)):
-            if name in sizes:
-                content = self.store.read(f"{commit}/{name}" if commit else name, limit) or b""
-                (temporary / name).write_bytes(content)
-                facts[name] = FileFacts(size=len(content), sha256=hashlib.sha256(content).hexdigest())
-        try:
-            facts |= read_manifest(temporary).files
-        except CheckpointError as error:
-            raise CheckpointError(f"{self.name}: {str(error).replace(f'{temporary}{os.sep}', '')}") from None
+        with TemporaryDirectory(prefix="mmzoo-") as temporary:
+            for name, limit in ((MANIFEST, MAX_JSON), (CARD, MAX_CARD)):
+                if name in sizes:
+                    path = Path(temporary, name)
+                    path.write_bytes(self.store.read(f"{commit}/{name}" if commit else name, limit) or b"")
+                    facts[name] = file_facts(path)
+            try:
+                facts |= read_manifest(Path(temporary)).files
+                metadata = screening.card_metadata(Path(temporary, CARD))
+            except CheckpointError as error:
+                raise CheckpointError(f"{self.name}: {str(error).replace(f'{temporary}{os.sep}', '')}") from None
         if commit not in ("", revision_of(facts)):
             raise CheckpointError(f"{self.name}: revision {commit} was altered after it was pushed (its hash does not match)")
         for name, expected in facts.items():
             if (size := sizes.get(name)) != expected.size:
                 problem = "is missing" if size is None else f"is {size} bytes, {expected.size} were pushed"
                 raise CheckpointError(f"{self.name}: {name} {problem}; nothing was downloaded. Push it again")
-        return facts
+        return facts, metadata
 
     def _download(self, source: str, target: Path, expected: FileFacts) -> None:
         digest = hashlib.sha256()
@@ -152,11 +146,8 @@ class FolderRepository:
         """Write a revision and make it the newest of a branch, as `Remote.send`.
 
         ``private`` makes a new local folder readable to its owner alone. A pull request is a branch, ``refs/pr/REVISION``.
-
-        Raises:
-            HubError: it cannot be written, the tag names another revision, or the store has no private folders.
         """
-        facts = {name: FileFacts(size=path.stat().st_size, sha256=hash_file(path)) for name, path in files.items()}
+        facts = {name: file_facts(path) for name, path in files.items()}
         commit = revision_of(facts)
         branch = f"refs/pr/{commit[:12]}" if create_pr else revision or MAIN
         if self.store.is_file(MANIFEST):
@@ -196,9 +187,9 @@ class FolderRepository:
         A file that is there, from an interrupted push or in the ``newest`` revision, is not sent again if its sha256 is right.
         """
         sizes, sent, earlier = self.store.sizes(commit), [], dict[str, FileFacts]()
-        with suppress(HubError, CheckpointError), TemporaryDirectory(prefix="mmzoo-push-") as temporary:
+        with suppress(HubError, CheckpointError):
             if newest not in (None, commit):
-                earlier = self._describe(str(newest), Path(temporary))
+                earlier, _ = self._describe(str(newest))
         with bar(f"pushing to {self.name}", len(files)) as progress:
             for name in sorted(files, key=lambda name: (name == MANIFEST, name)):
                 old, new, expected = f"{newest}/{name}", f"{commit}/{name}", facts[name]
@@ -217,9 +208,7 @@ class FolderRepository:
     def summarize(self) -> SharedModel | None:
         """Return what a search lists of the newest revision, None if it holds no model that can be read."""
         try:
-            with TemporaryDirectory(prefix="mmzoo-search-") as temporary:
-                facts = self._describe(self._resolve(MAIN), Path(temporary))
-                metadata = screening.card_metadata(Path(temporary) / CARD)
+            facts, metadata = self._describe(self._resolve(MAIN))
         except (HubError, CheckpointError):
             return None
         tags = [str(tag) for tag in _list(metadata.get("tags"))]
@@ -233,11 +222,7 @@ def revision_of(facts: Mapping[str, FileFacts]) -> str:
 
 
 def search(zoo: Store, query: str | None, tags: list[str], limit: int) -> list[SharedModel]:
-    """Return the models of a folder of ``owner/name`` folders.
-
-    Raises:
-        HubError: there is no such folder, or it cannot be read.
-    """
+    """Return the models of a folder of ``owner/name`` folders; a `HubError` if there is no such folder."""
     names = [f"{owner}/{name}" for owner in zoo.names() for name in zoo.names(owner)]
     if not names and not zoo.exists():
         raise HubError(f"{zoo.url}: there is no such folder")

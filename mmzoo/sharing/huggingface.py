@@ -43,13 +43,11 @@ TIMEOUT = 60.0  # seconds without a byte from the hub
 RETRY_WAIT = 2.0  # seconds before a commit is tried again; the library does not retry commits
 
 
-class _Requests:
-    """Send the requests that pull and push share, for one repository ``owner/name``."""
+class HubRepository:
+    """Represent one model repository on a hub, ``owner/name``."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
-        self.api = _client()
-        self.url = f"{constants.ENDPOINT}/{name}"
+        self.name, self.api, self.url = name, _client(), f"{constants.ENDPOINT}/{name}"
 
     def _info(self, revision: str | None) -> ModelInfo:
         """Return what the hub knows of a revision."""
@@ -72,18 +70,12 @@ class _Requests:
         """Return a context that raises a `HubError` for what the library raises."""
         return explain_hub_errors(self.url, self.name, item=item, revision=revision, after=after)
 
-
-class _Pull(_Requests):
-    """Download a model."""
+    # Pulling
 
     def fetch(self, revision: str | None, to: Path | None) -> Path:
         """Download a revision as `Remote.fetch`: only the files that the manifest lists, after their sizes were compared.
 
         If the hub cannot be reached, the cached commit of the revision is used.
-
-        Raises:
-            HubError: the hub cannot be reached, or has no such model.
-            CheckpointError: a file is missing, altered or not allowed, or cannot be written.
         """
         try:
             commit = self._resolve(revision)
@@ -130,8 +122,7 @@ class _Pull(_Requests):
                 raise CheckpointError(f"{self.url}: {MANIFEST} is {size} bytes; {MAX_JSON} are allowed")
             # By its name, so that the library records in the cache which commit the revision is, for use without a network.
             named = commit if to is not None else revision or MAIN
-            path = Path(self.api.hf_hub_download(self.name, MANIFEST, revision=named, local_dir=to))
-        folder = path.parent
+            folder = Path(self.api.hf_hub_download(self.name, MANIFEST, revision=named, local_dir=to)).parent
         if to is None and folder.name != commit:
             raise HubError(f"{self.url}: someone pushed to '{named}' while it was pulled; pull again")
         files = read_manifest(folder).files
@@ -145,18 +136,16 @@ class _Pull(_Requests):
 
     def _check_sizes(self, files: dict[str, FileFacts], commit: str, to: Path | None) -> list[str]:
         """Return the names of the files to download, before any is, if all have the sizes that the manifest lists."""
+        options: Any = {"revision": commit, "allow_patterns": [*files, CARD], "local_dir": to, "dry_run": True}
         with self._explained("its files", commit):
-            planned = self.api.snapshot_download(
-                self.name, revision=commit, allow_patterns=[*files, CARD], local_dir=to, dry_run=True
-            )
-        downloads = {file.filename: file for file in planned}
+            downloads = {file.filename: file for file in self.api.snapshot_download(self.name, **options)}
         for name, facts in files.items():
-            if name not in downloads:
+            if (file := downloads.get(name)) is None:
                 raise CheckpointError(f"{self.url}: {name} is missing; the checkpoint is incomplete")
             # The size of a cached file is that of the copy here, which may be damaged.
-            if downloads[name].file_size != facts.size and not downloads[name].is_cached:
-                size = downloads[name].file_size
-                raise CheckpointError(f"{self.url}: {name} is {size} bytes, {facts.size} were saved; it was not downloaded")
+            if file.file_size != facts.size and not file.is_cached:
+                size = f"{file.file_size} bytes, {facts.size} were saved"
+                raise CheckpointError(f"{self.url}: {name} is {size}; it was not downloaded")
         if CARD in downloads and (downloads[CARD].file_size or 0) > screening.MAX_CARD:
             raise CheckpointError(f"{self.url}: {CARD} is larger than {screening.MAX_CARD >> 20} MiB, too large for a card")
         return list(downloads)
@@ -166,8 +155,6 @@ class _Pull(_Requests):
         try:
             check_file(folder, name, facts)
         except CheckpointError:
-            if constants.is_offline_mode():
-                raise
             with self._explained(name, commit):
                 self.api.hf_hub_download(self.name, name, revision=commit, local_dir=to, force_download=True)
             try:
@@ -175,19 +162,13 @@ class _Pull(_Requests):
             except CheckpointError as error:
                 raise CheckpointError(f"{self.url}: {name}: {str(error).partition(': ')[2]}") from None
 
-
-class _Push(_Requests):
-    """Upload a model in one commit."""
+    # Pushing
 
     def send(
         self, files: Files, *, private: bool, revision: str | None, create_pr: bool, tag: str | None, message: str
     ) -> Pushed:
-        """Commit files as `Remote.send`. The commit names its parent, so that a concurrent push is never overwritten.
-
-        Raises:
-            HubError: the hub refused, or cannot be reached; the branch is unchanged.
-        """
-        branch, names = revision or MAIN, set(files)
+        """Commit files as `Remote.send`. The commit names its parent, so that a concurrent push is never overwritten."""
+        branch = revision or MAIN
         is_new = not self._exists(private, create=not create_pr)
         if is_new:  # before it is created, since a refused push would leave it empty
             self._check_card(files)
@@ -199,11 +180,10 @@ class _Push(_Requests):
         if not is_new and CARD in files and not _same(files[CARD], hashes.get(CARD)):
             self._check_card(files)
         changed = [name for name, path in files.items() if not _same(path, hashes.get(name))]
-        removed = [name for name in hashes if name not in names and screening.known(name)]
+        removed = [name for name in hashes if name not in files and screening.known(name)]
         commit, url = head, f"{self.url}/commit/{head}"
         if changed or removed:
-            upload = {name: files[name] for name in changed}
-            commit, url = self._commit(upload, removed, branch, head, create_pr, message)
+            commit, url = self._commit({name: files[name] for name in changed}, removed, branch, head, create_pr, message)
             if not create_pr:
                 self._confirm(files, commit)
         if tag is not None:
@@ -212,11 +192,7 @@ class _Push(_Requests):
         return Pushed(self.name, branch, commit, url, changed, [name for name in files if name not in changed])
 
     def _exists(self, private: bool, *, create: bool) -> bool:
-        """Return whether the repository exists.
-
-        Raises:
-            HubError: it does not and may not be created, or it is public where a private one is wanted.
-        """
+        """Return whether the repository exists; a `HubError` if it may not be created, or is public and should not be."""
         try:
             info = self._info(None)
         except HubError as error:
@@ -238,20 +214,14 @@ class _Push(_Requests):
                 self.api.create_branch(self.name, branch=branch, exist_ok=True)
 
     def _check_card(self, files: Files) -> None:
-        """Ask the hub to check the card. If the hub cannot, the push goes on: the hub refuses a wrong card at the commit.
-
-        Raises:
-            HubError: the hub does not accept the card.
-        """
+        """Ask the hub to check the card. If the hub cannot, the push goes on: the hub refuses a wrong card at the commit."""
         if CARD not in files:
             return
         try:
             ModelCard(files[CARD].read_text(encoding="utf-8")).validate()
         except (ValueError, YAMLError) as error:
-            raise HubError(
-                f"{self.url}: the hub does not accept the card: {without_secrets(str(error))}. "
-                f"Correct the metadata of {CARD}; nothing was sent"
-            ) from None
+            reason = f"the hub does not accept the card: {without_secrets(str(error))}"
+            raise HubError(f"{self.url}: {reason}. Correct the metadata of {CARD}; nothing was sent") from None
         except Exception as error:  # HTTP clients raise many types
             print(f"warning: {hub_error(error, self.url, self.name, item='could not check the card')}", file=sys.stderr)
 
@@ -276,12 +246,11 @@ class _Push(_Requests):
                     )
                     return info.oid, info.pr_url or info.commit_url
             except HubError as error:
-                cause = error.__cause__
-                if cause is None or not is_transient(cause):
+                if not is_transient(error.__cause__):
                     raise
                 if not create_pr and (commit := self._landed(upload, removed, branch, head)):
                     return commit, f"{self.url}/commit/{commit}"
-                if last or (create_pr and http_status(cause) is None):
+                if last or (create_pr and http_status(error.__cause__) is None):
                     raise
                 time.sleep(RETRY_WAIT)
         raise AssertionError("unreachable")
@@ -289,8 +258,7 @@ class _Push(_Requests):
     def _landed(self, upload: Files, removed: list[str], branch: str, head: str) -> str | None:
         """Return the commit of a push whose answer was lost; None if the branch is still at ``head`` or the hub does not answer.
 
-        Raises:
-            HubError: someone else pushed to the branch meanwhile.
+        A `HubError` is raised if someone else pushed to the branch meanwhile.
         """
         try:
             commit, hashes = self._list(branch)
@@ -303,26 +271,14 @@ class _Push(_Requests):
         raise HubError(f"{self.url}: {moved_meanwhile(branch)}")
 
     def _confirm(self, files: Files, commit: str) -> None:
-        """Check that a commit holds each file, since the hub leaves out what the repository's .gitignore names.
-
-        Raises:
-            HubError: a file is missing or different.
-        """
+        """Check that a commit holds each file, since the hub leaves out what the repository's .gitignore names."""
         _, hashes = self._list(commit)
         if lost := [name for name, path in files.items() if not _same(path, hashes.get(name))]:
             raise HubError(f"{self.url}: commit {commit} does not hold {lost[0]} as it was sent; does its .gitignore name it?")
 
 
-class HubRepository(_Pull, _Push):
-    """Represent one model repository on a hub, ``owner/name``."""
-
-
 def search(query: str | None, tags: list[str], limit: int) -> list[SharedModel]:
-    """Return the models of the Hub with ``library_name: mmzoo``.
-
-    Raises:
-        HubError: the hub cannot be reached, or refuses.
-    """
+    """Return the models of the Hub with ``library_name: mmzoo``."""
     with explain_hub_errors(constants.ENDPOINT, "", item="the search"):
         models = _client().list_models(filter=[LIBRARY, *tags], search=query, limit=limit)
         return [SharedModel(model.id, model.sha or "", list(model.tags or [])) for model in models]

@@ -88,31 +88,21 @@ def search(query: str | None = None, *, at: str | None = None, limit: int = 50, 
 
 
 def local_folder(model: str | Path, *, revision: str | None = None) -> Path:
-    """Return the folder of a model, which is pulled or unpacked if need be.
-
-    Raises:
-        HubError: a revision of a folder or pack; else as `pull`. CheckpointError: as `mmzoo.sharing.unpack.unpacked`.
-        MissingPlugin: a plugin that a pack needs is not installed.
-    """
+    """Return the folder of a model, which is pulled or unpacked if need be. The plugins that a pack needs must be installed."""
     if is_repository(model):
         return pull(str(model), revision=revision)
-    packed = is_pack(model)
     if revision is not None:
-        what = "a pack" if packed else "a folder"
+        what = "a pack" if is_pack(model) else "a folder"
         raise HubError(f"{model}: is {what}, which has no revision '{revision}'; a repository is written owner/name")
-    if packed:
-        folder = unpacked(model)
-        check_pack_plugins(model, read_manifest(folder))
-        return folder
-    return Path(model).expanduser()
+    if not is_pack(model):
+        return Path(model).expanduser()
+    folder = unpacked(model)
+    check_pack_plugins(model, read_manifest(folder))
+    return folder
 
 
 def open_remote(repo: str, revision: str | None = None) -> tuple[Remote, str | None]:
-    """Return the repository that a name or URL stands for, and the revision that was asked for.
-
-    Raises:
-        HubError: it is no name of a repository, or its store cannot be opened.
-    """
+    """Return the repository that a name or URL stands for, and the revision that was asked for."""
     _check_credentials(repo)
     name, own = _split(repo)
     if own and revision and own != revision:
@@ -131,11 +121,7 @@ def open_remote(repo: str, revision: str | None = None) -> tuple[Remote, str | N
 
 
 def check_revision(revision: str) -> None:
-    """Check the name of a branch, tag or commit.
-
-    Raises:
-        HubError: no branch, tag or commit can have this name.
-    """
+    """Raise a `HubError` if no branch, tag or commit can have this name."""
     if not (len(revision) < MAX_NAME and _REVISION.fullmatch(revision)):
         raise HubError(f"'{revision[:80]}' is no revision: name a branch, a tag or a commit")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmzoo.checkpoints import screening
-from mmzoo.checkpoints.folder import is_checkpoint, read_manifest
-from mmzoo.checkpoints.screening import CARD, MANIFEST
+from mmzoo.checkpoints.folder import is_checkpoint, move_files, read_manifest
+from mmzoo.checkpoints.screening import BACKBONES, CARD, MANIFEST, PACK
 from mmzoo.common.files import staged_folder
 from mmzoo.errors import CheckpointError, HubError
 
@@ -72,11 +71,7 @@ def files_of(folder: Path) -> dict[str, Path]:
 
 @contextmanager
 def staging(to: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``to``; at the end of the block its files are moved to ``to``. On any error ``to`` is unchanged.
-
-    Raises:
-        HubError: ``to`` holds something that is no checkpoint. CheckpointError: it cannot be written, or the disk is full.
-    """
+    """Yield a new folder beside ``to``; at the end of the block its files move to ``to``. On any error ``to`` is unchanged."""
     to = to.expanduser()
     if to.exists() and not (to.is_dir() and (is_checkpoint(to) or not any(to.iterdir()))):
         raise HubError(f"{to}: exists and is no checkpoint; name another folder")
@@ -93,15 +88,10 @@ def _replace(staged: Path, to: Path) -> None:
     if not to.exists() or not any(to.iterdir()):
         with suppress(FileNotFoundError):
             to.rmdir()
-        os.replace(staged, to)
+        staged.replace(to)
         return
-    # The manifest goes last: a replacement that is interrupted leaves a manifest that does not match, which is refused.
-    names = [path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()]
-    old = {path.name for path in to.iterdir() if path.is_file() and (screening.known(path.name) or path.name == screening.PACK)}
-    if screening.PACK not in names:  # backbones that an older pack left do not belong to this checkpoint
-        shutil.rmtree(to / screening.BACKBONES, ignore_errors=True)
-    for name in sorted(names, key=lambda name: (name == MANIFEST, name)):
-        (to / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(staged / name, to / name)
-    for name in old - set(names):
+    old = {path.name for path in to.iterdir() if path.is_file() and (screening.known(path.name) or path.name == PACK)}
+    if not (staged / PACK).is_file():  # backbones that an older pack left do not belong to this checkpoint
+        shutil.rmtree(to / BACKBONES, ignore_errors=True)
+    for name in old.difference(move_files(staged, to)):
         (to / name).unlink()

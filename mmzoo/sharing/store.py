@@ -64,11 +64,7 @@ class Store:
         return {name: size for name, size in sizes.items() if name}  # some stores list the folder itself
 
     def read(self, path: str, limit: int) -> bytes | None:
-        """Return the content of a file, None if there is no such file.
-
-        Raises:
-            CheckpointError: it is larger than ``limit`` bytes, or no regular file.
-        """
+        """Return the content of a file of at most ``limit`` bytes, None if there is no such file."""
         with self._access("read"):
             try:
                 self._check_regular(path)
@@ -80,11 +76,7 @@ class Store:
         return content
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """Yield the content of a file.
-
-        Raises:
-            CheckpointError: it is no regular file.
-        """
+        """Yield the content of a file."""
         with self._access("read"):
             self._check_regular(path)
             with self.filesystem.open(self._at(path), "rb") as file:
@@ -150,11 +142,7 @@ class Store:
 
 
 def open_store(url: str) -> Store:
-    """Open the store at a URL, with credentials from where its backend finds them. Nothing is read yet.
-
-    Raises:
-        HubError: the protocol is unknown, its package is not installed, or the backend refuses the URL.
-    """
+    """Open the store at a URL, with credentials from where its backend finds them. Nothing is read yet."""
     scheme = url.partition("://")[0]
     try:
         fsspec.get_filesystem_class(scheme)

@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
@@ -28,6 +29,7 @@ from mmzoo.checkpoints.folder import (
     FileFacts,
     Manifest,
     StrictModel,
+    check_format,
     check_plugins,
     is_checkpoint,
     read_manifest,
@@ -36,7 +38,6 @@ from mmzoo.checkpoints.folder import (
 )
 from mmzoo.checkpoints.header import read_header
 from mmzoo.checkpoints.screening import BACKBONES, CARD, MANIFEST, PACK, WHEELS
-from mmzoo.common import parsing
 from mmzoo.common.files import cache_folder, hash_unchanged, staged_folder
 from mmzoo.common.progress import bar
 from mmzoo.common.sanitize import short_repr
@@ -78,11 +79,7 @@ def is_pack(model: object) -> bool:
 
 
 def unpacked(path: str | Path) -> Path:
-    """Unpack a pack in a cache, and return the verified folder.
-
-    Raises:
-        CheckpointError: as `unpack`.
-    """
+    """Unpack a pack in a cache, as `unpack`, and return the verified folder."""
     path = Path(path).expanduser()
     content = hashlib.sha256(read_index(path).model_dump_json().encode()).hexdigest()
     target = cache_folder() / "unpacked" / content[:32]
@@ -98,11 +95,7 @@ def unpacked(path: str | Path) -> Path:
 
 
 def check_pack_plugins(path: str | Path, manifest: Manifest) -> None:
-    """Check that the plugins that a pack needs are installed. Loading a pack never installs one.
-
-    Raises:
-        MissingPlugin: a plugin is missing. The message has the commands, and the name of its wheel in the pack if there is one.
-    """
+    """Raise a `MissingPlugin` with the pip commands if a plugin that a pack needs is missing. Loading never installs one."""
     for name, version in manifest.plugins.items():
         try:
             check_plugins({name: version})
@@ -120,21 +113,16 @@ def matching_wheels(names: Iterable[str], distribution: str, version: str) -> li
     """Return those of some file names that are wheels of a distribution in a version."""
     matching = []
     for name in names:
-        try:
-            wheel, wheel_version, _, _ = parse_wheel_filename(name)
-            if (wheel, wheel_version) == (canonicalize_name(distribution), Version(version)):
+        with suppress(InvalidWheelFilename, InvalidVersion):
+            if parse_wheel_filename(name)[:2] == (canonicalize_name(distribution), Version(version)):
                 matching.append(name)
-        except (InvalidWheelFilename, InvalidVersion):
-            continue
     return matching
 
 
 def unpack(path: str | Path, to: str | Path) -> Path:
     """Write a pack as a checkpoint folder that needs no network. Its plugins need not be installed; its wheels are not written.
 
-    Raises:
-        CheckpointError: it is not a valid pack, was altered, or there is no space; ``to`` is then unchanged.
-        HubError: ``to`` contains something other than a checkpoint.
+    On any error ``to`` is unchanged.
     """
     path, to = Path(path).expanduser(), Path(to).expanduser()
     with open_archive(path) as archive:
@@ -160,11 +148,7 @@ def unpack(path: str | Path, to: str | Path) -> Path:
 
 
 def extract_wheels(path: str | Path, to: str | Path) -> list[Path]:
-    """Write the wheels of a pack into a folder, and return their paths; none is installed.
-
-    Raises:
-        CheckpointError: the pack has none, one was altered, or the folder cannot be written.
-    """
+    """Write the wheels of a pack into a folder, and return their paths; none is installed."""
     path, to = Path(path).expanduser(), Path(to).expanduser()
     with open_archive(path) as archive:
         index = _index(archive)
@@ -180,26 +164,16 @@ def extract_wheels(path: str | Path, to: str | Path) -> list[Path]:
 
 
 def read_index(path: Path) -> Index:
-    """Return the list of files of a pack. The archive is checked; no file but pack.json is read.
-
-    Raises:
-        CheckpointError: it is not a valid pack.
-    """
+    """Return the list of files of a pack. The archive is checked; no file but pack.json is read."""
     with open_archive(path) as archive:
         return _index(archive)
 
 
 def backbones(folder: Path) -> Sequence[LocalBackbone]:
-    """Return the backbones of an unpacked pack, after their files were verified. Empty if the folder is no unpacked pack.
-
-    Raises:
-        CheckpointError: a file is missing or was altered, or pack.json is not valid.
-    """
+    """Return the backbones of an unpacked pack, after their files were verified. Empty if the folder is no unpacked pack."""
     if not (folder / PACK).is_file():
         return ()
-    if (size := (folder / PACK).stat().st_size) > MAX_INDEX:
-        raise CheckpointError(f"{folder / PACK}: is {size} bytes; {MAX_INDEX} are allowed")
-    index = _parsed_index((folder / PACK).read_bytes(), folder / PACK)
+    index = _checked_index(screening.read_json(folder / PACK, MAX_INDEX), folder / PACK)
     verified = []
     for i, packed in enumerate(index.backbones):
         backbone = LocalBackbone(packed.id, packed.revision, packed.commit)
@@ -223,7 +197,7 @@ def _index(archive: Archive) -> Index:
         raise CheckpointError(f"{path}: is no pack: it has no {PACK}")
     if (size := archive.sizes[PACK]) > MAX_INDEX:
         raise CheckpointError(f"{path}: {PACK} is {size} bytes; {MAX_INDEX} are allowed")
-    index = _parsed_index(archive.read(PACK), path / PACK)
+    index = _checked_index(screening.parse_json(archive.read(PACK), path / PACK), path / PACK)
     stored = {name: size for name, size in archive.sizes.items() if name != PACK}
     for name in stored.keys() | index.files.keys():
         if name not in stored or name not in index.files:
@@ -233,20 +207,10 @@ def _index(archive: Archive) -> Index:
     return index
 
 
-def _parsed_index(text: bytes, where: Path) -> Index:
-    """Parse pack.json. Each backbone's files must be listed, and nothing that no pack contains."""
-    try:
-        data = parsing.parse(text.decode())
-    except ValueError as error:
-        raise CheckpointError(f"{where}: is not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{where}: must hold a JSON object")
-    version = data.get("format")
-    if isinstance(version, int) and version > FORMAT:
-        raise CheckpointError(f"{where}: format {version} is newer than this mmzoo reads ({FORMAT}); pip install --upgrade mmzoo")
+def _checked_index(data: dict[str, Any], where: Path) -> Index:
+    """Return the contents of pack.json. Each backbone's files must be listed, and nothing that no pack contains."""
+    check_format(data.get("format"), FORMAT, where)
     index = validate(Index, data, where)
-    if index.format != FORMAT:
-        raise CheckpointError(f"{where}: format {index.format} is unknown")
     if unknown := [name for name in index.files if name == PACK or not screening.known_in_pack(name)]:
         raise CheckpointError(f"{where}: lists {short_repr(unknown[0])}, which is no file of a pack")
     listed = {name for name in index.files if name.startswith(f"{BACKBONES}/")}
