@@ -89,8 +89,7 @@ if TYPE_CHECKING:
 
     # Parts
     from mmzoo.interfaces.part import Options, Part
-    from mmzoo.interfaces.task import IGNORE, Prediction, Task, TextContext
-    from mmzoo.interfaces.task_model import States, TaskModel
+    from mmzoo.interfaces.task import IGNORE, Prediction, States, Task, TaskModel, TextContext
     from mmzoo.modalities.identity import input_key
     from mmzoo.modalities.image import open_image
     from mmzoo.modalities.reader import NONE, Reader, file_of, name_of
@@ -105,10 +104,9 @@ if TYPE_CHECKING:
 
     # What users call
     from mmzoo.recipes.catalogue import entries
-    from mmzoo.recipes.messages import explain
     from mmzoo.recipes.reading import read_recipe
     from mmzoo.recipes.resolve import resolve
-    from mmzoo.recipes.schema import PartConfig, Recipe
+    from mmzoo.recipes.schema import PartConfig, Recipe, explain
     from mmzoo.recipes.training_options import TrainingOptions
     from mmzoo.registry.api_version import API_VERSION
     from mmzoo.registry.entries import Entry

@@ -56,28 +56,18 @@ def load_split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Exa
         PluginBroken: the data set's own code fails.
     """
     with attribute_errors_to(f"data set '{type(dataset).__name__}' cannot be loaded"):
-        return _split(dataset, split)
-
-
-def _split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Example]:
-    splits = dataset.splits()
-    if split not in splits:
-        raise DataError(f"there is no split '{split}'; there are: {', '.join(splits) or 'none'}")
-    examples = dataset.load(split)
-    if isinstance(examples, Sequence) and not len(examples):
-        raise DataError(f"split '{split}' is empty; training and evaluation need at least one example")
+        if split not in (splits := dataset.splits()):
+            raise DataError(f"there is no split '{split}'; there are: {', '.join(splits) or 'none'}")
+        examples = dataset.load(split)
+        if isinstance(examples, Sequence) and not len(examples):
+            raise DataError(f"split '{split}' is empty; training and evaluation need at least one example")
     return examples
 
 
 def dataset_part(text: str | PartConfig | Dataset, sets: dict[str, Any]) -> str | PartConfig | Dataset:
-    """Return a data set's configuration with options changed.
-
-    Raises:
-        BadRecipe: options were given for an object, which cannot be changed.
-    """
+    """Return a data set's configuration with options changed; raise `BadRecipe` for an object, which cannot be changed."""
     if not sets:
         return text
     if isinstance(text, Dataset):
         raise BadRecipe("options can be set for a data set that is named, not for an object")
-    part = PartConfig.of(text, "dataset")
-    return part.with_options(**sets)
+    return PartConfig.of(text, "dataset").with_options(**sets)

@@ -54,9 +54,8 @@ class Fusion(Part):
         # gradient checkpointing may run the hooks again during the backward pass.
         self.features: Features | None = None
         self.mask: Tensor | None = None  # [batch, positions] of the language model's input
-        self.latest: Tensor | None = (
-            None  # [batch, positions], index of the latest image before each; -1: none; None: always the first
-        )
+        # [batch, positions], the index of the latest image before each position, -1 for none; None if it is always the first.
+        self.latest: Tensor | None = None
 
     @property
     def added_tokens(self) -> int | None:
@@ -136,8 +135,7 @@ class Fusion(Part):
         return [name for name in ("early", "deep", "late") if getattr(cls, name) is not getattr(Fusion, name)]
 
     def features_for(self, rows: int) -> Features | None:
-        """Return the current features, repeated to ``rows`` rows as beam search and sampling repeat their inputs; None if none
-        are set.
+        """Return the current features, repeated to ``rows`` as beam search and sampling repeat inputs; None if none are set.
 
         Raises:
             ValueError: ``rows`` is not a multiple of the number of examples.

@@ -40,8 +40,7 @@ def find(name: str) -> list[Entry]:
     matches = [entry for entry in entries() if entry.name == name]
     if not matches:
         advice = did_you_mean(name, {entry.name for entry in entries()}) or "`mmzoo list` shows all"
-        hint = plugin_manager().hint(name)
-        raise UnknownName(f"unknown name '{name}'; {advice}" + (f"\n{hint}" if hint else ""))
+        raise UnknownName(f"unknown name '{name}'; {advice}\n{plugin_manager().hint(name)}".rstrip())
     return matches
 
 
