@@ -77,8 +77,7 @@ if TYPE_CHECKING:
     from mmzoo.formats.conversion import WeightSource, convert_checkpoint, plan_model
 
     # Checkpoints of other code
-    from mmzoo.formats.format import Clues, Format
-    from mmzoo.formats.source import not_this_format, open_source
+    from mmzoo.formats.format import Clues, Format, not_this_format, open_source
     from mmzoo.interfaces.encoder import Encoder
 
     # Examples and their inputs

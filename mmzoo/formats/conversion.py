@@ -63,20 +63,18 @@ def convert_checkpoint(
         CheckpointError: weights are missing, unexpected, or of another shape; the message lists them.
         DoesNotFit: as `mmzoo.build`.
     """
-    chosen, plan = Recipe.of(recipe, label), plan_model(recipe, label)
+    plan, report, converted = plan_model(recipe, label), _Report(), {}
     shapes = plan.state_dict()
-    sources = {name: source for name in plan.saved_names(full=True) if (source := find(name)) is not None}
-    report = _Report()
-    converted = {}
-    for name, source in sources.items():
-        if (value := _convert(name, source, state, shapes[name], report)) is not None:
+    for name in plan.saved_names(full=True):
+        source = find(name)
+        if source is not None and (value := _convert(name, source, state, shapes[name], report)) is not None:
             converted[name] = value
     report.unexpected = [key for key in state if key not in report.used and not (ignore is not None and ignore(key))]
     report.raise_if_bad(label)
     with tempfile.TemporaryDirectory() as folder:
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        model = assemble(chosen, folder=Path(folder) if tokenizer is not None else None)
+        model = assemble(Recipe.of(recipe, label), folder=Path(folder) if tokenizer is not None else None)
     model.load_state_dict(converted, strict=False)
     return model
 
