@@ -1,4 +1,4 @@
-"""Define the commands that share a model: ``card``, ``push``, ``pull``, ``search``, ``verify``, ``pack``, ``load``."""
+"""Define the commands that exchange models: with other code (``import``, ``export``), over a hub, and as one file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,50 @@ from mmzoo.cli import arguments as arg
 from mmzoo.cli.printing import print_json, quiet
 from mmzoo.cli.root import app
 from mmzoo.common.sanitize import sanitize
+from mmzoo.errors import BadRecipe, CheckpointError
 from mmzoo.interfaces.kinds import PARTS
+
+Option = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the format (mmzoo show FORMAT); may be repeated."),
+]
+FormatName = Annotated[
+    str, typer.Argument(help="A registered format, such as llava.", autocompletion=arg.complete("format"), metavar="FORMAT")
+]
+
+
+@app.command("import")
+def import_(
+    format: FormatName,
+    source: Annotated[str, typer.Argument(help="A file, a folder, or a repository's id[@revision].", metavar="SOURCE")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="The folder to save the model in.")],
+    encoder: arg.EncoderName = None,
+    sets: Option = None,
+) -> None:
+    """Convert a checkpoint of other code into a model that computes the same."""
+    from mmzoo.formats.format import import_model
+
+    quiet()
+    folder = Path(output).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):  # it may be a trained model
+        raise CheckpointError(f"{folder}: is not empty; an import needs a new folder")
+    model = import_model(format, source, **arg.changes_of(sets, encoder=encoder))
+    model.save(output)
+    print(f"imported {source}; the model is in {output}\n{model.summary()}")
+
+
+@app.command()
+def export(
+    format: FormatName,
+    model: arg.ModelFolder,
+    folder: Annotated[str, typer.Argument(help="A new folder.", metavar="DIR")],
+    sets: Option = None,
+) -> None:
+    """Write a model as a checkpoint of other code that generates the same tokens."""
+    from mmzoo.formats.format import export_model
+
+    quiet()
+    print(f"exported {model}; the checkpoint is in {export_model(format, model, folder, **arg.changes_of(sets))}")
 
 
 @app.command()
@@ -107,7 +150,6 @@ def verify(
     as_json: arg.Json = False,
 ) -> None:
     """Measure again what a model claims, and print which scores are reproduced. Exit code 1 if not all are."""
-    from mmzoo.errors import BadRecipe
     from mmzoo.evaluation.verify import verify as run_verification
 
     quiet()

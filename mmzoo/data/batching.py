@@ -15,11 +15,7 @@ from mmzoo.modalities.reader import plural
 
 
 def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
-    """Yield lists of ``size`` examples; the last may be shorter.
-
-    Raises:
-        BadRecipe: ``size`` is not a whole number from 1.
-    """
+    """Yield lists of ``size`` examples; the last may be shorter. Raise `BadRecipe` if ``size`` is not a whole number from 1."""
     if not isinstance(size, int) or size < 1:
         raise BadRecipe(f"batch_size: must be a whole number of at least 1 (got {size!r})")
     remaining = iter(examples)

@@ -49,7 +49,7 @@ def _looks_like_path(text: str) -> bool:
 
 
 def load_split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Example]:
-    """Return the examples of a split, after checking that it exists and is not empty.
+    """Return the examples of a split.
 
     Raises:
         DataError: there is no such split, or it is empty.

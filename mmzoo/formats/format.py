@@ -37,11 +37,7 @@ class Clues:
 
 
 class Format:
-    """Define a kind of checkpoint. A subclass overrides `read`, `write`, or both.
-
-    Class attributes:
-        Options: the pydantic schema of its options, a subclass of `mmzoo.interfaces.part.Options`.
-    """
+    """Define a kind of checkpoint, with the pydantic schema of its ``Options``. A subclass overrides `read`, `write`, or both."""
 
     Options: ClassVar[type[BaseModel]] = Options
 
@@ -166,12 +162,7 @@ def not_this_format(source: str, why: str) -> CheckpointError:
 
 
 def open_source(source: str) -> Source:
-    """Open a folder or ``id[@revision]`` as a `Source`.
-
-    Raises:
-        CheckpointError: it is a file.
-        SourceError: as `Source`.
-    """
+    """Open a folder or ``id[@revision]`` as a `Source`; raise `CheckpointError` for a file."""
     path = Path(source).expanduser()
     if path.is_file():
         raise not_this_format(source, "is a file, and this format is a folder")

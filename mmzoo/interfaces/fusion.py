@@ -64,17 +64,16 @@ class Fusion(Part):
 
     @property
     def tiles(self) -> int:
-        """Return n if each image is also cut into n x n tiles; 1 for the whole image alone.
+        """Return n if the encoder also reads n x n tiles of each image; 1 for the whole image alone.
 
-        The encoder reads the tiles beside the whole image. An image then has (1 + n ** 2) times the encoder's tokens, those of
-        the whole image first.
+        An image then has (1 + n ** 2) times the encoder's tokens, those of the whole image first.
         """
         return 1
 
     def set_features(self, features: Features | None) -> None:
-        """Set the features that the deep and late hooks read.
+        """Set the features that the deep and late hooks read, and compute what all hooks share.
 
-        The model calls it once per forward pass, before `early`, and with None afterwards. Compute here what all hooks share.
+        The model calls it once per forward pass, before `early`, and with None afterwards.
         """
         self.features = features
 

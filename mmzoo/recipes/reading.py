@@ -60,11 +60,7 @@ def _read_base(recipe: str | Path | Recipe | None) -> tuple[dict[str, Any], str]
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
-    """Read a YAML or JSON file that contains a mapping.
-
-    Raises:
-        BadRecipe: it cannot be read, is too large, is not valid, or is not a mapping.
-    """
+    """Read a YAML or JSON file; raise `BadRecipe` if it cannot be read, is too large, is not valid, or is not a mapping."""
     path = Path(path)
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:

@@ -27,10 +27,7 @@ class Resolved:
 def resolve(kind: str, part: PartConfig, *, key: str | None = None) -> Resolved:
     """Find an entry, import its class and validate the options.
 
-    Args:
-        kind: of the entry.
-        part: its name and options.
-        key: the part's key in the recipe, for messages; ``kind`` if None.
+    ``key`` is the part's key in the recipe, for messages; ``kind`` if None.
 
     Raises:
         UnknownName: there is no such entry.

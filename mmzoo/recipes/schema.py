@@ -125,13 +125,9 @@ class Recipe(BaseModel):
 
 
 def explain(error: ValidationError, origin: str, *, prefix: str = "", known: list[str] | None = None) -> str:
-    """Return a message for a pydantic error, with one line for each key.
+    """Return a message for a pydantic error about ``origin``, with one line for each key.
 
-    Args:
-        error: what pydantic raised.
-        origin: what was validated, for the first line.
-        prefix: put before each key, for example ``encoder``.
-        known: the valid keys, for suggestions.
+    ``prefix`` is put before each key, for example ``encoder``; ``known`` has the valid keys, for suggestions.
     """
     lines = []
     for problem in error.errors(include_url=False):

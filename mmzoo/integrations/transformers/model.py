@@ -134,11 +134,7 @@ def check_takes_images(model: MultimodalModel) -> None:
 
 
 def location_of(name: str | os.PathLike[str], options: dict[str, Any]) -> str:
-    """Return the argument of `mmzoo.load` for a name and options of transformers.
-
-    Raises:
-        BadRecipe: an option that would change what is loaded.
-    """
+    """Return the argument of `mmzoo.load`; raise `BadRecipe` for an option of transformers that would change what is loaded."""
     for key, value in options.items():
         harmless = (None, True) if key == "token" else (None, False)
         if key not in {"revision", *_IGNORED} and value not in harmless:
