@@ -10,7 +10,6 @@ import typer
 from mmzoo.common.sanitize import one_line
 from mmzoo.errors import BadRecipe
 from mmzoo.recipes import catalogue
-from mmzoo.recipes.merging import assignments, merge
 
 
 def complete_from(names: Callable[[], Iterable[str]]) -> Any:
@@ -59,11 +58,14 @@ Repository = Annotated[str, typer.Argument(help="me/name, file:///folder/me/name
 
 
 def changes_of(sets: list[str] | None, **parts: str | None) -> dict[str, Any]:
+    from mmzoo.recipes.merging import assignments, merge
+
     return merge({kind: name for kind, name in parts.items() if name is not None}, assignments(sets or []))
 
 
 def dataset_of(name: str, data: list[str] | None) -> Any:
     from mmzoo.data.open import dataset_part
+    from mmzoo.recipes.merging import assignments
 
     return dataset_part(name, assignments(data or [], "--data"))
 

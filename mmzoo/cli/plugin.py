@@ -13,7 +13,6 @@ import typer
 from mmzoo.cli.arguments import Json, complete_from
 from mmzoo.cli.printing import print_json, print_table, quiet
 from mmzoo.cli.root import app
-from mmzoo.common.progress import bar
 from mmzoo.common.sanitize import one_line
 from mmzoo.errors import UnknownName
 from mmzoo.interfaces.kinds import KINDS
@@ -121,6 +120,7 @@ def check(
 ) -> None:
     """Check a plugin against the contract: every check on each of its entries, in its tiny form, offline."""
     from mmzoo import testing
+    from mmzoo.common.progress import bar
 
     quiet()
     checks = testing.cases(name)

@@ -33,7 +33,7 @@ def open_dataset(spec: str | PartConfig | Dataset) -> Dataset:
     if name not in known:
         if os.path.exists(os.path.expanduser(part.use)) and "files" in known:
             part = part.with_options(use="files", variant=part.use)  # as an option, because a path may contain '@'
-        elif _looks_like_path(part.use):
+        elif part.use.startswith((".", "/", "~")) or Path(part.use).suffix in {".jsonl", ".json", ".csv", ".parquet"}:
             raise DataError(f"data set '{part.use}': there is no such file or folder")
         elif "/" in part.use and "datasets" in known:
             part = part.with_options(use=f"datasets:{part.use}")
@@ -42,10 +42,6 @@ def open_dataset(spec: str | PartConfig | Dataset) -> Dataset:
     except UnknownName as error:
         raise UnknownName(f"{error}\nA data set is a registered name, a path, or an id such as 'org/name'.") from None
     return resolved.cls(resolved.options)
-
-
-def _looks_like_path(text: str) -> bool:
-    return text.startswith((".", "/", "~")) or Path(text).suffix in {".jsonl", ".json", ".csv", ".parquet"}
 
 
 def load_split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Example]:

@@ -52,7 +52,8 @@ def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = Fals
     tokenizer = text.tokenizer
     rows = _with_inputs(tokenizer, prompts, text.placeholder)
     if text.architecture != CAUSAL:
-        head, tail = _frame(tokenizer)
+        ids = tokenizer("", add_special_tokens=True)["input_ids"]
+        head, tail = ([], ids) if ids[:1] == [tokenizer.eos_token_id] else (ids[:1], ids[1:])
         return [[*head, *row, *tail] or [tokenizer.pad_token_id] for row in rows]
     if framed:
         return rows
@@ -89,12 +90,6 @@ def _with_inputs(tokenizer: Any, prompts: Sequence[str], mark: str) -> list[list
             _WITH_PLACEHOLDER[tokenizer] = extended
     own = extended.convert_tokens_to_ids(mark)
     return [[PLACEHOLDER_ID if i == own else i for i in row] for row in encode_texts(extended, prompts)]
-
-
-def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens that a tokenizer puts before and after a text."""
-    ids = tokenizer("", add_special_tokens=True)["input_ids"]
-    return ([], ids) if ids[:1] == [tokenizer.eos_token_id] else (ids[:1], ids[1:])
 
 
 def render_chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs: int) -> str:

@@ -63,6 +63,7 @@ class Format:
 
         Raises:
             CheckpointError: it is damaged, or of another format.
+            SourceError: it cannot be fetched.
             DoesNotFit: no registered parts compute the same.
         """
         raise NotImplementedError
@@ -86,9 +87,7 @@ def import_model(format: str, source: str | Path, **options: Any) -> MultimodalM
 
     Raises:
         UnknownName, BadRecipe: the format or an option is wrong.
-        CheckpointError: the checkpoint is damaged, or of another format.
-        SourceError: it cannot be fetched.
-        DoesNotFit: no registered parts compute the same.
+        CheckpointError, SourceError, DoesNotFit: as `Format.read`.
     """
     return _format(format, "import", options).read(str(source))
 

@@ -32,10 +32,8 @@ class InputPipeline:
         return self.transform(self.reader.read(source))
 
     def blank(self) -> Tensor:
-        if self.transform is None:
-            return torch.zeros(0)
         if self._blank is None:
-            self._blank = self.reader.blank(self.transform)
+            self._blank = torch.zeros(0) if self.transform is None else self.reader.blank(self.transform)
         return self._blank
 
     def batch(self, opened: Sequence[Tensor]) -> dict[str, Tensor]:
