@@ -78,8 +78,7 @@ if TYPE_CHECKING:
     from mmzoo.formats.conversion import WeightSource, convert_checkpoint, plan_model
 
     # Checkpoints of other code
-    from mmzoo.formats.format import Clues, Format
-    from mmzoo.formats.source import not_this_format, open_source
+    from mmzoo.formats.format import Clues, Format, not_this_format, open_source
     from mmzoo.interfaces.encoder import Encoder
 
     # Examples and their inputs
@@ -90,8 +89,7 @@ if TYPE_CHECKING:
 
     # Parts
     from mmzoo.interfaces.part import Options, Part
-    from mmzoo.interfaces.task import IGNORE, Prediction, Task, TextContext
-    from mmzoo.interfaces.task_model import States, TaskModel
+    from mmzoo.interfaces.task import IGNORE, Prediction, States, Task, TaskModel, TextContext
     from mmzoo.modalities.identity import input_key
     from mmzoo.modalities.image import open_image
     from mmzoo.modalities.reader import NONE, Reader, file_of, name_of
@@ -106,10 +104,9 @@ if TYPE_CHECKING:
 
     # What users call
     from mmzoo.recipes.catalogue import entries
-    from mmzoo.recipes.messages import explain
     from mmzoo.recipes.reading import read_recipe
     from mmzoo.recipes.resolve import resolve
-    from mmzoo.recipes.schema import PartConfig, Recipe
+    from mmzoo.recipes.schema import PartConfig, Recipe, explain
     from mmzoo.recipes.training_options import TrainingOptions
     from mmzoo.registry.api_version import API_VERSION
     from mmzoo.registry.entries import Entry

@@ -6,6 +6,6 @@ Exit codes: 0 success, 1 the answer is no, 2 wrong input (with one message on st
 # Importing a file hangs its commands on the app, and `mmzoo --help` lists them in this order.
 # isort: off
 from mmzoo.cli.root import app, main
-from mmzoo.cli import browse, work, exchange, share, packing, plugin, author, doctor  # noqa: F401
+from mmzoo.cli import browse, work, share, plugin  # noqa: F401
 
 __all__ = ["app", "main"]

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
 
 from mmzoo.common.sanitize import one_line
-from mmzoo.interfaces.kinds import KINDS
+from mmzoo.errors import BadRecipe
 from mmzoo.recipes import catalogue
 
 
-def complete(kind: str) -> Any:
-    def names(incomplete: str) -> list[str]:
-        return [entry.name for entry in catalogue.entries(kind) if entry.name.startswith(incomplete)]
-
-    return names
+def complete_from(names: Callable[[], Iterable[str]]) -> Any:
+    """Return a function that completes names for a shell."""
+    return lambda incomplete: sorted({name for name in names() if name.startswith(incomplete)})
 
 
-def complete_kind(incomplete: str) -> list[str]:
-    return [kind.replace("_", "-") for kind in KINDS if kind.startswith(incomplete.replace("-", "_"))]
-
-
-def complete_any(incomplete: str) -> list[str]:
-    return sorted({entry.name for entry in catalogue.entries() if entry.name.startswith(incomplete)})
+def complete(kind: str | None = None) -> Any:
+    return complete_from(lambda: [entry.name for entry in catalogue.entries(kind)])
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -35,15 +30,8 @@ Data = Annotated[
     list[str] | None,
     typer.Option("--data", metavar="KEY=VALUE", help="An option of the data set, e.g. text_column=question; may be repeated."),
 ]
-DatasetName = Annotated[
-    str,
-    typer.Option(
-        "--dataset",
-        help="A registered name, a folder or file, or an id such as org/name.",
-        autocompletion=complete("dataset"),
-        metavar="DATASET",
-    ),
-]
+_DATASET_HELP = "A registered name, a folder or file, or an id such as org/name."
+DatasetName = Annotated[str, typer.Option("--dataset", help=_DATASET_HELP, autocompletion=complete("dataset"), metavar="DATASET")]
 RecipeName = Annotated[
     str | None,
     typer.Argument(help="A registered recipe or a YAML or JSON file.", autocompletion=complete("recipe"), metavar="RECIPE"),
@@ -54,13 +42,8 @@ LanguageName = Annotated[
     str | None, typer.Option("--language-model", help="Use this language model.", autocompletion=complete("language_model"))
 ]
 TaskName = Annotated[str | None, typer.Option("--task", help="Use this task.", autocompletion=complete("task"))]
-Inputs = Annotated[
-    list[str] | None,
-    typer.Argument(
-        help="Files of the model's modality: images, audio, ...; none for a model without input.",
-        metavar="[FILE]...",
-    ),
-]
+_INPUTS_HELP = "Files of the model's modality: images, audio, ...; none for a model without input."
+Inputs = Annotated[list[str] | None, typer.Argument(help=_INPUTS_HELP, metavar="[FILE]...")]
 ModelFolder = Annotated[
     str,
     typer.Argument(
@@ -68,6 +51,9 @@ ModelFolder = Annotated[
         metavar="MODEL",
     ),
 ]
+BatchSize = Annotated[int, typer.Option(min=1, help="Examples in a batch; changes speed and memory, not scores.")]
+Metrics = Annotated[list[str] | None, typer.Option(help="A metric; may be repeated.", autocompletion=complete("metric"))]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default the best available.")]
 Repository = Annotated[str, typer.Argument(help="me/name, file:///folder/me/name, or s3://bucket/me/name.", metavar="REPOSITORY")]
 
 
@@ -86,8 +72,6 @@ def dataset_of(name: str, data: list[str] | None) -> Any:
 
 def device_of(name: str | None) -> str:
     import torch
-
-    from mmzoo.errors import BadRecipe
 
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"

@@ -8,35 +8,28 @@ from typing import Annotated, Any
 
 import typer
 
-from mmzoo.cli.arguments import (
-    EncoderName,
-    FusionName,
-    Json,
-    LanguageName,
-    RecipeName,
-    Set,
-    TaskName,
-    changes_of,
-    complete_any,
-    complete_kind,
-)
+from mmzoo.cli import arguments as arg
 from mmzoo.cli.printing import fail, print_json, print_table, quiet
 from mmzoo.cli.root import app
 from mmzoo.errors import DoesNotFit, UnknownName
+from mmzoo.interfaces.kinds import KINDS
 from mmzoo.recipes import catalogue
 from mmzoo.registry.entries import Entry
 
 MAX_WRAPPED = 500  # rows of a table
+_complete_kind = arg.complete_from(lambda: [kind.replace("_", "-") for kind in KINDS])
+_WAYS = {"import": "SOURCE --output DIR", "export": "MODEL DIR"}
+Kind = Annotated[
+    str | None,
+    typer.Argument(help="A kind (such as encoder), a name, or a wildcard.", autocompletion=_complete_kind, metavar="[KIND]"),
+]
 
 
 @app.command("list")
 def list_(
-    kind: Annotated[
-        str | None,
-        typer.Argument(help="A kind (such as encoder), a name, or a wildcard.", autocompletion=complete_kind, metavar="[KIND]"),
-    ] = None,
+    kind: Kind = None,
     pattern: Annotated[str | None, typer.Argument(help="A wildcard for names, such as 'clip*'.", metavar="[PATTERN]")] = None,
-    as_json: Json = False,
+    as_json: arg.Json = False,
 ) -> None:
     """List the entries: kind, name, summary, plugin, licence, source."""
     if kind is not None and pattern is None and _is_pattern(kind):
@@ -64,9 +57,7 @@ def _is_pattern(word: str) -> bool:
 
 def _table(entries: list[Entry]) -> None:
     head = ("kind", "name", "summary", "plugin", "licence", "source")
-    cells = [
-        (entry.kind.replace("_", " "), entry.name, entry.summary, entry.plugin, entry.license, entry.source) for entry in entries
-    ]
+    cells = [(KINDS[e.kind].label, e.name, e.summary, e.plugin, e.license, e.source) for e in entries]
     # Without a terminal nothing is cut or wrapped, as a pipe has no width. rich would need half a minute for thousands of rows.
     if not sys.stdout.isatty() or len(entries) > MAX_WRAPPED:
         print_table(head, cells)
@@ -89,8 +80,8 @@ def _table(entries: list[Entry]) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="The name of an entry of any kind.", autocompletion=complete_any)],
-    as_json: Json = False,
+    name: Annotated[str, typer.Argument(help="The name of an entry of any kind.", autocompletion=arg.complete())],
+    as_json: arg.Json = False,
 ) -> None:
     """Show an entry: summary, source, licence, options with types and defaults, and how to use it."""
     details = [_details(entry) for entry in catalogue.find(name.partition(":")[0])]
@@ -126,13 +117,10 @@ def _details(entry: Entry) -> dict[str, Any]:
         detail["recipe"] = dict(entry.load())
     elif entry.kind != "command":
         detail["options"] = catalogue.options(entry)
-    shown = f"{entry.name}:VARIANT" if entry.variant is None and _needs_variant(detail["options"]) else entry.name
+    needs_variant = entry.variant is None and any(option["name"] == "variant" for option in detail["options"])
+    shown = f"{entry.name}:VARIANT" if needs_variant else entry.name
     detail["use"] = {
-        "recipe": [
-            f'mmzoo.build("{shown}")',
-            f"mmzoo check {shown}",
-            f"mmzoo train {shown} --dataset DATASET --output DIR",
-        ],
+        "recipe": [f'mmzoo.build("{shown}")', f"mmzoo check {shown}", f"mmzoo train {shown} --dataset DATASET --output DIR"],
         "dataset": [f"mmzoo train RECIPE --dataset {shown} --output DIR"],
         "metric": [f"mmzoo evaluate MODEL --dataset DATASET --metric {shown}"],
         "format": [f"mmzoo {way} {shown} {_WAYS[way]}" for way in entry.load().ways()] if entry.kind == "format" else [],
@@ -144,28 +132,21 @@ def _details(entry: Entry) -> dict[str, Any]:
     return detail
 
 
-_WAYS = {"import": "SOURCE --output DIR", "export": "MODEL DIR"}
-
-
-def _needs_variant(options: list[dict[str, Any]]) -> bool:
-    return any(option["name"] == "variant" for option in options)
-
-
 @app.command()
 def check(
-    recipe: RecipeName = None,
-    encoder: EncoderName = None,
-    fusion: FusionName = None,
-    language_model: LanguageName = None,
-    task: TaskName = None,
-    sets: Set = None,
-    as_json: Json = False,
+    recipe: arg.RecipeName = None,
+    encoder: arg.EncoderName = None,
+    fusion: arg.FusionName = None,
+    language_model: arg.LanguageName = None,
+    task: arg.TaskName = None,
+    sets: arg.Set = None,
+    as_json: arg.Json = False,
 ) -> None:
     """Check that the parts are compatible, from configurations alone, and show sizes, parameters, memory and licences."""
     from mmzoo.models.build import check as check_fit
 
     quiet()
-    changes = changes_of(sets, encoder=encoder, fusion=fusion, language_model=language_model, task=task)
+    changes = arg.changes_of(sets, encoder=encoder, fusion=fusion, language_model=language_model, task=task)
     try:
         summary = check_fit(recipe, **changes)
     except DoesNotFit as error:

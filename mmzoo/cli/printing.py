@@ -41,9 +41,7 @@ _json: list[TextIO] = []  # the stream for JSON while all other output goes to s
 
 @contextmanager
 def json_alone() -> Iterator[None]:
-    """Keep stdout for `print_json` with ``--json``, whatever plugins and libraries print. A plugin's own command prints as it
-    likes.
-    """
+    """Keep stdout for `print_json` with ``--json``, whatever plugins and libraries print; not for commands of plugins."""
     if "--json" not in sys.argv or not RESERVED.intersection(sys.argv[1:2]):
         yield
         return

@@ -35,17 +35,17 @@ class _Group(TyperGroup):
     def get_command(self, ctx: Any, name: str) -> Any:
         if (own := super().get_command(ctx, name)) is not None:
             return own
-        for entry in catalogue.entries("command"):
-            if entry.name == name:
-                return _typer_command(entry, lambda: None)
-        return None
+        entry = _find(name)
+        return None if entry is None else _typer_command(entry, lambda: None)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        for entry in catalogue.entries("command") if name not in self.commands else ():
-            if entry.name == name:
-                command = _command(entry)
-        return name, command, rest
+        entry = None if name in self.commands else _find(name)
+        return name, command if entry is None else _command(entry), rest
+
+
+def _find(name: str | None) -> Entry | None:
+    return next((entry for entry in catalogue.entries("command") if entry.name == name), None)
 
 
 def _command(entry: Entry) -> Any:
@@ -106,12 +106,11 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+_VERSION_OPTION = typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+
+
 @app.callback()
-def _program(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
+def _program(version: Annotated[bool, _VERSION_OPTION] = False) -> None:
     """Combine any encoder, any fusion and any language model."""
 
 
@@ -127,24 +126,19 @@ def main() -> None:
 
 def _run() -> Any:
     try:
-        code = app(standalone_mode=False)
+        return app(standalone_mode=False)
     except MmzooError as error:
         fail(str(error))
-        code = 2
     except _UsageError as error:
         error.show()
-        code = 2
     except _UsageError.__base__ as error:
         fail(error.format_message())
-        code = 2
     except (typer.Abort, KeyboardInterrupt):
         fail("stopped")
-        code = 130
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes stdout at exit
-        code = 1
+        return 130
     except OSError as error:  # for example a full disk
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes stdout at exit
+        if isinstance(error, BrokenPipeError):
+            return 1
         fail(str(error))
-        code = 2
-    return code
+    return 2

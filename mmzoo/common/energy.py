@@ -30,10 +30,7 @@ class Meter:
     def __exit__(self, *_: object) -> None:
         if count := len(self._counters):
             joules = sum(read() for read in self._counters) - self._start
-            self.energy = {
-                "kwh": joules / JOULES_PER_KWH,
-                "measured": [f"{count} GPU{'s' if count > 1 else ''} (NVML)"],
-            }
+            self.energy = {"kwh": joules / JOULES_PER_KWH, "measured": [f"{count} GPU{'s' if count > 1 else ''} (NVML)"]}
 
 
 def gpu_counters() -> list[Any]:

@@ -45,20 +45,14 @@ def staged_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file completely or not at all; text is encoded as UTF-8.
-
-    Raises:
-        OSError: it cannot be written; an existing file is unchanged.
-    """
+    """Write a file completely, or raise `OSError` and leave an existing file unchanged; text is encoded as UTF-8."""
     with staged_file(path) as staged:
         staged.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def staged_folder(beside: Path) -> Iterator[Path]:
-    """Yield a new folder in the parent folder of ``beside``, so that moving it to ``beside`` is a rename.
-
-    It is removed at the end of the block, unless it was moved.
+    """Yield a new folder beside ``beside``, so that moving it there is a rename; remove it at the end unless it was moved.
 
     Raises:
         OSError: the folder cannot be written.
@@ -80,11 +74,7 @@ def umask() -> int:
 
 
 def hash_file(path: str | Path) -> str:
-    """Return the sha256 of a file, in hex.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Return the sha256 of a file, in hex; raise `OSError` if it cannot be read."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -13,11 +13,7 @@ from typing import Any
 def lazy_names(module: str, file: str) -> tuple[dict[str, str], Callable[[str], Any], Callable[[], list[str]]]:
     """Return the names in a module's ``if TYPE_CHECKING:`` block, and the ``__getattr__`` and ``__dir__`` that load them.
 
-    The block is the only list: type checkers and editors read it too.
-
-    Args:
-        module: the module's ``__name__``.
-        file: its ``__file__``.
+    The block is the only list: type checkers and editors read it too. Pass the module's ``__name__`` and ``__file__``.
     """
     block = next(node for node in ast.parse(Path(file).read_text(encoding="utf-8")).body if isinstance(node, ast.If))
     names = {alias.name: str(node.module) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}

@@ -7,6 +7,7 @@ are refused here, so that code which reads the data does not have to guard again
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import Any
 
 import yaml
@@ -42,11 +43,7 @@ def parse(text: str, *, as_yaml: bool = False, numbers: bool = False) -> Any:
 
 
 def check_data(data: Any) -> None:
-    """Check the size, depth and text of parsed data, as a reader would walk it: a shared value counts each time it is reached.
-
-    Raises:
-        ValueError: as `parse`.
-    """
+    """Raise `ValueError` as `parse` does. The data is walked as by a reader: a shared value counts each time it is reached."""
     remaining, stack = MAX_NODES, [(data, 1)]
     while stack:
         value, depth = stack.pop()
@@ -61,12 +58,9 @@ def check_data(data: Any) -> None:
         elif isinstance(value, dict | list | tuple | set):
             if depth > MAX_DEPTH:
                 raise ValueError(f"nests deeper than {MAX_DEPTH} levels")
-            if isinstance(value, dict):
-                stack.extend((key, depth + 1) for key in value)
-                value = value.values()
             if len(stack) + len(value) > MAX_NODES:
                 raise ValueError(f"holds more than {MAX_NODES} values")
-            stack.extend((item, depth + 1) for item in value)
+            stack.extend((item, depth + 1) for item in (chain(*value.items()) if isinstance(value, dict) else value))
 
 
 def _refuse_constant(name: str) -> Any:

@@ -23,7 +23,7 @@ class Bar:
         self._printed_at = time.monotonic()
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
-        """Add ``count`` to the number of steps done; a ``note`` of None keeps the current one."""
+        """Add ``count`` to the steps done; a ``note`` of None keeps the current one."""
         self.move(self.done + count, note)
 
     def move(self, done: int, note: str | None = None) -> None:
@@ -40,21 +40,10 @@ class Bar:
 @contextmanager
 def bar(title: str, total: int | None, *, shown: bool = True) -> Iterator[Bar]:
     """Yield a `Bar`; if ``shown`` is false, one that prints nothing."""
-    if not shown:
-        yield Bar(title, total, None, None)
-        return
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    console = Console(stderr=True) if shown else None
+    if console is None or not console.is_terminal:
         yield Bar(title, total, None, console)
         return
-    columns: list[Any] = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    ]
-    with Progress(*columns, console=console) as progress:
+    times: list[Any] = [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
+    with Progress("{task.description}", BarColumn(), MofNCompleteColumn(), *times, console=console) as progress:
         yield Bar(title, total, progress, console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,11 @@ from mmzoo.modalities.reader import plural
 
 
 def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
-    """Yield lists of ``size`` examples; the last may be shorter.
-
-    Raises:
-        BadRecipe: ``size`` is not a whole number from 1.
-    """
+    """Yield lists of ``size`` examples; the last may be shorter. Raise `BadRecipe` if ``size`` is not a whole number from 1."""
     if not isinstance(size, int) or size < 1:
         raise BadRecipe(f"batch_size: must be a whole number of at least 1 (got {size!r})")
-    group: list[Example] = []
-    for example in examples:
-        group.append(example)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
+    remaining = iter(examples)
+    while group := list(islice(remaining, size)):
         yield group
 
 
@@ -49,27 +41,24 @@ def paired(sources: Any, text: Any, *, modality: str = "image", sees: bool = Tru
     if modality == "image" and isinstance(sources, np.ndarray | Tensor) and sources.ndim == 4:
         sources = list(sources)
     if sources is None and sees:
-        if modality == "image":
-            raise DataError("an image is needed: a path, a file:// URL, a PIL image, an array, or a list of them")
-        raise DataError(f"{modality} is needed, as {modality}=: a path, a file:// URL, bytes, an array, or a list of them")
+        needed = "an image is needed: a path, a file:// URL, a PIL image, an array, or a list of them"
+        other = f"{modality} is needed, as {modality}=: a path, a file:// URL, bytes, an array, or a list of them"
+        raise DataError(needed if modality == "image" else other)
     one_text = not isinstance(text, list | tuple) or _is_conversation(text)
     one_input = not isinstance(sources, list | tuple)
     together = one_text and not one_input and not any(isinstance(each, list | tuple) for each in sources)
     if together and _placeholders(text, placeholder(modality)) > 1:
         sources, one_input = list(sources), True
-    inputs: list[Any] = [sources] if one_input else list(sources)
     texts: list[Any] = [text] if one_text else list(text)
-    many = not (one_text and one_input)
-    if one_input:
-        inputs *= len(texts)
-    elif one_text:
+    inputs: list[Any] = [sources] * len(texts) if one_input else list(sources)
+    if one_text and not one_input:
         texts *= len(inputs)
     if len(inputs) != len(texts):
         raise DataError(f"{len(inputs)} {plural(modality)} and {len(texts)} texts; give one of either, or equally many of both")
     for item in texts:
         if not (item is None or isinstance(item, str) or _is_conversation(item)):
             raise DataError(f"a text must be a string, not {type(item).__name__}")
-    return list(zip(inputs, texts, strict=True)), many
+    return list(zip(inputs, texts, strict=True)), not (one_text and one_input)
 
 
 def _is_conversation(text: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, product
 from typing import Any, Protocol
 
 import torch
@@ -21,14 +22,8 @@ class FeatureSource(Protocol):
     """Define a source of precomputed features. It can be pickled."""
 
     def of(self, source: Any, key: Hashable) -> dict[str, Tensor]:
-        """Return the features of one input.
-
-        The result has ``feature_pooled`` [pooled_dim] and, if tokens are stored, ``feature_tokens`` [tokens, dim] and
-        ``feature_mask`` [tokens].
-
-        Args:
-            source: the input.
-            key: its `mmzoo.modalities.identity.input_key`.
+        """Return ``feature_pooled`` [pooled_dim] of one input and, if tokens are stored, ``feature_tokens`` [tokens, dim] and
+        ``feature_mask`` [tokens]. ``key`` is its `mmzoo.modalities.identity.input_key`.
 
         Raises:
             BadInput: the input cannot be read.
@@ -49,11 +44,8 @@ class Tiled:
     def __call__(self, image: Image.Image) -> Tensor:
         width, height = image.size
         xs, ys = ([round(size * i / self.grid) for i in range(self.grid + 1)] for size in (width, height))
-        boxes = [
-            (xs[j], ys[i], max(xs[j + 1], xs[j] + 1), max(ys[i + 1], ys[i] + 1))
-            for i in range(self.grid)
-            for j in range(self.grid)
-        ]
+        spans = ([(a, max(a + 1, b)) for a, b in pairwise(edges)] for edges in (ys, xs))
+        boxes = [(left, top, right, bottom) for (top, bottom), (left, right) in product(*spans)]
         return torch.stack([self.transform(image), *(self.transform(image.crop(box)) for box in boxes)])
 
 
@@ -111,14 +103,12 @@ class Collator:
         """Return the index of the input in ``opened``, and open it if it is new."""
         key = "blank" if self.blank or self.pipeline.transform is None else input_key(source)
         if key not in position:
-            opened.append(self._open(source, key))
+            if self.features is not None:
+                opened.append(self.features.of(source, key))
+            else:
+                opened.append(self.pipeline.blank() if self.blank else self.pipeline.open(source))
             position[key] = len(opened) - 1
         return position[key]
-
-    def _open(self, source: Any, key: Hashable) -> Any:
-        if self.features is not None:
-            return self.features.of(source, key)
-        return self.pipeline.blank() if self.blank else self.pipeline.open(source)
 
 
 def raise_bad(batch: dict[str, Any]) -> list[tuple[str, str]]:

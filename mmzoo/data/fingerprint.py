@@ -19,9 +19,8 @@ def fingerprint(examples: Iterable[Example]) -> str:
 
     def contents(example: Example, modality: str) -> bytes:
         inputs = example.inputs(modality)
-        key = input_key(inputs)
-        if key not in known:
-            known[key] = b"".join(content_digest(each) for each in inputs)
+        if (key := input_key(inputs)) not in known:
+            known[key] = b"".join(map(content_digest, inputs))
         return known[key]
 
     for example in examples:

@@ -33,7 +33,7 @@ def open_dataset(spec: str | PartConfig | Dataset) -> Dataset:
     if name not in known:
         if os.path.exists(os.path.expanduser(part.use)) and "files" in known:
             part = part.with_options(use="files", variant=part.use)  # as an option, because a path may contain '@'
-        elif _looks_like_path(part.use):
+        elif part.use.startswith((".", "/", "~")) or Path(part.use).suffix in {".jsonl", ".json", ".csv", ".parquet"}:
             raise DataError(f"data set '{part.use}': there is no such file or folder")
         elif "/" in part.use and "datasets" in known:
             part = part.with_options(use=f"datasets:{part.use}")
@@ -44,40 +44,26 @@ def open_dataset(spec: str | PartConfig | Dataset) -> Dataset:
     return resolved.cls(resolved.options)
 
 
-def _looks_like_path(text: str) -> bool:
-    return text.startswith((".", "/", "~")) or Path(text).suffix in {".jsonl", ".json", ".csv", ".parquet"}
-
-
 def load_split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Example]:
-    """Return the examples of a split, after checking that it exists and is not empty.
+    """Return the examples of a split.
 
     Raises:
         DataError: there is no such split, or it is empty.
         PluginBroken: the data set's own code fails.
     """
     with attribute_errors_to(f"data set '{type(dataset).__name__}' cannot be loaded"):
-        return _split(dataset, split)
-
-
-def _split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Example]:
-    splits = dataset.splits()
-    if split not in splits:
-        raise DataError(f"there is no split '{split}'; there are: {', '.join(splits) or 'none'}")
-    examples = dataset.load(split)
-    if isinstance(examples, Sequence) and not len(examples):
-        raise DataError(f"split '{split}' is empty; training and evaluation need at least one example")
+        if split not in (splits := dataset.splits()):
+            raise DataError(f"there is no split '{split}'; there are: {', '.join(splits) or 'none'}")
+        examples = dataset.load(split)
+        if isinstance(examples, Sequence) and not len(examples):
+            raise DataError(f"split '{split}' is empty; training and evaluation need at least one example")
     return examples
 
 
 def dataset_part(text: str | PartConfig | Dataset, sets: dict[str, Any]) -> str | PartConfig | Dataset:
-    """Return a data set's configuration with options changed.
-
-    Raises:
-        BadRecipe: options were given for an object, which cannot be changed.
-    """
+    """Return a data set's configuration with options changed; raise `BadRecipe` for an object, which cannot be changed."""
     if not sets:
         return text
     if isinstance(text, Dataset):
         raise BadRecipe("options can be set for a data set that is named, not for an object")
-    part = PartConfig.of(text, "dataset")
-    return part.with_options(**sets)
+    return PartConfig.of(text, "dataset").with_options(**sets)

@@ -71,8 +71,7 @@ def substitute(dataset: str | PartConfig | Dataset, record: Mapping[str, Any]) -
 
 def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options as JSON data; values that JSON cannot represent become their repr."""
-    plain: dict[str, Any] = json.loads(json.dumps(options, default=repr))
-    return plain
+    return dict(json.loads(json.dumps(options, default=repr)))
 
 
 def _recorded(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = Fals
     tokenizer = text.tokenizer
     rows = _with_inputs(tokenizer, prompts, text.placeholder)
     if text.architecture != CAUSAL:
-        head, tail = _frame(tokenizer)
+        ids = tokenizer("", add_special_tokens=True)["input_ids"]
+        head, tail = ([], ids) if ids[:1] == [tokenizer.eos_token_id] else (ids[:1], ids[1:])
         return [[*head, *row, *tail] or [tokenizer.pad_token_id] for row in rows]
     if framed:
         return rows
@@ -85,16 +86,10 @@ def _with_inputs(tokenizer: Any, prompts: Sequence[str], mark: str) -> list[list
     extended = _WITH_PLACEHOLDER.get(tokenizer)
     if extended is None or mark not in extended.get_added_vocab():  # a tokenizer may be shared by models of two modalities
         extended = with_placeholder(tokenizer, mark)
-    if extended is not tokenizer:
-        _WITH_PLACEHOLDER[tokenizer] = extended
+        if extended is not tokenizer:
+            _WITH_PLACEHOLDER[tokenizer] = extended
     own = extended.convert_tokens_to_ids(mark)
     return [[PLACEHOLDER_ID if i == own else i for i in row] for row in encode_texts(extended, prompts)]
-
-
-def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens that a tokenizer puts before and after a text."""
-    ids = tokenizer("", add_special_tokens=True)["input_ids"]
-    return ([], ids) if ids[:1] == [tokenizer.eos_token_id] else (ids[:1], ids[1:])
 
 
 def render_chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs: int) -> str:
@@ -129,19 +124,14 @@ def render_chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs
 
 def _parts(content: str, text: TextContext) -> list[dict[str, str]]:
     """Return the content of a turn in the parts that multimodal templates expect."""
-    first, *rest = content.split(text.placeholder)
-    parts = [{"type": "text", "text": first}] if first else []
-    for piece in rest:
+    parts = []
+    for piece in content.split(text.placeholder):
         parts += [{"type": text.modality}, *([{"type": "text", "text": piece}] if piece else [])]
-    return parts
+    return parts[1:]  # the first piece has no placeholder before it
 
 
 def check_placeholders(row: Sequence[int], text: TextContext, inputs: int, name: str) -> None:
-    """Check that a text has one placeholder for each of its inputs, or none for a single input.
-
-    Raises:
-        DataError: with both numbers and the example's name.
-    """
+    """Check that a text has one placeholder for each of its inputs, or none for a single input; else raise a `DataError`."""
     count = sum(i == PLACEHOLDER_ID for i in row)
     if count != inputs and (count or inputs > 1):
         amount = f"{inputs} {text.modality if inputs == 1 else plural(text.modality)}"
@@ -152,11 +142,7 @@ def check_placeholders(row: Sequence[int], text: TextContext, inputs: int, name:
 
 
 def check_length(rows: list[list[int]], text: TextContext, ids: Sequence[str], reserve: int = 0) -> None:
-    """Check that each row fits the context, with the positions that the fusion adds and ``reserve`` positions for generation.
-
-    Raises:
-        DataError: with the lengths and the example's name.
-    """
+    """Raise a `DataError` if a row, the positions that the fusion adds and ``reserve`` for generation exceed the context."""
     if text.max_length is None:
         return
     for row, name in zip(rows, ids, strict=True):

@@ -42,9 +42,7 @@ def default_vocabulary(*, verbatim: bool = False) -> list[str]:
 
 
 def make_tokenizer(vocabulary: list[str] | None, *, verbatim: bool = False) -> Any:
-    """Return a `transformers.PreTrainedTokenizerFast` for a vocabulary of `learn_vocabulary`, or for `default_vocabulary` if it
-    is empty.
-    """
+    """Return a `transformers.PreTrainedTokenizerFast` for a vocabulary; for `default_vocabulary` if it is empty."""
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,7 @@ class WeightSource:
 
 
 def plan_model(recipe: Mapping[str, Any], label: str) -> MultimodalModel:
-    """Return the model of ``recipe`` on the meta device: shapes without weights.
-
-    Raises:
-        BadRecipe, DoesNotFit: as `mmzoo.build`.
-    """
+    """Return the model of ``recipe`` on the meta device, shapes without weights; errors are those of `mmzoo.build`."""
     return assemble(Recipe.of(recipe, label), meta=True)
 
 
@@ -63,62 +59,55 @@ def convert_checkpoint(
         CheckpointError: weights are missing, unexpected, or of another shape; the message lists them.
         DoesNotFit: as `mmzoo.build`.
     """
-    chosen, plan = Recipe.of(recipe, label), plan_model(recipe, label)
-    shapes = plan.state_dict()
-    sources = {name: source for name in plan.saved_names(full=True) if (source := find(name)) is not None}
-    report = _Report()
-    converted = {}
-    for name, source in sources.items():
-        if (value := _convert(name, source, state, shapes[name], report)) is not None:
-            converted[name] = value
-    report.unexpected = [key for key in state if key not in report.used and not (ignore is not None and ignore(key))]
-    report.raise_if_bad(label)
+    weights = _convert_all(plan_model(recipe, label), state, find, ignore, label)
     with tempfile.TemporaryDirectory() as folder:
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        model = assemble(chosen, folder=Path(folder) if tokenizer is not None else None)
-    model.load_state_dict(converted, strict=False)
+        model = assemble(Recipe.of(recipe, label), folder=Path(folder) if tokenizer is not None else None)
+    model.load_state_dict(weights, strict=False)
     return model
 
 
-@dataclass
-class _Report:
-    """Collect what a conversion uses of a checkpoint and what is wrong with it, so that one error lists everything."""
+def _convert_all(
+    plan: MultimodalModel,
+    state: Mapping[str, Tensor],
+    find: Callable[[str], WeightSource | None],
+    ignore: Callable[[str], bool] | None,
+    label: str,
+) -> dict[str, Tensor]:
+    """Return the converted weights by their names in the model; one `CheckpointError` lists everything that is wrong."""
+    shapes, used, converted = plan.state_dict(), set(), {}
+    missing, problems = [], []
+    for name in plan.saved_names(full=True):
+        if (source := find(name)) is None:
+            continue
+        keys = [key for key in dict.fromkeys(source.names) if key in state]
+        used.update(keys)
+        if not keys:
+            missing.append(source.names[0])
+        elif isinstance(value := _convert(name, source, keys, state, shapes[name]), str):
+            problems.append(value)
+        else:
+            converted[name] = value
+    unexpected = [key for key in state if key not in used and not (ignore is not None and ignore(key))]
+    lists = {"keys are missing": missing, "keys are unexpected": unexpected, "tensors do not fit": problems}
+    if lines := [f"{len(names)} {what}: {first_names(names)}" for what, names in lists.items() if names]:
+        raise CheckpointError(f"{label}: " + "\n".join(lines))
+    return converted
 
-    used: set[str] = field(default_factory=set)
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
 
-    def raise_if_bad(self, label: str) -> None:
-        """Raise one `CheckpointError` that lists missing keys, unexpected keys and tensors that do not fit, if there are any."""
-        lists = {"keys are missing": self.missing, "keys are unexpected": self.unexpected, "tensors do not fit": self.problems}
-        if lines := [f"{len(names)} {what}: {first_names(names)}" for what, names in lists.items() if names]:
-            raise CheckpointError(f"{label}: " + "\n".join(lines))
-
-
-def _convert(name: str, source: WeightSource, state: Mapping[str, Tensor], wanted: Tensor, report: _Report) -> Tensor | None:
-    """Return the value of the weight ``name``; None, with an entry in ``report``, if it is missing or does not fit."""
-    keys = [key for key in dict.fromkeys(source.names) if key in state]
-    if not keys:
-        report.missing.append(source.names[0])
-        return None
-    report.used.update(keys)
+def _convert(name: str, source: WeightSource, keys: list[str], state: Mapping[str, Tensor], wanted: Tensor) -> Tensor | str:
+    """Return the value of the weight ``name`` from the tensors ``keys``; a message if they do not fit."""
     key, value = keys[0], state[keys[0]]
     if value.layout != torch.strided or value.is_meta:
-        problem = f"{key} is sparse, or on the meta device"
-    elif others := [other for other in keys[1:] if not torch.equal(state[other], value)]:
-        problem = f"{others[0]} differs from {key}, but the two are one weight"
-    elif value.is_floating_point() != wanted.is_floating_point():
-        problem = f"{key} has the type {value.dtype}; quantised weights are not supported"
-    else:
-        try:
-            converted = source.with_it(value)
-        except (RuntimeError, IndexError, ValueError):  # the value has too few dimensions for the conversion
-            problem = f"{key} is {list(value.shape)}"
-        else:
-            if converted.shape == wanted.shape:
-                return converted
-            problem = f"{key} is {list(value.shape)}, but {name} is {list(wanted.shape)} in its configuration"
-    report.problems.append(problem)
-    return None
+        return f"{key} is sparse, or on the meta device"
+    if others := [other for other in keys[1:] if not torch.equal(state[other], value)]:
+        return f"{others[0]} differs from {key}, but the two are one weight"
+    if value.is_floating_point() != wanted.is_floating_point():
+        return f"{key} has the type {value.dtype}; quantised weights are not supported"
+    try:
+        converted = source.with_it(value)
+    except (RuntimeError, IndexError, ValueError):  # the value has too few dimensions for the conversion
+        return f"{key} is {list(value.shape)}"
+    fits = converted.shape == wanted.shape
+    return converted if fits else f"{key} is {list(value.shape)}, but {name} is {list(wanted.shape)} in its configuration"

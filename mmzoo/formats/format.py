@@ -6,6 +6,7 @@ safetensors, JSON, and pickles that contain nothing but tensors. Sizes are compa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 from safetensors import SafetensorError
 
+from mmzoo.backbones.repository import CONFIG_FILE, Source
+from mmzoo.backbones.weights import names_in
+from mmzoo.checkpoints.folder import is_checkpoint
 from mmzoo.common.files import staged_folder
 from mmzoo.errors import BadRecipe, CheckpointError, PluginBroken
 from mmzoo.interfaces import Options
@@ -33,11 +37,7 @@ class Clues:
 
 
 class Format:
-    """Define a kind of checkpoint. A subclass overrides `read`, `write`, or both.
-
-    Class attributes:
-        Options: the pydantic schema of its options, a subclass of `mmzoo.interfaces.part.Options`.
-    """
+    """Define a kind of checkpoint, with the pydantic schema of its ``Options``. A subclass overrides `read`, `write`, or both."""
 
     Options: ClassVar[type[BaseModel]] = Options
 
@@ -47,9 +47,8 @@ class Format:
     @classmethod
     def ways(cls) -> list[str]:
         """Return ``import``, ``export``, or both."""
-        return [
-            way for way, own, base in (("import", cls.read, Format.read), ("export", cls.write, Format.write)) if own is not base
-        ]
+        methods = {"import": (cls.read, Format.read), "export": (cls.write, Format.write)}
+        return [way for way, (own, base) in methods.items() if own is not base]
 
     @classmethod
     def recognises(cls, source: Clues) -> bool:
@@ -64,6 +63,7 @@ class Format:
 
         Raises:
             CheckpointError: it is damaged, or of another format.
+            SourceError: it cannot be fetched.
             DoesNotFit: no registered parts compute the same.
         """
         raise NotImplementedError
@@ -87,9 +87,7 @@ def import_model(format: str, source: str | Path, **options: Any) -> MultimodalM
 
     Raises:
         UnknownName, BadRecipe: the format or an option is wrong.
-        CheckpointError: the checkpoint is damaged, or of another format.
-        SourceError: it cannot be fetched.
-        DoesNotFit: no registered parts compute the same.
+        CheckpointError, SourceError, DoesNotFit: as `Format.read`.
     """
     return _format(format, "import", options).read(str(source))
 
@@ -139,3 +137,33 @@ def registered_formats() -> Iterator[tuple[str, type[Format]]]:
             yield entry.name, entry.load()
         except PluginBroken:
             continue  # another plugin's broken entry must not hide the message
+
+
+def not_this_format(source: str, why: str) -> CheckpointError:
+    """Return the error for a source that does not have the requested format. The message says which format it looks like."""
+    path = Path(source).expanduser()
+    if is_checkpoint(path):
+        return CheckpointError(f"{source}: {why}; it is a checkpoint of mmzoo: mmzoo.load('{source}')")
+    clues = Clues()
+    try:
+        if path.is_file():
+            clues = Clues(keys=frozenset(names_in(path)))
+        elif path.is_dir() and isinstance(data := json.loads((path / CONFIG_FILE).read_text(encoding="utf-8")), dict):
+            clues = Clues(config=data)
+    except (OSError, ValueError, RecursionError):
+        pass  # then nothing is known about it
+    names = [name for name, cls in registered_formats() if cls.recognises(clues)]
+    if names:
+        why += f"; it looks like {' or '.join(names)}: mmzoo import {names[0]} {source}"
+    elif kind := clues.config.get("model_type"):
+        why += f"; its model_type is {kind!r}"
+    return CheckpointError(f"{source}: {why}")
+
+
+def open_source(source: str) -> Source:
+    """Open a folder or ``id[@revision]`` as a `Source`; raise `CheckpointError` for a file."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        raise not_this_format(source, "is a file, and this format is a folder")
+    name, _, revision = (source, "", "") if path.is_dir() else source.partition("@")
+    return Source(name, revision or None)

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from mmzoo.interfaces.fusion import FusedInput, Fusion
     from mmzoo.interfaces.language_model import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, CrossAttentionStates, LanguageModel, LanguageSpec
     from mmzoo.interfaces.part import Options, Part
-    from mmzoo.interfaces.task import IGNORE, Prediction, Task, TextContext
-    from mmzoo.interfaces.task_model import States, TaskModel
+    from mmzoo.interfaces.task import IGNORE, Prediction, States, Task, TaskModel, TextContext
 
 # Loaded on first use: `mmzoo.interfaces.kinds` is imported without torch.
 _, __getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -42,9 +42,7 @@ class Example:
     others: Mapping[str, Any] = field(default_factory=dict)
 
     def inputs(self, modality: str) -> list[Any]:
-        """Return the inputs of a modality as a list; [None] if there are none. ``"none"`` means the first modality that is
-        present.
-        """
+        """Return the inputs of a modality as a list, [None] if there are none; for ``"none"`` of the first that is present."""
         own = self._own(modality)
         value = getattr(self, own) if own in FIELD_MODALITIES else self.others.get(own)
         return list(value) if isinstance(value, list | tuple) else [value]
@@ -52,10 +50,8 @@ class Example:
     def with_inputs(self, modality: str, inputs: Sequence[Any]) -> Example:
         """Return a copy with other inputs of the modality."""
         own, changed = self._own(modality), inputs[0] if len(inputs) == 1 else list(inputs)
-        if own in FIELD_MODALITIES:
-            known: dict[str, Any] = {own: changed}
-            return replace(self, **known)
-        return replace(self, others={**self.others, own: changed})
+        fields: dict[str, Any] = {own: changed} if own in FIELD_MODALITIES else {"others": {**self.others, own: changed}}
+        return replace(self, **fields)
 
     def _own(self, modality: str) -> str:
         return modality if modality != NONE else next(iter(self.modalities), "image")

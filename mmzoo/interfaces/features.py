@@ -61,17 +61,12 @@ class Features:
         return torch.ones(self.tokens.shape[:2], dtype=torch.long, device=self.tokens.device)
 
     def by_image(self) -> Features:
-        """Return features with one row per image: tokens [batch * images, tokens per image, dim], pooled [batch * images,
-        pooled_dim].
-        """
+        """Return features with a row per image: tokens [batch * images, tokens, dim], pooled [batch * images, pooled_dim]."""
         if self.each is None:
             return Features(self.tokens, self.pooled, self.mask)
         rows, count = self.tokens.shape[0] * self.images, self.tokens.shape[1] // self.images
-        return Features(
-            self.tokens.reshape(rows, count, self.tokens.shape[2]),
-            self.each.flatten(0, 1),
-            self.token_mask().reshape(rows, count),
-        )
+        tokens, mask = self.tokens.reshape(rows, count, self.tokens.shape[2]), self.token_mask().reshape(rows, count)
+        return Features(tokens, self.each.flatten(0, 1), mask)
 
     def take(self, index: Tensor) -> Features:
         """Return the rows ``index``, so that examples that share an image share its features.

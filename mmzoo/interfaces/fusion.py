@@ -54,9 +54,8 @@ class Fusion(Part):
         # gradient checkpointing may run the hooks again during the backward pass.
         self.features: Features | None = None
         self.mask: Tensor | None = None  # [batch, positions] of the language model's input
-        self.latest: Tensor | None = (
-            None  # [batch, positions], index of the latest image before each; -1: none; None: always the first
-        )
+        # [batch, positions], the index of the latest image before each position, -1 for none; None if it is always the first.
+        self.latest: Tensor | None = None
 
     @property
     def added_tokens(self) -> int | None:
@@ -65,17 +64,16 @@ class Fusion(Part):
 
     @property
     def tiles(self) -> int:
-        """Return n if each image is also cut into n x n tiles; 1 for the whole image alone.
+        """Return n if the encoder also reads n x n tiles of each image; 1 for the whole image alone.
 
-        The encoder reads the tiles beside the whole image. An image then has (1 + n ** 2) times the encoder's tokens, those of
-        the whole image first.
+        An image then has (1 + n ** 2) times the encoder's tokens, those of the whole image first.
         """
         return 1
 
     def set_features(self, features: Features | None) -> None:
-        """Set the features that the deep and late hooks read.
+        """Set the features that the deep and late hooks read, and compute what all hooks share.
 
-        The model calls it once per forward pass, before `early`, and with None afterwards. Compute here what all hooks share.
+        The model calls it once per forward pass, before `early`, and with None afterwards.
         """
         self.features = features
 
@@ -136,8 +134,7 @@ class Fusion(Part):
         return [name for name in ("early", "deep", "late") if getattr(cls, name) is not getattr(Fusion, name)]
 
     def features_for(self, rows: int) -> Features | None:
-        """Return the current features, repeated to ``rows`` rows as beam search and sampling repeat their inputs; None if none
-        are set.
+        """Return the current features, repeated to ``rows`` as beam search and sampling repeat inputs; None if none are set.
 
         Raises:
             ValueError: ``rows`` is not a multiple of the number of examples.

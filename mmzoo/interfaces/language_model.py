@@ -117,8 +117,7 @@ class LanguageModel(Part, ABC):
         Raises:
             NotImplementedError: the model has no output layer.
         """
-        layer = self.output_layer()
-        if layer is None:
+        if (layer := self.output_layer()) is None:
             raise NotImplementedError(f"{type(self).__name__} has no output layer")
         return layer(hidden)
 

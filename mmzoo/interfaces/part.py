@@ -49,8 +49,7 @@ class Part(nn.Module):
         raise NotImplementedError
 
     def restore(self, folder: Path) -> None:
-        """Read what a checkpoint folder has for this part besides weights and options, such as a tokenizer without another
-        source.
+        """Read what a checkpoint folder has for this part besides weights and options, such as a tokenizer.
 
         It is called when the folder is loaded, before the weights are read.
         """

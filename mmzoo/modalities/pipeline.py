@@ -15,14 +15,7 @@ from mmzoo.modalities.reader import Reader
 
 @dataclass
 class InputPipeline:
-    """Open, transform and batch the inputs of an encoder. Instances can be pickled.
-
-    Args:
-        modality: the encoder's modality.
-        reader: the encoder's `Reader`.
-        transform: the encoder's transform; None for an encoder without input.
-        variable_length: as in `mmzoo.interfaces.encoder.Encoder`.
-    """
+    """Open, transform and batch the inputs of an encoder. The fields are those of `Encoder`. Instances can be pickled."""
 
     modality: str
     reader: Reader
@@ -31,11 +24,7 @@ class InputPipeline:
     _blank: Tensor | None = field(default=None, repr=False)
 
     def open(self, source: Any) -> Tensor:
-        """Open and transform one input.
-
-        Raises:
-            BadInput: it is missing or cannot be read.
-        """
+        """Open and transform one input; raise `BadInput` if it is missing or cannot be read."""
         if self.transform is None:
             return torch.zeros(0)
         if source is None:
@@ -43,17 +32,12 @@ class InputPipeline:
         return self.transform(self.reader.read(source))
 
     def blank(self) -> Tensor:
-        """Return the blank input."""
-        if self.transform is None:
-            return torch.zeros(0)
         if self._blank is None:
-            self._blank = self.reader.blank(self.transform)
+            self._blank = torch.zeros(0) if self.transform is None else self.reader.blank(self.transform)
         return self._blank
 
     def batch(self, opened: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return ``inputs`` [inputs, ...]; with ``variable_length``, padded with zeros at the end, and ``input_lengths``
-        [inputs].
-        """
+        """Return ``inputs`` [inputs, ...]; with ``variable_length`` padded with zeros, and ``input_lengths`` [inputs]."""
         if not self.variable_length:
             return {"inputs": torch.stack(list(opened))}
         lengths = torch.tensor([len(each) for each in opened])

@@ -61,13 +61,9 @@ class Reader(ABC):
 
 
 def file_of(source: Any) -> Path | BytesIO | None:
-    """Return the file of a source: a path, or a stream for bytes; None if the source is not a file but other data in memory.
+    """Return the path of a source, or a stream of its bytes; None for data in memory; raise `ValueError` for other URLs.
 
-    Args:
-        source: a path, a ``file://`` URL, bytes, or a mapping with ``bytes`` or ``path``.
-
-    Raises:
-        ValueError: another kind of URL.
+    Files are a path, a ``file://`` URL, bytes, or a mapping with ``bytes`` or ``path``.
     """
     source = unwrap_mapping(source)
     if isinstance(source, bytes):

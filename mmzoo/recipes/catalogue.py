@@ -14,11 +14,7 @@ from mmzoo.registry.manager import plugin_manager
 
 
 def kind_of(word: str) -> str:
-    """Return the kind that a word names: ``language-models``, ``Language_Model`` or ``language_model`` give ``language_model``.
-
-    Raises:
-        UnknownName: there is no such kind.
-    """
+    """Return the kind ``language_model`` for ``language-models``, ``Language_Model``, ...; raise `UnknownName` for no kind."""
     kind = word.lower().replace("-", "_")
     for known in KINDS:
         if kind in (known, known + "s"):
@@ -32,16 +28,10 @@ def entries(kind: str | None = None, pattern: str | None = None) -> list[Entry]:
 
 
 def find(name: str) -> list[Entry]:
-    """Return the entries of any kind with exactly this name.
-
-    Raises:
-        UnknownName: there is none; the message suggests similar names.
-    """
-    matches = [entry for entry in entries() if entry.name == name]
-    if not matches:
+    """Return the entries of any kind with exactly this name; an `UnknownName` suggests similar names if there are none."""
+    if not (matches := [entry for entry in entries() if entry.name == name]):
         advice = did_you_mean(name, {entry.name for entry in entries()}) or "`mmzoo list` shows all"
-        hint = plugin_manager().hint(name)
-        raise UnknownName(f"unknown name '{name}'; {advice}" + (f"\n{hint}" if hint else ""))
+        raise UnknownName(f"unknown name '{name}'; {advice}\n{plugin_manager().hint(name)}".rstrip())
     return matches
 
 

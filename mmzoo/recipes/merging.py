@@ -17,11 +17,11 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     """Return ``base`` with ``changes`` merged key by key. If a part names another entry, the old entry's options are dropped."""
     merged = copy.deepcopy(dict(base))
     for key, value in changes.items():
-        old = merged.get(key)
+        old: Any = merged.get(key)
         if isinstance(old, str) and key in PARTS:
             old = {"use": old}
-        same_part = not (isinstance(value, Mapping) and "use" in value and value["use"] != (old or {}).get("use"))
-        if isinstance(value, Mapping) and isinstance(old, Mapping) and (key not in PARTS or same_part):
+        nested = isinstance(value, Mapping) and isinstance(old, Mapping)
+        if nested and (key not in PARTS or value.get("use", old.get("use")) == old.get("use")):
             merged[key] = merge(old, value)
         else:
             merged[key] = copy.deepcopy(value)
@@ -29,11 +29,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def assignments(pairs: list[str], flag: str = "--set") -> dict[str, Any]:
-    """Parse pairs such as ``["training.epochs=3", "fusion.length=20"]`` into nested data; values are YAML.
-
-    Raises:
-        BadRecipe: a pair has no ``=``, or its value is not valid YAML.
-    """
+    """Parse pairs such as ``["training.epochs=3"]`` into nested data; raise `BadRecipe` without ``=`` or for invalid YAML."""
     nested: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -47,8 +43,7 @@ def assignments(pairs: list[str], flag: str = "--set") -> dict[str, Any]:
         if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
             with contextlib.suppress(ValueError):
                 value = float(value)
-        at = nested
-        *path, last = key.split(".")
+        at, (*path, last) = nested, key.split(".")
         for step in path:
             at = at.setdefault(step, {})
             if not isinstance(at, dict):

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmzoo.common import parsing
 from mmzoo.errors import BadRecipe, PluginBroken
 from mmzoo.interfaces.kinds import PARTS
-from mmzoo.recipes.files import read_mapping
 from mmzoo.recipes.merging import merge
 from mmzoo.recipes.schema import Recipe
 from mmzoo.registry.manager import plugin_manager
+
+MAX_RECIPE_BYTES = 8 << 20
 
 
 def read_recipe(recipe: str | Path | Recipe | None = None, /, *, pretrained: bool | None = None, **changes: Any) -> Recipe:
@@ -55,3 +57,21 @@ def _read_base(recipe: str | Path | Recipe | None) -> tuple[dict[str, Any], str]
     if not isinstance(data, Mapping):
         raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': {entry.target} is not a mapping")
     return {"name": entry.name, "summary": entry.summary, "source": entry.source, **data}, f"recipe '{text}'"
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """Read a YAML or JSON file; raise `BadRecipe` if it cannot be read, is too large, is not valid, or is not a mapping."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise BadRecipe(f"{path}: larger than {MAX_RECIPE_BYTES >> 20} MiB, which is too large for a recipe")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRecipe(f"{path}: cannot be read: {error}") from None
+    try:
+        data = parsing.parse(text, as_yaml=path.suffix != ".json")
+    except ValueError as error:
+        raise BadRecipe(f"{path}: not valid {'JSON' if path.suffix == '.json' else 'YAML'}: {error}") from None
+    if not isinstance(data, dict):
+        raise BadRecipe(f"{path}: a recipe is a mapping with encoder, fusion, language_model and task")
+    return data

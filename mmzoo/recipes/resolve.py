@@ -8,8 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mmzoo.errors import BadRecipe, PluginBroken
-from mmzoo.recipes.messages import explain
-from mmzoo.recipes.schema import PartConfig
+from mmzoo.recipes.schema import PartConfig, explain
 from mmzoo.registry.entries import Entry, split_use
 from mmzoo.registry.manager import plugin_manager
 
@@ -28,10 +27,7 @@ class Resolved:
 def resolve(kind: str, part: PartConfig, *, key: str | None = None) -> Resolved:
     """Find an entry, import its class and validate the options.
 
-    Args:
-        kind: of the entry.
-        part: its name and options.
-        key: the part's key in the recipe, for messages; ``kind`` if None.
+    ``key`` is the part's key in the recipe, for messages; ``kind`` if None.
 
     Raises:
         UnknownName: there is no such entry.
@@ -49,23 +45,18 @@ def resolve(kind: str, part: PartConfig, *, key: str | None = None) -> Resolved:
     fields = schema.model_fields
     if variant == "" and "variant" in fields:
         raise BadRecipe(f"{key}.use: '{part.use}': name a variant after the colon (`mmzoo show {name}`)")
-    if variant is not None and "variant" not in fields:
-        raise BadRecipe(f"{key}.use: '{part.use}': {entry.label} has no variants; write '{name}'")
-    if revision is not None and "revision" not in fields:
-        raise BadRecipe(f"{key}.use: '{part.use}': {entry.label} has no revisions; write '{name}'")
+    for field, value in (("variant", variant), ("revision", revision)):
+        if value is not None and field not in fields:
+            raise BadRecipe(f"{key}.use: '{part.use}': {entry.label} has no {field}s; write '{name}'")
     chosen = variant or entry.variant
-    if "variant" in fields and "config" not in values:
-        if chosen is not None:
-            values.setdefault("variant", chosen)
-        elif fields["variant"].is_required() and "variant" not in values:
-            raise BadRecipe(f"{key}.use: '{name}' needs a variant: write '{name}:...' (`mmzoo show {name}`)")
-    elif "variant" in fields and chosen is not None:
+    if "variant" in fields and chosen is not None:
         values.setdefault("variant", chosen)
+    elif "variant" in fields and fields["variant"].is_required() and not values.keys() & {"variant", "config"}:
+        raise BadRecipe(f"{key}.use: '{name}' needs a variant: write '{name}:...' (`mmzoo show {name}`)")
     if revision is not None:
         values.setdefault("revision", revision)
     try:
         options = schema.model_validate(values)
     except ValidationError as error:
-        known = [*fields, *PartConfig.model_fields]
-        raise BadRecipe(explain(error, f"{entry.label}", prefix=key, known=known)) from None
+        raise BadRecipe(explain(error, entry.label, prefix=key, known=[*fields, *PartConfig.model_fields])) from None
     return Resolved(entry, cls, options, chosen, revision)

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mmzoo.common.sanitize import one_line
+from mmzoo.common.suggestions import did_you_mean
 from mmzoo.errors import BadRecipe
 from mmzoo.interfaces.kinds import PARTS
-from mmzoo.recipes.messages import explain
 from mmzoo.recipes.training_options import TrainingOptions
 
 _POLICY = re.compile(r"frozen|full|last:[1-9]\d{0,5}|lora:[1-9]\d{0,5}")
@@ -72,11 +73,7 @@ class PartConfig(BaseModel):
 
     @classmethod
     def of(cls, data: Any, origin: str) -> PartConfig:
-        """Validate a name or a mapping.
-
-        Raises:
-            BadRecipe: naming the key.
-        """
+        """Validate a name or a mapping; a `BadRecipe` names the key."""
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -120,12 +117,28 @@ class Recipe(BaseModel):
 
     @classmethod
     def of(cls, data: Mapping[str, Any], origin: str = "recipe") -> Recipe:
-        """Validate plain data; errors name the key.
-
-        Raises:
-            BadRecipe: listing each key that is missing, unknown or of a wrong type.
-        """
+        """Validate plain data; a `BadRecipe` lists each key that is missing, unknown or of a wrong type."""
         try:
             return cls.model_validate(dict(data))
         except ValidationError as error:
             raise BadRecipe(explain(error, origin, known=list(cls.model_fields))) from None
+
+
+def explain(error: ValidationError, origin: str, *, prefix: str = "", known: list[str] | None = None) -> str:
+    """Return a message for a pydantic error about ``origin``, with one line for each key.
+
+    ``prefix`` is put before each key, for example ``encoder``; ``known`` has the valid keys, for suggestions.
+    """
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(map(str, [*filter(None, [prefix]), *problem["loc"]]))
+        if problem["type"] == "extra_forbidden":
+            names = list(TrainingOptions.model_fields) if key.startswith("training.") else known or []
+            advice = did_you_mean(str(problem["loc"][-1]), names, 1) or (f"the options are {', '.join(names)}" if names else "")
+            text = f"unknown option; {advice}" if advice else "unknown option"
+        elif problem["type"] == "missing":
+            text = "is missing"
+        else:
+            text = f"{problem['msg'].removeprefix('Value error, ')} (got {one_line(repr(problem.get('input')), 80)})"
+        lines.append(f"  {key or '(the whole)'}: {text}")
+    return f"{origin}: {len(lines)} key{'s' if len(lines) > 1 else ''} wrong\n" + "\n".join(lines)

@@ -32,8 +32,7 @@ class TrainingOptions(BaseModel):
     save_every: int = Field(0, ge=0, description="steps between checkpoints for resuming; 0 for one per epoch")
     log_every: int = Field(20, ge=1, description="steps between entries of the loss curve")
     keep_images_together: bool = Field(
-        False,
-        description="shuffle images instead of examples: all examples of an image are in one batch, which encodes it once",
+        False, description="shuffle images instead of examples: all examples of an image are in one batch, which encodes it once"
     )
     cache_features: bool | None = Field(
         None,

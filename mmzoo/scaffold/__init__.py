@@ -8,12 +8,10 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.resources
 import importlib.util
-import json
 import keyword
 import re
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +38,11 @@ _SUMMARIES = {
     "format": "a folder with recipe.json and weights.safetensors (import, export)",
     "command": "list the entries of this plugin",
 }
-_TINY: dict[str, dict[str, Any]] = {
-    "encoder": {"image_size": 16, "patch": 8, "dim": 16},
-    "fusion": {"length": 2},
-    "language_model": {"dim": 16},
-    "dataset": {"size": 16, "limit": 8},
+_TINY = {
+    "encoder": '{"image_size": 16, "patch": 8, "dim": 16}',
+    "fusion": '{"length": 2}',
+    "language_model": '{"dim": 16}',
+    "dataset": '{"size": 16, "limit": 8}',
 }
 _MODALITIES = {"encoder": "image", "language_model": "text", "dataset": "image", "recipe": "image"}
 _USES = {
@@ -57,52 +55,12 @@ _USES = {
 _PARTNERS = {"encoder": "cnn", "fusion": "late-concat", "language_model": "lstm", "task": "classify"}
 
 
-@dataclass(frozen=True)
-class Planned:
-    """Describe an entry that is to be written."""
-
-    kind: str
-    name: str
-    attribute: str
-
-    @property
-    def hook(self) -> str:
-        return KINDS[self.kind].hook
-
-    @property
-    def words(self) -> str:
-        return KINDS[self.kind].label
-
-    @property
-    def summary(self) -> str:
-        return _SUMMARIES[self.kind]
-
-    @property
-    def modality(self) -> str:
-        return _MODALITIES.get(self.kind, "")
-
-    @property
-    def tiny(self) -> str:
-        return json.dumps(_TINY[self.kind]) if self.kind in _TINY else ""
-
-    @property
-    def use(self) -> str:
-        part = f"mmzoo check RECIPE --{self.kind.replace('_', '-')} {{name}}"
-        return _USES.get(self.kind, part).format(name=self.name)
-
-    @property
-    def options(self) -> bool:
-        return self.kind in ("encoder", "fusion", "language_model", "task", "dataset")
-
-
 def create(
     name: str, kinds: Sequence[str] = ("encoder",), folder: str | Path | None = None, *, commands: Collection[str] = ()
 ) -> Path:
     """Write the package ``name`` with one small entry of each kind.
 
     Args:
-        name: of the distribution.
-        kinds: of the entries.
         folder: the new folder; ``name`` if None.
         commands: names of commands that exist already on the command line.
 
@@ -111,30 +69,23 @@ def create(
         UnknownName: there is no such kind.
     """
     package = package_of(name)
-    chosen = list(dict.fromkeys(_kind(kind) for kind in kinds))
+    chosen = {_kind(kind) for kind in kinds}
     target = Path(folder or name).expanduser()
     if target.exists():
         raise BadPlugin(f"{target} exists; name a new folder: --output {target / name}")
     entries = [_plan(kind, name, commands) for kind in sorted(chosen, key=list(KINDS).index)]
-    files = _files(name, package, entries)
-    for path, text in files.items():
+    for path, text in _files(name, package, entries).items():
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         (target / path).write_text(text, encoding="utf-8")
     return target
 
 
 def package_of(name: str) -> str:
-    """Return the name of the package in a distribution of that name.
-
-    Raises:
-        BadPlugin: the name is not valid; the message says why.
-    """
+    """Return the name of the package in a distribution of that name; a `BadPlugin` says why a name is not valid."""
     package = re.sub(r"[-_.]+", "_", name).lower()
     if not _NAME.fullmatch(name) or len(name) > 100:
-        raise BadPlugin(
-            f"'{name}' is not a valid name of a distribution: use letters, digits, '-', '_' and '.', and begin and end with a "
-            "letter or digit"
-        )
+        rule = "use letters, digits, '-', '_' and '.', and begin and end with a letter or digit"
+        raise BadPlugin(f"'{name}' is not a valid name of a distribution: {rule}")
     if not package.isidentifier() or keyword.iskeyword(package):
         raise BadPlugin(f"'{name}' would be the package '{package}', which Python cannot import; try '{PREFIX}{name}'")
     spec = importlib.util.find_spec(package)
@@ -151,8 +102,8 @@ def _kind(word: str) -> str:
         raise UnknownName(f"{error}{advice and '; '}{advice}") from None
 
 
-def _plan(kind: str, name: str, commands: Collection[str]) -> Planned:
-    """Plan an entry with the distribution's name without its prefix, or with its kind appended if that name exists already."""
+def _plan(kind: str, name: str, commands: Collection[str]) -> dict[str, Any]:
+    """Describe the entry of a kind for the templates. Its name is the distribution's without prefix; if taken, with the kind."""
     own = re.sub(r"[-_.]+", "-", name).lower()
     short = own.removeprefix(PREFIX)
     taken = any(entry.name == short and entry.plugin.lower() != own for entry in catalogue.entries(kind))
@@ -160,17 +111,28 @@ def _plan(kind: str, name: str, commands: Collection[str]) -> Planned:
         short = f"{short}-{kind.replace('_', '-')}"
     words = "".join(word.capitalize() for word in f"{own.removeprefix(PREFIX)}-{kind}".replace("_", "-").split("-"))
     attribute = {"recipe": "RECIPE", "command": "run"}.get(kind) or (words if words[0].isalpha() else f"Zoo{words}")
-    return Planned(kind, short, attribute)
+    return {
+        "kind": kind,
+        "name": short,
+        "attribute": attribute,
+        "hook": KINDS[kind].hook,
+        "words": KINDS[kind].label,
+        "summary": _SUMMARIES[kind],
+        "modality": _MODALITIES.get(kind, ""),
+        "tiny": _TINY.get(kind, ""),
+        "use": _USES.get(kind, f"mmzoo check RECIPE --{kind.replace('_', '-')} {{name}}").format(name=short),
+        "options": kind in ("encoder", "fusion", "language_model", "task", "dataset"),
+    }
 
 
-def _files(name: str, package: str, entries: Sequence[Planned]) -> dict[str, str]:
+def _files(name: str, package: str, entries: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Return the text of each file, by its path in the new folder."""
-    own = {entry.kind: entry.name for entry in entries}
+    own = {entry["kind"]: entry["name"] for entry in entries}
     words = {
         "distribution": name,
         "package": package,
         "entries": entries,
-        "summary": f"A plugin for mmzoo: {', '.join(entry.words for entry in entries)}",
+        "summary": f"A plugin for mmzoo: {', '.join(entry['words'] for entry in entries)}",
         "api": API_VERSION,
         "mmzoo": ".".join(importlib.metadata.version("mmzoo").split(".")[:2]),
         "parts": {kind: own.get(kind, partner) for kind, partner in _PARTNERS.items()},
@@ -187,13 +149,11 @@ def _files(name: str, package: str, entries: Sequence[Planned]) -> dict[str, str
         "tests/test_plugin.py": _render("test_plugin.py", words),
     }
     for entry in entries:
-        files[f"{package}/{entry.kind}.py"] = _render(f"{entry.kind}.py", {**words, "entry": entry})
+        files[f"{package}/{entry['kind']}.py"] = _render(f"{entry['kind']}.py", {**words, "entry": entry})
     return files
 
 
 def _render(template: str, words: dict[str, Any]) -> str:
     text = importlib.resources.files(__package__).joinpath(f"{template}.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True, trim_blocks=True
-    )
-    return environment.from_string(text).render(words)
+    parsed = jinja2.Template(text, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
+    return parsed.render(words)

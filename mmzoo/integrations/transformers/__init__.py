@@ -10,8 +10,7 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
 from transformers.models.auto import modeling_auto
 
-from mmzoo.integrations.transformers.config import MmzooConfig
-from mmzoo.integrations.transformers.model import MmzooForImageTextToText
+from mmzoo.integrations.transformers.model import MmzooConfig, MmzooForImageTextToText
 from mmzoo.integrations.transformers.processor import MmzooProcessor
 
 AutoConfig.register(MmzooConfig.model_type, MmzooConfig, exist_ok=True)

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 
 from mmzoo.data.tokens import check_length, pad_rows, pad_with_mask
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit
-from mmzoo.integrations.transformers.config import MmzooConfig
 from mmzoo.interfaces import CAUSAL, PLACEHOLDER_ID, Features
 from mmzoo.models.generation import NEW_TOKENS, check_writes
 from mmzoo.models.load import load
@@ -20,9 +19,14 @@ from mmzoo.models.model import MultimodalModel
 
 ANSWER = -201  # an id that no token has; the processor puts it where the answer begins
 # Options from the auto classes that do not affect the model. Any other option is refused, because it would be ignored silently.
-_IGNORED = frozenset(
-    {"_from_auto", "_from_pipeline", "trust_remote_code", "adapter_kwargs", "code_revision", "config", "use_safetensors"}
-)
+_IGNORED = {"_from_auto", "_from_pipeline", "trust_remote_code", "adapter_kwargs", "code_revision", "config", "use_safetensors"}
+_INSTEAD = {"token": "log in with `hf auth login`, or set HF_TOKEN", "local_files_only": "set HF_HUB_OFFLINE=1"}
+
+
+class MmzooConfig(PreTrainedConfig):
+    """Hold the model type only, which transformers reads from config.json; ``mmzoo.json`` describes the model."""
+
+    model_type = "mmzoo"
 
 
 class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
@@ -52,7 +56,7 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
             CheckpointError, HubError: as `mmzoo.load`.
         """
         dtype = options.pop("dtype", None) or options.pop("torch_dtype", None)
-        model = load(*load_arguments(name, options))
+        model = load(location_of(name, options))
         if dtype is not None and dtype != "auto":
             model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
         config = options.get("config")
@@ -77,8 +81,7 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
         generation_config: GenerationConfig | None = None,
         **options: Any,
     ) -> Tensor:
-        """Return token ids [batch * returned, text + out]: the prompts of `MmzooProcessor`, then what `MultimodalModel.generate`
-        writes.
+        """Return ids [batch * returned, text + out]: prompts of `MmzooProcessor`, then what `MultimodalModel.generate` writes.
 
         Args:
             input_ids: [batch, text], padded on either side.
@@ -100,10 +103,7 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
         chosen = {**self.generation_config.to_diff_dict(), **config.to_diff_dict(), **options}
         chosen = {key: value for key, value in chosen.items() if key not in ("transformers_version", "return_dict_in_generate")}
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        rows = [
-            [i for i, real in zip(*row, strict=True) if real and i != ANSWER]
-            for row in zip(input_ids.tolist(), mask.tolist(), strict=True)
-        ]
+        rows = [ids[(real != 0) & (ids != ANSWER)].tolist() for ids, real in zip(input_ids, mask, strict=True)]
         causal = text.architecture == CAUSAL
         new = chosen.get("max_new_tokens")
         check_length(rows, text, [f"#{i}" for i in range(len(rows))], new if causal and isinstance(new, int) else 0)
@@ -118,8 +118,8 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
         if model.encoder.transform is None:
             return model.encode(torch.zeros(1, 0, device=model.device), torch.zeros(len(rows), dtype=torch.long))
         counts = [max(1, row.count(PLACEHOLDER_ID)) for row in rows]
-        if pixels is None or len(pixels) != sum(counts):
-            available = 0 if pixels is None else len(pixels)
+        available = 0 if pixels is None else len(pixels)
+        if pixels is None or available != sum(counts):
             raise DataError(f"{len(rows)} prompts ask for {sum(counts)} images and pixel_values hold {available}")
         ends = torch.tensor(counts).cumsum(0).tolist()
         index = pad_rows([list(range(end - count, end)) for count, end in zip(counts, ends, strict=True)], -1)
@@ -128,29 +128,16 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
 
 
 def check_takes_images(model: MultimodalModel) -> None:
-    """Check that the model takes images.
-
-    Raises:
-        DoesNotFit: it takes another modality, for which this wrapper has no arguments.
-    """
+    """Raise `DoesNotFit` if the model takes another modality than images, for which this wrapper has no arguments."""
     if model.modality != "image":
         raise DoesNotFit(f"this model takes {model.modality}, not images; use model.generate({model.modality}=...) of mmzoo.load")
 
 
-def load_arguments(name: str | os.PathLike[str], options: dict[str, Any]) -> tuple[str]:
-    """Return the arguments of `mmzoo.load` for a name and options of transformers.
-
-    Raises:
-        BadRecipe: an option that would change what is loaded.
-    """
-    if options.get("token") not in (None, True) or options.get("local_files_only"):
-        what = "token" if not options.get("local_files_only") else "local_files_only"
-        instead = {"token": "log in with `hf auth login`, or set HF_TOKEN", "local_files_only": "set HF_HUB_OFFLINE=1"}[what]
-        raise BadRecipe(f"{what}: mmzoo does not support this option; {instead}")
-    strange = [
-        k for k, v in options.items() if k not in _IGNORED | {"token", "revision", "local_files_only"} and v not in (None, False)
-    ]
-    if strange:
-        raise BadRecipe(f"{strange[0]}: mmzoo does not support this option; omit it, or use mmzoo.load")
+def location_of(name: str | os.PathLike[str], options: dict[str, Any]) -> str:
+    """Return the argument of `mmzoo.load`; raise `BadRecipe` for an option of transformers that would change what is loaded."""
+    for key, value in options.items():
+        harmless = (None, True) if key == "token" else (None, False)
+        if key not in {"revision", *_IGNORED} and value not in harmless:
+            raise BadRecipe(f"{key}: mmzoo does not support this option; {_INSTEAD.get(key, 'omit it, or use mmzoo.load')}")
     revision = options.get("revision")
-    return (str(name) if revision is None or Path(name).is_dir() else f"{name}@{revision}",)
+    return str(name) if revision is None or Path(name).is_dir() else f"{name}@{revision}"

@@ -14,7 +14,7 @@ from transformers.image_utils import load_image
 
 from mmzoo.data.tokens import pad_with_mask
 from mmzoo.errors import BadRecipe, DataError
-from mmzoo.integrations.transformers.model import ANSWER, check_takes_images, load_arguments
+from mmzoo.integrations.transformers.model import ANSWER, check_takes_images, location_of
 from mmzoo.interfaces import CAUSAL, PLACEHOLDER
 from mmzoo.models.generation import collated, request
 from mmzoo.models.load import load_without_weights
@@ -38,7 +38,7 @@ class MmzooProcessor(ProcessorMixin):
             BadRecipe, CheckpointError, HubError: as `MmzooForImageTextToText.from_pretrained`.
         """
         options = {key: value for key, value in options.items() if key not in ("dtype", "torch_dtype")}
-        return cls(load_without_weights(*load_arguments(name, options)))
+        return cls(load_without_weights(location_of(name, options)))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> list[str]:  # type: ignore[override]
         """Save the tokenizer; the model saves the rest."""
@@ -77,9 +77,7 @@ class MmzooProcessor(ProcessorMixin):
             BadRecipe: the tokenizer has no template.
         """
         if chat_template is not None or options.get("continue_final_message"):
-            raise DataError(
-                "a conversation must end with the user's turn, and is rendered with the tokenizer's own chat template"
-            )
+            raise DataError("a conversation must end with the user's turn, and is rendered with the tokenizer's own template")
         many = not isinstance(conversation[0], Mapping)
         turns, images = zip(*(_flat(messages) for messages in (conversation if many else [conversation])), strict=True)
         encoded = self(images=list(images) if any(images) else None, text=list(turns))
@@ -107,8 +105,7 @@ def _flat(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, str]], 
     """Return the turns of a conversation with placeholders in place of its images, and the images."""
     turns, images = [], []
     for turn in messages:
-        text = ""
-        content = turn["content"]
+        text, content = "", turn["content"]
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             if part.get("type") == "text":
                 text += part["text"]
