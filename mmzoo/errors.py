@@ -1,5 +1,28 @@
 """Define every error that mmzoo raises on purpose.
 
+    MmzooError
+    ├── UnknownName             no plugin registered this name
+    ├── DuplicateName           two plugins register the same name
+    ├── PluginBroken            a plugin cannot be loaded, or breaks the contract
+    │   ├── PluginTimeout       it takes longer than its time limit
+    │   └── PluginRefused       it needs another version of mmzoo, or ends the process
+    ├── BadPlugin               `mmzoo plugin new` cannot write this plugin
+    ├── ContractBroken          a plugin fails `mmzoo plugin check`
+    ├── SettingsError           an environment variable or the configuration file is wrong
+    ├── BadRecipe               a recipe has an unknown key or a wrong value
+    ├── DoesNotFit              parts cannot work together
+    ├── DataError               a data set cannot be used
+    │   └── BadInput            an input of one example cannot be read
+    │       └── BadImage        an image cannot be read
+    ├── CheckpointError         a checkpoint is incomplete, altered or of another format
+    │   └── MissingPlugin       it needs a plugin that is not in use
+    ├── SourceError             weights, a tokenizer or data cannot be fetched
+    ├── HubError                a hub refuses or cannot be reached
+    ├── TrainingError           training cannot start or continue
+    └── FeatureCacheError       a feature cache is damaged or cannot be written
+
+    PluginWarning               (a UserWarning) a plugin or one of its hooks is skipped
+
 Each message says what is wrong, why, and how to fix it. The command line prints it on stderr without a traceback and exits with
 code 2, so a message must be complete in itself.
 """

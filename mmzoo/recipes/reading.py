@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.common import parsing
+from mmzoo.common.suggestions import did_you_mean
 from mmzoo.errors import BadRecipe, PluginBroken
 from mmzoo.interfaces.kinds import PARTS
 from mmzoo.recipes.merging import merge
@@ -27,7 +28,8 @@ def read_recipe(recipe: str | Path | Recipe | None = None, /, *, pretrained: boo
     if pretrained is not None:
         changes["pretrained"] = pretrained
     if unknown := [key for key in changes if key not in Recipe.model_fields]:
-        raise BadRecipe(f"unknown key '{unknown[0]}'; the keys of a recipe are {', '.join(Recipe.model_fields)}")
+        advice = did_you_mean(unknown[0], Recipe.model_fields) or f"the keys of a recipe are {', '.join(Recipe.model_fields)}"
+        raise BadRecipe(f"unknown key '{unknown[0]}'; {advice}")
     for key, value in changes.items():
         if hasattr(value, "model_dump"):
             changes[key] = value.model_dump(exclude_none=True)

@@ -2,7 +2,7 @@
 
 That calls private methods of a model, four of which are overridden here, as seen in transformers 5.24: ``_is_stateful``,
 ``_supports_default_dynamic_cache``, ``_update_model_kwargs_for_generation`` and ``_reorder_cache``. No other file of this plugin
-uses private names of a library; the tests of `LSTM` with beams in tests/plugins/test_decoder.py fail where a version changes them.
+uses private names of a library. The tests of `LSTM` with beams in tests/plugins/test_decoder.py fail if a version changes them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Generate caption pairs of every awkward kind, and pycocoevalcap's tokens and scores of them.
 
-``python tests/helpers/caption_cases.py`` writes `tests/fixtures/coco-caption.json`. It needs Java and ``pip install "mmzoo[test-java]"``.
+``python tests/helpers/caption_cases.py`` writes `tests/fixtures/coco-caption.json`.
+It needs Java and ``pip install "mmzoo[test-java]"``.
 """
 
 import contextlib

@@ -5,7 +5,7 @@ import pytest
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing import cases
 
-# Minutes in all: compiling, every library's import in a new process, and what tests/models/test_combinations.py does in more pairs.
+# Minutes in all: compiling, every library's import in a new process, and pairs of parts as in test_combinations.py.
 SLOW = {"compiled", "side-effects", "partners"}
 COMBINED = {"fusion": {"gradients", "batches", "save-and-load"}, "language_model": {"gradients", "batches"}}
 

@@ -22,7 +22,7 @@ pytest_plugins = ["pytester"]
 PAGE = Path(__file__).parents[2] / "docs" / "plugin-contract.md"
 IMAGES = {"tiny": {"image_size": 16, "channels": [8, 16]}, "modality": "image"}
 
-# By check: the kind of a broken entry, its target in tests/helpers/broken.py, what it is besides, and what is said to have happened.
+# By check: the kind of a broken entry, its target in tests/helpers/broken.py, what it is besides, and what is reported.
 BROKEN = {
     "metadata": ("encoder", "OtherDim", {**IMAGES, "source": ""}, "source is empty"),
     "target": ("encoder", "NoEncoder", IMAGES, "not a subclass of mmzoo.api.Encoder"),
