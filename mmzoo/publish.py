@@ -131,7 +131,7 @@ def _fetch_backbones(folder: Path) -> list[LocalBackbone]:
             raise CheckpointError(
                 f"{entry.label} of plugin '{entry.plugin}' does not say which files it fetches, so they cannot be packed. "
                 "Pack a checkpoint that model.save(folder, full=True) wrote, or ask the plugin's author to fetch files with "
-                "mmzoo.backbones.repository or mmzoo.backbones.weights"
+                "mmzoo.api.Source or mmzoo.api.fetch_weights"
             )
     return backbones
 

@@ -30,7 +30,7 @@ from mmzoo.checkpoints import screening
 from mmzoo.checkpoints.header import StoredTensor, read_header
 from mmzoo.checkpoints.record import RunRecord
 from mmzoo.checkpoints.screening import CARD, CONFIG, MANIFEST, RUN, TOKENIZER_CONFIG, WEIGHTS
-from mmzoo.common.files import STAGING, hash_file, staged_folder, umask, write_atomically
+from mmzoo.common.files import STAGING, hash_file, staged_file, staged_folder, umask
 from mmzoo.errors import CheckpointError, MissingPlugin
 
 FORMAT = 1
@@ -228,10 +228,12 @@ def update_run(folder: str | Path, run: Mapping[str, Any], card: str) -> None:
     folder = Path(folder)
     manifest = screening.read_json(folder / MANIFEST, MAX_JSON)
     try:
-        write_atomically(folder / RUN, _json_text(run))
-        manifest["files"][RUN] = file_facts(folder / RUN).model_dump()
-        write_atomically(folder / MANIFEST, _json_text(_signed(manifest)))
-        write_atomically(folder / CARD, card)
+        # All three are written before one is replaced: on a full disk the checkpoint stays as it was.
+        with staged_file(folder / CARD) as prose, staged_file(folder / MANIFEST) as listing, staged_file(folder / RUN) as record:
+            record.write_text(_json_text(run), encoding="utf-8")
+            manifest["files"][RUN] = file_facts(record).model_dump()
+            listing.write_text(_json_text(_signed(manifest)), encoding="utf-8")
+            prose.write_text(card, encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"{folder}: the run could not be recorded: {error.strerror or error}") from None
 

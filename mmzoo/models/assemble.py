@@ -98,7 +98,7 @@ def _make(resolved: dict[str, Resolved], loaded: Mapping[str, Part]) -> dict[str
     """Make the parts on the current device, except those that are already loaded."""
 
     def make(kind: str, *specs: Any) -> Any:
-        return loaded.get(kind) or _instance(resolved[kind], resolved[kind].options, *specs)
+        return loaded[kind] if kind in loaded else _instance(resolved[kind], resolved[kind].options, *specs)
 
     encoder, language_model = make("encoder"), make("language_model")
     return {

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -80,12 +81,15 @@ class FolderRepository:
                 raise HubError(f"{self.name}: is a single checkpoint; it has no revision '{name}'")
             return ""
         entries = self.store.names()
-        revisions = [entry for entry in entries if _REVISION.fullmatch(entry) and self.store.is_file(f"{entry}/{MANIFEST}")]
-        matches = [entry for entry in revisions if len(name) >= 7 and entry.startswith(name)]
-        if len(matches) == 1:
+        revisions = [entry for entry in entries if _REVISION.fullmatch(entry)]
+
+        def complete(prefix: str) -> list[str]:
+            return [entry for entry in revisions if entry.startswith(prefix) and self.store.is_file(f"{entry}/{MANIFEST}")]
+
+        if len(name) >= 7 and len(matches := complete(name)) == 1:
             return matches[0]
         names = sorted(unquote(entry) for kind in (BRANCHES, TAGS) for entry in self.store.names(kind))
-        if not (names := [*names, *(entry[:12] for entry in revisions)]):
+        if not (names := [*names, *(entry[:12] for entry in complete(""))]):
             raise HubError(f"{self.name}: there is no such repository; check the name, or `mmzoo push MODEL {self.name}`")
         raise HubError(f"{self.name}: has no revision '{name}'; there are: {', '.join(names)}")
 
@@ -223,7 +227,12 @@ def revision_of(facts: Mapping[str, FileFacts]) -> str:
 
 def search(zoo: Store, query: str | None, tags: list[str], limit: int) -> list[SharedModel]:
     """Return the models of a folder of ``owner/name`` folders; a `HubError` if there is no such folder."""
-    names = [f"{owner}/{name}" for owner in zoo.names() for name in zoo.names(owner)]
+    names = []
+    for owner in zoo.names():
+        try:
+            names += [f"{owner}/{name}" for name in zoo.names(owner)]
+        except HubError as error:  # such as lost+found on a disk of its own
+            print(f"warning: {error}", file=sys.stderr)
     if not names and not zoo.exists():
         raise HubError(f"{zoo.url}: there is no such folder")
     repositories = [FolderRepository(zoo.child(name)) for name in names if not query or query.lower() in name.lower()]

@@ -22,7 +22,6 @@ from huggingface_hub import (
     RepoFile,
     constants,
     get_session,
-    set_client_factory,
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -40,7 +39,7 @@ from mmzoo.sharing.repository import MAIN, Files, Pushed, SharedModel, staging
 
 LIBRARY = "mmzoo"
 TIMEOUT = 60.0  # seconds without a byte from the hub
-RETRY_WAIT = 2.0  # seconds before a commit is tried again; the library does not retry commits
+RETRY_WAITS = (1.0, 2.0, 4.0, None)  # seconds after each try of a commit; the library does not retry commits
 
 
 class HubRepository:
@@ -231,14 +230,14 @@ class HubRepository:
         """Return the id and the URL of a new commit, or of the pull request with it.
 
         The library retries the uploads but not the commit, which would be made twice if only its answer was lost. So it is tried
-        once more here, if the branch is still at ``head``.
+        again here only if the branch is still at ``head``.
         """
         after = f"; the repository is still at commit {head[:12]}"
         additions = [CommitOperationAdd(name, path) for name, path in upload.items()]
         with self._explained("the upload", branch, after=after):
             self.api.preupload_lfs_files(self.name, additions, revision=branch, create_pr=create_pr)
         operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in removed)]
-        for last in (False, True):
+        for wait in RETRY_WAITS:
             try:
                 with self._explained("the commit", branch, after=after):
                     info = self.api.create_commit(
@@ -246,13 +245,14 @@ class HubRepository:
                     )
                     return info.oid, info.pr_url or info.commit_url
             except HubError as error:
-                if not is_transient(error.__cause__):
+                # After a lost answer, the retry of a commit that landed conflicts with it.
+                if not is_transient(error.__cause__) and wait == RETRY_WAITS[0]:
                     raise
                 if not create_pr and (commit := self._landed(upload, removed, branch, head)):
                     return commit, f"{self.url}/commit/{commit}"
-                if last or (create_pr and http_status(error.__cause__) is None):
+                if wait is None or not is_transient(error.__cause__) or (create_pr and http_status(error.__cause__) is None):
                     raise
-                time.sleep(RETRY_WAIT)
+                time.sleep(wait)
         raise AssertionError("unreachable")
 
     def _landed(self, upload: Files, removed: list[str], branch: str, head: str) -> str | None:
@@ -288,8 +288,7 @@ def _client() -> HfApi:
     """Return the library's client. Its requests get a timeout, unless its user has chosen one: by default uploads have none."""
     session = get_session()
     if session.timeout.read is None:
-        options: dict[str, Any] = {"timeout": TIMEOUT, "follow_redirects": True, "event_hooks": session.event_hooks}
-        set_client_factory(lambda: type(session)(**options))
+        session.timeout = TIMEOUT
     return CommitApi(library_name=LIBRARY, library_version=version("mmzoo"))
 
 

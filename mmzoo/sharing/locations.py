@@ -29,7 +29,7 @@ NOT_FOLDERS = frozenset({"http", "https", "hf"})  # read-only, or the Hub itself
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 _HOST = re.compile(r"[\w.+-]+://[^/]*")
-_CREDENTIALS = re.compile(r"://([^/@]*:(?!\d+/).*@|.*\?)", re.S)  # a password before the host (a port is none), or a query
+_CREDENTIALS = re.compile(r"://([^/@]*:(?!\d+/[^@]*$).*@|.*\?)", re.S)  # a password before the host (a port is none), or a query
 
 
 def is_repository(model: str | Path) -> bool:

@@ -88,8 +88,12 @@ def _replace(staged: Path, to: Path) -> None:
     if not to.exists() or not any(to.iterdir()):
         with suppress(FileNotFoundError):
             to.rmdir()
-        staged.replace(to)
-        return
+        try:
+            staged.replace(to)
+            return
+        except OSError:
+            if not is_checkpoint(to):  # else another process that pulls the same was first
+                raise
     old = {path.name for path in to.iterdir() if path.is_file() and (screening.known(path.name) or path.name == PACK)}
     if not (staged / PACK).is_file():  # backbones that an older pack left do not belong to this checkpoint
         shutil.rmtree(to / BACKBONES, ignore_errors=True)

@@ -10,12 +10,13 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import quote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from mmzoo.common.files import staged_file
+from mmzoo.common.files import staged_file, staged_folder
 from mmzoo.common.sanitize import one_line
 from mmzoo.errors import CheckpointError, HubError, MmzooError
 
@@ -39,13 +40,20 @@ class Store:
 
     def exists(self) -> bool:
         """Return whether the folder exists."""
-        with self._access("read"):
-            return self.filesystem.exists(self.root)
+        return self._info("") is not None
 
     def is_file(self, path: str) -> bool:
         """Return whether there is such a file."""
+        info = self._info(path)
+        return info is not None and info["type"] == "file"
+
+    def _info(self, path: str) -> dict[str, Any] | None:
+        """Return what the backend knows of a file or folder; None if there is none. Its own `isfile` hides every fault."""
         with self._access("read"):
-            return self.filesystem.isfile(self._at(path))
+            try:
+                return self.filesystem.info(self._at(path))
+            except _MISSING:
+                return None
 
     def names(self, folder: str = "") -> list[str]:
         """Return the names in a folder, in order; none if there is no such folder."""
@@ -59,7 +67,8 @@ class Store:
         """Return the size in bytes of each file below a folder, by its path from there."""
         root, sizes = self._at(folder), dict[str, int]()
         with self._access("read"), suppress(*_MISSING):
-            entries = self.filesystem.find(root, detail=True).values()
+            faults = {"on_error": "raise"} if self.local else {}  # fsspec leaves out what it cannot list; s3fs does not
+            entries = self.filesystem.find(root, detail=True, **faults).values()
             sizes = {entry["name"].removeprefix(root).removeprefix("/"): entry["size"] for entry in entries}
         return {name: size for name, size in sizes.items() if name}  # some stores list the folder itself
 
@@ -68,7 +77,8 @@ class Store:
         with self._access("read"):
             try:
                 self._check_regular(path)
-                content = self.filesystem.cat_file(self._at(path), start=0, end=limit + 1)
+                with self.filesystem.open(self._at(path), "rb") as file:  # a range of an empty file is an error in S3
+                    content = file.read(limit + 1)
             except _MISSING:
                 return None
         if len(content) > limit:
@@ -105,8 +115,14 @@ class Store:
         """Write a new file; return whether it is new. Of two that do so at once, one writes it."""
         with self._access("written"):
             try:
-                with self.filesystem.open(self._at(path), "xb") as file:
-                    file.write(content)
+                if self.local:  # a reader must never see half of it
+                    target = Path(self._at(path))
+                    with staged_folder(target) as staged:
+                        (staged / target.name).write_bytes(content)
+                        os.link(staged / target.name, target)
+                else:
+                    with self.filesystem.open(self._at(path), "xb") as file:
+                        file.write(content)
             except FileExistsError:
                 return False
         return True

@@ -60,7 +60,7 @@ def listing(plugin: InstalledPlugin) -> None:
 @check()
 def side_effects(plugin: InstalledPlugin) -> None:
     """Require that importing a plugin and the modules of its entries opens no connection, looks up no host, and writes, creates
-    or removes no file outside the cache (``mmzoo.common.files.cache_folder()``). The module of an entry point must not change
+    or removes no file outside the cache (``mmzoo.api.cache_folder()``). The module of an entry point must not change
     the process: environment, working directory, ``sys.path``, standard streams, recursion limit, locale, signals, random seed
     and threads.
     """

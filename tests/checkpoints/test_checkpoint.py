@@ -4,6 +4,7 @@ import errno
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -193,3 +194,20 @@ def test_a_pretrained_part_is_saved_loaded_and_saved_again(tmp_path, full):
     assert any(name.startswith("language_model") for name in load_file(tmp_path / "once" / "model.safetensors")) is full
     mmzoo.load(tmp_path / "once").save(tmp_path / "twice")
     assert mmzoo.load(tmp_path / "twice").predict(image=PICTURES) == expected
+
+
+def test_a_run_that_cannot_be_recorded_leaves_the_checkpoint_whole(classifier, tmp_path, monkeypatch):
+    folder = mmzoo.build(classifier, seed=0).save(tmp_path / "m")
+    real = Path.write_text
+
+    def full(self, text, *arguments, **options):
+        if '"digest"' in text:  # the manifest
+            raise OSError(28, "No space left on device")
+        return real(self, text, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(CheckpointError, match="could not be recorded: No space left"):
+        checkpoint.update_run(folder, {"training": None}, "# card")
+    monkeypatch.undo()
+    assert mmzoo.load(folder).provenance.run == {}
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]

@@ -36,6 +36,9 @@ def surface() -> str:
                 continue
             shown[key] = label
             lines += described(label, value)
+    for name, value in vars(mmzoo.errors).items():
+        if inspect.isclass(value) and id(value) not in shown:
+            lines += described(f"mmzoo.errors.{name}", value)
     return "\n".join(lines) + "\n"
 
 

@@ -18,7 +18,7 @@ from object_store import serve_s3
 import mmzoo
 from mmzoo.errors import CheckpointError, DoesNotFit, HubError
 from mmzoo.sharing.folder import FolderRepository
-from mmzoo.sharing.store import Store
+from mmzoo.sharing.store import Store, open_local_store, open_store
 from mmzoo.testing import Sample, tiny
 
 PICTURES = [example.image for example in Sample().load("test")]
@@ -461,3 +461,30 @@ def test_half_precision_is_kept_and_halves_the_file(models, saved, zoo):
     assert sizes[0] < 0.6 * sizes[1]
     loaded, expected = mmzoo.load(zoo.repo).state_dict(), half.state_dict()
     assert all(loaded[name].dtype == value.dtype and torch.equal(loaded[name], value) for name, value in expected.items())
+
+
+def test_an_empty_file_is_read(zoo):
+    store = open_store(zoo.url)
+    store.write("empty", b"")
+    assert store.read("empty", 100) == b""
+    assert store.read("nothing", 100) is None
+
+
+def test_a_fault_of_the_disk_is_not_taken_for_a_file_that_is_not_there(tmp_path, monkeypatch):
+    store = open_local_store(tmp_path)
+
+    def broken(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(type(store.filesystem), "info", broken)
+    for asked in (store.exists, lambda: store.is_file("a")):
+        with pytest.raises(HubError, match="Input/output error"):
+            asked()
+
+
+def test_a_tag_is_never_seen_half_written(tmp_path):
+    store = open_local_store(tmp_path)
+    assert store.create("tags/v1", b"a" * 40)
+    assert not store.create("tags/v1", b"b" * 40)
+    assert store.read("tags/v1", 100) == b"a" * 40
+    assert [path.name for path in (tmp_path / "tags").iterdir()] == ["v1"]
