@@ -84,12 +84,14 @@ if TYPE_CHECKING:
     # Examples and their inputs
     from mmzoo.interfaces.example import PLACEHOLDER, PLACEHOLDER_ID, Example, placeholder
     from mmzoo.interfaces.features import Features, FeatureSpec
-    from mmzoo.interfaces.fusion import FusedInput, Fusion
+    from mmzoo.interfaces.fusion import FusedInput, Fusion, FusionCall
     from mmzoo.interfaces.language_model import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, CrossAttentionStates, LanguageModel, LanguageSpec
 
     # Parts
     from mmzoo.interfaces.part import Options, Part
-    from mmzoo.interfaces.task import IGNORE, Prediction, States, Task, TaskModel, TextContext
+    from mmzoo.interfaces.outputs import Outputs
+    from mmzoo.interfaces.task import IGNORE, Prediction, Task
+    from mmzoo.interfaces.text import TextContext
     from mmzoo.modalities.identity import input_key
     from mmzoo.modalities.image import open_image
     from mmzoo.modalities.reader import NONE, Reader, file_of, name_of

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel
 
-from mmzoo.interfaces import Options
+from mmzoo.interfaces import Options, Prediction
 
 
 class Metric(ABC):
@@ -22,21 +22,24 @@ class Metric(ABC):
     Class attributes:
         perfect: the score if every prediction equals its reference.
         smaller_is_better: whether it is an error, such as the mean absolute error, whose ``perfect`` is 0.
+        compares_all: whether the row of an example depends on the other examples, as in retrieval, so that it is computed on the
+            whole split only.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
     perfect: ClassVar[float] = 1.0
     smaller_is_better: ClassVar[bool] = False
+    compares_all: ClassVar[bool] = False
 
     def __init__(self, options: Any = None) -> None:
         self.options = options
 
     @abstractmethod
-    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    def rows(self, predictions: Sequence[Prediction], references: Sequence[Sequence[str]]) -> np.ndarray:
         """Return one row of statistics for each example, [examples, statistics], float64.
 
         Args:
-            predictions: each `Prediction.text`; a value in digits where the task predicts values.
+            predictions: of the task; a metric of texts reads `Prediction.text`.
             references: the task's ``references``, one or more for each example.
         """
 

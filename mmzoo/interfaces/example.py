@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmzoo.modalities.reader import NONE
 
-FIELD_MODALITIES = ("image", "audio")  # modalities that are fields of `Example` and parameters of `predict` and `generate`
+INPUT_KEYWORDS = ("image", "audio", "video")  # modalities that are keywords of `Example`, `predict` and `generate`
 PLACEHOLDER = "<image>"  # marks the place of an image in a text
-PLACEHOLDER_ID = -200  # the id of a placeholder of any modality, which no token has (as in LLaVA's original code)
+# The id of the first modality's placeholder, which no token has (as in LLaVA's original code); further modalities count down.
+PLACEHOLDER_ID = -200
+
+Targets = tuple[str, ...] | Mapping[str, tuple[str, ...]]
 
 
 def placeholder(modality: str) -> str:
@@ -18,51 +21,82 @@ def placeholder(modality: str) -> str:
     return PLACEHOLDER if modality == NONE else f"<{modality}>"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Example:
     """Represent one item of a data set: its inputs, its text and its targets.
 
-    Several modalities may be present in one example; a model reads only the inputs of its encoder's modality. ``<image>`` or
-    ``<audio>`` in the text marks the place of each input; a single input needs none.
+    A model reads the inputs of its encoders' modalities. ``<image>`` or ``<audio>`` in the text marks the place of each input; a
+    single input needs none.
 
-    Args:
+    Attributes:
         id: names the example in messages.
-        image: an image, or a list of images: anything that `mmzoo.modalities.image.open_image` opens.
+        inputs: by modality an input, or a list of inputs: anything that the encoder's `mmzoo.modalities.reader.Reader` opens.
         text: a question or prompt.
-        targets: the answers, captions or labels that count as right; training uses the first.
-        audio: a clip, or a list of clips: anything that the encoder's `mmzoo.modalities.reader.Reader` opens.
-        others: inputs of modalities that plugins add, by name: ``Example("1", others={"series": array}, targets=("rising",))``.
+        targets: the answers, captions or labels that count as right, of which training uses the first; or a mapping with those of
+            each task. A tuple serves every task.
     """
 
     id: str
-    image: Any = None
-    text: str = ""
-    targets: tuple[str, ...] = ()
-    audio: Any = None
-    others: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any]
+    text: str
+    targets: Targets
 
-    def inputs(self, modality: str) -> list[Any]:
-        """Return the inputs of a modality as a list, [None] if there are none; for ``"none"`` of the first that is present."""
-        own = self._own(modality)
-        value = getattr(self, own) if own in FIELD_MODALITIES else self.others.get(own)
-        return list(value) if isinstance(value, list | tuple) else [value]
+    def __init__(
+        self,
+        id: str,
+        image: Any = None,
+        text: str = "",
+        targets: Targets = (),
+        *,
+        audio: Any = None,
+        video: Any = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Create an example; ``image``, ``audio`` and ``video`` are short for items of ``inputs``."""
+        given = {"image": image, "audio": audio, "video": video, **(inputs or {})}
+        present = {modality: value for modality, value in given.items() if value is not None}
+        for name, value in {"id": id, "inputs": present, "text": text, "targets": targets}.items():
+            object.__setattr__(self, name, value)
+
+    def of(self, modality: str) -> list[Any]:
+        """Return the inputs of a modality as a list, empty if there are none; for ``"none"`` those of the first modality."""
+        value = self.inputs.get(modality if modality != NONE else next(iter(self.inputs), ""))
+        return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
     def with_inputs(self, modality: str, inputs: Sequence[Any]) -> Example:
-        """Return a copy with other inputs of the modality."""
-        own, changed = self._own(modality), inputs[0] if len(inputs) == 1 else list(inputs)
-        fields: dict[str, Any] = {own: changed} if own in FIELD_MODALITIES else {"others": {**self.others, own: changed}}
-        return replace(self, **fields)
+        """Return a copy with other inputs of the modality; none if ``inputs`` is empty."""
+        own = modality if modality != NONE else next(iter(self.inputs), "image")
+        changed = None if not inputs else inputs[0] if len(inputs) == 1 else list(inputs)
+        return replace(self, inputs={**self.inputs, own: changed})
 
-    def _own(self, modality: str) -> str:
-        return modality if modality != NONE else next(iter(self.modalities), "image")
+    def for_task(self, target: str, *, alone: bool = True) -> Example:
+        """Return a copy whose ``targets`` are those of one task.
+
+        Args:
+            target: the key of the task's targets.
+            alone: whether the model has no other task, which then takes the first targets if there are none of that key.
+        """
+        if not isinstance(self.targets, Mapping):
+            return self
+        default = next(iter(self.targets.values()), ()) if alone else ()
+        return replace(self, targets=tuple(self.targets.get(target, default)))
 
     @property
     def modalities(self) -> list[str]:
         """List the modalities that have an input."""
-        own = [modality for modality in FIELD_MODALITIES if getattr(self, modality) is not None]
-        return own + [modality for modality, value in self.others.items() if value is not None]
+        return list(self.inputs)
+
+    @property
+    def image(self) -> Any:
+        """Return the image, or the list of images; None if there is none."""
+        return self.inputs.get("image")
+
+    @property
+    def audio(self) -> Any:
+        """Return the clip, or the list of clips; None if there is none."""
+        return self.inputs.get("audio")
 
     @property
     def images(self) -> list[Any]:
-        """Return the images as a list; [None] if there are none."""
-        return self.inputs("image")
+        """Return the images as a list."""
+        return self.of("image")

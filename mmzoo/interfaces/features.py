@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -82,6 +82,20 @@ class Features:
         mask = self.token_mask()[index] * present[..., None]
         pooled = each.sum(1) / present.sum(1, keepdim=True).clamp(min=1)
         return Features(self.tokens[index].flatten(1, 2), pooled, mask.flatten(1), each, present)
+
+    def fill_missing(self, vector: Tensor) -> Features:
+        """Return features whose ``pooled`` is ``vector`` [pooled_dim] in each row that has no input."""
+        if self.present is None:
+            return self
+        missing = ~self.present.any(1, keepdim=True)
+        return replace(self, pooled=torch.where(missing, vector.to(self.pooled.dtype), self.pooled))
+
+    def rows(self, index: Tensor | None) -> Features:
+        """Return the rows ``index`` [rows] of every tensor; all of them if that is None."""
+        if index is None:
+            return self
+        values = (self.tokens, self.pooled, self.mask, self.each, self.present, self.at)
+        return Features(*(None if value is None else value[index] for value in values))  # type: ignore[arg-type]
 
     def repeat(self, times: int) -> Features:
         """Return each row ``times`` times in a row, in the order that beam search uses."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmzoo.interfaces.features import Features, FeatureSpec
 from mmzoo.interfaces.language_model import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, CrossAttentionStates, LanguageModel, LanguageSpec
@@ -30,12 +33,63 @@ class FusedInput:
     memory: CrossAttentionStates | None = None
 
 
+@dataclass
+class FusionCall:
+    """Hold what the deep and late hooks of one fusion read during one pass of the language model.
+
+    It belongs to the call, not to the module, so callers that use one model at the same time do not see each other's features.
+
+    Args:
+        features: as `Fusion.prepare` returned them; a mapping by encoder for a joint fusion.
+        mask: [batch, positions] of the language model's input.
+        latest: [batch, positions], the index of the latest input before each position, -1 for none; None if it is always the
+            first.
+        kept: whatever else the fusion's hooks pass on to one another.
+    """
+
+    features: Any
+    mask: Tensor | None = None
+    latest: Tensor | None = None
+    kept: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelPass:
+    """Hold the calls of all fusions in one pass, and whether the pass generates text."""
+
+    calls: Mapping[Any, FusionCall] = field(default_factory=dict)
+    generates: bool = False
+
+
+_PASS: ContextVar[ModelPass] = ContextVar("mmzoo_pass", default=ModelPass())  # noqa: B039 - it is never changed
+
+
+def current_pass() -> ModelPass:
+    """Return the pass that runs in this thread; an empty one outside of any."""
+    return _PASS.get()
+
+
+@contextmanager
+def running(model_pass: ModelPass) -> Iterator[None]:
+    """Make ``model_pass`` the current one within a ``with`` block."""
+    token = _PASS.set(model_pass)
+    try:
+        yield
+    finally:
+        _PASS.reset(token)
+
+
 class Fusion(Part):
     """Combine features with language: early (before the language model), deep (inside it) or late (after it).
 
-    A subclass overrides one or more of the three methods, which the model calls in this order.
+    A subclass overrides one or more of the three methods, which the model calls in this order. It keeps nothing of a call on
+    itself, since a model may serve several callers at once: `call` has what the hooks need.
+
+    A fusion knows one encoder, and a model builds it once for each. One that is ``joint`` is built once for all: the constructor,
+    `early`, `prepare` and `late` then get mappings by encoder in place of a `FeatureSpec` and `Features`.
 
     Class attributes:
+        joint: whether it reads the features of all encoders together.
         architectures: the architectures of language model that it works with.
         needs_tokens: whether it reads the encoder's token features. If not, they may have the shape [batch, 0, dim].
         needs_blocks: whether it attaches to the language model's blocks.
@@ -46,20 +100,34 @@ class Fusion(Part):
     needs_tokens: ClassVar[bool] = False
     needs_blocks: ClassVar[bool] = False
     needs_decoder: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
 
-    def __init__(self, options: Any, encoder: FeatureSpec, language_model: LanguageSpec) -> None:
+    def __init__(self, options: Any, encoder: Any, language_model: LanguageSpec) -> None:
+        """Keep the options.
+
+        Args:
+            encoder: the `FeatureSpec` of the encoder; for a joint fusion a mapping of them by encoder.
+            language_model: of the language model.
+        """
         super().__init__()
         self.options = options
-        # Read by the deep and late hooks. The model sets them in each forward pass and keeps them until the next one, because
-        # gradient checkpointing may run the hooks again during the backward pass.
-        self.features: Features | None = None
-        self.mask: Tensor | None = None  # [batch, positions] of the language model's input
-        # [batch, positions], the index of the latest image before each position, -1 for none; None if it is always the first.
-        self.latest: Tensor | None = None
+
+    def learn_missing(self, encoders: Mapping[str, FeatureSpec]) -> None:
+        """Add a learned vector for each encoder, which stands for the pooled features of a missing input.
+
+        A model with several encoders calls it once.
+        """
+        self.missing = nn.ParameterDict({name: 0.02 * torch.randn(spec.pooled_dim) for name, spec in encoders.items()})
+
+    @property
+    def call(self) -> FusionCall | None:
+        """Return what the hooks read in the current pass; None outside of one."""
+        return current_pass().calls.get(self)
 
     @property
     def added_tokens(self) -> int | None:
-        """Return how many positions `early` adds to a text for each image; None if it depends on the input."""
+        """Return how many positions `early` adds to a text for each input; None if it depends on the input. For a joint fusion
+        they are those of one input of each encoder."""
         return 0
 
     @property
@@ -70,20 +138,20 @@ class Fusion(Part):
         """
         return 1
 
-    def set_features(self, features: Features | None) -> None:
-        """Set the features that the deep and late hooks read, and compute what all hooks share.
+    def prepare(self, features: Any) -> Any:
+        """Return the features that the deep hooks read; the default returns them unchanged.
 
-        The model calls it once per forward pass, before `early`, and with None afterwards.
+        The model calls it once a pass, before `early`, which gets the encoder's own features.
         """
-        self.features = features
+        return features
 
-    def early(self, features: Features, embeddings: Tensor, mask: Tensor) -> FusedInput:
+    def early(self, features: Any, embeddings: Tensor, mask: Tensor) -> FusedInput:
         """Return the input of the language model.
 
         `mmzoo.models.sequence.insert_features` puts the tokens of each image at its placeholder.
 
         Args:
-            features: of the batch.
+            features: `Features` of the batch; for a joint fusion a mapping of them by encoder.
             embeddings: [batch, text, dim], of the text.
             mask: [batch, text], 1 where a token is real.
         """
@@ -110,7 +178,7 @@ class Fusion(Part):
         With a key-value cache a hook gets only the new positions, [rows, 1, dim]. With gradient checkpointing it may run twice.
         """
 
-    def late(self, features: Features, hidden: Tensor) -> Tensor:
+    def late(self, features: Any, hidden: Tensor) -> Tensor:
         """Return fused hidden states of the same shape. Each position must depend only on itself and on its row of ``features``.
 
         The same method therefore serves a task with one vector per text (``positions`` is 1), training to write (all positions;
@@ -133,38 +201,42 @@ class Fusion(Part):
         """List which of early, deep and late are overridden; empty for a fusion that ignores the features."""
         return [name for name in ("early", "deep", "late") if getattr(cls, name) is not getattr(Fusion, name)]
 
-    def features_for(self, rows: int) -> Features | None:
-        """Return the current features, repeated to ``rows`` as beam search and sampling repeat inputs; None if none are set.
+    def features_for(self, rows: int) -> Any:
+        """Return the current features, repeated to ``rows`` as beam search and sampling repeat inputs; None outside of a pass.
 
         Raises:
             ValueError: ``rows`` is not a multiple of the number of examples.
         """
-        if self.features is None:
+        if (call := self.call) is None:
             return None
-        times, remainder = divmod(rows, len(self.features.pooled))
-        if remainder or not times:
-            raise ValueError(f"{rows} rows of states do not match the features of {len(self.features.pooled)} examples")
-        return self.features.repeat(times)
+        every = list(call.features.values()) if self.joint else [call.features]
+        times, rest = divmod(rows, len(every[0].pooled))
+        if rest or not times:
+            raise ValueError(f"{rows} rows do not match the features of {len(every[0].pooled)} examples")
+        if self.joint:
+            return {name: features.repeat(times) for name, features in call.features.items()}
+        return call.features.repeat(times)
 
     def attention_mask(self, rows: int, positions: int, *, decoder: bool = False) -> Tensor | None:
-        """Return which visual tokens each position may attend to, as booleans [rows, positions, tokens]; None if all.
+        """Return which tokens each position may attend to, as booleans [rows, positions, tokens]; None if all.
 
-        A position may attend to the real tokens (by ``features.mask``) of the latest image before it. A position before every
-        image attends to none. Positions that generation adds, and all positions of a seq2seq ``decoder``, attend to the same
-        tokens as the last position of the prompt.
+        A position may attend to the real tokens (by ``features.mask``) of the latest input before it. A position before every
+        input attends to none. Positions that generation adds, and all positions of a seq2seq ``decoder``, attend to the same
+        tokens as the last position of the prompt. It is for fusions of one encoder.
         """
-        if self.features is None:
+        if (call := self.call) is None:
             return None
-        times = rows // self.features.pooled.shape[0]
-        tokens = None if self.features.mask is None else self.features.mask.bool().repeat_interleave(times, 0)[:, None, :]
-        if self.latest is None:
+        features: Features = call.features
+        times = rows // features.pooled.shape[0]
+        tokens = None if features.mask is None else features.mask.bool().repeat_interleave(times, 0)[:, None, :]
+        if call.latest is None:
             return None if tokens is None else tokens.expand(-1, positions, -1)
-        latest = self.latest.repeat_interleave(times, 0)
+        latest = call.latest.repeat_interleave(times, 0)
         if decoder or positions < latest.shape[1]:  # or one step with the cache
             latest = latest[:, -1:].expand(-1, positions)
         else:
             latest = torch.cat([latest, latest[:, -1:].expand(-1, positions - latest.shape[1])], 1)
-        count = self.features.tokens.shape[1]
-        owner = torch.arange(count, device=latest.device) // (count // self.features.images)
+        count = features.tokens.shape[1]
+        owner = torch.arange(count, device=latest.device) // (count // features.images)
         visible = latest[..., None] == owner
         return visible if tokens is None else visible & tokens

@@ -18,12 +18,14 @@ class Kind:
         hook: the pluggy hook that returns its entries.
         base: the base class of its targets as ``"package.module:Class"``; empty for kinds whose targets are not classes.
         part: whether it is a part of a model, which a recipe names.
+        group: the key of a recipe that holds several of them by name; empty if a model has one.
     """
 
     name: str
     hook: str
     base: str = ""
     part: bool = False
+    group: str = ""
 
     @property
     def label(self) -> str:
@@ -42,10 +44,10 @@ class Kind:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("encoder", "mmzoo_encoders", "mmzoo.interfaces.encoder:Encoder", part=True),
-        Kind("fusion", "mmzoo_fusions", "mmzoo.interfaces.fusion:Fusion", part=True),
+        Kind("encoder", "mmzoo_encoders", "mmzoo.interfaces.encoder:Encoder", part=True, group="encoders"),
+        Kind("fusion", "mmzoo_fusions", "mmzoo.interfaces.fusion:Fusion", part=True, group="fusions"),
         Kind("language_model", "mmzoo_language_models", "mmzoo.interfaces.language_model:LanguageModel", part=True),
-        Kind("task", "mmzoo_tasks", "mmzoo.interfaces.task:Task", part=True),
+        Kind("task", "mmzoo_tasks", "mmzoo.interfaces.task:Task", part=True, group="tasks"),
         Kind("dataset", "mmzoo_datasets", "mmzoo.data.dataset:Dataset"),
         Kind("metric", "mmzoo_metrics", "mmzoo.evaluation.metric:Metric"),
         Kind("recipe", "mmzoo_recipes"),
@@ -54,4 +56,18 @@ KINDS = {
     )
 }
 PARTS = tuple(kind.name for kind in KINDS.values() if kind.part)
+GROUPS = {kind.name: kind.group for kind in KINDS.values() if kind.group}  # from kind to the key that holds several
+_KINDS_OF = {group: kind for kind, group in GROUPS.items()}
 HOOKS = {kind.hook: kind.name for kind in KINDS.values()}
+
+
+def kind_of(key: str) -> str:
+    """Return the kind of a part by its key in a recipe: ``encoders.image`` is an ``encoder``."""
+    head = key.partition(".")[0]
+    return _KINDS_OF.get(head, head)
+
+
+def key_of(tensor: str) -> str:
+    """Return the key of the part that a tensor of a model belongs to: ``encoders.image`` for ``encoders.image.conv.weight``."""
+    steps = tensor.split(".")
+    return ".".join(steps[: 2 if steps[0] in _KINDS_OF else 1])

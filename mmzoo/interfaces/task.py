@@ -1,101 +1,53 @@
-"""Define `Task`, which turns examples into batches, and outputs into losses and predictions, and what it may use of a model."""
+"""Define `Task`, which turns examples into batches, and outputs into losses and predictions."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmzoo.interfaces.example import Example, placeholder
-from mmzoo.interfaces.features import Features
-from mmzoo.interfaces.fusion import Fusion
-from mmzoo.interfaces.language_model import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, LanguageModel, LanguageSpec
+from mmzoo.interfaces.example import Example
+from mmzoo.interfaces.features import FeatureSpec
+from mmzoo.interfaces.language_model import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, LanguageSpec
+from mmzoo.interfaces.outputs import Outputs
 from mmzoo.interfaces.part import Part
+from mmzoo.interfaces.text import TextContext
 
 IGNORE = -100
 
 
 @dataclass
 class Prediction:
-    """Hold the prediction for one example. Metrics read its `text`.
+    """Hold the prediction for one example, which metrics read.
 
     Args:
         label: a class, or the generated text.
-        score: confidence in [0, 1].
-        value: the result of a regression.
+        score: confidence in [0, 1], or the similarity of a pair.
+        value: the result of a regression of one number.
         scores: score by label, for tasks with labels.
+        labels: the classes of a task that may choose several or none; None for other tasks.
+        values: the results of a regression of several numbers.
+        vectors: unit vectors by encoder, and ``"text"``, for tasks that compare inputs.
     """
 
     label: str | None = None
     score: float | None = None
     value: float | None = None
     scores: dict[str, float] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    values: tuple[float, ...] = ()
+    vectors: dict[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
 
     @property
     def text(self) -> str:
-        """Return the label; without one, the value with enough digits for `float` to restore it; else an empty text."""
-        return self.label if self.label is not None else "" if self.value is None else repr(float(self.value))
-
-
-@dataclass(frozen=True)
-class TextContext:
-    """Describe the language model for the layout of text.
-
-    Args:
-        tokenizer: a `transformers` tokenizer.
-        architecture: `CAUSAL`, `BIDIRECTIONAL` or `SEQ2SEQ`.
-        max_length: the context in positions; None if unlimited.
-        added_tokens: positions that the fusion adds for each input; None if that depends on the input.
-        modality: the modality of the inputs.
-    """
-
-    tokenizer: Any
-    architecture: str
-    max_length: int | None
-    added_tokens: int | None
-    modality: str = "image"
-
-    @property
-    def placeholder(self) -> str:
-        """Return the text that marks the place of an input."""
-        return placeholder(self.modality)
-
-
-@dataclass
-class States:
-    """Hold the hidden states of a fused text.
-
-    Args:
-        hidden: [batch, positions, dim].
-        mask: [batch, text], 1 where a token of the text is real.
-        text: the positions of the text's tokens, as in `FusedInput`.
-    """
-
-    hidden: Tensor
-    mask: Tensor
-    text: slice | Tensor
-
-
-class TaskModel(Protocol):
-    """Define what tasks may use of `MultimodalModel`: two parts, and the steps from features and text to states and text."""
-
-    fusion: Fusion
-    language_model: LanguageModel
-
-    def text_context(self) -> TextContext:
-        """Return what tasks need to lay out text."""
-
-    def states(self, features: Features, ids: Tensor, mask: Tensor, decoder_ids: Tensor | None = None) -> States:
-        """Return the hidden states of text ``ids`` [batch, text] under ``mask``, through early and deep fusion."""
-
-    def pooled(self, features: Features, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return one fused vector for each example, [batch, dim]."""
-
-    def generate_ids(self, features: Features, ids: Tensor, mask: Tensor, **options: Any) -> Tensor:
-        """Return new token ids [batch * returned, out] after prompts ``ids`` [batch, text]."""
+        """Return the label, or the labels or values joined by commas, with enough digits for `float` to restore them."""
+        if self.label is not None:
+            return self.label
+        numbers = self.values or (() if self.value is None else (self.value,))
+        return ", ".join(self.labels if self.labels is not None else [repr(float(number)) for number in numbers])
 
 
 class Task(Part, ABC):
@@ -104,14 +56,16 @@ class Task(Part, ABC):
     Class attributes:
         architectures: the architectures of language model that it works with.
         needs_generation: whether the language model must generate.
+        needs_input: whether it compares inputs with texts, so that it cannot do without an encoder that has an input.
         metrics: names of the metrics that an evaluation reports, in order.
     """
 
     architectures: ClassVar[frozenset[str]] = frozenset({CAUSAL, BIDIRECTIONAL, SEQ2SEQ})
     needs_generation: ClassVar[bool] = False
+    needs_input: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, options: Any, language_model: LanguageSpec) -> None:
+    def __init__(self, options: Any, language_model: LanguageSpec, encoders: Mapping[str, FeatureSpec]) -> None:
         super().__init__()
         self.options = options
 
@@ -140,12 +94,19 @@ class Task(Part, ABC):
 
     @abstractmethod
     def collate(self, examples: Sequence[Example], text: TextContext, *, training: bool) -> dict[str, Tensor]:
-        """Return the tensors of a batch without its inputs; with ``training``, also ``labels`` (-100 where there is none)."""
+        """Return the tensors of a batch without its inputs, such as ``ids`` and ``mask`` [batch, text].
+
+        With ``training`` also ``labels``; one that is -100, or NaN for numbers, is none. The ``targets`` of the examples are a
+        tuple: the task's own.
+        """
 
     @abstractmethod
-    def loss(self, model: TaskModel, features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the sum of the losses over the labels of the batch, and the number of labels, both as scalar tensors."""
+    def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the terms of the loss by name: the sum over the labels of the batch, and their number, both as scalars.
+
+        The model divides each sum by the number, and adds the terms.
+        """
 
     @abstractmethod
-    def predict(self, model: TaskModel, features: Features, batch: dict[str, Tensor], **options: Any) -> list[Prediction]:
+    def predict(self, outputs: Outputs, batch: Mapping[str, Tensor], **options: Any) -> list[Prediction]:
         """Return one prediction per example, in order."""
