@@ -17,10 +17,15 @@ class Dataset(ABC):
     Class attributes:
         Options: the pydantic schema of its options.
         modality: the modality of its inputs, used in suggestions if a model needs another one.
+
+    Attributes:
+        wanted: the names of the targets that the model's tasks read, set before the splits are loaded if there are several;
+            empty for the data set's own choice.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
     modality: ClassVar[str] = "image"
+    wanted: tuple[str, ...] = ()
 
     def __init__(self, options: Any) -> None:
         self.options = options
