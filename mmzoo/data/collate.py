@@ -125,8 +125,7 @@ class Collator:
             chosen = [own[i] for i in rows]
             batch: dict[str, Any] = layout.task.collate(chosen, self.text, training=self.training)
             for ids, example in zip(batch.get("ids", ()), chosen, strict=False):
-                inputs = {modality: len(example.of(modality)) for modality in self.text.added}
-                check_placeholders(ids.tolist(), self.text, inputs, example.id)
+                check_placeholders(ids.tolist(), self.text, example)
             if len(rows) < len(examples):
                 batch["rows"] = torch.tensor(rows)
             batches[name] = _share_text(batch, batches)

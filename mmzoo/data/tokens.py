@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AddedToken
 
 from mmzoo.errors import BadRecipe, DataError
-from mmzoo.interfaces import CAUSAL, PLACEHOLDER, TextContext, placeholder
+from mmzoo.interfaces import CAUSAL, INPUT_KEYWORDS, PLACEHOLDER, Example, TextContext, placeholder
 from mmzoo.modalities.reader import plural
 
 
@@ -133,17 +133,26 @@ def _parts(pieces: Sequence[str]) -> list[dict[str, str]]:
     return [part for part in parts if part.get("text") != ""]
 
 
-def check_placeholders(row: Sequence[int], text: TextContext, inputs: Mapping[str, int], name: str) -> None:
-    """Check that a text has one placeholder for each of its inputs, or none for a single input; else raise a `DataError`.
+def check_placeholders(row: Sequence[int], text: TextContext, example: Example) -> None:
+    """Check that the ids of an example's text have one placeholder for each of its inputs, or none for a single input.
 
-    ``inputs`` is their number by modality. A missing input may have a placeholder.
+    A missing input may have a placeholder.
+
+    Raises:
+        DataError: the numbers differ, or there is a placeholder of a modality that no encoder takes.
     """
+    for modality in INPUT_KEYWORDS:
+        if modality not in text.added and (mark := placeholder(modality)) in example.text:
+            takes = " and ".join(map(plural, text.added))
+            raise DataError(
+                f"example {example.id}: the text has '{mark}', and this model takes {takes}; add an encoder of {modality}"
+            )
     for (mark, id), modality in zip(text.placeholders.items(), text.added, strict=True):
-        count, given = sum(i == id for i in row), inputs.get(modality, 0)
+        count, given = sum(i == id for i in row), len(example.of(modality))
         if count != given and (count or given > 1) and (count, given) != (1, 0):
             amount = f"{given} {modality if given == 1 else plural(modality)}"
             raise DataError(
-                f"example {name}: {count} placeholders '{mark}' in the text and {amount}; give one placeholder for each "
+                f"example {example.id}: {count} placeholders '{mark}' in the text and {amount}; give one placeholder for each "
                 f"{modality}" + (", or none for a single one" if given == 1 else "")
             )
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmzoo.interfaces import CAUSAL, Features, Fusion, FusionCall, ModelPass, repeat_rows, running
+from mmzoo.interfaces import CAUSAL, Features, Fusion, FusionCall, ModelPass, Outputs, repeat_rows, running
 from mmzoo.models.sequence import drop_none, fuse_input, positions_before, text_states
 
 
@@ -88,7 +88,7 @@ class LazyOutputs:
     def write(self, **options: Any) -> Tensor:
         return self.model.generate_ids(self.features, self.batch["ids"], self.batch["mask"], **options)
 
-    def with_text(self, batch: Mapping[str, Tensor]) -> LazyOutputs:
+    def with_text(self, batch: Mapping[str, Tensor]) -> Outputs:
         return LazyOutputs(self.model, self.features, batch)
 
 

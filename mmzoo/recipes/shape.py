@@ -1,4 +1,4 @@
-"""Convert recipes, as plain data, between the short form (``encoder``, ``fusion``, ``task``) and the long one, which names each."""
+"""Convert recipes, as plain data, between the short form (``encoder``, ``fusion``, ``task``) and the long one (``encoders``)."""
 
 from __future__ import annotations
 

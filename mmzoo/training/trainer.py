@@ -112,7 +112,7 @@ class MultimodalTrainer(Trainer):
             raise input_error(self.model)(f"example {name}: {problem}\nTo train without such examples: --skip-bad")
         self.skipped += bad
         self.seen += len(names)
-        result = super().compute_loss(model, inputs, True, num_items_in_batch)
+        result: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
         self.terms.add(result[1]["terms"])
         result = result if return_outputs else result[0]
         loss: Any = result[0] if return_outputs else result
