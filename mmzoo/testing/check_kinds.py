@@ -349,8 +349,9 @@ def _same_answers(some: Sequence[Any], others: Sequence[Any]) -> bool:
 @check("task")
 def answers(subject: Subject) -> None:
     """Require that a task collates tensors with one row per example, with ``labels`` in training. ``loss`` must return terms by
-    name, each a finite sum and the number of labels, both scalars; ``predict`` one `Prediction` per example; and ``references``
-    the targets of the examples. The metrics must be registered, and what the task learns from data must be plain, valid, and learned once.
+    name, each a finite sum and the number of labels, both scalars; ``predict`` one `Prediction` per example; and
+    ``references`` the targets of the examples. The metrics must be registered, and what the task learns from data must be
+    plain, valid, and learned once.
     """
     model, task = subject.model, subject.model.task
     _check_learning(subject, task)
