@@ -18,7 +18,7 @@ _DATASETS = (
            "48,248 questions about 5,000 pictures of coloured shapes, 13 answers; installs from PyPI", limit=8),
     _entry("openmoji", "openmoji:OpenMoji", "CC-BY-SA-4.0", "https://openmoji.org",
            "3,700 emoji and their English names, with held-out combinations of concept, gender and skin tone", limit=8),
-    _entry("three-signals", "three_signals:ThreeSignals", "Apache-2.0", "",
+    _entry("three-signals", "three_signals:ThreeSignals", "Apache-2.0", "generated here from a seed",
            "remarks whose sentiment is the parity of a text, a face and a voice, and their topic; made by code",
            train_size=32, validation_size=32, test_size=32),
     _entry("files", "files:Files", "varies", "https://huggingface.co/docs/datasets/loading",
