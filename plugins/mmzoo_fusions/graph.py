@@ -48,6 +48,7 @@ class GraphAttention(JointEarly):
         count = real.shape[1]
         edges = real.new_ones(count, count)
         if self._causal:
+            edges = edges.tril()
             edges[:inputs, :inputs] = True
         return (edges & real[:, None]) | torch.eye(count, dtype=torch.bool, device=real.device)
 
