@@ -185,7 +185,9 @@ def _check_pair(label: str, fusion: Any, encoder: Any, name: str, resolved: Clas
             "fusion", lambda cls: fits(cls) and cls.joint == fusion.joint and spec.architecture in cls.architectures
         )
 
-    if encoder.transform is not None and not fusion.places():
+    # A task that compares inputs with texts reads the features itself.
+    fused = not all(task.cls.needs_input for task in _of_kind("task", resolved).values())
+    if encoder.transform is not None and not fusion.places() and fused:
         raise _misfit(
             f"{label} ignores the features of encoder '{name}'.",
             others(lambda cls: cls.places()),
