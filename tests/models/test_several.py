@@ -100,7 +100,7 @@ def test_unknown_tasks_options_and_modalities_are_refused(late):
     with pytest.raises(DataError, match=r"takes images and audio: give image=... or audio=..., not video="):
         late.predict(text="so", video="a.mp4")
     with pytest.raises(
-        DataError, match=r"the text has '<video>', and this model takes images and audio; add an encoder of video"
+        DataError, match=r"'<video>', and this model takes images and audio; add an encoder of video"
     ):
         late.predict(text="a <video> of it", **inputs(0))
 
@@ -244,11 +244,11 @@ def test_a_joint_fusion_reads_all_encoders_and_is_refused_for_one():
     assert list(model.fusions) == ["all"]
     assert model.recipe.fusions["all"].use == "tensor-fusion"
     with pytest.raises(
-        DoesNotFit, match=r"'tensor-fusion' reads the features of several encoders together, and there is only one"
+        DoesNotFit, match=r"'tensor-fusion' reads the features of several encoders together, .*only one"
     ):
         mmzoo.check(encoder="cnn", fusion="tensor-fusion", language_model="lstm", task="classify")
+    parts = {key: value for key, value in LATE.items() if key != "fusion"}
     with pytest.raises(DoesNotFit, match="Write it once, for all: fusion: gated"):
-        parts = {key: value for key, value in LATE.items() if key != "fusion"}
         mmzoo.check(**parts, fusions={"image": "gated", "audio": "late-sum"})
 
 
