@@ -9,6 +9,7 @@ import numpy as np
 
 from mmzoo.errors import DataError
 from mmzoo.evaluation.metric import Metric
+from mmzoo.interfaces import Prediction
 
 RESAMPLES = 1000
 BLOCK = 2e7  # weights that are drawn at once
@@ -32,7 +33,7 @@ class Score:
 
 def measure(
     metric: Metric,
-    predictions: Sequence[str],
+    predictions: Sequence[Prediction],
     references: Sequence[Sequence[str]],
     groups: Sequence[Hashable],
     *,

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mmzoo.api import DataError, Metric
+from mmzoo.api import DataError, Metric, Prediction
 from mmzoo_metrics.ptb import tokenize
 
 
@@ -37,13 +37,13 @@ def tokens_of(predictions: Sequence[str], references: Sequence[Sequence[str]]) -
 class CaptionMetric(Metric):
     """Compute a score of tokenized captions."""
 
-    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    def rows(self, predictions: Sequence[Prediction], references: Sequence[Sequence[str]]) -> np.ndarray:
         """Return the statistics of each example, as `rows_of_tokens` defines them.
 
         Raises:
             DataError: an example has no reference.
         """
-        return self.rows_of_tokens(*tokens_of(predictions, references))
+        return self.rows_of_tokens(*tokens_of([prediction.text for prediction in predictions], references))
 
     @abstractmethod
     def rows_of_tokens(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmzoo.api import DataError, Metric
+from mmzoo.api import DataError, Metric, Prediction
 
 _CONTRACTIONS = """ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
 he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've
@@ -38,7 +38,7 @@ class VQAAccuracy(Metric):
     answers are one string, so that there "Yes." is wrong if all ten are "yes".)
     """
 
-    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    def rows(self, predictions: Sequence[Prediction], references: Sequence[Sequence[str]]) -> np.ndarray:
         """Return [score, 1] for each example.
 
         Raises:
@@ -49,7 +49,7 @@ class VQAAccuracy(Metric):
             if not answers:
                 raise DataError(f"example {i + 1} has no answer")
             count = len(answers)
-            same = [normal(answer) for answer in answers].count(normal(prediction))
+            same = [normal(answer) for answer in answers].count(normal(prediction.text))
             enough = min(3, count - 1)
             if not enough:
                 row[0] = same

@@ -1,119 +1,130 @@
-"""Choose a label of a fixed set from the fused vector of an image and a text (VQA as classification, Antol et al. 2015,
-https://arxiv.org/abs/1505.00468)."""
+"""Choose a label of a fixed set from the fused vector of an example (VQA as classification, Antol et al. 2015,
+https://arxiv.org/abs/1505.00468), with the focal loss of Lin et al. 2017 (https://arxiv.org/abs/1708.02002) as an option."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator
-from torch import Tensor, nn
+from pydantic import Field, model_validator
+from torch import Tensor
 from torch.nn import functional as F
 
-from mmzoo.api import (
-    BadRecipe,
-    DataError,
-    Example,
-    Features,
-    LanguageSpec,
-    Options,
-    Prediction,
-    Task,
-    TextContext,
-    check_length,
-    pad_with_mask,
-    prompt_ids,
-)
+from mmzoo.api import IGNORE, DataError, Example, Outputs, Prediction, TextContext
+from mmzoo_tasks.pooled import PLACEHOLDERS, Labelled, LabelOptions, refuse, text_batch
 
-PLACEHOLDERS = ("label_0", "label_1")
+MANY = 100  # whole numbers that may be labels of one example each, such as digits and years
 
 
-class Classify(Task):
-    """Train with cross-entropy over ``labels``; the fused vector [batch, dim] goes through a linear head, or one with a hidden
-    layer."""
+class Classify(Labelled):
+    """Train with cross-entropy over ``labels``, weighted by class and focused on hard examples if the options say so.
+
+    The loss of an example with label y of probability p is w_y (1 - p)^gamma (-log p) (Lin et al. 2017, eq. 5); the number of
+    labels, not the sum of their weights, divides the sum.
+    """
 
     metrics = ("accuracy", "precision", "recall", "f1")
 
-    class Options(Options):
+    class Options(LabelOptions):
         labels: list[str] | None = Field(
             None, min_length=2, description="the label set; training learns it from the data; two placeholders until then"
         )
-        hidden: int | None = Field(
-            None, ge=1, le=1 << 20, description="channels of a hidden layer before the labels; none if empty"
-        )
-        dropout: float = Field(0.0, ge=0, lt=1, description="on the fused vector")
         label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all labels")
+        class_weights: Literal["none", "balanced"] = Field(
+            "none", description="balanced: weigh the loss of a label by examples / (labels * examples of that label)"
+        )
+        weights: list[float] | None = Field(
+            None, description="the weight of each label; training learns it from the data if class_weights is balanced"
+        )
+        focal_gamma: float = Field(0.0, ge=0, le=100, description="focus on examples of low probability; 0 is cross-entropy")
 
-        @field_validator("labels")
-        @classmethod
-        def _distinct(cls, value: list[str] | None) -> list[str] | None:
-            if value is not None and len(set(value)) != len(value):
-                raise ValueError("labels must be distinct")
-            return value
-
-    def __init__(self, options: Any, language_model: LanguageSpec) -> None:
-        super().__init__(options, language_model)
-        self.labels = list(options.labels or PLACEHOLDERS)
-        self.shape = f"{len(self.labels)} labels" + ("" if options.labels else " (not learned yet)")
-        self._index = {label: i for i, label in enumerate(self.labels)}
-        dim, width = language_model.dim, options.hidden
-        head: list[nn.Module] = [nn.Dropout(options.dropout)]
-        if width:
-            head += [nn.Linear(dim, width), nn.GELU()]
-        self.head = nn.Sequential(*head, nn.Linear(width or dim, len(self.labels)))
+        @model_validator(mode="after")
+        def _one_each(self) -> Any:
+            if self.weights is not None and len(self.weights) != len(self.labels or PLACEHOLDERS):
+                raise ValueError("weights must have one number for each label")
+            if min(self.weights or [0]) < 0:
+                raise ValueError("weights must not be negative")
+            return self
 
     @classmethod
     def learn(cls, options: Any, examples: Iterable[Example]) -> dict[str, Any]:
-        if options.labels:
-            return {}
-        labels = sorted({example.targets[0] for example in examples if example.targets})
-        if len(labels) < 2:
-            raise DataError(
-                f"classification needs two labels or more, and the training data has {len(labels)}"
-                + (f": {labels[0]!r}" if labels else "; is the target column right?")
-            )
-        return {"labels": labels}
+        """Return ``labels``, and ``weights`` for balanced classes, as far as the options lack them.
 
-    @classmethod
-    def texts(cls, options: Any, example: Example) -> Iterable[str]:
-        return [example.text] if example.text else []
+        Raises:
+            DataError: there are fewer than two labels, or they are numbers to estimate, as `_check_classes` decides.
+        """
+        weighs = options.class_weights == "balanced" and options.weights is None
+        if options.labels and not weighs:
+            return {}
+        counts = Counter(example.targets[0] for example in examples if example.targets)
+        learned: dict[str, Any] = {} if options.labels else {"labels": _labels(counts)}
+        if weighs:
+            found = [counts[label] for label in options.labels or learned["labels"]]
+            share = sum(found) / max(1, sum(map(bool, found)))
+            learned["weights"] = [share / count if count else 1.0 for count in found]
+        return learned
 
     def references(self, example: Example) -> list[str]:
         if not example.targets:
             raise DataError(f"example {example.id} has no label")
-        if unknown := [target for target in example.targets if target not in self._index]:
-            shown = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")
-            raise DataError(f"example {example.id}: {unknown[0]!r} is not in the label set (task.labels: {shown})")
-        return list(example.targets)
+        return super().references(example)
 
     def collate(self, examples: Sequence[Example], text: TextContext, *, training: bool) -> dict[str, Tensor]:
-        rows = prompt_ids(text, [example.text for example in examples])
-        # Pooling needs at least one position, also for an empty text.
-        rows = [row or [text.tokenizer.pad_token_id] for row in rows]
-        check_length(rows, text, [example.id for example in examples])
-        ids, mask = pad_with_mask(rows, text.tokenizer.pad_token_id)
-        batch = {"ids": ids, "mask": mask}
+        batch = text_batch([example.text for example in examples], examples, text)
         if training:
             batch["labels"] = torch.tensor([self._index[self.references(example)[0]] for example in examples])
         return batch
 
-    def logits(self, model: Any, features: Features, batch: dict[str, Tensor]) -> Tensor:
-        """Return the logits [batch, labels]."""
-        return self.head(model.pooled(features, batch["ids"], batch["mask"]))
+    def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        labels, logits, options = batch["labels"], self.logits(outputs), self.options
+        weights = logits.new_tensor(options.weights) if options.class_weights == "balanced" and options.weights else None
+        smoothing = options.label_smoothing
+        losses = F.cross_entropy(logits, labels, weights, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing)
+        if options.focal_gamma:
+            right = logits.softmax(-1).gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1)
+            losses = losses * (1 - right).clamp(min=1e-6) ** options.focal_gamma  # the slope at 0 may be infinite
+        return {"cross-entropy": (losses.sum(), (labels != IGNORE).sum())}
 
-    def loss(self, model: Any, features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        labels = batch["labels"]
-        logits = self.logits(model, features, batch).float()
-        total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.options.label_smoothing)
-        return total, labels.new_tensor(len(labels))
-
-    def predict(self, model: Any, features: Features, batch: dict[str, Tensor], **options: Any) -> list[Prediction]:
-        if options:
-            raise BadRecipe(f"predict: {sorted(options)[0]}: this task has no such option")
+    def predict(self, outputs: Outputs, batch: Mapping[str, Tensor], **options: Any) -> list[Prediction]:
+        refuse(options)
         predictions = []
-        for row in self.logits(model, features, batch).float().softmax(-1).cpu():
-            best = int(row.argmax())
-            scores = dict(zip(self.labels, row.tolist(), strict=True))
-            predictions.append(Prediction(label=self.labels[best], score=float(row[best]), scores=scores))
+        for row in self.logits(outputs).softmax(-1).tolist():
+            scores = dict(zip(self.labels, row, strict=True))
+            best = max(scores, key=scores.__getitem__)  # the first of equal ones
+            predictions.append(Prediction(label=best, score=scores[best], scores=scores))
         return predictions
+
+
+def _labels(counts: Counter[str]) -> list[str]:
+    """Return the sorted labels of the training examples; raise a `DataError` if they are no label set."""
+    labels = sorted(counts)
+    if len(labels) < 2:
+        raise DataError(
+            f"classification needs two labels or more, and the training data has {len(labels)}"
+            + (f": {labels[0]!r}" if labels else "; is the target column right?")
+        )
+    _check_classes(labels, sum(counts.values()))
+    return labels
+
+
+def _check_classes(labels: Sequence[str], examples: int) -> None:
+    """Raise a `DataError` if labels are numbers to estimate.
+
+    They are if all are finite numbers that have fewer than two examples each on average, and one of them is not whole or there
+    are more than `MANY`.
+    """
+    try:
+        numbers = [float(label) for label in labels]
+    except ValueError:
+        return
+    if not all(map(math.isfinite, numbers)) or examples >= 2 * len(labels):
+        return
+    if len(labels) > MANY or not all(number.is_integer() for number in numbers):
+        shown = ", ".join(labels[:3])
+        raise DataError(
+            f"the {examples} training targets are {len(labels)} different numbers ({shown}, ...), too many to be classes; to "
+            "estimate a number use the task regress; to classify by them all the same set task.labels"
+        )

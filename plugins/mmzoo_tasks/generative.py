@@ -6,7 +6,7 @@ over the prefix, the prompt or padding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -20,9 +20,10 @@ from mmzoo.api import (
     BadRecipe,
     DataError,
     Example,
-    Features,
+    FeatureSpec,
     LanguageSpec,
     Options,
+    Outputs,
     Prediction,
     Task,
     TextContext,
@@ -30,7 +31,6 @@ from mmzoo.api import (
     encode_texts,
     pad_rows,
     pad_with_mask,
-    positions_before,
     prompt_ids,
     render_chat,
 )
@@ -49,8 +49,8 @@ class Generative(Task):
         num_beams: int = Field(1, ge=1, le=64, description="beams of the search; 1 is greedy")
         chat: bool = Field(False, description="put each prompt into the tokenizer's chat template, as the user's turn")
 
-    def __init__(self, options: Any, language_model: LanguageSpec) -> None:
-        super().__init__(options, language_model)
+    def __init__(self, options: Any, language_model: LanguageSpec, encoders: Mapping[str, FeatureSpec]) -> None:
+        super().__init__(options, language_model, encoders)
         self._causal = language_model.architecture == CAUSAL
 
     @property
@@ -76,7 +76,8 @@ class Generative(Task):
         prompts = [self.prompt(self.options, example.text) for example in examples]
         if self.options.chat:
             turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-            framed = [render_chat(text, turn, len(example.images)) for turn, example in zip(turns, examples, strict=True)]
+            counts = [{modality: len(example.of(modality)) for modality in text.added} for example in examples]
+            framed = [render_chat(text, turn, count) for turn, count in zip(turns, counts, strict=True)]
             rows = prompt_ids(text, framed, framed=True)
         else:
             rows = prompt_ids(text, prompts)
@@ -105,24 +106,20 @@ class Generative(Task):
         end = text.tokenizer.eos_token_id
         return [row if row and row[-1] == end else [*row, end] for row in encode_texts(text.tokenizer, spaced)]
 
-    def token_losses(self, model: Any, features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the loss of each labelled token, [tokens], and the row of each, [tokens]."""
-        labels = batch["labels"]
-        states = model.states(features, batch["ids"], batch["mask"], batch.get("decoder_ids"))
+    def token_losses(self, outputs: Outputs, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of each labelled token, [tokens], and the row of each, [tokens]; ``labels`` are [batch, text]."""
         rows, columns = (labels != IGNORE).nonzero(as_tuple=True)
-        # A causal state predicts the next token; a decoder's states are shifted already.
-        positions = positions_before(states.text, rows, columns) if self._causal else columns
-        hidden = model.fusion.late(features, states.hidden)[rows, positions]
-        language, wanted = model.language_model, labels[rows, columns]
+        language, wanted = outputs.language_model, labels[rows, columns]
         if chunks.apply_to(language):
+            hidden = outputs.predicting(rows, columns)
             return chunks.losses(language.logits, hidden, wanted, language.spec.vocab_size), rows
-        return F.cross_entropy(language.logits(hidden).float(), wanted, reduction="none"), rows
+        return F.cross_entropy(outputs.logits(rows, columns).float(), wanted, reduction="none"), rows
 
-    def loss(self, model: Any, features: Features, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        losses, _ = self.token_losses(model, features, batch)
-        return losses.sum(), losses.new_tensor(len(losses))
+    def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        losses, _ = self.token_losses(outputs, batch["labels"])
+        return {"tokens": (losses.sum(), losses.new_tensor(len(losses)))}
 
-    def predict(self, model: Any, features: Features, batch: dict[str, Tensor], **options: Any) -> list[Prediction]:
+    def predict(self, outputs: Outputs, batch: Mapping[str, Tensor], **options: Any) -> list[Prediction]:
         """Generate texts; ``score`` is the probability of the whole text, end token included.
 
         Raises:
@@ -130,18 +127,16 @@ class Generative(Task):
         """
         if options.get("num_return_sequences", 1) != 1:
             raise BadRecipe("predict: num_return_sequences: an example has one prediction; use model.generate for more")
-        options = {"max_new_tokens": self.options.max_new_tokens, "num_beams": self.options.num_beams, **options}
-        out = model.generate_ids(features, batch["ids"], batch["mask"], **options)
-        text = model.text_context()
-        answers = [answer.strip() for answer in text.tokenizer.batch_decode(out, skip_special_tokens=True)]
-        scores = self._probabilities(model, features, batch, out, text)
+        out = outputs.write(**{"max_new_tokens": self.options.max_new_tokens, "num_beams": self.options.num_beams, **options})
+        tokenizer = outputs.text.tokenizer
+        answers = [answer.strip() for answer in tokenizer.batch_decode(out, skip_special_tokens=True)]
+        scores = self._probabilities(outputs, batch, out)
         return [Prediction(label=answer, score=score) for answer, score in zip(answers, scores, strict=True)]
 
-    def _probabilities(
-        self, model: Any, features: Features, batch: dict[str, Tensor], out: Tensor, text: TextContext
-    ) -> list[float]:
+    def _probabilities(self, outputs: Outputs, batch: Mapping[str, Tensor], out: Tensor) -> list[float]:
         """Return the model's probability of each generated row, from one more forward pass over it."""
-        padding, end = text.tokenizer.pad_token_id, text.tokenizer.eos_token_id
+        tokenizer = outputs.text.tokenizer
+        padding, end = tokenizer.pad_token_id, tokenizer.eos_token_id
         targets = []
         for row in out.tolist():
             if end in row:
@@ -155,7 +150,7 @@ class Generative(Task):
         else:
             again = _seq2seq(prompts, targets, padding)
         again = {key: value.to(out.device) for key, value in again.items()}
-        losses, rows = self.token_losses(model, features, again)
+        losses, rows = self.token_losses(outputs.with_text(again), again["labels"])
         return (-losses.new_zeros(len(targets)).index_add(0, rows, losses)).exp().tolist()
 
 
