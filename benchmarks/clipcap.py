@@ -183,8 +183,8 @@ def plain(seed: int) -> None:
     longest = min(int(lengths.mean() + lengths.std() * 10), int(lengths.max()))
     batch = model.collator(training=True)(examples)
     with torch.no_grad():
-        embeddings = model.encoder(batch["inputs"]).pooled[batch["index"]]
-    model.encoder = None  # type: ignore[assignment]
+        embeddings = model.features(batch["encoders"])["image"].pooled
+    del model.encoders["image"]
     tokens = torch.zeros(len(rows), longest, dtype=torch.long)
     mask = torch.zeros(len(rows), LENGTH + longest)
     for i, row in enumerate(rows):

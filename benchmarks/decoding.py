@@ -30,7 +30,7 @@ def run(settings: Settings) -> list[Ratio]:
     batch = model.collator(training=False)([mmzoo.Example(str(i), image) for i, image in enumerate(images)])
     gpt, tokenizer = model.language_model.model, model.language_model.tokenizer
     with torch.no_grad():
-        features = model.encode(batch["inputs"], batch["index"])
+        features = model.features(batch["encoders"])["image"]
         prefix = model.fusion.prefix(features.pooled)  # type: ignore[operator]
     outputs: dict[str, Any] = {}
 

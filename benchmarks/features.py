@@ -32,6 +32,7 @@ def run(settings: Settings) -> list[Ratio]:
     from accelerate import Accelerator
 
     import mmzoo
+    from mmzoo.data.collate import tensors
     from mmzoo.training.feature_cache import precompute
 
     with (
@@ -60,8 +61,8 @@ def run(settings: Settings) -> list[Ratio]:
                 with torch.no_grad():
                     for at in range(0, len(examples), BATCH):
                         batch = collate(examples[at : at + BATCH])
-                        moved = {key: value.to(accelerator.device) for key, value in batch.items() if hasattr(value, "to")}
-                        total += model.batch_features(moved).tokens.sum()
+                        moved = tensors(batch, accelerator.device)
+                        total += model.features(moved["encoders"])["image"].tokens.sum()
                 total.item()  # a GPU has then done its work
                 return time.perf_counter() - started
 
@@ -94,12 +95,11 @@ def _compare(model: Any, plain: dict[str, Any], cached: dict[str, Any]) -> None:
     """Check that both sides give the same features."""
     import torch
 
+    from mmzoo.data.collate import tensors
+
     device = model.device
     with torch.no_grad():
-        one, other = (
-            model.batch_features({key: value.to(device) for key, value in batch.items() if hasattr(value, "to")})
-            for batch in (plain, cached)
-        )
+        one, other = (model.features(tensors(batch, device)["encoders"])["image"] for batch in (plain, cached))
     if not (
         torch.allclose(one.tokens, other.tokens, atol=TOLERANCE) and torch.allclose(one.pooled, other.pooled, atol=TOLERANCE)
     ):

@@ -86,10 +86,10 @@ if TYPE_CHECKING:
     from mmzoo.interfaces.features import Features, FeatureSpec
     from mmzoo.interfaces.fusion import FusedInput, Fusion, FusionCall
     from mmzoo.interfaces.language_model import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, CrossAttentionStates, LanguageModel, LanguageSpec
+    from mmzoo.interfaces.outputs import Outputs
 
     # Parts
     from mmzoo.interfaces.part import Options, Part
-    from mmzoo.interfaces.outputs import Outputs
     from mmzoo.interfaces.task import IGNORE, Prediction, Task
     from mmzoo.interfaces.text import TextContext
     from mmzoo.modalities.identity import input_key

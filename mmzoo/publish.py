@@ -16,7 +16,6 @@ from mmzoo.checkpoints.folder import FileFacts, Manifest, read_manifest, verify_
 from mmzoo.checkpoints.screening import BACKBONES, CARD, MANIFEST, PACK, WHEELS
 from mmzoo.common.files import hash_unchanged, staged_file
 from mmzoo.errors import CheckpointError, HubError
-from mmzoo.interfaces.kinds import PARTS
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel
 from mmzoo.sharing.archive import write_archive
@@ -124,10 +123,9 @@ def _fetch_backbones(folder: Path) -> list[LocalBackbone]:
         model = load(folder)
     backbones = [backbone for backbone in records.values() if backbone.files]
     fetched = {backbone.id for backbone in backbones}
-    for kind in PARTS:
-        facts = getattr(model, kind).lock()
+    for key, entry in model.provenance.entries.items():
+        facts = model.part(key).lock()
         if facts and facts.get("source") != "package" and facts.get("id") not in fetched:
-            entry = model.provenance.entries[kind]
             raise CheckpointError(
                 f"{entry.label} of plugin '{entry.plugin}' does not say which files it fetches, so they cannot be packed. "
                 "Pack a checkpoint that model.save(folder, full=True) wrote, or ask the plugin's author to fetch files with "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -12,15 +13,16 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from mmzoo.checkpoints import screening
-from mmzoo.checkpoints.record import EvaluationRecord, RunRecord, ScoreRecord, TrainingRecord
+from mmzoo.checkpoints.record import EvaluationRecord, RunRecord, ScoreRecord, TrainingRecord, control_title
 from mmzoo.checkpoints.summary import Summary, format_bytes, format_count
+from mmzoo.interfaces.kinds import kind_of
 from mmzoo.modalities.reader import plural
 from mmzoo.recipes import licence
 from mmzoo.recipes.schema import Recipe
 from mmzoo.registry.entries import split_use
 
 TEMPLATE = "card.md.j2"
-SAMPLES = {"image": "picture.png", "audio": "clip.wav"}
+SAMPLES = {"image": "picture.png", "audio": "clip.wav", "video": "clip.mp4"}
 HERE = "path/to/this/folder"  # what a card loads until the model is pushed
 _LOADED = re.compile(r'^(model = mmzoo\.load\("|`mmzoo verify )[^"`\n]*(?=[`"])', re.M)
 _ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -32,14 +34,14 @@ def render(
     run: dict[str, Any],
     *,
     generates: bool = False,
-    modality: str = "image",
+    modalities: Sequence[str] = ("image",),
     folder: str = "",
     sections: list[tuple[str, str]] | None = None,
 ) -> str:
     """Return the card of a model as Markdown with YAML metadata. It contains only numbers that a run recorded.
 
     Args:
-        recipe, summary, modality: of the model; the modality is that of its encoder's input.
+        recipe, summary, modalities: of the model; the modalities are those of its encoders' inputs.
         run: the contents of run.json; a `pydantic.ValidationError` is raised if they are not valid.
         generates: whether the model writes text, for the example of its use.
         folder: where the model can be loaded from; empty for the card of a recipe.
@@ -55,7 +57,7 @@ def render(
     environment.filters["cell"] = _cell
     rendered = environment.from_string(text).render(
         metadata=yaml.safe_dump(
-            _metadata(recipe, record, licences if folder or training else [], modality), sort_keys=False, allow_unicode=True
+            _metadata(recipe, record, licences if folder or training else [], modalities), sort_keys=False, allow_unicode=True
         ),
         name=recipe.name or "unnamed",
         recipe=recipe,
@@ -71,11 +73,12 @@ def render(
         weights=record.weights,
         evaluations=evaluations,
         sampled=next((e for e in evaluations if e.samples), None),
-        recipe_yaml=yaml.safe_dump(_short(recipe.to_dict()), sort_keys=False, allow_unicode=True, width=110),
+        recipe_yaml=yaml.safe_dump(_short(recipe.to_dict(short=True)), sort_keys=False, allow_unicode=True, width=110),
         generates=generates,
-        example_input=f'{modality}="{SAMPLES[modality]}", ' if modality in SAMPLES else f"{modality}=..., ",
-        modality=modality,
-        inputs=plural(modality),
+        example_input="".join(f'{m}="{SAMPLES[m]}", ' if m in SAMPLES else f"{m}=..., " for m in modalities),
+        inputs=" and ".join(map(plural, modalities)),
+        input=" or ".join(modalities),
+        title=lambda control: control_title(control, modalities),
         sections=sections or [],
     )
     return screening.inert(rendered)
@@ -115,11 +118,11 @@ def _short(value: Any) -> Any:
     return value
 
 
-def _metadata(recipe: Recipe, record: RunRecord, licences: list[licence.LicenceRow], modality: str) -> dict[str, Any]:
+def _metadata(recipe: Recipe, record: RunRecord, licences: list[licence.LicenceRow], modalities: Sequence[str]) -> dict[str, Any]:
     """Return the metadata of a card: https://github.com/huggingface/hub-docs/blob/main/modelcard.md (scores: ``model-index``)."""
-    parts = sorted({f"mmzoo-{kind.replace('_', '-')}:{part.use}" for kind, part in recipe.parts().items()})
+    parts = sorted({f"mmzoo-{kind_of(key).replace('_', '-')}:{part.use}" for key, part in recipe.parts().items()})
     shared = record.training is not None and not record.training.local and _ID.fullmatch(record.training.dataset)
-    results = [result for evaluation in record.evaluations for result in _results(recipe, evaluation, modality)]
+    results = [result for evaluation in record.evaluations for result in _results(recipe, evaluation, modalities)]
     data = ModelCardData(
         library_name="mmzoo",
         tags=["mmzoo", "multimodal", *parts],
@@ -131,7 +134,7 @@ def _metadata(recipe: Recipe, record: RunRecord, licences: list[licence.LicenceR
     return {key: value for key, value in data.to_dict().items() if results or key != "model_name"}
 
 
-def _results(recipe: Recipe, evaluation: EvaluationRecord, modality: str) -> list[EvalResult]:
+def _results(recipe: Recipe, evaluation: EvaluationRecord, modalities: Sequence[str]) -> list[EvalResult]:
     """Return each score, followed by the same score under each control.
 
     The Hub shows only name and value of a result, so the name contains the interval; ``metric_args`` has it for programs.
@@ -141,7 +144,7 @@ def _results(recipe: Recipe, evaluation: EvaluationRecord, modality: str) -> lis
     conditions = {"": evaluation.scores, **evaluation.controls}
     return [
         EvalResult(
-            task_type=split_use(recipe.task.use)[0],
+            task_type=_task_of(recipe, metric),
             dataset_type=evaluation.dataset if _ID.fullmatch(evaluation.dataset) else "other",
             dataset_name=evaluation.dataset,
             dataset_config=", ".join(filter(None, [_options(evaluation.dataset_options), limit])) or None,
@@ -149,7 +152,7 @@ def _results(recipe: Recipe, evaluation: EvaluationRecord, modality: str) -> lis
             dataset_args={"examples": evaluation.examples, "fingerprint": evaluation.fingerprint},
             metric_type=metric,
             metric_value=score.value,
-            metric_name=f"{metric}{f' with {plural(modality)} {control}' if control else ''}{options} "
+            metric_name=f"{metric}{f' with {control_title(control, modalities)}' if control else ''}{options} "
             f"(95% interval {score.low:.4f} to {score.high:.4f})",
             metric_args={"low": score.low, "high": score.high, **({"control": control} if control else {})},
         )
@@ -157,3 +160,9 @@ def _results(recipe: Recipe, evaluation: EvaluationRecord, modality: str) -> lis
         for control, scores in conditions.items()
         if (score := scores.get(metric)) is not None and math.isfinite(score.value)
     ]
+
+
+def _task_of(recipe: Recipe, metric: str) -> str:
+    """Return the entry of the task that a score belongs to."""
+    task = recipe.tasks.get(metric.partition("/")[0]) or next(iter(recipe.tasks.values()))
+    return split_use(task.use)[0]

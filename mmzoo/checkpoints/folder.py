@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
@@ -33,7 +33,7 @@ from mmzoo.checkpoints.screening import CARD, CONFIG, MANIFEST, RUN, TOKENIZER_C
 from mmzoo.common.files import STAGING, hash_file, staged_file, staged_folder, umask
 from mmzoo.errors import CheckpointError, MissingPlugin
 
-FORMAT = 1
+FORMAT = 2
 MAX_JSON = 64 << 20  # bytes
 CHECKPOINTS = "checkpoints"  # the folder of an unfinished training
 UNHASHED = frozenset({MANIFEST, CARD})  # people may edit the card
@@ -42,6 +42,7 @@ Schema = TypeVar("Schema", bound=BaseModel)
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Distribution = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Version = Annotated[str, Field(pattern=r"^[\w.+!-]*$")]
+PartKey = Annotated[str, Field(pattern=r"^(language_model|(encoders|fusions|tasks)\.[a-z][a-z0-9_-]{0,99})$")]
 Commit = Annotated[str, Field(pattern=r"^[\w.+-]{1,100}$")]
 
 
@@ -74,7 +75,7 @@ class Manifest(StrictModel):
     mmzoo: str
     recipe: dict[str, Any]
     plugins: dict[Distribution, Version]
-    lock: dict[Literal["encoder", "fusion", "language_model", "task"], Lock]
+    lock: dict[PartKey, Lock]
     full: bool
     files: dict[str, FileFacts]
     digest: str

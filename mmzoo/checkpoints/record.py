@@ -5,9 +5,12 @@ It is validated when a checkpoint is read, because cards are rendered from it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from mmzoo.modalities.reader import plural
 
 Name = Annotated[str, Field(max_length=1000)]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
@@ -25,6 +28,7 @@ class LossRecord(OpenRecord):
 
     step: float
     loss: float
+    terms: dict[Name, float] = {}
 
 
 class EnergyRecord(OpenRecord):
@@ -115,3 +119,9 @@ class RunRecord(OpenRecord):
     training: TrainingRecord | None = None
     evaluations: list[EvaluationRecord] = []
     weights: dict[Name, WarmStartRecord] = {}
+
+
+def control_title(control: str, modalities: Sequence[str]) -> str:
+    """Return the name of a control as tables write it: ``images shuffled``; ``shuffled:audio`` is of one modality."""
+    what, _, modality = control.partition(":")
+    return f"{plural(modality) if modality else ' and '.join(map(plural, modalities))} {what}"

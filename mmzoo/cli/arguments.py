@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -42,8 +42,11 @@ LanguageName = Annotated[
     str | None, typer.Option("--language-model", help="Use this language model.", autocompletion=complete("language_model"))
 ]
 TaskName = Annotated[str | None, typer.Option("--task", help="Use this task.", autocompletion=complete("task"))]
-_INPUTS_HELP = "Files of the model's modality: images, audio, ...; none for a model without input."
+_INPUTS_HELP = "Files of the model's (first) modality: images, audio, ...; none for a model without input."
 Inputs = Annotated[list[str] | None, typer.Argument(help=_INPUTS_HELP, metavar="[FILE]...")]
+Images = Annotated[list[str] | None, typer.Option("--image", help="An image, if there are several modalities; may be repeated.")]
+Clips = Annotated[list[str] | None, typer.Option("--audio", help="A clip, likewise.")]
+Videos = Annotated[list[str] | None, typer.Option("--video", help="A video, likewise.")]
 ModelFolder = Annotated[
     str,
     typer.Argument(
@@ -61,6 +64,17 @@ def changes_of(sets: list[str] | None, **parts: str | None) -> dict[str, Any]:
     from mmzoo.recipes.merging import assignments, merge
 
     return merge({kind: name for kind, name in parts.items() if name is not None}, assignments(sets or []))
+
+
+def inputs_of(modality: str, files: list[str] | None, **others: list[str] | None) -> dict[str, Any]:
+    """Return the files by modality; those that are given without one are of the model's first ``modality``."""
+    inputs = {**others, modality: [*(files or []), *(others.get(modality) or [])]}
+    return {name: given for name, given in inputs.items() if given}
+
+
+def rows_of(inputs: Mapping[str, list[str]], count: int) -> list[dict[str, str]]:
+    """Return the files of each of ``count`` results; one file may serve all."""
+    return [{name: given[i if len(given) > 1 else 0] for name, given in inputs.items()} for i in range(count)]
 
 
 def dataset_of(name: str, data: list[str] | None) -> Any:

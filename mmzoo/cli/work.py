@@ -97,13 +97,16 @@ def evaluate(
     batch_size: arg.BatchSize = 128,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the shuffled control and the bootstrap.")] = 0,
     controls: Annotated[bool, typer.Option(help="Also measure with images (or other inputs) shuffled and blanked.")] = True,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this control, e.g. shuffled:audio, missing:image or blanked:text; may be repeated."),
+    ] = None,
     samples: Annotated[int, typer.Option(min=0, max=20, help="Examples whose predictions are recorded, for the card.")] = 5,
     device: arg.Device = None,
     data: arg.Data = None,
     as_json: arg.Json = False,
 ) -> None:
     """Measure a model: each score with a 95% interval, beside the same with images (or other inputs) shuffled and blanked."""
-    from mmzoo.evaluation.controls import CONTROLS
     from mmzoo.evaluation.run import evaluate as run_evaluation
     from mmzoo.modalities.reader import plural
 
@@ -116,7 +119,7 @@ def evaluate(
         limit=limit,
         batch_size=batch_size,
         seed=seed,
-        controls=CONTROLS if controls else (),
+        controls=control or (None if controls else ()),
         samples=samples,
         device=arg.device_of(device),
     )
@@ -127,7 +130,7 @@ def evaluate(
         return
     print(evaluation)
     if evaluation.ignores_images:
-        inputs = plural(evaluation.modality)
+        inputs = " and ".join(map(plural, evaluation.modalities))
         message = f"the model scores no better than with shuffled {inputs}, so it does not seem to use its {inputs}"
         print(f"warning: {message}", file=sys.stderr)
 
@@ -136,6 +139,9 @@ def evaluate(
 def generate(
     model: arg.ModelFolder,
     files: arg.Inputs = None,
+    image: arg.Images = None,
+    audio: arg.Clips = None,
+    video: arg.Videos = None,
     prompt: Annotated[
         str | None, typer.Option(help="The text to continue; with several <image> (<audio>) in it, it is about all the files.")
     ] = None,
@@ -160,32 +166,36 @@ def generate(
     options["do_sample"] = sample or temperature is not None
     if temperature is not None:
         options["temperature"] = temperature
-    files = files or []
     loaded = load(model, device=arg.device_of(device))
-    modality = loaded.modality
+    inputs = arg.inputs_of(loaded.modality, files, image=image, audio=audio, video=video)
     torch.manual_seed(seed)
     if stream and not as_json:
-        options[modality] = files[0] if len(files) == 1 else files or None
+        options |= {modality: given[0] if len(given) == 1 else given for modality, given in inputs.items()}
         for piece in loaded.stream(prompt=prompt, **options):
             print(piece, end="", flush=True)
         print()
         return
-    options[modality] = files or None
-    generated = loaded.generate(prompt=prompt, **options)
+    generated = loaded.generate(prompt=prompt, **inputs, **options)
     if isinstance(generated, str):
-        print_json([{modality: files, "text": generated}]) if as_json else print(generated)
-    elif as_json:
-        print_json([{modality: file, "text": text} for file, text in zip(files, generated, strict=True)])
+        print_json([{**inputs, "text": generated}]) if as_json else print(generated)
+        return
+    rows = arg.rows_of(inputs, len(generated))
+    if as_json:
+        print_json([{**row, "text": text} for row, text in zip(rows, generated, strict=True)])
     else:
-        for file, text in zip(files, generated, strict=True):
-            print(text if len(files) == 1 else f"{file}: {text}")
+        for row, text in zip(rows, generated, strict=True):
+            print(text if len(rows) == 1 else f"{next(iter(row.values()))}: {text}")
 
 
 @app.command()
 def predict(
     model: arg.ModelFolder,
     files: arg.Inputs = None,
+    image: arg.Images = None,
+    audio: arg.Clips = None,
+    video: arg.Videos = None,
     text: Annotated[str | None, typer.Option(help="The question or text that goes with each file.")] = None,
+    task: Annotated[str | None, typer.Option(help="Predict only with this task of a model of several.")] = None,
     device: arg.Device = None,
     as_json: arg.Json = False,
 ) -> None:
@@ -194,14 +204,32 @@ def predict(
 
     quiet()
     loaded = load(model, device=arg.device_of(device))
-    modality = loaded.modality
-    inputs: dict[str, Any] = {modality: files or None}
-    predictions = loaded.predict(text=text, **inputs)
-    pairs = list(zip(files, predictions, strict=True)) if files else [(None, predictions)]
+    inputs = arg.inputs_of(loaded.modality, files, image=image, audio=audio, video=video)
+    predictions = loaded.predict(text=text, task=task, **inputs)
+    predictions = predictions if isinstance(predictions, list) else [predictions]
+    rows = arg.rows_of(inputs, len(predictions))
     if as_json:
-        print_json([{modality: file, "label": p.label, "score": p.score, "value": p.value} for file, p in pairs])
+        print_json([{**row, **_as_data(prediction)} for row, prediction in zip(rows, predictions, strict=True)])
         return
-    for file, prediction in pairs:
-        answer = prediction.label if prediction.value is None else f"{prediction.value:.4g}"
-        score = "" if prediction.score is None else f" ({prediction.score:.1%})"
-        print(f"{answer}{score}" if len(pairs) == 1 else f"{file}: {answer}{score}")
+    for row, prediction in zip(rows, predictions, strict=True):
+        head = "" if len(rows) == 1 else f"{next(iter(row.values()))}: "
+        if isinstance(prediction, dict):
+            print(head + ", ".join(f"{name}: {_as_text(own)}" for name, own in prediction.items()))
+        else:
+            print(head + _as_text(prediction))
+
+
+def _as_data(prediction: Any) -> dict[str, Any]:
+    """Return a prediction, or those of several tasks, as plain data."""
+    if isinstance(prediction, dict):
+        return {name: _as_data(own) for name, own in prediction.items()}
+    data = {"label": prediction.label, "score": prediction.score, "value": prediction.value}
+    if prediction.labels is not None:
+        data["labels"] = list(prediction.labels)
+    return {**data, "values": list(prediction.values)} if prediction.values else data
+
+
+def _as_text(prediction: Any) -> str:
+    numbers = prediction.values or (() if prediction.value is None else (prediction.value,))
+    answer = ", ".join(f"{number:.4g}" for number in numbers) or prediction.text or "none"
+    return answer if prediction.score is None else f"{answer} ({prediction.score:.1%})"

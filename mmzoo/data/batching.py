@@ -23,42 +23,50 @@ def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
         yield group
 
 
-def paired(sources: Any, text: Any, *, modality: str = "image", sees: bool = True) -> tuple[list[tuple[Any, Any]], bool]:
-    """Return pairs of input and text, and whether the caller passed a list.
+def paired(inputs: Mapping[str, Any], text: Any, *, needs: str = "") -> tuple[list[tuple[dict[str, Any], Any]], bool]:
+    """Return pairs of inputs (by modality) and text, and whether the caller passed a list.
 
     One input is repeated for many texts, and one text for many inputs. Several inputs of one text are a list within the list; for
-    a single text with as many placeholders they are the list itself.
+    a single text with as many placeholders they are the list itself. An input may be None: it is missing.
 
     Args:
-        sources: one input of the modality, or several. It may be None if ``sees`` is false, as for an encoder without input.
+        inputs: one input of each modality, or several.
         text: a string, None, a conversation (a list of mappings), or a list of these.
-        modality: the modality of the inputs.
-        sees: whether inputs are required.
+        needs: the modality that must be given; empty if none must.
 
     Raises:
         DataError: no input, a text of another type, or lists of different lengths.
     """
-    if modality == "image" and isinstance(sources, np.ndarray | Tensor) and sources.ndim == 4:
-        sources = list(sources)
-    if sources is None and sees:
+    if needs and inputs.get(needs) is None:
         needed = "an image is needed: a path, a file:// URL, a PIL image, an array, or a list of them"
-        other = f"{modality} is needed, as {modality}=: a path, a file:// URL, bytes, an array, or a list of them"
-        raise DataError(needed if modality == "image" else other)
+        other = f"{needs} is needed, as {needs}=: a path, a file:// URL, bytes, an array, or a list of them"
+        raise DataError(needed if needs == "image" else other)
     one_text = not isinstance(text, list | tuple) or _is_conversation(text)
-    one_input = not isinstance(sources, list | tuple)
-    together = one_text and not one_input and not any(isinstance(each, list | tuple) for each in sources)
-    if together and _placeholders(text, placeholder(modality)) > 1:
-        sources, one_input = list(sources), True
-    texts: list[Any] = [text] if one_text else list(text)
-    inputs: list[Any] = [sources] * len(texts) if one_input else list(sources)
-    if one_text and not one_input:
-        texts *= len(inputs)
-    if len(inputs) != len(texts):
-        raise DataError(f"{len(inputs)} {plural(modality)} and {len(texts)} texts; give one of either, or equally many of both")
+    lists: dict[str, list[Any]] = {} if one_text else {"texts": list(text)}
+    single: dict[str, Any] = {}
+    for modality, given in inputs.items():
+        if modality == "image" and isinstance(given, np.ndarray | Tensor) and given.ndim == 4:
+            given = list(given)
+        several = isinstance(given, list | tuple)
+        together = one_text and several and not any(isinstance(each, list | tuple) for each in given)
+        if several and not (together and _placeholders(text, placeholder(modality)) > 1):
+            lists[plural(modality)] = list(given)
+        else:
+            single[modality] = list(given) if several else given
+    lengths = {what: len(values) for what, values in lists.items()}
+    if len(set(lengths.values())) > 1:
+        counts = " and ".join(f"{count} {what}" for what, count in sorted(lengths.items(), key=lambda pair: pair[0] == "texts"))
+        raise DataError(f"{counts}; give one of either, or equally many of both")
+    count = next(iter(lengths.values()), 1)
+    texts = lists.get("texts", [text] * count)
     for item in texts:
         if not (item is None or isinstance(item, str) or _is_conversation(item)):
             raise DataError(f"a text must be a string, not {type(item).__name__}")
-    return list(zip(inputs, texts, strict=True)), not (one_text and one_input)
+    rows = [
+        {modality: single[modality] if modality in single else lists[plural(modality)][i] for modality in inputs}
+        for i in range(count)
+    ]
+    return list(zip(rows, texts, strict=True)), bool(lists)
 
 
 def _is_conversation(text: Any) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise, product
 from typing import Any, Protocol
 
@@ -17,13 +17,15 @@ from mmzoo.interfaces import Example, Task, TextContext
 from mmzoo.modalities.identity import input_key
 from mmzoo.modalities.pipeline import InputPipeline
 
+TEXT = ("ids", "mask", "decoder_ids", "rows")  # the tensors of a task that decide what the language model reads
+
 
 class FeatureSource(Protocol):
     """Define a source of precomputed features. It can be pickled."""
 
     def of(self, source: Any, key: Hashable) -> dict[str, Tensor]:
-        """Return ``feature_pooled`` [pooled_dim] of one input and, if tokens are stored, ``feature_tokens`` [tokens, dim] and
-        ``feature_mask`` [tokens]. ``key`` is its `mmzoo.modalities.identity.input_key`.
+        """Return ``pooled`` [pooled_dim] of one input and, if tokens are stored, ``tokens`` [tokens, dim] and ``mask`` [tokens].
+        ``key`` is its `mmzoo.modalities.identity.input_key`.
 
         Raises:
             BadInput: the input cannot be read.
@@ -50,65 +52,142 @@ class Tiled:
 
 
 @dataclass
+class TaskLayout:
+    """Hold what the collator needs of one task: the task, where its targets are, and whether it is the only one."""
+
+    task: Task
+    target: str
+    alone: bool = True
+
+
+@dataclass
 class Collator:
     """Collate examples into a batch.
 
-    The batch has ``inputs`` [inputs, ...] with each distinct input (image, clip) once, ``index`` from example to input ([batch],
-    or [batch, inputs] with -1 for none if an example has several), ``input_lengths`` [inputs] if the encoder has
-    ``variable_length``, and the task's tensors. With ``features``, precomputed features take the place of ``inputs``. For an
-    encoder without input no input is opened, and the one input of a batch is empty.
+    The batch has by encoder (``encoders``) ``inputs`` [inputs, ...] with each distinct input (image, clip) once, ``index`` from
+    example to input ([batch], or [batch, inputs] with -1 for none if an example has several or lacks its input), and ``lengths``
+    [inputs] if the encoder has ``variable_length``; with ``features``, precomputed features take the place of ``inputs``. By task
+    (``tasks``) it has the task's tensors and, if some examples have no target of it, ``rows``, the examples that have one. A task
+    whose text is that of an earlier one has that task's name (``text_of``) in place of ``ids`` and ``mask``. For an encoder
+    without input no input is opened, and the one input of a batch is empty.
 
-    It runs in data workers, so it has no weights of the encoder or the language model. Problems with inputs are stored in the
+    It runs in data workers, so it has no weights of the encoders or the language model. Problems with inputs are stored in the
     batch (``bad``: pairs of id and message), and the main process raises or counts them.
+
+    Args:
+        pipelines: by encoder.
+        blank: the modalities whose inputs are blanked.
+        optional: whether an example may lack an input.
+        features: precomputed features, by encoder.
     """
 
-    task: Task
+    tasks: Mapping[str, TaskLayout]
     text: TextContext
-    pipeline: InputPipeline
+    pipelines: Mapping[str, InputPipeline]
     training: bool = True
-    blank: bool = False
-    features: FeatureSource | None = None
+    blank: Collection[str] = ()
+    optional: bool = False
+    features: dict[str, FeatureSource] = field(default_factory=dict)
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        opened: list[Any] = []
-        index: list[list[int]] = []
+        opened = {name: _Opened(self, name) for name in self.pipelines}
         readable: list[Example] = []
         bad: list[tuple[str, str]] = []
-        position: dict[Hashable, int] = {}
         for example in examples:
             try:
-                index.append([self._place(each, opened, position) for each in example.inputs(self.pipeline.modality)])
-                readable.append(example)
+                placed = {name: inputs.place(example) for name, inputs in opened.items()}
             except BadInput as error:
                 bad.append((example.id, str(error)))
             except FeatureCacheError as error:  # an exception from a worker process would lose its type
                 return {"bad": bad, "error": (type(error), str(error))}
+            else:
+                readable.append(example)
+                for name, row in placed.items():
+                    opened[name].index.append(row)
         batch: dict[str, Any] = {"bad": bad, "names": [example.id for example in readable]}
         if readable:
-            if self.features is None:
-                batch |= self.pipeline.batch(opened)
-            else:
-                batch |= {name: torch.stack([each[name] for each in opened]) for name in opened[0]}
-            several = max(len(row) for row in index) > 1
-            batch["index"] = pad_rows(index, -1) if several else torch.tensor([row[0] for row in index])
+            batch["encoders"] = {name: inputs.batch() for name, inputs in opened.items()}
             try:
-                batch.update(self.task.collate(readable, self.text, training=self.training))
-                for row, example in zip(batch.get("ids", ()), readable, strict=False):
-                    check_placeholders(row.tolist(), self.text, len(example.inputs(self.pipeline.modality)), example.id)
+                batch["tasks"] = self._collate_tasks(readable)
             except MmzooError as error:
                 batch["error"] = (type(error), str(error))
         return batch
 
-    def _place(self, source: Any, opened: list[Any], position: dict[Hashable, int]) -> int:
-        """Return the index of the input in ``opened``, and open it if it is new."""
+    def _collate_tasks(self, examples: Sequence[Example]) -> dict[str, dict[str, Any]]:
+        batches: dict[str, dict[str, Any]] = {}
+        for name, layout in self.tasks.items():
+            own = [example.for_task(layout.target, alone=layout.alone) for example in examples]
+            rows = list(range(len(own)))
+            if self.training and not layout.alone:
+                rows = [i for i in rows if own[i].targets]
+                if not rows:
+                    continue
+            chosen = [own[i] for i in rows]
+            batch: dict[str, Any] = layout.task.collate(chosen, self.text, training=self.training)
+            for ids, example in zip(batch.get("ids", ()), chosen, strict=False):
+                check_placeholders(ids.tolist(), self.text, example)
+            if len(rows) < len(examples):
+                batch["rows"] = torch.tensor(rows)
+            batches[name] = _share_text(batch, batches)
+        return batches
+
+
+def _share_text(batch: dict[str, Any], earlier: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return a task's batch without its text if an earlier task has the same, so that the language model reads it once."""
+
+    def same(name: str, other: dict[str, Any]) -> bool:
+        one, two = batch.get(name), other.get(name)
+        return torch.equal(one, two) if isinstance(one, Tensor) and isinstance(two, Tensor) else one is two
+
+    for name, other in earlier.items():
+        if "ids" in other and all(same(key, other) for key in TEXT):
+            return {**{key: value for key, value in batch.items() if key not in TEXT}, "text_of": name}
+    return batch
+
+
+class _Opened:
+    """Hold the distinct inputs of one encoder in a batch; ``index`` has a row for each example."""
+
+    def __init__(self, collator: Collator, name: str) -> None:
+        self.pipeline, self.features = collator.pipelines[name], collator.features.get(name)
+        self.blank = self.pipeline.modality in collator.blank
+        self.optional = collator.optional
+        self.inputs: list[Any] = []
+        self.index: list[list[int]] = []
+        self.position: dict[Hashable, int] = {}
+
+    def place(self, example: Example) -> list[int]:
+        """Return the positions of an example's inputs, which are opened if they are new; none if they are missing.
+
+        Raises:
+            BadInput: one cannot be read, or is missing and must not be. FeatureCacheError: its features are missing.
+        """
+        if self.pipeline.transform is None:
+            return [self._place(None)]
+        sources = example.of(self.pipeline.modality)
+        if not sources and not self.optional:
+            raise self.pipeline.reader.error(f"there is no {self.pipeline.modality}")
+        return [self._place(source) for source in sources]
+
+    def _place(self, source: Any) -> int:
         key = "blank" if self.blank or self.pipeline.transform is None else input_key(source)
-        if key not in position:
+        if key not in self.position:
             if self.features is not None:
-                opened.append(self.features.of(source, key))
+                self.inputs.append(self.features.of(source, key))
             else:
-                opened.append(self.pipeline.blank() if self.blank else self.pipeline.open(source))
-            position[key] = len(opened) - 1
-        return position[key]
+                self.inputs.append(self.pipeline.blank() if self.blank else self.pipeline.open(source))
+            self.position[key] = len(self.inputs) - 1
+        return self.position[key]
+
+    def batch(self) -> dict[str, Tensor]:
+        """Return the encoder's tensors; only an ``index`` of -1 if every input is missing."""
+        single = all(len(row) == 1 for row in self.index)
+        index = torch.tensor([row[0] for row in self.index]) if single else pad_rows(self.index, -1)
+        if not self.inputs:
+            return {"index": index}
+        if self.features is None:
+            return {**self.pipeline.batch(self.inputs), "index": index}
+        return {**{name: torch.stack([each[name] for each in self.inputs]) for name in self.inputs[0]}, "index": index}
 
 
 def raise_bad(batch: dict[str, Any]) -> list[tuple[str, str]]:
@@ -118,6 +197,12 @@ def raise_bad(batch: dict[str, Any]) -> list[tuple[str, str]]:
     return batch.pop("bad", [])
 
 
-def tensors(batch: dict[str, Any], device: torch.device | str) -> dict[str, Tensor]:
-    """Return the tensors of a batch, moved to ``device``."""
-    return {key: value.to(device, non_blocking=True) for key, value in batch.items() if isinstance(value, Tensor)}
+def tensors(batch: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """Return what a model computes with: ``encoders`` and ``tasks`` of a batch, with their tensors on ``device``."""
+    return {key: _moved(batch[key], device) for key in ("encoders", "tasks") if key in batch}
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return {key: _moved(item, device) for key, item in value.items()} if isinstance(value, Mapping) else value

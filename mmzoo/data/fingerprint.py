@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 
 from mmzoo.interfaces import Example
 from mmzoo.modalities.identity import content_digest, input_key
@@ -18,13 +18,13 @@ def fingerprint(examples: Iterable[Example]) -> str:
     known: dict[Hashable, bytes] = {}
 
     def contents(example: Example, modality: str) -> bytes:
-        inputs = example.inputs(modality)
+        inputs = example.of(modality) or [None]
         if (key := input_key(inputs)) not in known:
             known[key] = b"".join(map(content_digest, inputs))
         return known[key]
 
     for example in examples:
-        for text in (example.text, *example.targets):
+        for text in (example.text, *_targets(example)):
             data = text.encode()
             digest.update(len(data).to_bytes(4, "big") + data)
         digest.update(b"|" + contents(example, "image"))
@@ -32,3 +32,9 @@ def fingerprint(examples: Iterable[Example]) -> str:
             if modality != "image":
                 digest.update(f"|{modality}|".encode() + contents(example, modality))
     return digest.hexdigest()
+
+
+def _targets(example: Example) -> list[str]:
+    if not isinstance(example.targets, Mapping):
+        return list(example.targets)
+    return [text for name, targets in example.targets.items() for text in (name, *targets)]

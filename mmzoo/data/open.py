@@ -11,14 +11,29 @@ from mmzoo.data.dataset import Dataset
 from mmzoo.errors import BadRecipe, DataError, UnknownName
 from mmzoo.interfaces import Example
 from mmzoo.recipes.resolve import resolve
-from mmzoo.recipes.schema import PartConfig
+from mmzoo.recipes.schema import PartConfig, Recipe
+from mmzoo.recipes.shape import default_name
 from mmzoo.registry.entries import split_use
 from mmzoo.registry.isolation import attribute_errors_to
 from mmzoo.registry.manager import plugin_manager
 
 
-def open_dataset(spec: str | PartConfig | Dataset) -> Dataset:
+def open_for(recipe: Recipe, spec: str | PartConfig | Dataset) -> Dataset:
+    """Open a data set for the tasks of a recipe; see `open_dataset`. An object that is given keeps the targets it ``wanted``."""
+    names = tuple(target_of(recipe, name) for name in recipe.tasks)
+    custom = len(names) > 1 or names[0] != default_name("task", recipe.task)
+    return open_dataset(spec, names if custom else ())
+
+
+def target_of(recipe: Recipe, task: str) -> str:
+    """Return the key of a task's targets in the data."""
+    return recipe.tasks[task].target or task
+
+
+def open_dataset(spec: str | PartConfig | Dataset, wanted: tuple[str, ...] = ()) -> Dataset:
     """Open a data set by name (``easy-vqa``), by path (a folder, .jsonl, .csv or .parquet file), or by ``org/name`` id.
+
+    ``wanted`` are the names of the targets that a model's tasks read; see `Dataset`.
 
     Raises:
         UnknownName: there is no such data set.
@@ -26,6 +41,7 @@ def open_dataset(spec: str | PartConfig | Dataset) -> Dataset:
         DataError: the path does not exist.
     """
     if isinstance(spec, Dataset):
+        spec.wanted = spec.wanted or wanted
         return spec
     part = spec if isinstance(spec, PartConfig) else PartConfig.of(spec, "dataset")
     name, _, _ = split_use(part.use)
@@ -41,7 +57,9 @@ def open_dataset(spec: str | PartConfig | Dataset) -> Dataset:
         resolved = resolve("dataset", part)
     except UnknownName as error:
         raise UnknownName(f"{error}\nA data set is a registered name, a path, or an id such as 'org/name'.") from None
-    return resolved.cls(resolved.options)
+    dataset: Dataset = resolved.cls(resolved.options)
+    dataset.wanted = wanted
+    return dataset
 
 
 def load_split(dataset: Dataset, split: str) -> Sequence[Example] | Iterable[Example]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import AddedToken
 
 from mmzoo.errors import BadRecipe, DataError
-from mmzoo.interfaces import CAUSAL, PLACEHOLDER, PLACEHOLDER_ID, TextContext
+from mmzoo.interfaces import CAUSAL, INPUT_KEYWORDS, PLACEHOLDER, Example, TextContext, placeholder
 from mmzoo.modalities.reader import plural
 
 
@@ -44,13 +45,13 @@ def start_ids(text: TextContext, image: bool = False) -> list[int]:
 
 
 def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = False) -> list[list[int]]:
-    """Return the ids of prompts, with `PLACEHOLDER_ID` at each placeholder.
+    """Return the ids of prompts, with the modality's id (`TextContext.placeholders`) at each placeholder.
 
     A causal model's prompt begins with `start_ids`. Other architectures get the tokenizer's own frame ([CLS] ... [SEP], or ...
     </s>). ``framed`` means that the prompts already contain their special tokens.
     """
     tokenizer = text.tokenizer
-    rows = _with_inputs(tokenizer, prompts, text.placeholder)
+    rows = _with_inputs(tokenizer, prompts, text.placeholders)
     if text.architecture != CAUSAL:
         ids = tokenizer("", add_special_tokens=True)["input_ids"]
         head, tail = ([], ids) if ids[:1] == [tokenizer.eos_token_id] else (ids[:1], ids[1:])
@@ -59,48 +60,48 @@ def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = Fals
         return rows
     visual = text.added_tokens != 0
     start, own = start_ids(text, visual), start_ids(text, True)
-    # The tokenizer's own start token stays first, before an image without a placeholder.
-    implicit = [PLACEHOLDER_ID] if visual and own else []
-    return [start + ([] if PLACEHOLDER_ID in row else implicit) + row for row in rows]
+    # The tokenizer's own start token stays first, before inputs without a placeholder.
+    ids = [id for id, added in zip(text.placeholders.values(), text.added.values(), strict=True) if added != 0 and own]
+    return [start + [id for id in ids if id not in row] + row for row in rows]
 
 
-_WITH_PLACEHOLDER: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # copies that have the placeholder, by tokenizer
+_WITH_PLACEHOLDERS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # copies that have the placeholders, by tokenizer
 
 
-def with_placeholder(tokenizer: Any, mark: str = PLACEHOLDER) -> Any:
-    """Return the tokenizer if it has the placeholder as one token, else a copy that has it."""
-    if mark in tokenizer.get_added_vocab():
+def with_placeholder(tokenizer: Any, *marks: str) -> Any:
+    """Return the tokenizer if it has each placeholder (`PLACEHOLDER` if none is given) as one token, else a copy that has."""
+    new = [mark for mark in marks or (PLACEHOLDER,) if mark not in tokenizer.get_added_vocab()]
+    if not new:
         return tokenizer
     extended = copy.deepcopy(tokenizer)
-    extended.add_tokens([AddedToken(mark, special=True, normalized=False)])
+    extended.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in new])
     return extended
 
 
-def _with_inputs(tokenizer: Any, prompts: Sequence[str], mark: str) -> list[list[int]]:
-    """Return ids with `PLACEHOLDER_ID` at the placeholders.
+def _with_inputs(tokenizer: Any, prompts: Sequence[str], placeholders: Mapping[str, int]) -> list[list[int]]:
+    """Return ids with those of ``placeholders`` at the placeholders.
 
     Each prompt is encoded as a whole, because some tokenizers encode text after a token differently from text at the start.
     """
-    if not any(mark in prompt for prompt in prompts):
+    marks = [mark for mark in placeholders if any(mark in prompt for prompt in prompts)]
+    if not marks:
         return encode_texts(tokenizer, prompts)
-    extended = _WITH_PLACEHOLDER.get(tokenizer)
-    if extended is None or mark not in extended.get_added_vocab():  # a tokenizer may be shared by models of two modalities
-        extended = with_placeholder(tokenizer, mark)
-        if extended is not tokenizer:
-            _WITH_PLACEHOLDER[tokenizer] = extended
-    own = extended.convert_tokens_to_ids(mark)
-    return [[PLACEHOLDER_ID if i == own else i for i in row] for row in encode_texts(extended, prompts)]
+    extended = with_placeholder(_WITH_PLACEHOLDERS.get(tokenizer, tokenizer), *marks)
+    if extended is not tokenizer:
+        _WITH_PLACEHOLDERS[tokenizer] = extended
+    own = {extended.convert_tokens_to_ids(mark): placeholders[mark] for mark in marks}
+    return [[own.get(i, i) for i in row] for row in encode_texts(extended, prompts)]
 
 
-def render_chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs: int) -> str:
+def render_chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs: Mapping[str, int]) -> str:
     """Render a conversation with the tokenizer's own template, up to the start of the assistant's turn.
 
-    If the fusion inserts inputs into the text and the conversation has no placeholder, one for each input is put at the start of
-    the user's first turn.
+    If the fusions insert inputs of a modality into the text and the conversation has no placeholder of it, one for each input is
+    put at the start of the user's first turn.
 
     Args:
         messages: ``[{"role": "user", "content": "<image> What is it?"}, ...]``.
-        inputs: the number of inputs.
+        inputs: the number of inputs by modality.
 
     Raises:
         BadRecipe: the tokenizer has no template, or the template fails.
@@ -108,37 +109,52 @@ def render_chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs
     if not getattr(text.tokenizer, "chat_template", None):
         raise BadRecipe("this language model's tokenizer has no chat template; choose an instruct model, or omit chat")
     turns = [dict(turn) for turn in messages]
-    if text.added_tokens != 0 and not any(text.placeholder in turn["content"] for turn in turns):
-        first = next((turn for turn in turns if turn["role"] == "user"), turns[0])
-        first["content"] = text.placeholder * inputs + first["content"]
+    implicit = ""
+    for modality, added in text.added.items():
+        if added != 0 and not any(placeholder(modality) in turn["content"] for turn in turns):
+            implicit += placeholder(modality) * inputs.get(modality, 0)
+    first = next((turn for turn in turns if turn["role"] == "user"), turns[0])
+    first["content"] = implicit + first["content"]
+    marks = re.compile(f"({'|'.join(map(re.escape, text.placeholders))})")
     try:
         rendered = text.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        if all(piece.strip() in rendered for turn in turns for piece in turn["content"].split(text.placeholder)):
+        if all(piece.strip() in rendered for turn in turns for piece in marks.split(turn["content"])[::2]):
             return rendered
         # Templates of multimodal models expect parts and drop plain text.
-        parts = [{**turn, "content": _parts(turn["content"], text)} for turn in turns]
+        parts = [{**turn, "content": _parts(marks.split(turn["content"]))} for turn in turns]
         return text.tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template may raise anything
         raise BadRecipe(f"the chat template rejects these messages: {error}") from None
 
 
-def _parts(content: str, text: TextContext) -> list[dict[str, str]]:
-    """Return the content of a turn in the parts that multimodal templates expect."""
-    parts = []
-    for piece in content.split(text.placeholder):
-        parts += [{"type": text.modality}, *([{"type": "text", "text": piece}] if piece else [])]
-    return parts[1:]  # the first piece has no placeholder before it
+def _parts(pieces: Sequence[str]) -> list[dict[str, str]]:
+    """Return a turn in the parts that multimodal templates expect, from its texts (at even places) and placeholders."""
+    parts = [{"type": "text", "text": piece} if i % 2 == 0 else {"type": piece.strip("<>")} for i, piece in enumerate(pieces)]
+    return [part for part in parts if part.get("text") != ""]
 
 
-def check_placeholders(row: Sequence[int], text: TextContext, inputs: int, name: str) -> None:
-    """Check that a text has one placeholder for each of its inputs, or none for a single input; else raise a `DataError`."""
-    count = sum(i == PLACEHOLDER_ID for i in row)
-    if count != inputs and (count or inputs > 1):
-        amount = f"{inputs} {text.modality if inputs == 1 else plural(text.modality)}"
-        raise DataError(
-            f"example {name}: {count} placeholders '{text.placeholder}' in the text and {amount}; give one placeholder for each "
-            f"{text.modality}" + (", or none for a single one" if inputs == 1 else "")
-        )
+def check_placeholders(row: Sequence[int], text: TextContext, example: Example) -> None:
+    """Check that the ids of an example's text have one placeholder for each of its inputs, or none for a single input.
+
+    A missing input may have a placeholder.
+
+    Raises:
+        DataError: the numbers differ, or there is a placeholder of a modality that no encoder takes.
+    """
+    for modality in INPUT_KEYWORDS:
+        if modality not in text.added and (mark := placeholder(modality)) in example.text:
+            takes = " and ".join(map(plural, text.added))
+            raise DataError(
+                f"example {example.id}: the text has '{mark}', and this model takes {takes}; add an encoder of {modality}"
+            )
+    for (mark, id), modality in zip(text.placeholders.items(), text.added, strict=True):
+        count, given = sum(i == id for i in row), len(example.of(modality))
+        if count != given and (count or given > 1) and (count, given) != (1, 0):
+            amount = f"{given} {modality if given == 1 else plural(modality)}"
+            raise DataError(
+                f"example {example.id}: {count} placeholders '{mark}' in the text and {amount}; give one placeholder for each "
+                f"{modality}" + (", or none for a single one" if given == 1 else "")
+            )
 
 
 def check_length(rows: list[list[int]], text: TextContext, ids: Sequence[str], reserve: int = 0) -> None:
@@ -146,8 +162,9 @@ def check_length(rows: list[list[int]], text: TextContext, ids: Sequence[str], r
     if text.max_length is None:
         return
     for row, name in zip(rows, ids, strict=True):
-        placeholders = sum(i == PLACEHOLDER_ID for i in row)
-        length, added = len(row) - placeholders, (text.added_tokens or 0) * max(1, placeholders)
+        counts = [sum(i == id for i in row) for id in text.placeholders.values()]
+        length = len(row) - sum(counts)
+        added = sum((own or 0) * max(1, count) for own, count in zip(text.added.values(), counts, strict=True))
         if length + added + reserve > text.max_length:
             extra = f" and {reserve} to generate" if reserve else ""
             raise DataError(

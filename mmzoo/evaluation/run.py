@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.checkpoints.folder import update_run
+from mmzoo.checkpoints.record import control_title
 from mmzoo.common.energy import Meter, hardware
 from mmzoo.common.environment import environment
 from mmzoo.common.progress import bar
 from mmzoo.data import provenance
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
-from mmzoo.data.open import load_split, open_dataset
+from mmzoo.data.open import load_split, open_for, target_of
 from mmzoo.errors import CheckpointError, DataError
-from mmzoo.evaluation.controls import AS_IS, CONTROLS, SHUFFLED, make_conditions
-from mmzoo.evaluation.scoring import make_metrics, score_examples
+from mmzoo.evaluation.controls import AS_IS, CONTROLS, SHUFFLED, default_controls, make_conditions
+from mmzoo.evaluation.scoring import metrics_of, score_examples
 from mmzoo.evaluation.statistics import Score
 from mmzoo.interfaces import Example, Prediction
-from mmzoo.modalities.reader import plural
 from mmzoo.models.compatibility import check_data
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel
@@ -30,7 +30,7 @@ from mmzoo.recipes.schema import PartConfig
 from mmzoo.sharing.locations import is_folder
 
 MAX_SAMPLES, MAX_SAMPLE_LENGTH, MAX_SAMPLE_TARGETS = 20, 300, 3  # of examples that a card shows
-UNRECORDED = {"modality", "predictions", "smaller_is_better", "unrecorded"}  # attributes of an Evaluation
+UNRECORDED = {"modalities", "predictions", "smaller_is_better", "unrecorded"}  # attributes of an Evaluation
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Evaluation:
     controls: dict[str, dict[str, Score]] = field(default_factory=dict)
     seed: int = 0
     seconds: float = 0.0
-    modality: str = "image"  # the inputs that were shuffled and blanked
+    modalities: tuple[str, ...] = ("image",)  # the inputs that were shuffled and blanked
     local: bool = False
     dataset_options: dict[str, Any] = field(default_factory=dict)
     limit: int | None = None
@@ -57,7 +57,7 @@ class Evaluation:
     device: str = ""
     energy: dict[str, Any] | None = None
     samples: list[dict[str, Any]] = field(default_factory=list, repr=False)
-    predictions: list[Prediction] = field(default_factory=list, repr=False)
+    predictions: list[Any] = field(default_factory=list, repr=False)  # by task if there are several
     smaller_is_better: bool = False  # whether the first score is an error
     unrecorded: str = ""  # why the result could not be recorded in the checkpoint
 
@@ -68,9 +68,15 @@ class Evaluation:
         return {**record, "seconds": round(self.seconds, 1), "hardware": hardware(self.device), "versions": environment()}
 
     def __str__(self) -> str:
-        head = ["metric", "score", *(f"{plural(self.modality)} {control}" for control in self.controls)]
-        columns = [self.scores, *self.controls.values()]
-        rows = [head, *([name, *(str(scores[name]) for scores in columns)] for name in self.scores)]
+        conditions = {"score": self.scores, **{control_title(name, self.modalities): own for name, own in self.controls.items()}}
+        if len(self.controls) <= len(CONTROLS):
+            rows = [["metric", *conditions], *([name, *(str(own[name]) for own in conditions.values())] for name in self.scores)]
+        else:  # too many for one line
+            rows = [["metric", "inputs", "score"]]
+            for name in self.scores:
+                for title, own in conditions.items():
+                    first = title == "score"
+                    rows.append([name if first else "", "as they are" if first else title, str(own[name])])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
@@ -92,7 +98,7 @@ def evaluate(
     dataset: str | PartConfig | Dataset,
     split: str | None = None,
     metrics: Sequence[str] | None = None,
-    controls: Sequence[str] = CONTROLS,
+    controls: Sequence[str] | None = None,
     limit: int | None = None,
     batch_size: int = 128,
     seed: int = 0,
@@ -107,8 +113,9 @@ def evaluate(
     Args:
         model: a model, a checkpoint folder, or a repository as `mmzoo.load` takes it.
         split: its name; None for ``test``, or for the only split if there is one.
-        metrics: names of metrics; None for those of the model's task.
-        controls: ``"shuffled"``, ``"blanked"``, both or none.
+        metrics: names of metrics; None for those of the model's tasks. Of several tasks they are named ``task/metric``.
+        controls: names such as ``"shuffled"``, ``"blanked"`` and ``"missing"``, of all inputs, or of one modality
+            (``"shuffled:audio"``, ``"blanked:text"``); None for shuffled and blanked of all inputs and of each by itself.
         limit: measure only this many examples, the first ones.
         batch_size: examples in a batch; it changes speed and memory, not scores.
         seed: the seed of the shuffling and the bootstrap.
@@ -129,13 +136,15 @@ def evaluate(
     if device is not None:
         model.to(device)
     started = time.monotonic()
-    source = open_dataset(dataset)
+    source = open_for(model.recipe, dataset)
     if not split:
         split = splits[0] if len(splits := source.splits()) == 1 else "test"
     examples = _load_examples(source, split, limit)
     check_data(model.recipe, examples[0], dataset if isinstance(dataset, str) else type(source).__name__)
-    chosen = make_metrics(metrics or model.task.metrics)
-    conditions = make_conditions(examples, controls, seed=seed, modality=model.encoder.modality)
+    chosen = metrics_of(model, metrics)
+    controls = default_controls(model.modalities) if controls is None else controls
+    inputs: Any = {"modalities": model.modalities, "optional": model.takes_missing_inputs}
+    conditions = make_conditions(examples, controls, seed=seed, **inputs)
     where = str(model.device)
     with Meter(where) as meter, bar("evaluating", len(examples) * len(conditions), shown=progress) as shown:
         results = score_examples(
@@ -153,7 +162,7 @@ def evaluate(
         controls={name: result.scores for name, result in results.items() if name != AS_IS},
         seed=seed,
         seconds=time.monotonic() - started,
-        modality=model.modality,
+        modalities=tuple(model.modalities),
         limit=limit,
         options=provenance.as_json(options),
         device=where,
@@ -191,20 +200,26 @@ def _add_to_run(run: dict[str, Any], evaluation: Evaluation) -> None:
     run["evaluations"] = [*(old for old in run.get("evaluations", []) if setting(old) != setting(new)), new]
 
 
-def _sample(
-    model: MultimodalModel, examples: Sequence[Example], predictions: Sequence[Prediction], count: int
-) -> list[dict[str, Any]]:
+def _sample(model: MultimodalModel, examples: Sequence[Example], predictions: Sequence[Any], count: int) -> list[dict[str, Any]]:
     """Return ``count`` examples with their predictions, for the card: evenly spread, so that nobody selects the good ones."""
     step = (len(examples) - 1) / max(1, count - 1)
     rows = []
+    several = len(model.tasks) > 1
     for i in dict.fromkeys(round(step * i) for i in range(count)):
-        example, prediction = examples[i], predictions[i]
-        text = prediction.label or "" if prediction.value is None else f"{prediction.value:.4g}"
-        targets = [_shorten(target) for target in model.task.references(example)[:MAX_SAMPLE_TARGETS]]
-        rows.append(
-            {"id": _shorten(example.id), "text": _shorten(example.text), "targets": targets, "prediction": _shorten(text)}
-        )
-    return rows
+        for name in model.tasks:
+            example = examples[i].for_task(target_of(model.recipe, name), alone=not several)
+            if several and not example.targets:
+                continue
+            text = _text_of(predictions[i][name] if several else predictions[i])
+            targets = [_shorten(target) for target in model.tasks[name].references(example)[:MAX_SAMPLE_TARGETS]]
+            asked = f"{name}: {example.text}" if several else example.text
+            rows.append({"id": _shorten(example.id), "text": _shorten(asked), "targets": targets, "prediction": _shorten(text)})
+    return rows[:MAX_SAMPLES]
+
+
+def _text_of(prediction: Prediction) -> str:
+    numbers = prediction.values or (() if prediction.value is None else (prediction.value,))
+    return ", ".join(f"{number:.4g}" for number in numbers) if numbers else prediction.text
 
 
 def _shorten(text: str) -> str:

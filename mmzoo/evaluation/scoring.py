@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mmzoo.data.batching import batches
-from mmzoo.errors import DataError
+from mmzoo.data.open import target_of
+from mmzoo.errors import DataError, UnknownName
 from mmzoo.evaluation.controls import Condition
 from mmzoo.evaluation.metric import Metric
 from mmzoo.evaluation.statistics import Score, measure
-from mmzoo.interfaces import Example, Prediction
+from mmzoo.interfaces import Example
 from mmzoo.modalities.identity import input_key
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.resolve import resolve
@@ -21,13 +22,33 @@ from mmzoo.registry.isolation import attribute_errors_to
 
 @dataclass(frozen=True)
 class ConditionResult:
-    """Hold the predictions under one condition, in order, and their score by each metric."""
+    """Hold the predictions under one condition, in order (by task for a model of several), and their score by each metric."""
 
     scores: dict[str, Score]
-    predictions: list[Prediction]
+    predictions: list[Any]
 
 
-def make_metrics(names: Sequence[str]) -> dict[str, Metric]:
+def metrics_of(model: MultimodalModel, names: Sequence[str] | None = None) -> dict[str, Metric]:
+    """Return metrics by name; those of every task if ``names`` is None.
+
+    For a model of several tasks the names are ``task/metric``; a name without a task is measured for every task.
+
+    Raises:
+        UnknownName: there is no such metric or task. BadRecipe: a wrong option.
+    """
+    if len(model.tasks) == 1:
+        return make_metrics(names or model.task.metrics)
+    pairs = []
+    for name in names or [f"{task}/{metric}" for task, own in model.tasks.items() for metric in own.metrics]:
+        task, slash, metric = name.partition("/")
+        if slash and task not in model.tasks:
+            raise UnknownName(f"metric '{name}': this model has no task '{task}'; its tasks are {', '.join(model.tasks)}")
+        pairs += [(task, metric)] if slash else [(every, name) for every in model.tasks]
+    metrics = make_metrics(dict.fromkeys(metric for _, metric in pairs))
+    return {f"{task}/{metric}": metrics[metric] for task, metric in pairs}
+
+
+def make_metrics(names: Iterable[str]) -> dict[str, Metric]:
     """Return metrics by name.
 
     Raises:
@@ -50,30 +71,49 @@ def score_examples(
 ) -> dict[str, ConditionResult]:
     """Predict the examples under each condition and compare the predictions with the references of ``examples``.
 
+    A task of several is measured on the examples that have a target of it.
+
     Args:
         examples: the original examples, which have the references. Those that share an input are resampled together.
+        metrics: as `metrics_of` names them.
         seed: the seed of the bootstrap.
-        options: passed to the task's prediction.
+        options: passed to the tasks' prediction.
         advance: called after each batch with its number of examples and the condition, to show progress.
 
     Raises:
-        DataError: there are no examples, or one has no reference that the task can predict. BadInput: an input cannot be read.
+        DataError: there are no examples, or one has no reference that its task can predict. BadInput: an input cannot be read.
         PluginBroken: a metric fails.
     """
     if not examples:
         raise DataError("there are no examples to measure")
-    references = [model.task.references(example) for example in examples]
-    groups = [input_key(example.inputs(model.encoder.modality)) for example in examples]
+    references = {task: references_of(model, task, examples) for task in model.tasks}
+    groups = [input_key(example.of(model.modality)) or example.id for example in examples]
     results = {}
     for name, condition in conditions.items():
-        predictions: list[Prediction] = []
+        predictions: list[Any] = []
         for group in batches(condition.examples, batch_size):
             predictions += model.predict_examples(group, batch_size=batch_size, blank=condition.blank, **(options or {}))
             advance(len(group), name)
-        texts = [prediction.text for prediction in predictions]
         scores = {}
         for metric_name, metric in metrics.items():
+            task = metric_name.partition("/")[0] if len(model.tasks) > 1 else next(iter(model.tasks))
+            rows = list(references[task])
+            own = [predictions[i][task] if len(model.tasks) > 1 else predictions[i] for i in rows]
             with attribute_errors_to(f"metric '{metric_name}' failed on the predictions"):
-                scores[metric_name] = measure(metric, texts, references, groups, seed=seed)
+                scores[metric_name] = measure(metric, own, list(references[task].values()), [groups[i] for i in rows], seed=seed)
         results[name] = ConditionResult(scores, predictions)
     return results
+
+
+def references_of(model: MultimodalModel, task: str, examples: Sequence[Example]) -> dict[int, list[str]]:
+    """Return the references of a task by the number of the example; of several tasks, only where an example has a target of it.
+
+    Raises:
+        DataError: an example has none, or one that the task cannot predict.
+    """
+    alone, target = len(model.tasks) == 1, target_of(model.recipe, task)
+    own = {i: example.for_task(target, alone=alone) for i, example in enumerate(examples)}
+    rows = {i: example for i, example in own.items() if alone or example.targets}
+    if not rows:
+        raise DataError(f"no example has a target '{target}', which the task '{task}' needs")
+    return {i: model.tasks[task].references(example) for i, example in rows.items()}

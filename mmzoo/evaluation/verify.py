@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.checkpoints import screening
+from mmzoo.checkpoints.record import control_title
 from mmzoo.checkpoints.screening import CARD
 from mmzoo.common.progress import bar
 from mmzoo.data import provenance
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
-from mmzoo.data.open import load_split, open_dataset
+from mmzoo.data.open import load_split, open_for
 from mmzoo.errors import DataError, MmzooError
 from mmzoo.evaluation.controls import AS_IS, make_conditions
 from mmzoo.evaluation.run import evaluate
-from mmzoo.evaluation.scoring import make_metrics, score_examples
+from mmzoo.evaluation.scoring import metrics_of, score_examples
 from mmzoo.evaluation.statistics import Score
 from mmzoo.interfaces import Example, Task
-from mmzoo.modalities.reader import plural
 from mmzoo.models.compatibility import check_data
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel
@@ -62,7 +62,7 @@ class EvaluationCheck:
     measured: int = 0  # the number of examples that were measured
     checks: list[ScoreCheck] = field(default_factory=list)
     reason: str = ""  # why the evaluation could not be measured
-    modality: str = "image"  # of the inputs that the controls change
+    modalities: tuple[str, ...] = ("image",)  # of the inputs that the controls change
 
     @property
     def reproduced(self) -> bool:
@@ -110,7 +110,7 @@ def _table(check: EvaluationCheck) -> list[str]:
         return lines
     rows = [("metric", "claimed", "measured", "")]
     for score in check.checks:
-        name = score.metric + (f", {plural(check.modality)} {score.control}" if score.control else "")
+        name = score.metric + (f", {control_title(score.control, check.modalities)}" if score.control else "")
         rows.append((name, str(score.claimed), str(score.measured), "reproduced" if score.reproduced else "NOT reproduced"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return lines + ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -170,9 +170,9 @@ def _check_claim(
 
     Errors other than those of opening the copy become the check's ``reason``.
     """
-    check = EvaluationCheck(claim["dataset"], claim["split"], claim["examples"], modality=model.modality)
+    check = EvaluationCheck(claim["dataset"], claim["split"], claim["examples"], modalities=tuple(model.modalities))
     try:
-        source = open_dataset(provenance.reopen(claim) if copy is None else provenance.substitute(copy, claim))
+        source = open_for(model.recipe, provenance.reopen(claim) if copy is None else provenance.substitute(copy, claim))
         examples = list(islice(load_split(source, claim["split"]), max(0, claim["examples"])))
     except MmzooError as error:
         if copy is not None:
@@ -198,8 +198,9 @@ def _measure(
     if not claim["scores"]:
         raise DataError("the record has no score")
     check_data(model.recipe, examples[0] if examples else None, claim["dataset"])
-    metrics = make_metrics(list(claim["scores"]))
-    conditions = make_conditions(examples, list(controls), seed=seed, modality=model.encoder.modality)
+    metrics = metrics_of(model, list(claim["scores"]))
+    inputs: Any = {"modalities": model.modalities, "optional": model.takes_missing_inputs}
+    conditions = make_conditions(examples, list(controls), seed=seed, **inputs)
     options = {name: value for name, value in (claim.get("options") or {}).items() if name not in _RESERVED}
     with bar("evaluating", len(examples) * len(conditions), shown=progress) as shown:
         results = score_examples(

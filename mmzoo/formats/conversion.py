@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmzoo.backbones.weights import first_names
 from mmzoo.errors import CheckpointError
+from mmzoo.interfaces.kinds import key_of, kind_of
 from mmzoo.models.assemble import assemble
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.schema import Recipe
@@ -50,7 +51,8 @@ def convert_checkpoint(
     Args:
         recipe: plain data.
         state: the tensors of the checkpoint, by name.
-        find: returns the source of a weight by its name in the model; None for a weight that the recipe provides.
+        find: returns the source of a weight by its kind of part and its name there, such as ``fusion.linear.weight``; None for a
+            weight that the recipe provides.
         label: the name of the checkpoint in messages.
         ignore: returns whether a name in ``state`` has no meaning, such as a buffer that is computed; None to ignore no name.
         tokenizer: for a language model whose option ``tokenizer`` is ``checkpoint``.
@@ -79,7 +81,7 @@ def _convert_all(
     shapes, used, converted = plan.state_dict(), set(), {}
     missing, problems = [], []
     for name in plan.saved_names(full=True):
-        if (source := find(name)) is None:
+        if (source := find(kind_of(name) + name[len(key_of(name)) :])) is None:
             continue
         keys = [key for key in dict.fromkeys(source.names) if key in state]
         used.update(keys)

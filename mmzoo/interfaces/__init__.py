@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mmzoo.interfaces.encoder import Encoder
     from mmzoo.interfaces.example import INPUT_KEYWORDS, PLACEHOLDER, PLACEHOLDER_ID, Example, placeholder
     from mmzoo.interfaces.features import Features, FeatureSpec
-    from mmzoo.interfaces.fusion import FusedInput, Fusion, FusionCall, ModelPass, current_pass, running
+    from mmzoo.interfaces.fusion import FusedInput, Fusion, FusionCall, ModelPass, current_pass, repeat_rows, running
     from mmzoo.interfaces.language_model import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, CrossAttentionStates, LanguageModel, LanguageSpec
     from mmzoo.interfaces.outputs import Outputs
     from mmzoo.interfaces.part import Options, Part

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -41,6 +40,7 @@ class FusionCall:
 
     Args:
         features: as `Fusion.prepare` returned them; a mapping by encoder for a joint fusion.
+        given: as `early` and `late` get them.
         mask: [batch, positions] of the language model's input.
         latest: [batch, positions], the index of the latest input before each position, -1 for none; None if it is always the
             first.
@@ -48,6 +48,7 @@ class FusionCall:
     """
 
     features: Any
+    given: Any = None
     mask: Tensor | None = None
     latest: Tensor | None = None
     kept: dict[str, Any] = field(default_factory=dict)
@@ -69,14 +70,32 @@ def current_pass() -> ModelPass:
     return _PASS.get()
 
 
-@contextmanager
-def running(model_pass: ModelPass) -> Iterator[None]:
-    """Make ``model_pass`` the current one within a ``with`` block."""
-    token = _PASS.set(model_pass)
-    try:
-        yield
-    finally:
-        _PASS.reset(token)
+def repeat_rows(features: Any, rows: int) -> Any:
+    """Return features, or a mapping of them by encoder, with each row repeated so that there are ``rows``.
+
+    Raises:
+        ValueError: ``rows`` is not a multiple of the number of examples.
+    """
+    if isinstance(features, Mapping):
+        return {name: repeat_rows(own, rows) for name, own in features.items()}
+    times, rest = divmod(rows, len(features.pooled))
+    if rest or not times:
+        raise ValueError(f"{rows} rows do not match the features of {len(features.pooled)} examples")
+    return features.repeat(times)
+
+
+class running:
+    """Make a pass the current one within a ``with`` block, which may be entered several times."""
+
+    def __init__(self, model_pass: ModelPass) -> None:
+        self.model_pass = model_pass
+        self.tokens: list[Token[ModelPass]] = []
+
+    def __enter__(self) -> None:
+        self.tokens.append(_PASS.set(self.model_pass))
+
+    def __exit__(self, *_: object) -> None:
+        _PASS.reset(self.tokens.pop())
 
 
 class Fusion(Part):
@@ -209,13 +228,7 @@ class Fusion(Part):
         """
         if (call := self.call) is None:
             return None
-        every = list(call.features.values()) if self.joint else [call.features]
-        times, rest = divmod(rows, len(every[0].pooled))
-        if rest or not times:
-            raise ValueError(f"{rows} rows do not match the features of {len(every[0].pooled)} examples")
-        if self.joint:
-            return {name: features.repeat(times) for name, features in call.features.items()}
-        return call.features.repeat(times)
+        return repeat_rows(call.features, rows)
 
     def attention_mask(self, rows: int, positions: int, *, decoder: bool = False) -> Tensor | None:
         """Return which tokens each position may attend to, as booleans [rows, positions, tokens]; None if all.

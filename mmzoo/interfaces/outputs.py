@@ -21,12 +21,14 @@ class Outputs(Protocol):
     Attributes:
         features: the features of the examples, by encoder.
         language_model: for its sizes and its output layer.
-        text: the tokenizer and the layout of text.
     """
 
     features: Mapping[str, Features]
     language_model: LanguageModel
-    text: TextContext
+
+    @property
+    def text(self) -> TextContext:
+        """Return the tokenizer and the layout of text."""
 
     @property
     def mask(self) -> Tensor:

@@ -27,8 +27,6 @@ class InputPipeline:
         """Open and transform one input; raise `BadInput` if it is missing or cannot be read."""
         if self.transform is None:
             return torch.zeros(0)
-        if source is None:
-            raise self.reader.error(f"there is no {self.modality}")
         return self.transform(self.reader.read(source))
 
     def blank(self) -> Tensor:
@@ -37,8 +35,8 @@ class InputPipeline:
         return self._blank
 
     def batch(self, opened: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return ``inputs`` [inputs, ...]; with ``variable_length`` padded with zeros, and ``input_lengths`` [inputs]."""
+        """Return ``inputs`` [inputs, ...]; with ``variable_length`` padded with zeros, and ``lengths`` [inputs]."""
         if not self.variable_length:
             return {"inputs": torch.stack(list(opened))}
         lengths = torch.tensor([len(each) for each in opened])
-        return {"inputs": pad_sequence(list(opened), batch_first=True), "input_lengths": lengths}
+        return {"inputs": pad_sequence(list(opened), batch_first=True), "lengths": lengths}

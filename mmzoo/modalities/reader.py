@@ -22,7 +22,7 @@ from mmzoo.errors import BadInput
 
 NONE = "none"  # the modality of an encoder without input
 # Names that no modality may have, because it becomes a keyword beside them.
-TAKEN = {"id", "text", "targets", "others", "prompt", "batch_size", "blank", "max_new_tokens", "stop", "chat", "options"}
+TAKEN = {"id", "text", "targets", "inputs", "prompt", "task", "batch_size", "blank", "max_new_tokens", "stop", "chat", "options"}
 
 
 class Reader(ABC):

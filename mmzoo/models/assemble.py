@@ -11,12 +11,14 @@ import torch
 
 from mmzoo.errors import PluginBroken
 from mmzoo.interfaces import FeatureSpec, LanguageSpec, Part
+from mmzoo.interfaces.kinds import GROUPS
 from mmzoo.models import compatibility, locks
 from mmzoo.models.model import MultimodalModel, Provenance
 from mmzoo.models.trainable import apply_policy
 from mmzoo.models.warm_start import WarmStart, inherit_options, without_sources
-from mmzoo.recipes.resolve import Resolved, resolve
+from mmzoo.recipes.resolve import Resolved, resolve, resolve_parts
 from mmzoo.recipes.schema import Recipe
+from mmzoo.recipes.shape import ALL
 from mmzoo.registry import isolation
 from mmzoo.registry.entries import Entry
 from mmzoo.registry.manager import plugin_manager
@@ -44,33 +46,40 @@ def assemble(
         UnknownName, BadRecipe, DoesNotFit: before any weight is downloaded. PluginBroken: a part violates its interface.
         SourceError: pretrained weights cannot be fetched. CheckpointError: the lock or a ``weights`` checkpoint does not match.
     """
+    recipe = expand_fusion(recipe)
     if lock:
         recipe = recipe.pinned(lock)
     recipe, sources = inherit_options(recipe)
-    resolved = {kind: resolve(kind, part) for kind, part in recipe.parts().items()}
-    compatibility.check_classes(resolved)
-    policies = {kind: part.train or resolved[kind].cls.default_train for kind, part in recipe.parts().items()}
+    resolved = resolve_parts(recipe)
+    compatibility.check_classes(recipe, resolved)
+    policies = {key: part.train or resolved[key].cls.default_train for key, part in recipe.parts().items()}
     with torch.device("meta"):
         parts = _make(resolved, {})
-    compatibility.check_parts(resolved, parts, policies)
-    for kind, source in sources.items():
-        source.check(parts[kind])
-    pretrained = {kind: kind not in sources and _wants_weights(recipe, kind, part) for kind, part in parts.items()}
+    compatibility.check_parts(recipe, resolved, parts, policies)
+    for key, source in sources.items():
+        source.check(parts[key])
+    pretrained = {key: key not in sources and _wants_weights(recipe, key, part) for key, part in parts.items()}
     if not meta:
-        loading = {kind: parts[kind] for kind in parts if pretrained[kind] and not random}
+        loading = {key: parts[key] for key in parts if pretrained[key] and not random}
         parts = _make_with_weights(resolved, loading, sources, None if random else lock)
-    for kind, part in parts.items():
+    for key, part in parts.items():
         if folder is not None:
             part.restore(folder)
         with torch.device("meta") if meta else nullcontext():
-            apply_policy(part, policies[kind])
-    entries = {kind: part.entry for kind, part in resolved.items()}
-    run = {"weights": {kind: source.record() for kind, source in sources.items()}} if sources else {}
-    provenance = Provenance(entries, policies, pretrained, run=run)
-    model = MultimodalModel(without_sources(recipe), **parts, provenance=provenance)  # type: ignore[arg-type]
+            apply_policy(part, policies[key])
+    entries = {key: part.entry for key, part in resolved.items()}
+    run = {"weights": {key: source.record() for key, source in sources.items()}} if sources else {}
+    model = MultimodalModel(without_sources(recipe), parts, Provenance(entries, policies, pretrained, run=run))
     if not meta:
         plugin_manager().manager.hook.mmzoo_model_built(model=model)
     return model
+
+
+def expand_fusion(recipe: Recipe) -> Recipe:
+    """Return the recipe with the fusion that serves every encoder named for each, unless it is joint."""
+    if list(recipe.fusions) != [ALL] or getattr(resolve("fusion", recipe.fusions[ALL]).cls, "joint", False):
+        return recipe
+    return recipe.model_copy(update={"fusions": dict.fromkeys(recipe.encoders, recipe.fusions[ALL])})
 
 
 def _make_with_weights(
@@ -80,8 +89,8 @@ def _make_with_weights(
     lock: Mapping[str, Mapping[str, Any]] | None,
 ) -> dict[str, Part]:
     """Load the ``pretrained`` parts, which are on the meta device, and make the others, with the weights of their sources."""
-    for kind, part in pretrained.items():
-        entry = resolved[kind].entry
+    for key, part in pretrained.items():
+        entry = resolved[key].entry
         with _attribute_errors_to(entry, "could not load its weights"):
             part.load_pretrained()
         if missing := [name for name, parameter in part.named_parameters() if parameter.is_meta]:
@@ -89,24 +98,28 @@ def _make_with_weights(
     if lock is not None:
         locks.check_lock(lock, pretrained)
     parts = _make(resolved, pretrained)
-    for kind, source in sources.items():
-        source.load_into(parts[kind])
+    for key, source in sources.items():
+        source.load_into(parts[key])
     return parts
 
 
 def _make(resolved: dict[str, Resolved], loaded: Mapping[str, Part]) -> dict[str, Part]:
     """Make the parts on the current device, except those that are already loaded."""
 
-    def make(kind: str, *specs: Any) -> Any:
-        return loaded[kind] if kind in loaded else _instance(resolved[kind], resolved[kind].options, *specs)
+    def make(key: str, *specs: Any) -> Any:
+        return loaded[key] if key in loaded else _instance(resolved[key], resolved[key].options, *specs)
 
-    encoder, language_model = make("encoder"), make("language_model")
-    return {
-        "encoder": encoder,
-        "fusion": make("fusion", encoder.spec, language_model.spec),
-        "language_model": language_model,
-        "task": make("task", language_model.spec),
-    }
+    names = {group: [key.partition(".")[2] for key in resolved if key.startswith(f"{group}.")] for group in GROUPS.values()}
+    encoders = {name: make(f"encoders.{name}") for name in names["encoders"]}
+    specs, language_model = {name: encoder.spec for name, encoder in encoders.items()}, make("language_model")
+    parts = {f"encoders.{name}": encoder for name, encoder in encoders.items()}
+    for name in names["fusions"]:
+        key, read = f"fusions.{name}", specs if name == ALL else {name: specs[name]}
+        parts[key] = make(key, read if name == ALL else specs[name], language_model.spec)
+        if len(encoders) > 1 and key not in loaded:
+            parts[key].learn_missing(read)
+    parts["language_model"] = language_model
+    return parts | {f"tasks.{name}": make(f"tasks.{name}", language_model.spec, specs) for name in names["tasks"]}
 
 
 def _instance(resolved: Resolved, *arguments: Any) -> Part:
@@ -133,8 +146,8 @@ def _attribute_errors_to(entry: Entry, what: str) -> Iterator[None]:
         torch.set_default_dtype(default)
 
 
-def _wants_weights(recipe: Recipe, kind: str, part: Part) -> bool:
+def _wants_weights(recipe: Recipe, key: str, part: Part) -> bool:
     """Return whether pretrained weights are to be loaded into a part."""
-    chosen = getattr(recipe, kind).pretrained
+    chosen = recipe.parts()[key].pretrained
     wanted = recipe.pretrained if chosen is None else chosen
     return bool(wanted and type(part).pretrainable and getattr(part, "has_pretrained", True))

@@ -27,7 +27,8 @@ def build(
     """Build a model from a recipe's name, a YAML or JSON file, a `Recipe`, or parts.
 
     Args:
-        recipe: the recipe to start from; None if ``changes`` name encoder, fusion, language_model and task.
+        recipe: the recipe to start from; None if ``changes`` name encoder, fusion, language_model and task, or several of them:
+            ``encoders={"image": "cnn", "audio": "log-mel-gru"}``.
         pretrained: False builds the same sizes with random weights and downloads none.
         seed: the seed of the random initialisation; None leaves torch's generator as it is.
         weights: a checkpoint, as `load` takes it. Each part that is the same entry there, with tensors of the same names and

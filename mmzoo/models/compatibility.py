@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from mmzoo.errors import DoesNotFit, PluginBroken
+from mmzoo.data.open import target_of
+from mmzoo.errors import DataError, DoesNotFit, PluginBroken
 from mmzoo.interfaces import Encoder, Example, Fusion, LanguageModel, Part
-from mmzoo.interfaces.kinds import KINDS
+from mmzoo.interfaces.kinds import KINDS, kind_of
 from mmzoo.modalities.reader import NONE, TAKEN, is_modality, plural
 from mmzoo.models.trainable import check_policy
 from mmzoo.recipes.resolve import Resolved, resolve
 from mmzoo.recipes.schema import Recipe
+from mmzoo.recipes.shape import ALL
 from mmzoo.registry import isolation
 from mmzoo.registry.entries import Entry
 from mmzoo.registry.hookspecs import PROJECT
@@ -23,125 +25,180 @@ Classes = Mapping[str, Resolved]
 Parts = Mapping[str, Any]
 
 
-def check_classes(resolved: Classes) -> None:
+def check_classes(recipe: Recipe, resolved: Classes) -> None:
     """Check what the classes of the parts declare, before any configuration is fetched.
 
     Raises:
         PluginBroken: a class violates its interface. DoesNotFit: the parts are incompatible.
     """
-    for check in (_check_bases, _check_modality, _check_architecture, _check_task):
+    for check in (_check_bases, _check_modality, _check_joint, _check_architecture, _check_task):
         check(resolved)
 
 
-def check_parts(resolved: Classes, parts: Parts, policies: Mapping[str, str]) -> None:
+def check_parts(recipe: Recipe, resolved: Classes, parts: Parts, policies: Mapping[str, str]) -> None:
     """Check the parts on the meta device and their training policies, before any weight is fetched.
 
     Raises:
         DoesNotFit: the parts are incompatible, or one does not support its policy.
     """
-    for check in (_check_instance_generates, _check_fusion, _check_context):
+    for check in (_check_instance_generates, _check_fusion, _check_inputs, _check_context):
         check(resolved, parts)
-    for kind, part in parts.items():
-        check_policy(part, policies[kind], resolved[kind].entry.label, kind)
+    for key, part in parts.items():
+        check_policy(part, policies[key], resolved[key].entry.label, recipe.label(key))
 
 
 def check_data(recipe: Recipe, example: Example | None, where: str) -> None:
-    """Check that the encoder accepts the inputs of an example of the data set ``where``, before anything is fetched.
+    """Check that encoders and tasks accept an example of the data set ``where``, before anything is fetched.
 
     Raises:
-        DoesNotFit: it does not; the message names what would fit.
+        DoesNotFit: no encoder takes an input that the example has; the message names what would fit.
+        DataError: the data has no targets for a task.
     """
-    encoder = resolve("encoder", recipe.encoder)
-    accepted, present = getattr(encoder.cls, "modality", NONE), [] if example is None else example.modalities
-    if accepted == NONE or not present or accepted in present:
+    if example is None:
         return
-    raise _misfit(
-        f"data set '{where}' holds {' and '.join(map(plural, present))}, and {encoder.entry.label} takes {plural(accepted)}.",
-        _alternatives("encoder", lambda cls: cls.modality in present),
-        _alternatives("dataset", lambda cls: cls.modality == accepted)
-        + f" In your own files, put {plural(accepted)} into a column '{accepted}', or name the column with {accepted}_column.",
-    )
+    encoders = {name: resolve("encoder", part) for name, part in recipe.encoders.items()}
+    accepted = {getattr(encoder.cls, "modality", NONE) for encoder in encoders.values()}
+    present = example.modalities
+    if NONE not in accepted and present and not accepted & set(present):
+        label = " and ".join(encoder.entry.label for encoder in encoders.values())
+        takes = " and ".join(plural(modality) for modality in sorted(accepted))
+        verb = "takes" if len(encoders) == 1 else "take"
+        raise _misfit(
+            f"data set '{where}' holds {' and '.join(map(plural, present))}, and {label} {verb} {takes}.",
+            _alternatives("encoder", lambda cls: cls.modality in present),
+            _alternatives("dataset", lambda cls: cls.modality in accepted)
+            + f" In your own files, put {takes} into a column '{min(accepted)}', or name the column with {min(accepted)}_column.",
+        )
+    if isinstance(example.targets, Mapping) and len(recipe.tasks) > 1:
+        for name in recipe.tasks:
+            if (target := target_of(recipe, name)) not in example.targets:
+                raise DataError(
+                    f"data set '{where}' has no targets '{target}' for the task '{name}'; it has "
+                    f"{', '.join(example.targets)}: rename the task, or set tasks.{name}.target"
+                )
+
+
+def _of_kind(kind: str, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a kind by name."""
+    return {key.partition(".")[2] or key: part for key, part in parts.items() if kind_of(key) == kind}
 
 
 def _check_bases(resolved: Classes) -> None:
-    for kind, part in resolved.items():
-        base, entry = KINDS[kind].base_class(), part.entry
+    for key, part in resolved.items():
+        base, entry = KINDS[kind_of(key)].base_class(), part.entry
         assert base is not None
         if not (isinstance(part.cls, type) and issubclass(part.cls, base)):
             raise PluginBroken(f"{entry.label} of plugin '{entry.plugin}': {entry.target} is not a mmzoo.api.{base.__name__}")
 
 
 def _check_modality(resolved: Classes) -> None:
-    encoder = resolved["encoder"]
-    modality = encoder.cls.modality
-    if not is_modality(modality):
-        raise PluginBroken(
-            f"{encoder.entry.label}: its modality is {modality!r}; it must be a name in small letters, digits and underscores, "
-            f"and none of {', '.join(sorted(TAKEN))}"
-        )
-    if modality not in ("image", NONE) and encoder.cls.reader is Encoder.reader:
-        raise PluginBroken(f"{encoder.entry.label} takes {plural(modality)} and opens images; give it a mmzoo.api.Reader")
+    for encoder in _of_kind("encoder", resolved).values():
+        modality = encoder.cls.modality
+        if not is_modality(modality):
+            raise PluginBroken(
+                f"{encoder.entry.label}: its modality is {modality!r}; it must be a name in small letters, digits and "
+                f"underscores, and none of {', '.join(sorted(TAKEN))}"
+            )
+        if modality not in ("image", NONE) and encoder.cls.reader is Encoder.reader:
+            raise PluginBroken(f"{encoder.entry.label} takes {plural(modality)} and opens images; give it a mmzoo.api.Reader")
+
+
+def _check_joint(resolved: Classes) -> None:
+    encoders, architecture = _of_kind("encoder", resolved), resolved["language_model"].cls.architecture
+    for name, fusion in _of_kind("fusion", resolved).items():
+        if fusion.cls.joint and (len(encoders) == 1 or name != ALL):
+            only = f"there is only one, '{next(iter(encoders))}'" if len(encoders) == 1 else f"only '{name}' has it"
+            fix = "Add an encoder" if len(encoders) == 1 else f"Write it once, for all: fusion: {fusion.entry.name}"
+            raise _misfit(
+                f"{fusion.entry.label} reads the features of several encoders together, and {only}.",
+                f"{fix}; or choose a fusion of one encoder.",
+                _alternatives("fusion", lambda cls: not cls.joint and architecture in cls.architectures and cls.places()),
+            )
 
 
 def _check_architecture(resolved: Classes) -> None:
-    language, fusion = resolved["language_model"], resolved["fusion"]
+    language, fusions = resolved["language_model"], _of_kind("fusion", resolved)
     architecture = language.cls.architecture
-    for part in (fusion, resolved["task"]):
+
+    def runs(cls: Any, supported: Collection[str]) -> bool:
+        return cls.architecture in supported and all(_supports(fusion.cls, cls) for fusion in fusions.values())
+
+    for part in (*fusions.values(), *_of_kind("task", resolved).values()):
         supported = part.cls.architectures
         if architecture not in supported:
             raise _misfit(
                 f"{part.entry.label} needs a {' or '.join(sorted(supported))} language model; "
                 f"'{language.entry.name}' is {architecture}.",
-                _alternatives("language_model", lambda cls, s=supported: cls.architecture in s and _supports(fusion.cls, cls)),
-                _alternatives(part.entry.kind, lambda cls: architecture in cls.architectures),
+                _alternatives("language_model", lambda cls, s=supported: runs(cls, s)),
+                _alternatives(
+                    part.entry.kind,
+                    lambda cls, p=part: (
+                        architecture in cls.architectures and getattr(cls, "joint", False) == getattr(p.cls, "joint", False)
+                    ),
+                ),
             )
 
 
 def _check_task(resolved: Classes) -> None:
-    language, fusion, task = resolved["language_model"], resolved["fusion"], resolved["task"]
-    if task.cls.needs_generation and not language.cls.generates:
-        raise _misfit(
-            f"{task.entry.label} generates text, and language model '{language.entry.name}' does not.",
-            _alternatives("language_model", lambda cls: cls.generates and _supports(fusion.cls, cls)),
-            _alternatives("task", lambda cls: not cls.needs_generation),
-        )
-    if fusion.cls.needs_decoder and not task.cls.needs_generation:
-        raise _misfit(
-            f"{fusion.entry.label} passes the image only to the decoder, and {task.entry.label} uses only the encoder.",
-            _alternatives("task", lambda cls: cls.needs_generation),
-            _alternatives("fusion", lambda cls: not cls.needs_decoder and language.cls.architecture in cls.architectures),
-        )
+    language, fusions = resolved["language_model"], _of_kind("fusion", resolved)
+    for task in _of_kind("task", resolved).values():
+        if task.cls.needs_generation and not language.cls.generates:
+            raise _misfit(
+                f"{task.entry.label} generates text, and language model '{language.entry.name}' does not.",
+                _alternatives(
+                    "language_model", lambda cls: cls.generates and all(_supports(f.cls, cls) for f in fusions.values())
+                ),
+                _alternatives("task", lambda cls: not cls.needs_generation),
+            )
+        for fusion in fusions.values():
+            if fusion.cls.needs_decoder and not task.cls.needs_generation:
+                raise _misfit(
+                    f"{fusion.entry.label} passes the input only to the decoder, and {task.entry.label} uses only the encoder.",
+                    _alternatives("task", lambda cls: cls.needs_generation),
+                    _alternatives("fusion", lambda cls: not cls.needs_decoder and language.cls.architecture in cls.architectures),
+                )
 
 
 def _check_instance_generates(resolved: Classes, parts: Parts) -> None:
-    if resolved["task"].cls.needs_generation and not parts["language_model"].spec.generates:
-        raise _misfit(
-            f"{resolved['task'].entry.label} generates text, and this model of '{resolved['language_model'].entry.name}' cannot "
-            "generate from embeddings, which images become; choose another model, or a task that does not generate"
-        )
+    for task in _of_kind("task", resolved).values():
+        if task.cls.needs_generation and not parts["language_model"].spec.generates:
+            raise _misfit(
+                f"{task.entry.label} generates text, and this model of '{resolved['language_model'].entry.name}' cannot "
+                "generate from embeddings, which images become; choose another model, or a task that does not generate"
+            )
 
 
 def _check_fusion(resolved: Classes, parts: Parts) -> None:
-    label, encoder = resolved["fusion"].entry.label, resolved["encoder"].entry.name
-    fusion, architecture = parts["fusion"], parts["language_model"].spec.architecture
+    encoders, classes = _of_kind("encoder", parts), _of_kind("encoder", resolved)
+    for name, fusion in _of_kind("fusion", parts).items():
+        label = resolved[f"fusions.{name}"].entry.label
+        for encoder in encoders if name == ALL else [name]:
+            _check_pair(label, fusion, encoders[encoder], classes[encoder].entry.name, resolved, parts)
+
+
+def _check_pair(label: str, fusion: Any, encoder: Any, name: str, resolved: Classes, parts: Parts) -> None:
+    """Check a fusion with one of the encoders that it reads, and with the language model."""
+    spec = parts["language_model"].spec
 
     def others(fits: Callable[..., Any]) -> str:
-        return _alternatives("fusion", lambda cls: fits(cls) and architecture in cls.architectures)
+        return _alternatives(
+            "fusion", lambda cls: fits(cls) and cls.joint == fusion.joint and spec.architecture in cls.architectures
+        )
 
-    if parts["encoder"].transform is not None and not fusion.places():
+    if encoder.transform is not None and not fusion.places():
         raise _misfit(
-            f"{label} ignores the features of encoder '{encoder}'.",
+            f"{label} ignores the features of encoder '{name}'.",
             others(lambda cls: cls.places()),
             "For text alone, use it with encoder 'none'.",
         )
-    if fusion.tiles > 1 and parts["encoder"].modality != "image":
-        raise _misfit(f"fusion.tiles: {label} cuts images into tiles, and encoder '{encoder}' takes no images")
-    if fusion.needs_tokens and parts["encoder"].spec.tokens == 0:
+    if fusion.tiles > 1 and encoder.modality != "image":
+        raise _misfit(f"fusion.tiles: {label} cuts images into tiles, and encoder '{name}' takes no images")
+    if fusion.needs_tokens and encoder.spec.tokens == 0:
         raise _misfit(
-            f"{label} reads token features, and encoder '{encoder}' has only pooled features.",
+            f"{label} reads token features, and encoder '{name}' has only pooled features.",
             others(lambda cls: not cls.needs_tokens),
         )
-    if fusion.needs_blocks and not parts["language_model"].spec.blocks:
+    if fusion.needs_blocks and not spec.blocks:
         language = resolved["language_model"].entry.name
         raise _misfit(
             f"{label} attaches to the blocks of a language model, and '{language}' has no blocks that match its dim.",
@@ -149,14 +206,30 @@ def _check_fusion(resolved: Classes, parts: Parts) -> None:
         )
 
 
+def _check_inputs(resolved: Classes, parts: Parts) -> None:
+    if any(encoder.transform is not None for encoder in _of_kind("encoder", parts).values()):
+        return
+    for task in _of_kind("task", resolved).values():
+        if task.cls.needs_input:
+            raise _misfit(
+                f"{task.entry.label} compares texts with inputs, and no encoder has an input.",
+                _alternatives("encoder", lambda cls: cls.modality != NONE),
+                _alternatives("task", lambda cls: not cls.needs_input),
+            )
+
+
 def _check_context(resolved: Classes, parts: Parts) -> None:
-    added, needed, context = parts["fusion"].added_tokens, parts["task"].positions, parts["language_model"].spec.max_length
-    if added is not None and context is not None and added + needed > context:
-        raise _misfit(
-            f"{resolved['fusion'].entry.label} adds {added} tokens and {resolved['task'].entry.label} needs at least {needed}; "
-            f"the context of '{resolved['language_model'].entry.name}' is {context}. Choose fewer tokens, a prefix or resampler "
-            "fusion, a smaller task.max_new_tokens, or a longer context"
-        )
+    fusions, tasks, context = _of_kind("fusion", parts), _of_kind("task", parts), parts["language_model"].spec.max_length
+    counts = {name: fusion.added_tokens for name, fusion in fusions.items()}
+    needed, task = max((part.positions, name) for name, part in tasks.items())
+    if context is None or None in counts.values() or (added := sum(counts.values())) + needed <= context:
+        return
+    labels = " and ".join(resolved[f"fusions.{name}"].entry.label for name, count in counts.items() if count)
+    raise _misfit(
+        f"{labels} {'adds' if len(counts) == 1 else 'add'} {added} tokens and {resolved[f'tasks.{task}'].entry.label} needs at "
+        f"least {needed}; the context of '{resolved['language_model'].entry.name}' is {context}. Choose fewer tokens, a prefix "
+        "or resampler fusion, a smaller task.max_new_tokens, or a longer context"
+    )
 
 
 def _misfit(problem: str, *fixes: str) -> DoesNotFit:

@@ -7,33 +7,25 @@ from typing import Any
 from mmzoo.checkpoints import card
 from mmzoo.checkpoints.summary import Summary, summarise, total_summary
 from mmzoo.interfaces import Encoder
-from mmzoo.interfaces.kinds import PARTS
+from mmzoo.interfaces.kinds import kind_of
 from mmzoo.recipes import licence
 from mmzoo.registry.manager import plugin_manager
 
 
 def summarise_model(model: Any) -> Summary:
     """Return the summary of a model, which may be on the meta device."""
-    fusion, spec = model.fusion, model.language_model.spec
-    context = spec.max_length or "unlimited"
-    added = f"+{fusion.added_tokens} tokens" if fusion.added_tokens else "no added tokens"
-    shapes = {
-        "encoder": _encoder_shape(model.encoder),
-        "fusion": f"{' and '.join(fusion.places()) or 'nowhere'}, {added}",
-        "language_model": f"{spec.architecture}, dim {spec.dim}, {spec.vocab_size} words, context {context}",
-        "task": getattr(model.task, "shape", ""),
-    }
+    recipe, parts = model.recipe, model.recipe.parts()
     rows = [
         summarise(
-            kind,
-            getattr(model, kind),
-            use=getattr(model.recipe, kind).use,
-            shape=shapes[kind],
-            policy=model.provenance.policies[kind],
-            license=licence.of_part(kind, getattr(model.recipe, kind)),
-            source=model.provenance.entries[kind].source,
+            recipe.label(key),
+            model.part(key),
+            use=part.use,
+            shape=_shape(kind_of(key), model.part(key)),
+            policy=model.provenance.policies[key],
+            license=licence.of_part(kind_of(key), part),
+            source=model.provenance.entries[key].source,
         )
-        for kind in PARTS
+        for key, part in parts.items()
     ]
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
     licences = licence.of_recipe(model.recipe, model.provenance.run.get("weights"))
@@ -48,11 +40,24 @@ def model_card(model: Any) -> str:
         model.recipe,
         model.summary(),
         run,
-        generates=model.task.needs_generation,
-        modality=model.modality,
+        generates=any(task.needs_generation for task in model.tasks.values()),
+        modalities=model.modalities,
         folder=card.HERE,
         sections=[section for sections in added for section in sections],
     )
+
+
+def _shape(kind: str, part: Any) -> str:
+    """Return what a part does to shapes, in a few words."""
+    if kind == "encoder":
+        return _encoder_shape(part)
+    if kind == "fusion":
+        added = f"+{part.added_tokens} tokens" if part.added_tokens else "no added tokens"
+        return f"{' and '.join(part.places()) or 'nowhere'}, {added if part.added_tokens is not None else 'tokens by the input'}"
+    if kind == "language_model":
+        spec = part.spec
+        return f"{spec.architecture}, dim {spec.dim}, {spec.vocab_size} words, context {spec.max_length or 'unlimited'}"
+    return getattr(part, "shape", "")
 
 
 def _encoder_shape(encoder: Encoder) -> str:

@@ -12,13 +12,14 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from mmzoo.data.batching import batches
-from mmzoo.data.collate import Collator, tensors
+from mmzoo.data.collate import Collator, TaskLayout, tensors
 from mmzoo.data.tokens import check_length, pad_with_mask, prompt_ids, render_chat
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit, MmzooError, PluginBroken
-from mmzoo.interfaces import CAUSAL, Example, Features
+from mmzoo.interfaces import CAUSAL, Example, Features, ModelPass, running
 from mmzoo.models.prediction import check_readable, make_example, pair_inputs
 from mmzoo.models.sequence import drop_none, fuse_input
 
+PROMPT = "prompt"
 NEW_TOKENS = 32  # the default of max_new_tokens
 # Larger values are mistakes: all rows are held at once, and a model without a context would generate for days.
 LIMITS = {"max_new_tokens": 1_000_000, "num_beams": 1024, "num_return_sequences": 1024}
@@ -47,7 +48,7 @@ class Request:
 
 
 def request(
-    model: Any, source: Any, prompt: Any, *, stop: str | Sequence[str], chat: bool, **options: Any
+    model: Any, given: Mapping[str, Any], prompt: Any, *, stop: str | Sequence[str], chat: bool, **options: Any
 ) -> tuple[Request, bool]:
     """Check the arguments of `MultimodalModel.generate`; return them as a request, and whether they held lists.
 
@@ -64,27 +65,27 @@ def request(
     stops = list(stop) if isinstance(stop, Sequence) and not isinstance(stop, str) else [stop]
     if not all(isinstance(text, str) and text for text in stops):
         raise BadRecipe(f"generate: stop: must be a text or a list of texts, none empty (got {stop!r})")
-    pairs, is_list = pair_inputs(model, source, prompt)
+    pairs, is_list = pair_inputs(model, given, prompt)
     framed = chat or any(isinstance(words, list | tuple) for _, words in pairs)
     examples = []
     for i, (inputs, words) in enumerate(pairs):
-        example = make_example(model, i, inputs, "" if words is None or framed else words)
+        example = make_example(i, inputs, "" if words is None or framed else words)
         examples.append(_framed(model, example, words) if framed else example)
     return Request(examples, framed, stops, options), is_list
 
 
 def check_writes(model: Any) -> None:
-    """Check that a model's language model and its task generate text.
+    """Check that a model's language model and one of its tasks generate text.
 
     Raises:
-        DoesNotFit: one does not.
+        DoesNotFit: they do not.
     """
-    language_model, task = model.recipe.language_model.use, model.recipe.task.use
+    tasks = [config.use for config in model.recipe.tasks.values()]
     use_instead = "does not generate text; use model.predict, or build with a"
     if not model.language_model.spec.generates:
-        raise DoesNotFit(f"language model '{language_model}' {use_instead} causal one")
-    if not model.task.needs_generation:  # it was never trained to generate, so its text would be noise
-        raise DoesNotFit(f"a model for the task '{task}' {use_instead} task that generates")
+        raise DoesNotFit(f"language model '{model.recipe.language_model.use}' {use_instead} causal one")
+    if not any(task.needs_generation for task in model.tasks.values()):  # it was never trained to, so its text would be noise
+        raise DoesNotFit(f"a model for the task '{tasks[0]}' {use_instead} task that generates")
 
 
 def check_limits(options: Mapping[str, Any]) -> None:
@@ -112,11 +113,11 @@ def option_errors(options: Mapping[str, Any]) -> Iterator[None]:
         raise BadRecipe(f"generate: with {', '.join(names)}: {type(error).__name__}: {error}") from error
 
 
-def generate_ids(model: Any, features: Features, ids: Tensor, mask: Tensor, options: dict[str, Any]) -> Tensor:
+def generate_ids(model: Any, features: Mapping[str, Features], ids: Tensor, mask: Tensor, options: dict[str, Any]) -> Tensor:
     """Generate token ids; see `MultimodalModel.generate_ids`."""
     language_model = model.language_model
     with option_errors(options):
-        fused = fuse_input(model, features, ids, mask, left=language_model.architecture == CAUSAL)
+        fused, calls = fuse_input(model, features, ids, mask, left=language_model.architecture == CAUSAL)
         # Laying out the batch checked the tokens that the task generates; a caller may request more.
         context = language_model.spec.max_length if language_model.architecture == CAUSAL else None
         new = options.get("max_new_tokens") or 0
@@ -126,7 +127,8 @@ def generate_ids(model: Any, features: Features, ids: Tensor, mask: Tensor, opti
                 "shorten the text or generate less"
             )
         memory = drop_none(memory=fused.memory)
-        generated = language_model.generate(fused.embeddings, fused.mask, **memory, **options)
+        with running(ModelPass(calls, generates=True)):
+            generated = language_model.generate(fused.embeddings, fused.mask, **memory, **options)
     expected = len(ids) * (options.get("num_return_sequences") or 1)
     if not isinstance(generated, Tensor) or len(generated) != expected:
         entry = model.provenance.entries["language_model"]
@@ -146,20 +148,23 @@ def write(model: Any, request: Request, batch_size: int) -> list[str]:
     return texts
 
 
-def model_inputs(model: Any, request: Request, group: list[Example]) -> tuple[Features, Tensor, Tensor]:
+def model_inputs(model: Any, request: Request, group: list[Example]) -> tuple[dict[str, Features], Tensor, Tensor]:
     """Return the features of examples, and their prompts and mask [batch, text], on the model's device."""
     batch = tensors(collated(model, request, group), model.device)
-    return model.batch_features(batch), batch["ids"], batch["mask"]
+    return model.features(batch["encoders"]), batch["tasks"][PROMPT]["ids"], batch["tasks"][PROMPT]["mask"]
 
 
 def collated(model: Any, request: Request, group: list[Example]) -> dict[str, Any]:
-    """Collate examples of a request as `Collator` does, with prompts ``ids`` [batch, text] and their ``mask``.
+    """Collate examples of a request as `Collator` does, for the one task `PROMPT` with ``ids`` [batch, text] and ``mask``.
 
     Raises:
         BadInput: an input cannot be read. DataError: a prompt exceeds the context.
     """
-    layout: Any = _PromptLayout(request)
-    batch = Collator(layout, model.text_context(), model.input_pipeline(), training=False)(group)
+    layout: Any = TaskLayout(_PromptLayout(request), PROMPT)  # type: ignore[arg-type]
+    collate = Collator(
+        {PROMPT: layout}, model.text_context(), model.input_pipelines(), False, optional=model.takes_missing_inputs
+    )
+    batch = collate(group)
     check_readable(model, batch)
     return batch
 
@@ -213,5 +218,6 @@ def _framed(model: Any, example: Example, words: Any) -> Example:
     for turn in messages:
         if not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
             raise DataError(f"a turn of a conversation is {{'role': text, 'content': text}} (got {turn!r})")
-    count = len(example.inputs(model.encoder.modality))
-    return replace(example, text=render_chat(model.text_context(), messages, count))
+    context = model.text_context()
+    counts = {modality: len(example.of(modality)) for modality in context.added}
+    return replace(example, text=render_chat(context, messages, counts))

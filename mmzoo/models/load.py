@@ -14,7 +14,7 @@ from mmzoo.checkpoints.header import StoredTensor
 from mmzoo.checkpoints.screening import MANIFEST, WEIGHTS
 from mmzoo.common.files import hash_unchanged
 from mmzoo.errors import BadRecipe, DoesNotFit, PluginBroken, UnknownName
-from mmzoo.interfaces.kinds import PARTS
+from mmzoo.interfaces.kinds import key_of
 from mmzoo.models import locks
 from mmzoo.models.assemble import assemble
 from mmzoo.models.model import MultimodalModel
@@ -95,16 +95,16 @@ def take_weights(model: MultimodalModel, source: str | Path) -> None:
     saved = Recipe.of(contents.recipe, origin=str(folder / MANIFEST))
     names, reasons = _match_parts(model, saved, stored_tensors(folder))
     if not names:
-        why = "; ".join(f"{kind.replace('_', ' ')}: {reason}" for kind, reason in reasons.items())
+        why = "; ".join(f"{key.replace('_', ' ')}: {reason}" for key, reason in reasons.items())
         raise DoesNotFit(f"{source}: has weights for no part of this model: {why or 'it holds none'}")
     tensors = read_weights(folder, dict(model.named_parameters()))
-    model.load_state_dict({name: tensors[name] for kind in names for name in names[kind]}, strict=False)
+    model.load_state_dict({name: tensors[name] for own in names.values() for name in own}, strict=False)
     license = licence.join(row.license for row in licence.of_model(saved, contents.run))
-    for kind in names:
-        origin = WarmStart(kind, folder, getattr(saved, kind), saved.name or "unnamed", license).record()
-        model.provenance.run.setdefault("weights", {})[kind] = origin
-    for kind, reason in reasons.items():
-        warnings.warn(f"{source}: the {kind.replace('_', ' ')} takes no weights: {reason}", stacklevel=3)
+    for key in names:
+        origin = WarmStart(key, key, folder, saved.parts()[key], saved.name or "unnamed", license).record()
+        model.provenance.run.setdefault("weights", {})[key] = origin
+    for key, reason in reasons.items():
+        warnings.warn(f"{source}: the {key.replace('_', ' ')} takes no weights: {reason}", stacklevel=3)
 
 
 def _match_parts(
@@ -112,14 +112,16 @@ def _match_parts(
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Return the names of the tensors to copy by part, and for each part that does not match, the reason."""
     state, matching, reasons = model.state_dict(), {}, {}
-    for kind in PARTS:
-        names = [name for name in stored if name.startswith(f"{kind}.")]
-        own_entry, saved_entry = (split_use(getattr(recipe, kind).use)[0] for recipe in (model.recipe, saved))
+    saved_parts = saved.parts()
+    for key, part in model.recipe.parts().items():
+        names = [name for name in stored if key_of(name) == key]
         wrong = [name for name in names if name not in state or tuple(state[name].shape) != stored[name].shape]
-        if own_entry != saved_entry:
-            reasons[kind] = f"it is '{saved_entry}' there, and '{own_entry}' here"
+        if key not in saved_parts:
+            reasons[key] = "there is none of that name"
+        elif (own := split_use(part.use)[0]) != (other := split_use(saved_parts[key].use)[0]):
+            reasons[key] = f"it is '{other}' there, and '{own}' here"
         elif wrong:
-            reasons[kind] = f"{wrong[0]} does not exist here, or has another shape"
+            reasons[key] = f"{wrong[0]} does not exist here, or has another shape"
         elif names:
-            matching[kind] = names
-    return matching, reasons
+            matching[key] = names
+    return matching, {model.recipe.label(key): reason for key, reason in reasons.items()}

@@ -15,6 +15,7 @@ from mmzoo.checkpoints.screening import MANIFEST
 from mmzoo.common.sanitize import sanitize
 from mmzoo.errors import CheckpointError, SourceError
 from mmzoo.interfaces import Part
+from mmzoo.interfaces.kinds import key_of
 from mmzoo.models.model import MultimodalModel
 
 PRECISIONS = {torch.float32, torch.float16, torch.bfloat16}  # a model may be saved in any of them
@@ -46,7 +47,7 @@ def check_tensors(stored: Mapping[str, StoredTensor], plan: MultimodalModel, whe
     computed = sum(
         buffer.numel() * buffer.element_size()
         for name, buffer in plan.named_buffers()
-        if name not in stored and not plan.provenance.pretrained[name.split(".", 1)[0]]
+        if name not in stored and not plan.provenance.pretrained[key_of(name)]
     )
     if computed > MAX_COMPUTED:
         manifest = where.parent / MANIFEST
@@ -60,10 +61,10 @@ def explain_locked_backbone(contents: CheckpointContents) -> Iterator[None]:
     try:
         yield
     except SourceError as error:
-        for kind, facts in contents.lock.items():
+        for key, facts in contents.lock.items():
             if facts["source"] == "hub" and f"'{facts['id']}'" in str(error):
                 raise SourceError(
-                    f"{error}\n{contents.folder / MANIFEST}: its {kind.replace('_', ' ')} is locked to '{facts['id']}' "
+                    f"{error}\n{contents.folder / MANIFEST}: its {key.replace('_', ' ')} is locked to '{facts['id']}' "
                     f"at commit {facts['commit']}. If it was deleted, a machine that has it in its cache can still load it. "
                     "There, run `mmzoo pack MODEL out.mmzoo` to write everything into one file, or "
                     "`mmzoo push MODEL REPOSITORY --full` to share every weight"
@@ -77,21 +78,21 @@ def check_lock(lock: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Part]
     Raises:
         CheckpointError: a part or a file of weights is not in the lock, or a locked file is missing or differs.
     """
-    if unlocked := [kind for kind, part in loaded.items() if kind not in lock and part.lock()]:
+    if unlocked := [key for key, part in loaded.items() if key not in lock and part.lock()]:
         raise CheckpointError(f"{unlocked[0].replace('_', ' ')}: the checkpoint has no lock for its pretrained weights")
-    for kind, facts in lock.items():
-        if kind not in loaded:
+    for key, facts in lock.items():
+        if key not in loaded:
             continue
-        locked, files = facts.get("files", {}), loaded[kind].lock().get("files", {})
+        locked, files = facts.get("files", {}), loaded[key].lock().get("files", {})
         if unlocked := [name for name in files if name.endswith(".safetensors") and name not in locked]:
-            raise CheckpointError(f"{kind.replace('_', ' ')} {facts.get('id')}: {unlocked[0]} is not in the checkpoint's lock")
+            raise CheckpointError(f"{key.replace('_', ' ')} {facts.get('id')}: {unlocked[0]} is not in the checkpoint's lock")
         for name, digest in locked.items():
             if files.get(name) != digest:
                 reason = "is missing" if name not in files else "is not the file that this checkpoint was trained with"
-                raise lock_error(kind, facts, name, reason)
+                raise lock_error(key, facts, name, reason)
 
 
-def lock_error(kind: str, facts: Mapping[str, Any], name: str, reason: str) -> CheckpointError:
+def lock_error(key: str, facts: Mapping[str, Any], name: str, reason: str) -> CheckpointError:
     """Return the error for a backbone's file that differs from the lock."""
     digest = facts["files"][name][:12]
-    return CheckpointError(f"{kind.replace('_', ' ')} {facts.get('id')}: {name} {reason} (locked sha256 {digest}...)")
+    return CheckpointError(f"{key.replace('_', ' ')} {facts.get('id')}: {name} {reason} (locked sha256 {digest}...)")

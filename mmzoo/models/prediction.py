@@ -2,41 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from mmzoo.common.suggestions import did_you_mean
 from mmzoo.data.batching import paired
 from mmzoo.data.collate import raise_bad
-from mmzoo.errors import DataError
-from mmzoo.interfaces import FIELD_MODALITIES, Example
-from mmzoo.modalities.reader import NONE, plural
+from mmzoo.errors import BadInput, BadRecipe, DataError
+from mmzoo.interfaces import INPUT_KEYWORDS, Example
+from mmzoo.modalities.reader import plural
 
 
-def select_input(model: Any, inputs: dict[str, Any], options: dict[str, Any]) -> Any:
-    """Return the input whose modality the encoder accepts. The input of a plugin's modality is taken out of ``options``.
+def select_inputs(model: Any, inputs: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Return the inputs by modality. Those of a plugin's modality are taken out of ``options``.
 
     Raises:
-        DataError: an input of another modality is present.
+        DataError: an input of a modality is present that no encoder takes.
     """
-    accepted = model.encoder.modality
-    if accepted not in FIELD_MODALITIES and accepted in options:
-        inputs = {**inputs, accepted: options.pop(accepted)}
-    present = {modality: source for modality, source in inputs.items() if source is not None}
-    if accepted == NONE:
-        return next(iter(present.values()), None)
-    if wrong := [modality for modality in present if modality != accepted]:
-        raise DataError(f"this model takes {plural(accepted)}: give {accepted}=..., not {wrong[0]}=...")
-    return present.get(accepted)
+    accepted = model.modalities
+    own = {modality: options.pop(modality) for modality in accepted if modality not in INPUT_KEYWORDS and modality in options}
+    present = {modality: source for modality, source in {**inputs, **own}.items() if source is not None}
+    if not model.has_inputs:
+        return dict([*present.items()][:1]) or {accepted[0]: None}
+    if wrong := [modality for modality in present if modality not in accepted]:
+        give = " or ".join(f"{modality}=..." for modality in accepted)
+        raise DataError(f"this model takes {' and '.join(map(plural, accepted))}: give {give}, not {wrong[0]}=...")
+    return {modality: present.get(modality) for modality in accepted}
 
 
-def pair_inputs(model: Any, source: Any, text: Any) -> tuple[list[tuple[Any, Any]], bool]:
-    """Pair inputs with texts, as `mmzoo.data.batching.paired` does for the encoder's modality."""
-    return paired(source, text, modality=model.modality, sees=model.encoder.transform is not None)
+def pair_inputs(model: Any, given: Mapping[str, Any], text: Any) -> tuple[list[tuple[dict[str, Any], Any]], bool]:
+    """Pair inputs with texts, as `mmzoo.data.batching.paired` does. A model with one encoder needs its input."""
+    needed = model.has_inputs and not model.takes_missing_inputs
+    return paired(given, text, needs=model.modality if needed else "")
 
 
-def make_example(model: Any, number: int, source: Any, text: str) -> Example:
-    """Return an example of one input of the encoder's modality, or of several in a list."""
-    inputs = source if isinstance(source, list | tuple) else [source]
-    return Example(f"#{number}", text=text).with_inputs(model.modality, inputs)
+def make_example(number: int, inputs: Mapping[str, Any], text: str) -> Example:
+    """Return an example of inputs by modality; several of one modality are a list."""
+    return Example(f"#{number}", text=text, inputs=inputs)
+
+
+def plain(words: Any) -> str:
+    """Return the text of `MultimodalModel.predict`; raise `DataError` for a conversation."""
+    if isinstance(words, list | tuple):
+        raise DataError("predict takes a text; a conversation is for model.generate")
+    return words or ""
+
+
+def check_task(model: Any, task: str | None) -> None:
+    """Raise `BadRecipe` if the model has no task of that name."""
+    if task is not None and task not in model.tasks:
+        advice = did_you_mean(task, list(model.tasks)) or f"its tasks are {', '.join(model.tasks)}"
+        raise BadRecipe(f"task: this model has no task '{task}'; {advice}")
+
+
+def takes_options(model: Any, name: str, tasks: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+    """Return whether the options of a prediction are for a task: for the only one, or else for those that generate.
+
+    Raises:
+        BadRecipe: no task takes them.
+    """
+    generating = [other for other in tasks if model.tasks[other].needs_generation]
+    if len(tasks) > 1 and options and not generating:
+        raise BadRecipe(f"predict: {sorted(options)[0]}: no task of this model has such an option")
+    return len(tasks) == 1 or name in generating
 
 
 def check_readable(model: Any, batch: dict[str, Any]) -> None:
@@ -46,4 +74,10 @@ def check_readable(model: Any, batch: dict[str, Any]) -> None:
         BadInput: one could not; in the class of the encoder's reader.
     """
     for name, message in raise_bad(batch):
-        raise model.encoder.reader.error(f"example {name}: {message}")
+        raise input_error(model)(f"example {name}: {message}")
+
+
+def input_error(model: Any) -> type[BadInput]:
+    """Return the class of the errors of inputs: that of the reader, if all encoders have the same."""
+    kinds = {encoder.reader.error for encoder in model.encoders.values()}
+    return kinds.pop() if len(kinds) == 1 else BadInput

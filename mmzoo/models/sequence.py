@@ -1,7 +1,8 @@
-"""Order the positions of a language model's input: images at their placeholders, padding on one side."""
+"""Order the positions of a language model's input: inputs at their placeholders, padding on one side."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,59 +11,98 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmzoo.errors import DataError
-from mmzoo.interfaces import PLACEHOLDER_ID, Features, FusedInput, TaskModel
+from mmzoo.interfaces import CrossAttentionStates, Features, FusedInput, Fusion, FusionCall, ModelPass, running
 from mmzoo.modalities.reader import plural
 
 
-def fuse_input(model: TaskModel, features: Features, ids: Tensor, mask: Tensor, *, left: bool = False) -> FusedInput:
-    """Build the language model's input through early fusion, and set on the fusion what its deep and late hooks read.
+def fuse_input(
+    model: Any, features: Mapping[str, Features], ids: Tensor, mask: Tensor, *, left: bool = False
+) -> tuple[FusedInput, dict[Fusion, FusionCall]]:
+    """Build the language model's input through early fusion; also return what each fusion's deep and late hooks read.
+
+    The tokens of several encoders stand in the order of the encoders, each at the placeholder of its modality or before the text.
 
     Args:
-        features: one row an example.
-        ids, mask: [batch, text]; an id of `PLACEHOLDER_ID` marks the place of an input.
+        features: by encoder, one row an example; empty for the text alone.
+        ids, mask: [batch, text]; the ids of ``TextContext.placeholders`` mark the places of inputs.
         left: whether the padding of the result is on the left; else it is on the right.
 
     Raises:
-        DataError: the fusion adds tokens by the input, and they exceed the context.
+        DataError: a fusion adds tokens by the input, and they exceed the context.
     """
-    fusion, latest = model.fusion, None
-    placeholders = ids == PLACEHOLDER_ID
-    if bool(placeholders.any()):
-        ids, mask = ids.masked_fill(placeholders, 0), mask.masked_fill(placeholders, 0)
-        features, latest = _place_images(features, placeholders)
-    fusion.set_features(features)
-    fused = fusion.early(features, model.language_model.embed(ids), mask)
+    places = {id: ids == id for id in model.text_context().placeholders.values()}
+    places = {id: marked for id, marked in places.items() if bool(marked.any())}
+    for marked in places.values():
+        ids, mask = ids.masked_fill(marked, 0), mask.masked_fill(marked, 0)
+    fused = FusedInput(model.language_model.embed(ids), mask, slice(0, ids.shape[1]))
+    calls: dict[Fusion, FusionCall] = {}
+    latest: dict[Fusion, Tensor] = {}
+    # Each fusion inserts before what is there, so the last encoder's comes first.
+    for fusion, names in reversed(model.fused_encoders() if features else []):
+        placed = {}
+        for name in names:
+            placed[name] = features[name]
+            marked = places.get(model.placeholder_id(name))
+            if marked is not None:
+                placed[name], latest[fusion] = _place_inputs(features[name], marked, fused.text)
+        given = placed if fusion.joint else placed[names[0]]
+        calls[fusion] = FusionCall(fusion.prepare(given), given)
+        with running(ModelPass(calls)):
+            fused = _join(fused, fusion.early(given, fused.embeddings, fused.mask))
     _check_context(model, fused.mask.shape[1])
-    if latest is not None:  # only text attends back to images; tokens that the fusion added (-1) do not
-        everywhere = latest.new_full(fused.mask.shape, -1)
-        if isinstance(fused.text, slice):
-            everywhere[:, fused.text] = latest
-        else:
-            everywhere.scatter_(1, fused.text, latest)
-        latest = everywhere
+    before = fused.text
     fused, order = pad_to_side(fused, left=left)
-    fusion.mask = fused.mask
-    fusion.latest = latest if latest is None or order is None else latest.gather(1, order)
-    return fused
+    for fusion, call in calls.items():
+        call.mask = fused.mask
+        if fusion in latest:  # only text attends back to inputs; tokens that fusions added (-1) do not
+            everywhere = latest[fusion].new_full(fused.mask.shape, -1)
+            if isinstance(before, slice):
+                everywhere[:, before] = latest[fusion]
+            else:
+                everywhere.scatter_(1, before, latest[fusion])
+            call.latest = everywhere if order is None else everywhere.gather(1, order)
+    return fused, calls
 
 
-def _place_images(features: Features, placeholders: Tensor) -> tuple[Features, Tensor]:
-    """Return the features with the place of each image, and the latest image before each text token, [batch, text]."""
-    without = ~placeholders.any(1, keepdim=True)  # the rows with one image, before their text
+def _place_inputs(features: Features, placeholders: Tensor, text: slice | Tensor) -> tuple[Features, Tensor]:
+    """Return the features with the place of each input in the sequence so far, and the latest input before each text token.
+
+    Args:
+        placeholders: [batch, text], where the text has one.
+        text: the positions of the text in the sequence.
+    """
+    without = ~placeholders.any(1, keepdim=True)  # the rows with one input, before their text
     places = placeholders.long().argsort(dim=1, descending=True, stable=True)[:, : features.images]
+    places = places + text.start if isinstance(text, slice) else text.gather(1, places)
     places = pad(places, (0, features.images - places.shape[1]))
     latest = (placeholders.cumsum(1) - 1).masked_fill(without, 0)
     return replace(features, at=places.masked_fill(without, -1)), latest
 
 
-def _check_context(model: TaskModel, length: int) -> None:
+def _join(before: FusedInput, after: FusedInput) -> FusedInput:
+    """Return ``after``, which was made of the sequence ``before``, with the places of the text in it, and both memories."""
+    if isinstance(after.text, slice):
+        start = after.text.start
+        text = (
+            slice(before.text.start + start, before.text.stop + start) if isinstance(before.text, slice) else before.text + start
+        )
+    else:
+        text = after.text[:, before.text] if isinstance(before.text, slice) else after.text.gather(1, before.text)
+    memory = after.memory
+    if memory is not None and before.memory is not None:
+        states = torch.cat([memory.states, before.memory.states], 1)
+        memory = CrossAttentionStates(states, torch.cat([memory.mask, before.memory.mask], 1))
+    return replace(after, text=text, memory=memory or before.memory)
+
+
+def _check_context(model: Any, length: int) -> None:
     """Check the number of positions where it depends on the input; elsewhere it was checked when the text was laid out."""
-    context = model.language_model.spec.max_length
-    if model.fusion.added_tokens is None and context is not None and length > context:
-        modality = model.text_context().modality
+    text = model.text_context()
+    if text.added_tokens is None and text.max_length is not None and length > text.max_length:
+        modality = next(modality for modality, added in text.added.items() if added is None)
         raise DataError(
             f"the text and the {modality}'s tokens fill {length} positions, and the language model's context is "
-            f"{context}; shorten the {plural(modality)}, or choose another fusion or language model"
+            f"{text.max_length}; shorten the {plural(modality)}, or choose another fusion or language model"
         )
 
 

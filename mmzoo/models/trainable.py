@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
 from mmzoo.errors import DoesNotFit
-from mmzoo.interfaces import Part
+from mmzoo.interfaces import Part, current_pass, running
+from mmzoo.interfaces.kinds import key_of
 
 
 def check_policy(part: Part, policy: str, label: str, key: str) -> None:
@@ -56,7 +58,12 @@ def recompute_blocks(language_model: Part) -> None:
     models: list[Any] = [m for m in language_model.modules() if hasattr(m, "activation_checkpointing_enable")]
     if not models:
         raise DoesNotFit("training.gradient_checkpointing: this language model has no blocks that can be recomputed")
-    models[0].activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    models[0].activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False, "context_fn": _same_pass})
+
+
+def _same_pass() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return the contexts of a block's first run and of its second, which may be in another thread: hooks read the same."""
+    return nullcontext(), running(current_pass())
 
 
 def train_frozen_blocks(language_model: Part) -> None:
@@ -81,10 +88,10 @@ def saved_names(model: Any, full: bool) -> list[str]:
     parameters = dict(model.named_parameters())
 
     def is_saved(name: str) -> bool:
-        kind = name.partition(".")[0]
-        policy = model.provenance.policies[kind]
+        key = key_of(name)
+        policy = model.provenance.policies[key]
         trained = parameters[name].requires_grad if name in parameters else policy != "frozen"  # buffers, such as statistics
-        return full or not model.provenance.pretrained[kind] or policy == "full" or trained
+        return full or not model.provenance.pretrained[key] or policy == "full" or trained
 
     return [name for name in unique_state(model) if is_saved(name)]
 

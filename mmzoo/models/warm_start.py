@@ -19,6 +19,7 @@ from mmzoo.checkpoints.screening import WEIGHTS
 from mmzoo.common.files import hash_file
 from mmzoo.common.sanitize import one_line, short_repr
 from mmzoo.errors import BadRecipe, CheckpointError
+from mmzoo.interfaces.kinds import kind_of
 from mmzoo.models.trainable import unique_state
 from mmzoo.recipes import licence
 from mmzoo.recipes.resolve import resolve
@@ -29,9 +30,15 @@ from mmzoo.sharing.locations import local_folder
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Represent a part of a verified checkpoint, from which a part of a new model starts."""
+    """Represent a part of a verified checkpoint, from which a part of a new model starts.
 
-    kind: str
+    Args:
+        label: the key of the new model's part in its recipe.
+        key: that of the checkpoint's part.
+    """
+
+    label: str
+    key: str
     folder: Path
     part: PartConfig
     recipe: str  # the name of the checkpoint's recipe
@@ -43,7 +50,7 @@ class WarmStart:
         Raises:
             CheckpointError: a tensor is missing, unknown, or of another shape.
         """
-        key, prefix = f"{self.kind}.weights", f"{self.kind}."
+        key, prefix = f"{self.label}.weights", f"{self.key}."
         own = {name: list(value.shape) for name, value in unique_state(part).items()}
         tensors = stored_tensors(self.folder)
         stored = {name.removeprefix(prefix): list(tensors[name].shape) for name in tensors if name.startswith(prefix)}
@@ -72,9 +79,9 @@ class WarmStart:
         try:
             with torch.no_grad(), safe_open(path, framework="pt") as file:
                 for name, value in unique_state(part).items():
-                    value.copy_(file.get_tensor(f"{self.kind}.{name}"))
+                    value.copy_(file.get_tensor(f"{self.key}.{name}"))
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{self.kind}.weights: {path} cannot be read: {one_line(error)}") from None
+            raise CheckpointError(f"{self.label}.weights: {path} cannot be read: {one_line(error)}") from None
 
     def record(self) -> dict[str, Any]:
         """Return where the weights came from, for run.json: of the folder only its name, since paths differ between machines."""
@@ -95,33 +102,34 @@ def inherit_options(recipe: Recipe) -> tuple[Recipe, dict[str, WarmStart]]:
         BadRecipe: the part there is another entry, or an option that is set here differs.
     """
     sources = {}
-    for kind, part in recipe.parts().items():
+    for key, part in recipe.parts().items():
         if part.weights is None:
             continue
-        key = f"{kind}.weights"
+        label = recipe.label(key)
         try:
             contents = read_checkpoint(local_folder(part.weights))
             saved = Recipe.of(contents.recipe, origin=part.weights).pinned(contents.lock)
         except CheckpointError as error:
-            raise type(error)(f"{key}: {error}; name a folder that `mmzoo train` or model.save wrote") from None
+            raise type(error)(f"{label}.weights: {error}; name a folder that `mmzoo train` or model.save wrote") from None
         license = licence.join(row.license for row in licence.of_model(saved, contents.run))
-        source = WarmStart(kind, contents.folder, getattr(saved, kind), saved.name or "unnamed", license)
-        recipe = recipe.model_copy(update={kind: _inherit(kind, part, source)})
-        sources[kind] = source
+        saved_key = key if key in saved.parts() else saved.key(kind_of(key))
+        source = WarmStart(label, saved_key, contents.folder, saved.parts()[saved_key], saved.name or "unnamed", license)
+        recipe = recipe.replace_part(key, _inherit(kind_of(key), part, source))
+        sources[key] = source
     return recipe, sources
 
 
 def without_sources(recipe: Recipe) -> Recipe:
     """Return the recipe with neither ``weights`` nor pretrained weights for the parts that start from a checkpoint."""
-    for kind, part in recipe.parts().items():
+    for key, part in recipe.parts().items():
         if part.weights is not None:
-            recipe = recipe.with_part(kind, weights=None, pretrained=False)
+            recipe = recipe.with_part(key, weights=None, pretrained=False)
     return recipe
 
 
 def _inherit(kind: str, part: PartConfig, source: WarmStart) -> PartConfig:
     """Return the part with every option of its source; the options that it sets itself must be equal."""
-    key, saved = f"{kind}.weights", source.part
+    key, saved = f"{source.label}.weights", source.part
     (name, variant, revision), (saved_name, _, _) = split_use(part.use), split_use(saved.use)
     if name != saved_name:
         raise BadRecipe(
@@ -132,6 +140,8 @@ def _inherit(kind: str, part: PartConfig, source: WarmStart) -> PartConfig:
     merged = part.with_options(**{**saved.options, **part.options, "use": use})
     here, there = (resolve(kind, config).options.model_dump(mode="json") for config in (merged, saved))
     if different := [option for option in there if here[option] != there[option]]:
-        values = "; ".join(f"{kind}.{o} is {short_repr(here[o])} here and {short_repr(there[o])} there" for o in different)
+        values = "; ".join(
+            f"{source.label}.{o} is {short_repr(here[o])} here and {short_repr(there[o])} there" for o in different
+        )
         raise BadRecipe(f"{key}: {source.folder} has other options: {values}. Leave them out to use those of the checkpoint")
     return merged

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from mmzoo.interfaces.kinds import kind_of
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.entries import split_use
 from mmzoo.registry.manager import plugin_manager
@@ -68,14 +69,15 @@ def of_part(kind: str, part: PartConfig) -> str:
 def of_recipe(recipe: Recipe, origins: Mapping[str, Mapping[str, Any]] | None = None) -> list[LicenceRow]:
     """Return a row for each part that has pretrained weights, and for each checkpoint that a part started from.
 
-    ``origins`` has those checkpoints by part, as ``run.json`` records them. Encoder and language model always have a row.
+    ``origins`` has those checkpoints by part, as ``run.json`` records them. Encoders and the language model always have a row.
     """
     rows = []
-    for kind, part in recipe.parts().items():
-        label, entry = kind.replace("_", " "), plugin_manager().get(kind, split_use(part.use)[0])
+    for key, part in recipe.parts().items():
+        kind, label = kind_of(key), recipe.label(key).replace("_", " ")
+        entry = plugin_manager().get(kind, split_use(part.use)[0])
         if kind in ("encoder", "language_model") or getattr(entry.load(), "pretrainable", False):
             rows.append((label, part.use, of_part(kind, part)))
-        if origin := (origins or {}).get(kind):
+        if origin := (origins or {}).get(key):
             rows.append((f"start of the {label}", str(origin["checkpoint"]), str(origin.get("license") or UNKNOWN)))
     return [LicenceRow(*row, flags_of(row[-1])) for row in rows]
 

@@ -10,19 +10,49 @@ from typing import Any
 import yaml
 
 from mmzoo.errors import BadRecipe
-from mmzoo.interfaces.kinds import PARTS
+from mmzoo.interfaces.kinds import GROUPS, PARTS
+from mmzoo.recipes.shape import default_name, shorten
 
 
-def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``changes`` merged key by key. If a part names another entry, the old entry's options are dropped."""
+def merge_recipe(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe with changes; either may be in the short or the long form (`mmzoo.recipes.shape`).
+
+    A part of the short form replaces or changes the only one of its kind; parts of the long form are added by name, or removed by
+    None.
+
+    Raises:
+        BadRecipe: options are given for the only part of a kind of which there are several.
+    """
+    base, changes = shorten(base), dict(changes)
+    for kind, group in GROUPS.items():
+        changed = changes.get(kind)
+        if group in changes and kind in base:
+            base = {**base, group: {default_name(kind, base[kind]): base[kind]}}
+            del base[kind]
+        elif changed is not None and group in base:
+            if isinstance(changed, Mapping) and "use" not in changed:
+                names = ", ".join(f"{group}.{name}" for name in base[group])
+                raise BadRecipe(f"{kind}: this recipe has several; name one: {names}")
+            base = {key: value for key, value in base.items() if key != group}
+    return merge(base, changes)
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any], *, of_parts: bool = False) -> dict[str, Any]:
+    """Return ``base`` with ``changes`` merged key by key. If a part names another entry, the old entry's options are dropped.
+
+    ``of_parts`` says that the values are parts.
+    """
     merged = copy.deepcopy(dict(base))
     for key, value in changes.items():
         old: Any = merged.get(key)
-        if isinstance(old, str) and key in PARTS:
+        part = of_parts or key in PARTS
+        if part and isinstance(old, str):
             old = {"use": old}
         nested = isinstance(value, Mapping) and isinstance(old, Mapping)
-        if nested and (key not in PARTS or value.get("use", old.get("use")) == old.get("use")):
-            merged[key] = merge(old, value)
+        if nested and (not part or value.get("use", old.get("use")) == old.get("use")):
+            merged[key] = merge(old, value, of_parts=not part and key in GROUPS.values())
+        elif of_parts and value is None:
+            merged.pop(key, None)
         else:
             merged[key] = copy.deepcopy(value)
     return merged

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from mmzoo.common import parsing
 from mmzoo.common.suggestions import did_you_mean
 from mmzoo.errors import BadRecipe, PluginBroken
-from mmzoo.interfaces.kinds import PARTS
-from mmzoo.recipes.merging import merge
+from mmzoo.interfaces.kinds import GROUPS, PARTS
+from mmzoo.recipes.merging import merge_recipe
 from mmzoo.recipes.schema import Recipe
 from mmzoo.registry.manager import plugin_manager
 
@@ -27,21 +29,30 @@ def read_recipe(recipe: str | Path | Recipe | None = None, /, *, pretrained: boo
     base, origin = _read_base(recipe)
     if pretrained is not None:
         changes["pretrained"] = pretrained
-    if unknown := [key for key in changes if key not in Recipe.model_fields]:
-        advice = did_you_mean(unknown[0], Recipe.model_fields) or f"the keys of a recipe are {', '.join(Recipe.model_fields)}"
+    keys = [*GROUPS, *Recipe.model_fields]
+    if unknown := [key for key in changes if key not in keys]:
+        advice = did_you_mean(unknown[0], keys) or f"the keys of a recipe are {', '.join(keys)}"
         raise BadRecipe(f"unknown key '{unknown[0]}'; {advice}")
     for key, value in changes.items():
-        if hasattr(value, "model_dump"):
-            changes[key] = value.model_dump(exclude_none=True)
-        elif key in PARTS and not isinstance(value, str | Mapping):
+        if key in PARTS and not isinstance(value, str | Mapping | BaseModel):
             raise BadRecipe(f"{key}: must be a name or a mapping, not {type(value).__name__}")
-    merged = merge(base, changes)
-    if recipe is None and (missing := [part for part in PARTS if part not in merged]):
+        if key in GROUPS.values() and not isinstance(value, Mapping):
+            raise BadRecipe(f"{key}: must be a mapping from names to parts, not {type(value).__name__}")
+        changes[key] = _plain(value)
+    merged = merge_recipe(base, changes)
+    if recipe is None and (missing := [part for part in PARTS if part not in merged and GROUPS.get(part) not in merged]):
         raise BadRecipe(
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: name a recipe (`mmzoo list recipe`), "
             f"or each of {', '.join(PARTS)}"
         )
     return Recipe.of(merged, origin)
+
+
+def _plain(value: Any) -> Any:
+    """Return a change as plain data; it may hold `PartConfig` objects."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(exclude_none=True)
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
 def _read_base(recipe: str | Path | Recipe | None) -> tuple[dict[str, Any], str]:

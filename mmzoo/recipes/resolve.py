@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mmzoo.errors import BadRecipe, PluginBroken
-from mmzoo.recipes.schema import PartConfig, explain
+from mmzoo.interfaces.kinds import kind_of
+from mmzoo.recipes.schema import PartConfig, Recipe, explain
 from mmzoo.registry.entries import Entry, split_use
 from mmzoo.registry.manager import plugin_manager
 
@@ -22,6 +23,11 @@ class Resolved:
     options: Any
     variant: str | None
     revision: str | None
+
+
+def resolve_parts(recipe: Recipe) -> dict[str, Resolved]:
+    """Resolve every part of a recipe, by key; errors as `resolve`."""
+    return {key: resolve(kind_of(key), part, key=recipe.label(key)) for key, part in recipe.parts().items()}
 
 
 def resolve(kind: str, part: PartConfig, *, key: str | None = None) -> Resolved:
@@ -58,5 +64,5 @@ def resolve(kind: str, part: PartConfig, *, key: str | None = None) -> Resolved:
     try:
         options = schema.model_validate(values)
     except ValidationError as error:
-        raise BadRecipe(explain(error, entry.label, prefix=key, known=[*fields, *PartConfig.model_fields])) from None
+        raise BadRecipe(explain(error, entry.label, prefix=key, known=[*fields, *type(part).model_fields])) from None
     return Resolved(entry, cls, options, chosen, revision)

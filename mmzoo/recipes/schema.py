@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mmzoo.common.sanitize import one_line
 from mmzoo.common.suggestions import did_you_mean
-from mmzoo.errors import BadRecipe
-from mmzoo.interfaces.kinds import PARTS
+from mmzoo.errors import BadRecipe, DoesNotFit
+from mmzoo.interfaces.kinds import GROUPS, kind_of
+from mmzoo.recipes.shape import ALL, PART_NAME, lengthen, shorten
 from mmzoo.recipes.training_options import TrainingOptions
 
 _POLICY = re.compile(r"frozen|full|last:[1-9]\d{0,5}|lora:[1-9]\d{0,5}")
@@ -68,11 +69,11 @@ class PartConfig(BaseModel):
         """Return the entry's own options."""
         return dict(self.model_extra or {})
 
-    def with_options(self, **options: Any) -> PartConfig:
-        return PartConfig.of({**self.model_dump(exclude_none=True), **options}, "options")
+    def with_options(self, **options: Any) -> Self:
+        return self.of({**self.model_dump(exclude_none=True), **options}, "options")
 
     @classmethod
-    def of(cls, data: Any, origin: str) -> PartConfig:
+    def of(cls, data: Any, origin: str) -> Self:
         """Validate a name or a mapping; a `BadRecipe` names the key."""
         try:
             return cls.model_validate(data)
@@ -80,40 +81,123 @@ class PartConfig(BaseModel):
             raise BadRecipe(explain(error, origin)) from None
 
 
+class TaskConfig(PartConfig):
+    """Describe a chosen task: beside the keys of every part, its weight in the loss and where its targets are."""
+
+    weight: float = Field(1.0, ge=0, description="factor on the task's loss")
+    target: str | None = Field(
+        None, min_length=1, description="key of its targets in the data, such as a column; empty for the task's own name"
+    )
+
+
+PartName = Annotated[str, Field(pattern=f"^{PART_NAME}$")]
+
+
 class Recipe(BaseModel):
-    """Define the four parts of a model, and how it is trained."""
+    """Define the parts of a model, and how it is trained.
+
+    There may be several encoders, fusions and tasks, each by name. The short forms ``encoder``, ``fusion`` and ``task`` are read
+    into the long ones; a fusion in the short form serves every encoder, under the name ``all`` until the model is built.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     name: str | None = Field(None, max_length=200)
     summary: str = ""
     source: str = Field("", description="the paper or code that it follows")
-    encoder: PartConfig
-    fusion: PartConfig
+    encoders: dict[PartName, PartConfig] = Field(min_length=1)
+    fusions: dict[PartName, PartConfig] = Field(min_length=1)
     language_model: PartConfig
-    task: PartConfig
+    tasks: dict[PartName, TaskConfig] = Field(min_length=1)
     pretrained: bool = Field(True, description="load pretrained weights if the entry has them")
     training: TrainingOptions = Field(default_factory=lambda: TrainingOptions())
 
-    def parts(self) -> dict[str, PartConfig]:
-        return {kind: getattr(self, kind) for kind in PARTS}
+    @model_validator(mode="before")
+    @classmethod
+    def _long(cls, data: Any) -> Any:
+        return lengthen(data) if isinstance(data, Mapping) else data
 
-    def with_part(self, kind: str, **options: Any) -> Recipe:
-        return self.model_copy(update={kind: getattr(self, kind).with_options(**options)})
+    @model_validator(mode="after")
+    def _fusion_of_each(self) -> Recipe:
+        encoders, fusions = list(self.encoders), list(self.fusions)
+        if ALL in encoders:
+            raise ValueError(f"encoders.{ALL}: no encoder may have this name")
+        if fusions == [ALL]:
+            return self
+        if strange := [name for name in fusions if name not in encoders]:
+            raise ValueError(f"fusions.{strange[0]}: there is no encoder of that name; the encoders are {', '.join(encoders)}")
+        if without := [name for name in encoders if name not in fusions]:
+            raise ValueError(f"fusions: encoder '{without[0]}' has none; add fusions.{without[0]}, or name one fusion for all")
+        return self
+
+    def parts(self) -> dict[str, PartConfig]:
+        """Return every part by its key: ``encoders.image``, ``fusions.image``, ``language_model``, ``tasks.caption``."""
+        return {
+            **{f"encoders.{name}": part for name, part in self.encoders.items()},
+            **{f"fusions.{name}": part for name, part in self.fusions.items()},
+            "language_model": self.language_model,
+            **{f"tasks.{name}": part for name, part in self.tasks.items()},
+        }
+
+    @property
+    def encoder(self) -> PartConfig:
+        """Return the only encoder; raise `DoesNotFit` if there are several."""
+        return self.parts()[self.key("encoder")]
+
+    @property
+    def fusion(self) -> PartConfig:
+        """Return the only fusion; raise `DoesNotFit` if there are several."""
+        return self.parts()[self.key("fusion")]
+
+    @property
+    def task(self) -> TaskConfig:
+        """Return the only task; raise `DoesNotFit` if there are several."""
+        return self.tasks[self.key("task").partition(".")[2]]
+
+    def key(self, part: str) -> str:
+        """Return the key of a part; the kind ``encoder`` stands for the only encoder.
+
+        Raises:
+            DoesNotFit: there are several of the kind.
+        """
+        if part not in GROUPS:
+            return part
+        several = getattr(self, GROUPS[part])
+        if len(several) > 1:
+            raise DoesNotFit(f"this model has several {GROUPS[part]}: {', '.join(several)}; name one, as {GROUPS[part]}.NAME")
+        return f"{GROUPS[part]}.{next(iter(several))}"
+
+    def label(self, key: str) -> str:
+        """Return a part's key as messages write it: ``encoder`` if there is only one."""
+        kind = kind_of(key)
+        return kind if kind in GROUPS and len(getattr(self, GROUPS[kind])) == 1 else key
+
+    def with_part(self, part: str, **options: Any) -> Recipe:
+        """Return a copy with options of a part changed; ``part`` as `key` takes it."""
+        key = self.key(part)
+        return self.replace_part(key, self.parts()[key].with_options(**options))
+
+    def replace_part(self, key: str, config: PartConfig) -> Recipe:
+        """Return a copy with another part."""
+        group, _, name = key.partition(".")
+        return self.model_copy(update={group: {**getattr(self, group), name: config} if name else config})
 
     def pinned(self, lock: Mapping[str, Mapping[str, Any]]) -> Recipe:
         """Return a copy with the revisions that a checkpoint's ``lock`` names for backbones from a hub."""
         recipe = self
-        for kind, facts in lock.items():
-            if facts.get("source") == "hub" and facts.get("commit"):
-                recipe = recipe.with_part(kind, revision=facts["commit"])
+        for key, facts in lock.items():
+            if facts.get("source") == "hub" and facts.get("commit") and key in recipe.parts():
+                recipe = recipe.with_part(key, revision=facts["commit"])
         return recipe
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data from which `Recipe.of` restores an equal recipe."""
+    def to_dict(self, *, short: bool = False) -> dict[str, Any]:
+        """Return plain data from which `Recipe.of` restores an equal recipe; ``short`` writes a single part as people do."""
         data = self.model_dump(mode="json", exclude_none=True)
+        for task in data["tasks"].values():
+            if task["weight"] == 1:
+                del task["weight"]
         data["training"] = self.training.model_dump(mode="json", exclude_defaults=True)
-        return data
+        return shorten(data) if short else data
 
     @classmethod
     def of(cls, data: Mapping[str, Any], origin: str = "recipe") -> Recipe:
@@ -121,23 +205,38 @@ class Recipe(BaseModel):
         try:
             return cls.model_validate(dict(data))
         except ValidationError as error:
-            raise BadRecipe(explain(error, origin, known=list(cls.model_fields))) from None
+            raise BadRecipe(explain(error, origin, known=_known(data), short=[kind for kind in GROUPS if kind in data])) from None
 
 
-def explain(error: ValidationError, origin: str, *, prefix: str = "", known: list[str] | None = None) -> str:
+def _known(data: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a recipe, in the long or the short form that ``data`` has."""
+    return [next((k for k, group in GROUPS.items() if group == f and f not in data), f) for f in Recipe.model_fields]
+
+
+def explain(
+    error: ValidationError, origin: str, *, prefix: str = "", known: list[str] | None = None, short: Sequence[str] = ()
+) -> str:
     """Return a message for a pydantic error about ``origin``, with one line for each key.
 
-    ``prefix`` is put before each key, for example ``encoder``; ``known`` has the valid keys, for suggestions.
+    Args:
+        prefix: put before each key, for example ``encoder``.
+        known: the valid keys, for suggestions.
+        short: the kinds of parts that were written in the short form, as the message writes them.
     """
     lines = []
     for problem in error.errors(include_url=False):
-        key = ".".join(map(str, [*filter(None, [prefix]), *problem["loc"]]))
+        steps = [step for step in problem["loc"] if step != "[key]"]
+        kind = next((kind for kind in short if steps[:1] == [GROUPS[kind]]), None)
+        key = ".".join(map(str, [*filter(None, [prefix]), *([kind, *steps[2:]] if kind else steps)]))
         if problem["type"] == "extra_forbidden":
             names = list(TrainingOptions.model_fields) if key.startswith("training.") else known or []
             advice = did_you_mean(str(problem["loc"][-1]), names, 1) or (f"the options are {', '.join(names)}" if names else "")
             text = f"unknown option; {advice}" if advice else "unknown option"
         elif problem["type"] == "missing":
             text = "is missing"
+        elif not steps:
+            lines.append(f"  {problem['msg'].removeprefix('Value error, ')}")
+            continue
         else:
             text = f"{problem['msg'].removeprefix('Value error, ')} (got {one_line(repr(problem.get('input')), 80)})"
         lines.append(f"  {key or '(the whole)'}: {text}")

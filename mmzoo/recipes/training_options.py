@@ -39,4 +39,10 @@ class TrainingOptions(BaseModel):
         description="encode each distinct image once, before the first epoch, and store its features on disk; empty to do so if "
         "it saves time: if the encoder is frozen and the run would encode an image more than once",
     )
+    modality_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="chance of each input of an example to be treated as missing in a step, with several encoders",
+    )
     blank_images: bool = Field(False, description="replace each image with a blank one, to train a blind control")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria
@@ -15,7 +17,21 @@ from transformers import StoppingCriteria
 from mmzoo.common.sanitize import short_repr
 from mmzoo.data.collate import tensors
 from mmzoo.data.tokens import pad_with_mask
-from mmzoo.interfaces import CAUSAL, SEQ2SEQ, Encoder, Features, FeatureSpec, Fusion, LanguageModel, Prediction, Task
+from mmzoo.interfaces import (
+    CAUSAL,
+    SEQ2SEQ,
+    Encoder,
+    Example,
+    Features,
+    FeatureSpec,
+    Fusion,
+    FusionCall,
+    LanguageModel,
+    ModelPass,
+    Prediction,
+    Task,
+    running,
+)
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.models.assemble import assemble
 from mmzoo.models.sequence import text_states
@@ -35,15 +51,15 @@ def features(subject: Subject) -> None:
     The spec must be the same on the meta device, its modality must be that of the entry and the class, and the features of an
     input must not depend on the batch.
     """
-    encoder = subject.model.encoder
-    spec, planned = encoder.spec, assemble(subject.recipe, meta=True).encoder.spec
+    encoder = subject.part(subject.model)
+    spec, planned = encoder.spec, subject.part(assemble(subject.recipe, meta=True)).spec
     expect(spec == planned, f"spec is {spec}, but {planned} on the meta device")
     if encoder.transform is not None:
         modalities = (subject.entry.modality, type(encoder).modality, spec.modality)
         expect(len(set(modalities)) == 1, f"the modality of entry, class and spec is {', '.join(map(repr, modalities))}")
-    batch = subject.batch(subject.model)
+    batch = next(iter(subject.batch(subject.model)["encoders"].values()))
     inputs = batch["inputs"]
-    lengths = [batch["input_lengths"]] if "input_lengths" in batch else []  # for variable lengths
+    lengths = [batch["lengths"]] if "lengths" in batch else []  # for variable lengths
     actual = encoder(inputs, *lengths)
     _check_features(actual, spec, len(inputs), "")
     # A copy, because a pass in training may change the statistics of normalisation.
@@ -64,9 +80,9 @@ def _probes(encoder: Encoder) -> dict[str, Tensor]:
 def _check_alone(encoder: Encoder, batch: dict[str, Tensor], i: int) -> None:
     def of(rows: slice) -> tuple[Tensor, list[Tensor]]:
         inputs = batch["inputs"][rows]
-        if "input_lengths" not in batch:
+        if "lengths" not in batch:
             return inputs, []
-        lengths = batch["input_lengths"][rows]
+        lengths = batch["lengths"][rows]
         return inputs[:, : int(lengths.max())], [lengths]
 
     inputs, lengths = of(slice(None))
@@ -206,12 +222,13 @@ def positions(subject: Subject) -> None:
     the result, and tokens whose ``features.mask`` is 0 must not.
     """
     model = subject.model
-    fusion, batch = model.fusion, subject.batch(model)
-    seen = model.batch_features(batch)
-    ids, mask = batch["ids"].clamp(min=0), batch["mask"]
+    fusion, batch = subject.part(model), subject.batch(model)
+    seen, text = model.features(batch["encoders"]), next(iter(batch["tasks"].values()))
+    ids, mask = text["ids"].clamp(min=0), text["mask"]
     embeddings = model.language_model.embed(ids)
-    fusion.set_features(seen)
-    fused = fusion.early(seen, embeddings, mask)
+    given = seen if fusion.joint else next(iter(seen.values()))
+    with running(ModelPass({fusion: FusionCall(fusion.prepare(given), given)})):
+        fused = fusion.early(given, embeddings, mask)
     added = fused.embeddings.shape[1] - ids.shape[1]
     wanted = [len(ids), ids.shape[1] + added, embeddings.shape[2]]
     expect_shape(fused.embeddings, wanted, "early returns embeddings")
@@ -221,16 +238,16 @@ def positions(subject: Subject) -> None:
     text_mask = text_states(fused.mask[..., None], fused.text)[..., 0]
     expect(torch.equal(text_mask, mask), "`text` does not name the positions of the text: the mask there differs from the text's")
     if fusion.is_late:
-        model.states(seen, ids, mask)  # late may use what the deep hooks computed
-        _check_late(fusion, seen, torch.randn_like(embeddings))
-    fusion.set_features(None)
+        states = model.outputs(seen, {"ids": ids, "mask": mask}).states  # late may use what the deep hooks computed
+        with running(ModelPass(states.calls)):
+            _check_late(fusion, given, torch.randn_like(embeddings))
     if "deep" in fusion.places():
         _check_names(subject)
     if fusion.places():
         _check_sight(subject)
 
 
-def _check_late(fusion: Fusion, features: Features, hidden: Tensor) -> None:
+def _check_late(fusion: Fusion, features: Any, hidden: Tensor) -> None:
     """Check that `late` keeps the shape and treats each position on its own."""
     late = fusion.late(features, hidden)
     expect(late.shape == hidden.shape, f"late returns {shape(late)} for states {shape(hidden)}")
@@ -250,41 +267,101 @@ def _check_names(subject: Subject) -> None:
 def _check_sight(subject: Subject) -> None:
     """Check that features matter, with gates opened as after training, and in double precision, to see small effects."""
     model = subject.build().double()
-    for parameter in model.fusion.parameters():
+    for parameter in subject.part(model).parameters():
         parameter.add_(torch.randn_like(parameter), alpha=0.1)
     batch = subject.batch(model)
-    seen = model.batch_features(batch)
-    tokens, noise = seen.tokens, torch.randn_like(seen.tokens)
+    name, text = next(iter(batch["tasks"].items()))
+    seen = model.features(batch["encoders"])
+    noise = {encoder: torch.randn_like(features.tokens) for encoder, features in seen.items()}
 
-    def loss(features: Features) -> Tensor:
-        return model.task.loss(model, features, batch)[0]
+    def loss(change: Callable[[str, Features], Features]) -> Tensor:
+        features = {encoder: change(encoder, own) for encoder, own in seen.items()}
+        return sum(total for total, _ in model.tasks[name].loss(model.outputs(features, text), text).values())  # type: ignore[return-value]
 
-    other = loss(replace(seen, tokens=tokens + noise, pooled=seen.pooled + torch.randn_like(seen.pooled)))
-    expect(not torch.equal(loss(seen), other), "other features of the encoder change nothing: the fusion does not use them")
-    if not model.fusion.needs_tokens or tokens.shape[1] < 2:
+    other = loss(lambda e, own: replace(own, tokens=own.tokens + noise[e], pooled=own.pooled + torch.randn_like(own.pooled)))
+    expect(
+        not torch.equal(loss(lambda _, own: own), other),
+        "other features of the encoder change nothing: the fusion does not use them",
+    )
+    tokens = next(iter(seen.values())).tokens
+    if not subject.part(model).needs_tokens or tokens.shape[1] < 2:
         return
     mask = torch.ones(tokens.shape[:2], dtype=torch.long)
     mask[:, tokens.shape[1] // 2 :] = 0
-    other = tokens + 10 * noise * (1 - mask)[..., None]
-    before, after = loss(replace(seen, mask=mask)), loss(replace(seen, tokens=other, mask=mask))
-    expect(torch.allclose(before, after, rtol=1e-6), "tokens whose features.mask is 0 change the loss")
+    masked = loss(lambda _, own: replace(own, mask=mask))
+    other = loss(lambda e, own: replace(own, tokens=own.tokens + 10 * noise[e] * (1 - mask)[..., None], mask=mask))
+    expect(torch.allclose(masked, other, rtol=1e-6), "tokens whose features.mask is 0 change the loss")
+
+
+@check("fusion")
+@torch.no_grad()
+def missing_inputs(subject: Subject) -> None:
+    """Require finite, equal results beside a second encoder where the inputs of an example are missing, alone and in a batch."""
+    if not subject.part(subject.model).places():
+        return
+    recipe = subject.recipe
+    if len(recipe.encoders) == 1:
+        ((name, encoder),) = recipe.encoders.items()
+        fusion = next(iter(recipe.fusions.values()))
+        encoders = {name: encoder, "second": encoder}
+        recipe = recipe.model_copy(update={"encoders": encoders, "fusions": dict.fromkeys(encoders, fusion)})
+    model = subject.build(recipe)
+    examples = [replace(example, inputs={}) if i % 2 else example for i, example in enumerate(subject.examples)]
+    loss = model(**subject.batch(model, examples))["loss"]
+    expect(finite(loss), "the loss is not finite where an input is missing")
+    together = model.predict_examples(examples)
+    alone = [model.predict_examples([example])[0] for example in examples]
+    expect([p.text for p in together] == [p.text for p in alone], "a missing input changes what is predicted for others")
+
+
+@check("fusion", "language_model")
+@torch.no_grad()
+def several_callers(subject: Subject) -> None:
+    """Require that threads which use one model at the same time, and a deep copy of it, get what each gets alone. A fusion must
+    keep nothing of a call on itself: `Fusion.call` holds it.
+    """
+    model = subject.model
+    examples = subject.examples * 2
+    alone = [model.predict_examples([example])[0] for example in examples]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda example: model.predict_examples([example])[0], examples))
+    expect(_same_answers(together, alone), "threads that predict at the same time get other predictions than alone")
+    copied = copy.deepcopy(model)
+    changed = subject.build()
+    for mine, theirs in zip(changed.fusions.values(), copied.fusions.values(), strict=True):
+        for own, other in zip(mine.parameters(), theirs.parameters(), strict=True):
+            other.add_(0.5)
+            own.add_(0.5)
+    wanted = [changed.predict_examples([example])[0] for example in subject.examples]
+    got = [copied.predict_examples([example])[0] for example in subject.examples]
+    expect(_same_answers(got, wanted), "a deep copy of the model runs the fusion of the original")
+
+
+def _same_answers(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    return all(
+        (one.label, one.labels) == (other.label, other.labels)
+        and np.allclose(one.score or 0, other.score or 0, atol=1e-4)
+        and np.allclose(one.values or 0, other.values or 0, atol=1e-4)
+        for one, other in zip(some, others, strict=True)
+    )
 
 
 @check("task")
 def answers(subject: Subject) -> None:
-    """Require that a task collates tensors with one row per example, with ``labels`` in training. ``loss`` must return a finite
-    sum and the number of labels, both scalars; ``predict`` one `Prediction` per example; and ``references`` the targets of the
-    examples. The metrics must be registered, and what the task learns from data must be plain, valid, and learned once.
+    """Require that a task collates tensors with one row per example, with ``labels`` in training. ``loss`` must return terms by
+    name, each a finite sum and the number of labels, both scalars; ``predict`` one `Prediction` per example; and
+    ``references`` the targets of the examples. The metrics must be registered, and what the task learns from data must be
+    plain, valid, and learned once.
     """
     model, task = subject.model, subject.model.task
     _check_learning(subject, task)
-    batch = subject.batch(model)
+    batch = next(iter(subject.batch(model)["tasks"].values()))
     expect("labels" in batch, f"for training it collates {', '.join(batch)}, but no labels")
     count = len(subject.examples)
-    asked = tensors(model.collator(training=False)(subject.examples), "cpu")
+    asked = next(iter(tensors(model.collator(training=False)(subject.examples), "cpu")["tasks"].values()))
     for name, value in {**batch, **asked}.items():
-        expect(name == "inputs" or len(value) == count, f"{name} is {shape(value)} for {count} examples")
-    _check_loss(subject, batch)
+        expect(len(value) == count, f"{name} is {shape(value)} for {count} examples")
+    _check_loss(subject)
     predictions = model.predict_examples(subject.examples)
     right = len(predictions) == count and all(isinstance(p, Prediction) for p in predictions)
     expect(right, f"{count} examples give {predictions}")
@@ -304,19 +381,29 @@ def _check_learning(subject: Subject, task: Task) -> None:
     expect(not unknown, f"no installed plugin has the metrics {', '.join(sorted(unknown))}")
 
 
-def _check_loss(subject: Subject, batch: dict[str, Tensor]) -> None:
-    """Check that the loss is a sum and a number of labels, and not a mean."""
-    model, task = subject.model, subject.model.task
-    lost = task.loss(model, model.batch_features(batch), batch)
-    pair = isinstance(lost, Sequence) and len(lost) == 2
-    expect(pair, f"loss returns {type(lost).__name__}, not the sum and the number of labels")
-    total, number = lost
-    for name, value in {"sum": total, "number": number}.items():
-        expect(isinstance(value, Tensor), f"the {name} that loss returns is {short_repr(value)}, not a tensor")
-        expect(value.ndim == 0, f"the {name} that loss returns is {shape(value)}, not a scalar")
-    expect(finite(total) and number > 0, f"loss returns {total.item()} over {number.item()} labels")
-    twice = subject.batch(model, [*subject.examples, *subject.examples])
-    more_total, more_number = task.loss(model, model.batch_features(twice), twice)
-    if more_number == 2 * number and total != 0 and close(more_total, total):
-        problem = "the sum that loss returns does not change if each example is repeated"
-        raise AssertionError(f"{problem}: it is a mean, which would be divided again")
+def _check_loss(subject: Subject) -> None:
+    """Check that each term of the loss is a sum and a number of labels, and not a mean."""
+    once, twice = _terms(subject, subject.examples), _terms(subject, [*subject.examples, *subject.examples])
+    for term, (total, number) in once.items():
+        more_total, more_number = twice[term]
+        if more_number == 2 * number and total != 0 and close(more_total, total):
+            problem = f"the sum '{term}' that loss returns does not change if each example is repeated"
+            raise AssertionError(f"{problem}: it is a mean, which would be divided again")
+
+
+def _terms(subject: Subject, examples: Sequence[Example]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the terms of the loss of examples, checked."""
+    model, batch = subject.model, subject.batch(subject.model, examples)
+    outputs = model.task_outputs(batch)
+    ((name, own),) = batch["tasks"].items()
+    terms = model.tasks[name].loss(outputs[name], own)
+    expect(isinstance(terms, Mapping) and len(terms) > 0, f"loss returns {type(terms).__name__}, not a mapping of terms")
+    for term, pair in terms.items():
+        right = isinstance(pair, Sequence) and len(pair) == 2
+        expect(right, f"the term '{term}' is {type(pair).__name__}, not the sum and the number of labels")
+        for what, value in zip(("sum", "number"), pair, strict=True):
+            expect(isinstance(value, Tensor), f"the {what} of '{term}' is {short_repr(value)}, not a tensor")
+            expect(value.ndim == 0, f"the {what} of '{term}' is {shape(value)}, not a scalar")
+        total, number = pair
+        expect(finite(total) and number > 0, f"'{term}' is {total.item()} over {number.item()} labels")
+    return terms

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import pickle
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import typer
@@ -20,12 +21,12 @@ from mmzoo.errors import DataError, DoesNotFit, MmzooError
 from mmzoo.evaluation.metric import Metric
 from mmzoo.evaluation.statistics import measure
 from mmzoo.formats.format import Clues, Format
-from mmzoo.interfaces import Example
+from mmzoo.interfaces import Example, Prediction
 from mmzoo.modalities.image import open_image
 from mmzoo.models.build import build
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.reading import read_recipe
-from mmzoo.recipes.resolve import resolve
+from mmzoo.recipes.resolve import resolve, resolve_parts
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing.contract import Inapplicable, check, expect
@@ -33,8 +34,37 @@ from mmzoo.testing.small import PARTNERS, Sample, round_trip, sample_of, tiny
 from mmzoo.testing.subject import Subject
 from mmzoo.training.run import train
 
-FEW, NUMBERS = 3, ("2.5", "-1.0")
-RIGHT = ("two dogs run after one ball", "some birds sit over there again")
+FEW, PAIRS = 3, 12  # more pairs than a recall counts
+
+
+class Answers(NamedTuple):
+    """Hold predictions of one kind that are right, others that are wrong, and the references of both."""
+
+    right: list[Prediction]
+    wrong: list[Prediction]
+    references: list[list[str]]
+
+
+def _answers(texts: Sequence[str], make: Callable[[str], Prediction]) -> Answers:
+    right = [make(text) for text in texts]
+    return Answers(right, right[::-1], [[text] for text in texts])
+
+
+def _pairs() -> Answers:
+    """Return pairs of an input and its text whose vectors are equal, or opposite."""
+    units = [tuple(float(i == j) for j in range(PAIRS)) for i in range(PAIRS)]
+    right = [Prediction(vectors={"image": unit, "text": unit}) for unit in units]
+    wrong = [Prediction(vectors={"image": unit, "text": tuple(-value for value in unit)}) for unit in units]
+    return Answers(right, wrong, [[f"text {i}"] for i in range(PAIRS)])
+
+
+TEXTS = ("two dogs run after one ball", "some birds sit over there again")
+ANSWERS = (
+    _answers(TEXTS, lambda text: Prediction(label=text)),
+    _answers(("2.5", "-1.0"), lambda text: Prediction(value=float(text))),
+    _answers(TEXTS, lambda text: Prediction(labels=(text,), scores={other: float(other == text) for other in TEXTS})),
+    _pairs(),
+)
 
 
 @check("dataset")
@@ -64,10 +94,12 @@ def examples(subject: Subject) -> None:
 
 def _check_example(example: Example, modality: str) -> None:
     expect(example.id and isinstance(example.id, str), f"an example's id is {example.id!r}")
-    expect(example.targets and all(isinstance(t, str) for t in example.targets), f"{example.id}: targets are {example.targets!r}")
+    every = example.targets if isinstance(example.targets, Mapping) else {"": example.targets}
+    texts = [text for targets in every.values() for text in targets]
+    expect(texts and all(isinstance(text, str) for text in texts), f"{example.id}: targets are {example.targets!r}")
     expect(isinstance(example.text, str), f"{example.id}: text is {example.text!r}")
-    inputs = example.inputs(modality)
-    expect(inputs and inputs[0] is not None, f"{example.id}: there is no {modality}")
+    inputs = example.of(modality)
+    expect(bool(inputs), f"{example.id}: there is no {modality}")
     for image in inputs if modality == "image" else ():
         open_image(image)
 
@@ -96,7 +128,8 @@ def _own_files(folder: Path) -> Path:
     rows = []
     for i, example in enumerate(Sample().load("train")):
         example.image.save(folder / f"{i}.png")
-        rows.append({"image": (folder / f"{i}.png").read_bytes(), "text": example.text, "target": example.targets[0]})
+        target = next(iter(example.targets))
+        rows.append({"image": (folder / f"{i}.png").read_bytes(), "text": example.text, "target": target})
     datasets.Dataset.from_list(rows).to_parquet(folder / "train.parquet")
     return folder
 
@@ -104,7 +137,7 @@ def _own_files(folder: Path) -> Path:
 @check("dataset")
 def trains(subject: Subject) -> None:
     """Require that a small model trains two steps on the data set, with the first encoder of its modality."""
-    recipe = tiny(Recipe(**{**PARTNERS, "encoder": _encoder(subject.target.modality)}))
+    recipe = tiny(Recipe.of({**PARTNERS, "encoder": _encoder(subject.target.modality)}))
     with tempfile.TemporaryDirectory() as folder:
         data = opened(subject, Path(folder))
         options = {"max_steps": 2, "batch_size": 2, "precision": "fp32"}
@@ -131,36 +164,38 @@ def scores(subject: Subject) -> None:
         metric = subject.target(subject.target.Options(**subject.tiny))
     except DataError as error:
         raise Inapplicable(str(error)) from None
-    answers = RIGHT
-    try:
-        metric.rows(RIGHT, [[text] for text in RIGHT])
-    except (ValueError, DataError):
-        answers = NUMBERS
-    _check_rows(metric, answers)
-    _check_values(metric, answers)
+    for answers in ANSWERS:
+        try:
+            metric.rows(answers.right, answers.references)
+        except (ValueError, DataError):
+            continue
+        _check_rows(metric, answers)
+        _check_values(metric, answers)
+        return
+    expect(False, "rows refuses right labels, numbers, sets of labels and vectors")
 
 
-def _check_rows(metric: Metric, answers: Sequence[str]) -> None:
+def _check_rows(metric: Metric, answers: Answers) -> None:
     """Check the shapes and types of rows and scores."""
-    rows = metric.rows(list(answers), [[text] for text in answers])
+    rows = metric.rows(answers.right, answers.references)
     numbers = isinstance(rows, np.ndarray) and np.issubdtype(rows.dtype, np.number)
     expect(numbers, f"rows returns {short_repr(rows)}, not an array of numbers")
-    expect(np.ndim(rows) == 2 and len(rows) == len(answers), f"rows of {len(answers)} examples are {np.shape(rows)}")
+    count = len(answers.right)
+    expect(np.ndim(rows) == 2 and len(rows) == count, f"rows of {count} examples are {np.shape(rows)}")
     expect(np.isfinite(rows).all(), "rows are not finite")
     totals = np.stack([rows.sum(0)] * 3)
     shape = np.shape(metric.score(totals))
     expect(shape == (3,), f"scores of totals {totals.shape} are {shape}, not (3,)")
 
 
-def _check_values(metric: Metric, answers: Sequence[str]) -> None:
+def _check_values(metric: Metric, answers: Answers) -> None:
     """Check that right predictions score ``perfect`` in any order, and wrong ones worse."""
-    right, others = list(answers), list(reversed(answers))
-    references = [[text] for text in answers]
+    right, references, groups = answers.right, answers.references, range(len(answers.right))
     perfect = metric.perfect
-    for name, predictions, targets in (("right", right, references), ("in another order", others, references[::-1])):
-        value = measure(metric, predictions, targets, [0, 1]).value
+    for name, predictions, targets in (("right", right, references), ("in another order", right[::-1], references[::-1])):
+        value = measure(metric, predictions, targets, groups).value
         expect(abs(value - perfect) < 1e-6, f"predictions that are {name} score {value}, not {perfect}")
-    wrong = measure(metric, others, references, [0, 1]).value
+    wrong = measure(metric, answers.wrong, references, groups).value
     problem = f"predictions that are not their references score {wrong}"
     expect(abs(wrong - perfect) > 1e-6, f"{problem} too")
     direction = f"{problem}, and perfect is {perfect}: smaller_is_better must be {not metric.smaller_is_better}"
@@ -169,13 +204,13 @@ def _check_values(metric: Metric, answers: Sequence[str]) -> None:
 
 @check("recipe")
 def builds(subject: Subject) -> None:
-    """Require that a recipe names all four parts with valid options, and that they are compatible. In its tiny form it must train
+    """Require that a recipe names all its parts with valid options, and that they are compatible. In its tiny form it must train
     two steps, and the model must predict exactly the same after saving and loading.
     """
-    for kind, part in read_recipe(subject.entry.name).parts().items():
-        resolve(kind, part)  # before tiny replaces the options
+    resolve_parts(read_recipe(subject.entry.name))  # before tiny replaces the options
     recipe = tiny(subject.entry.name)
-    encoder, task = resolve("encoder", recipe.encoder), resolve("task", recipe.task)
+    encoder = resolve("encoder", next(iter(recipe.encoders.values())))
+    task = resolve("task", next(iter(recipe.tasks.values())))
     with tempfile.TemporaryDirectory() as folder:
         loaded = round_trip(recipe, Path(folder) / "model", dataset=sample_of(encoder.cls, task.cls, task.options))
     uses = [[part.use for part in each.parts().values()] for each in (recipe, loaded.recipe)]

@@ -14,13 +14,13 @@ from torch import Tensor
 from mmzoo.common.sanitize import describe_error, one_line
 from mmzoo.data.collate import tensors
 from mmzoo.errors import DoesNotFit, MmzooError
-from mmzoo.interfaces.kinds import PARTS
+from mmzoo.interfaces.kinds import PARTS, kind_of
 from mmzoo.models.assemble import assemble
 from mmzoo.models.model import MultimodalModel
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing.contract import check, expect
 from mmzoo.testing.small import fitting, round_trip, with_partners
-from mmzoo.testing.subject import TOLERANCE, Subject, close, finite
+from mmzoo.testing.subject import TOLERANCE, Subject, close, finite, flat_tensors
 
 LossAndGradients = tuple[Tensor, dict[str, Tensor]]
 # Cheap parts of this distribution with different needs and outputs.
@@ -75,8 +75,9 @@ def _form(value: Tensor | None) -> Any:
 
 def _same(actual: list[Any], expected: list[Any], happened: str) -> None:
     for one, other in zip(actual, expected, strict=True):
-        numbers = torch.tensor([[n if n is not None else 0.0 for n in (p.score, p.value)] for p in (one, other)])
-        expect(one.label == other.label and close(numbers[0], numbers[1]), f"{happened}: {one} and {other}")
+        numbers = torch.tensor([[n if n is not None else 0.0 for n in (p.score, p.value, *p.values)] for p in (one, other)])
+        equal = (one.label, one.labels) == (other.label, other.labels)
+        expect(equal and close(numbers[0], numbers[1]), f"{happened}: {one} and {other}")
 
 
 @check(*PARTS)
@@ -148,7 +149,7 @@ def gradients(subject: Subject) -> None:
     wanted: set[str] = set()
     reached: set[str] = set()
     for recipe in fitting(subject.entry, []):
-        model = subject.build(subject.learned(recipe).with_part(subject.entry.kind, train="full")).train()
+        model = subject.build(subject.learned(recipe).with_part(subject.key(recipe), train="full")).train()
         part = subject.part(model)
         model(**subject.batch(model))["loss"].backward()
         for name, parameter in part.named_parameters():
@@ -181,7 +182,7 @@ def partners(subject: Subject) -> None:
     entry = subject.entry
     registered = {(other.kind, other.name) for other in plugin_manager().registry.entries()}
     chosen = [(kind, name) for kind, names in SELECTION.items() if kind != entry.kind for name in names]
-    first = {kind: part.use for kind, part in subject.bare.parts().items()}
+    first = {kind_of(key): part.use for key, part in subject.bare.parts().items()}
     failed: dict[str, Exception] = {}
     for kind, name in [pair for pair in chosen if pair in registered]:
         partners = {**first, kind: name}
@@ -212,7 +213,7 @@ def picklable(subject: Subject) -> None:
         copied = pickle.loads(pickle.dumps(collate))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise AssertionError(f"it cannot be pickled: {error}; a lambda or a local function cannot") from None
-    one, other = tensors(collate(subject.examples), "cpu"), tensors(copied(subject.examples), "cpu")
+    one, other = (flat_tensors(tensors(made(subject.examples), "cpu")) for made in (collate, copied))
     differ = [name for name in one if not torch.equal(one[name], other[name])]
     expect(not differ, f"the copy collates another batch; these differ: {', '.join(differ)}")
 
@@ -250,7 +251,8 @@ def _compile(kind: str, model: MultimodalModel) -> None:
             else:
                 setattr(model.fusion, place, torch.compile(getattr(model.fusion, place), **compiled))
     else:
-        getattr(model, kind).compile(**compiled)
+        part = model.language_model if kind == "language_model" else next(iter(model.encoders.values()))
+        part.compile(**compiled)
 
 
 @check("fusion", "language_model")

@@ -12,7 +12,8 @@ from PIL import Image
 
 from mmzoo.data.dataset import Dataset
 from mmzoo.errors import BadInput, DataError, DoesNotFit
-from mmzoo.interfaces import CAUSAL, Encoder, Example, LanguageSpec, Task
+from mmzoo.interfaces import CAUSAL, Encoder, Example, FeatureSpec, LanguageSpec, Task
+from mmzoo.interfaces.kinds import kind_of
 from mmzoo.modalities.reader import NONE, Reader
 from mmzoo.models.assemble import assemble
 from mmzoo.models.build import build
@@ -61,7 +62,7 @@ class Sample(Dataset):
             tone = 0.5 * np.sin(2 * np.pi * 220 * 2 ** (i % len(self.COLOURS)) * seconds)
             audio = {"array": tone.astype(np.float32), "sampling_rate": self.RATE}
             answer = str(i % len(self.COLOURS) - 0.5) if self.numbers else colour
-            example = Example(f"{split}/{i}", picture, "what color is it" + "?" * (i % 2), (answer,), audio)
+            example = Example(f"{split}/{i}", picture, "what color is it" + "?" * (i % 2), (answer,), audio=audio)
             examples.append(example.with_inputs(self.of, [self.probes[i % len(self.probes)]]) if self.probes else example)
         return examples
 
@@ -80,7 +81,7 @@ def sample_of(encoder: type[Encoder] | None = None, task: type[Task] | None = No
         return Sample(numbers=numbers)
     modality, reader = encoder.modality, encoder.reader
     sample = Sample(numbers=numbers)
-    if _reads(reader, sample.load("train")[0].inputs(modality)):
+    if _reads(reader, sample.load("train")[0].of(modality)):
         return sample
     probes = reader.probes()
     if not probes or not _reads(reader, probes):
@@ -91,12 +92,10 @@ def sample_of(encoder: type[Encoder] | None = None, task: type[Task] | None = No
 def _reads(reader: Reader, sources: Sequence[Any]) -> bool:
     try:
         for source in sources:
-            if source is None:
-                return False
             reader.read(source)
     except BadInput:
         return False
-    return True
+    return bool(sources)
 
 
 def _takes(task: type[Task], options: Any, sample: Sample) -> bool:
@@ -104,7 +103,7 @@ def _takes(task: type[Task], options: Any, sample: Sample) -> bool:
     examples = sample.load("train")
     try:
         learned = {**options.model_dump(), **task.learn(options, examples)}
-        instance = task(task.Options(**learned), LanguageSpec(CAUSAL, 8, 8, None, True, 0))
+        instance = task(task.Options(**learned), LanguageSpec(CAUSAL, 8, 8, None, True, 0), {"image": FeatureSpec(8, 8, 4)})
         for example in examples:
             instance.references(example)
     except (DataError, ValueError):
@@ -115,15 +114,19 @@ def _takes(task: type[Task], options: Any, sample: Sample) -> bool:
 def tiny(recipe: str | Recipe, **changes: Any) -> Recipe:
     """Return a recipe with every part in its entry's tiny form: small, random, and built without a download."""
     chosen = read_recipe(recipe, **changes)
-    data = chosen.to_dict()
-    for kind, part in chosen.parts().items():
+    small = chosen
+    for key, part in chosen.parts().items():
+        kind = kind_of(key)
         entry = plugin_manager().get(kind, split_use(part.use)[0])
-        own = {key: value for key, value in part.options.items() if kind == "task" and key not in entry.tiny}
+        own = {name: value for name, value in part.options.items() if kind == "task" and name not in entry.tiny}
         head = {"use": split_use(part.use)[0], "train": part.train, "learning_rate": part.learning_rate}
-        data[kind] = {**{key: value for key, value in head.items() if value is not None}, **own, **entry.tiny}
+        if kind == "task":
+            head |= {"weight": part.weight, "target": part.target}  # type: ignore[attr-defined]
+        data = {**{name: value for name, value in head.items() if value is not None}, **own, **entry.tiny}
         if str(part.train).startswith("last:"):
-            data[kind]["train"] = "last:1"
-    return Recipe.of(data)
+            data["train"] = "last:1"
+        small = small.replace_part(key, type(part).of(data, key))
+    return small
 
 
 def tiny_parts(entry: Entry) -> Recipe:
@@ -150,9 +153,13 @@ def fitting(entry: Entry, reasons: list[str]) -> Iterator[Recipe]:
 
 
 def with_partners(entry: Entry, partners: dict[str, str]) -> Recipe:
-    """Return a tiny recipe of the entry and its ``partners``, by kind."""
-    parts = {**partners, entry.kind: entry.name}
-    return Recipe.of({kind: {"use": name, **plugin_manager().get(kind, name).tiny} for kind, name in parts.items()})
+    """Return a tiny recipe of the entry and its ``partners``, by kind; a joint fusion gets two encoders."""
+    names = {**partners, entry.kind: entry.name}
+    parts: dict[str, Any] = {kind: {"use": name, **plugin_manager().get(kind, name).tiny} for kind, name in names.items()}
+    if getattr(plugin_manager().get("fusion", names["fusion"]).load(), "joint", False):
+        own = parts.pop("encoder")
+        parts["encoders"] = {"one": own, "two": own}
+    return Recipe.of(parts)
 
 
 def round_trip(recipe: Recipe, folder: Path, *, steps: int = 2, dataset: Dataset | None = None) -> MultimodalModel:

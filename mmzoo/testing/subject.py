@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -99,12 +99,18 @@ class Subject:
         """Return the model in evaluation mode; checks must not change it."""
         return self.build()
 
-    def batch(self, model: MultimodalModel, examples: Sequence[Example] | None = None) -> dict[str, Tensor]:
+    def batch(self, model: MultimodalModel, examples: Sequence[Example] | None = None) -> dict[str, Any]:
         """Return a batch, collated for training."""
         return tensors(model.collator(training=True)(examples or self.examples), model.device)
 
     def part(self, model: MultimodalModel) -> Any:
-        return getattr(model, self.entry.kind)
+        return model.part(self.key(model.recipe))
+
+    def key(self, recipe: Recipe) -> str:
+        """Return the key of the part in a recipe; of a joint fusion's two equal encoders the first."""
+        if self.kind == "encoder":
+            return f"encoders.{next(iter(recipe.encoders))}"
+        return recipe.key(self.kind)
 
 
 def close(actual: Tensor, expected: Tensor) -> bool:
@@ -123,3 +129,12 @@ def shape(tensor: Any) -> str:
 
 def finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
+
+
+def flat_tensors(batch: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    """Return the tensors of a nested batch by dotted names."""
+    found: dict[str, Tensor] = {}
+    for name, value in batch.items():
+        found |= {prefix + name: value} if isinstance(value, Tensor) else {}
+        found |= flat_tensors(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {}
+    return found

@@ -19,13 +19,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from rich.filesize import decimal
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from mmzoo.common.files import cache_folder
 from mmzoo.common.progress import Bar, bar
-from mmzoo.data.collate import tensors
 from mmzoo.errors import BadInput, BadRecipe, DoesNotFit, FeatureCacheError, MmzooError
 from mmzoo.interfaces import Example
 from mmzoo.modalities.identity import content_digest, input_key
@@ -61,43 +60,73 @@ class CachedFeatures:
         if features is None:
             self.pipeline.open(source)  # raises BadInput where the input cannot be read, the usual reason
             raise FeatureCacheError(f"an input changed after training began; train again, or without a cache: {TURN_OFF}")
-        return {f"feature_{name}": value for name, value in features.items()}
+        return features
 
 
-def precompute(
-    model: MultimodalModel,
-    examples: Sequence[Example],
-    accelerator: Accelerator,
-    *,
-    workers: int,
-    reads: Callable[[], float],
-    progress: bool,
-) -> CachedFeatures | None:
-    """Encode the inputs of ``examples`` that are not in the store yet, and return the features of all.
+@dataclass
+class Cached:
+    """Hold the encoder whose features are cached, and how the run is set up.
 
-    Returns None if `TrainingOptions.cache_features` is false; where it is not set, also if a cache cannot help.
+    Args:
+        name: the encoder's.
+        reads: returns the number of examples that the run will read.
+        workers: the number of processes that open inputs.
+    """
+
+    model: MultimodalModel
+    name: str
+    accelerator: Accelerator
+    reads: Callable[[], float]
+    workers: int
+    progress: bool
+
+    @property
+    def encoder(self) -> Any:
+        return self.model.encoders[self.name]
+
+    @property
+    def fusion(self) -> Any:
+        return self.model.fusion_of(self.name)
+
+    @property
+    def pipeline(self) -> InputPipeline:
+        return self.model.input_pipeline(self.name)
+
+
+def precompute(model: MultimodalModel, examples: Sequence[Example], accelerator: Accelerator, **how: Any) -> dict[str, Any]:
+    """Encode the inputs of ``examples`` that are not in the store yet, and return the `CachedFeatures` of all, by encoder.
+
+    An encoder is left out if `TrainingOptions.cache_features` is false; where it is not set, also if a cache cannot help.
 
     Args:
         model: on the device that it trains on.
-        workers: the number of processes that open inputs.
-        reads: returns the number of examples that the run will read.
+        how: ``reads``, ``workers`` and ``progress`` of `Cached`.
 
     Raises:
-        DoesNotFit, BadRecipe: the option is true, but the features of this model or data set cannot be cached.
+        DoesNotFit, BadRecipe: the option is true, but the features of no encoder or of this data set can be cached.
         FeatureCacheError: the store is damaged or belongs to another encoder, or the disk is full.
     """
+    requested = model.recipe.training.cache_features
+    if requested is False:
+        return {}
+    problems = {name: _find_problem(model, name, examples) for name in model.encoders}
+    if requested and all(problems.values()):
+        raise next(error for error in problems.values() if error)
+    cached = {
+        name: _precompute(Cached(model, name, accelerator, **how), examples) for name, error in problems.items() if error is None
+    }
+    return {name: features for name, features in cached.items() if features is not None}
+
+
+def _precompute(cached: Cached, examples: Sequence[Example]) -> CachedFeatures | None:
+    """Encode the inputs of one encoder; None if a cache cannot help."""
+    model, accelerator, pipeline = cached.model, cached.accelerator, cached.pipeline
     options = model.recipe.training
     requested = options.cache_features
-    if requested is False:
-        return None
-    if problem := _find_problem(model, examples):
-        if requested:
-            raise problem
-        return None
-    store = _open_store(model, accelerator)
-    pipeline = model.input_pipeline()
+    store = _open_store(cached)
     positions, count = _distinct_inputs(examples, pipeline.modality)
-    encodings = reads() / len(examples) * (len(positions) if options.keep_images_together else count)
+    together = options.keep_images_together and pipeline.modality == model.modality
+    encodings = cached.reads() / len(examples) * (len(positions) if together else count)
     digests: dict[Hashable, bytes] = {}
     missing: list[bytes] = []
     failure: CacheUnavailable | None = None
@@ -115,14 +144,16 @@ def precompute(
     # Shares are cut from all inputs, since the missing ones change as soon as another process writes.
     share = set(list(first)[accelerator.local_process_index :: int(os.environ.get("LOCAL_WORLD_SIZE", "1"))])
     to_encode = [first[digest] for digest in missing if digest in share]
-    with bar("encoding", len(share), shown=progress) as progress_bar:
+    with bar("encoding", len(share), shown=cached.progress) as progress_bar:
         progress_bar.move(len(share) - len(to_encode), f"{decimal(store.size)} in {store.folder}")
         try:
             inputs = _Inputs(examples, to_encode, pipeline)
             # A generator of its own leaves the state of the default one as it is.
-            loading: dict[str, Any] = {"num_workers": workers, "collate_fn": inputs.batch, "generator": torch.Generator()}
+            loading: dict[str, Any] = {
+                "num_workers": cached.workers, "collate_fn": inputs.batch, "generator": torch.Generator()
+            }  # fmt: skip
             loader = DataLoader(inputs, batch_size=options.batch_size, **loading)
-            _encode(model, loader, store, accelerator, len(missing), progress_bar)
+            _encode(cached, loader, store, len(missing), progress_bar)
         except CacheUnavailable as error:
             failure = error
     if not _all_agree(accelerator, failure is None, failure, requested):
@@ -142,58 +173,62 @@ def _all_agree(accelerator: Accelerator, useful: bool, failure: CacheUnavailable
     return bool(accelerator.gather(torch.tensor([int(useful)], device=accelerator.device)).min())
 
 
-def _find_problem(model: MultimodalModel, examples: Sequence[Example]) -> MmzooError | None:
-    """Return the error that says why the features cannot be cached, or None if they can."""
-    policy, options = model.provenance.policies["encoder"], model.recipe.training
+def _find_problem(model: MultimodalModel, name: str, examples: Sequence[Example]) -> MmzooError | None:
+    """Return the error that says why the features of an encoder cannot be cached, or None if they can."""
+    key, options, encoder = f"encoders.{name}", model.recipe.training, model.encoders[name]
+    policy = model.provenance.policies[key]
     if policy != "frozen":
-        return DoesNotFit(f"{OPTION}: the features of a trained encoder change (encoder.train: {policy}); set it to frozen")
-    if model.encoder.transform is None:
+        train = f"{model.recipe.label(key)}.train: {policy}"
+        return DoesNotFit(f"{OPTION}: the features of a trained encoder change ({train}); set it to frozen")
+    if encoder.transform is None:
         return BadRecipe(f"{OPTION}: this encoder has no input; leave the option out")
     if options.blank_images:
         return BadRecipe(f"{OPTION}: training.blank_images leaves nothing to encode; leave out one of the two")
     if not isinstance(examples, Sequence):
         return BadRecipe(f"{OPTION}: the features of a streamed data set cannot be precomputed; leave the option out")
-    if model.fusion.needs_tokens and model.encoder.spec.tokens is None:
+    if model.fusion_of(name).needs_tokens and encoder.spec.tokens is None:
         return DoesNotFit(f"{OPTION}: this encoder's number of tokens depends on the input; leave the option out")
+    pipeline = model.input_pipeline(name)
     with torch.random.fork_rng(devices=[]):
-        random = _hash_preprocessing(model) != _hash_preprocessing(model)
+        random = _hash_preprocessing(pipeline) != _hash_preprocessing(pipeline)
     if random:
         return DoesNotFit(f"{OPTION}: this encoder's transform is random; leave the option out")
-    modality = model.encoder.modality
-    once, again = ([input_key(examples[i].inputs(modality)) for i in range(min(READ_TWICE, len(examples)))] for _ in range(2))
+    modality = encoder.modality
+    once, again = ([input_key(examples[i].of(modality)) for i in range(min(READ_TWICE, len(examples)))] for _ in range(2))
     if once != again:
         return BadRecipe(f"{OPTION}: this data set's {plural(modality)} change each time they are read; leave the option out")
     return None
 
 
-def _open_store(model: MultimodalModel, accelerator: Accelerator) -> FeatureStore:
+def _open_store(cached: Cached) -> FeatureStore:
     """Open the store for this encoder. GPUs and CPUs round differently, so they share no features."""
-    entry = model.provenance.entries["encoder"]
+    model, key = cached.model, f"encoders.{cached.name}"
+    entry = model.provenance.entries[key]
     facts = {
         "encoder": f"{entry.target} of {entry.plugin} {entry.version}",
-        "options": resolve("encoder", model.recipe.encoder).options.model_dump(mode="json"),
-        "weights": _hash_weights(model),
-        "preprocessing": _hash_preprocessing(model),
-        "precision": accelerator.mixed_precision,
-        "device": accelerator.device.type,
-        "tokens": model.fusion.needs_tokens,
+        "options": resolve("encoder", model.recipe.encoders[cached.name]).options.model_dump(mode="json"),
+        "weights": _hash_weights(cached.encoder),
+        "preprocessing": _hash_preprocessing(cached.pipeline),
+        "precision": cached.accelerator.mixed_precision,
+        "device": cached.accelerator.device.type,
+        "tokens": cached.fusion.needs_tokens,
     }
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     return FeatureStore(cache_folder() / "features" / name, facts)
 
 
-def _hash_weights(model: MultimodalModel) -> str:
+def _hash_weights(encoder: nn.Module) -> str:
     """Return the sha256 of the encoder's weights: names, dtypes, shapes and values."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.encoder.state_dict().items()):
+    for name, value in sorted(encoder.state_dict().items()):
         digest.update(f"{name}|{value.dtype}|{list(value.shape)}|".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
-def _hash_preprocessing(model: MultimodalModel) -> str:
+def _hash_preprocessing(pipeline: InputPipeline) -> str:
     """Return the sha256 of some preprocessed probe inputs, so that a change in a library's code shows too."""
-    digest, pipeline = hashlib.sha256(), model.input_pipeline()
+    digest = hashlib.sha256()
     assert pipeline.transform is not None
     for value in map(pipeline.transform, pipeline.reader.probes()):
         digest.update(f"{value.dtype}|{list(value.shape)}|".encode() + value.contiguous().numpy().tobytes())
@@ -205,7 +240,7 @@ def _distinct_inputs(examples: Sequence[Example], modality: str) -> tuple[dict[H
     positions: dict[Hashable, Position] = {}
     count = 0
     for i, example in enumerate(examples):
-        for j, source in enumerate(example.inputs(modality)):
+        for j, source in enumerate(example.of(modality)):
             positions.setdefault(input_key(source), (i, j))
             count += 1
     return positions, count
@@ -229,7 +264,7 @@ class _Inputs(TorchDataset):
 
     def __getitem__(self, number: int) -> tuple[bytes, Tensor] | None:
         example, position = self.positions[number]
-        source = self.examples[example].inputs(self.pipeline.modality)[position]
+        source = self.examples[example].of(self.pipeline.modality)[position]
         try:
             opened = self.pipeline.open(source)
         except BadInput:
@@ -243,20 +278,19 @@ class _Inputs(TorchDataset):
         return len(opened), [digest for digest, _ in readable], batch
 
 
-def _encode(
-    model: MultimodalModel, loader: DataLoader, store: FeatureStore, accelerator: Accelerator, new: int, progress_bar: Bar
-) -> None:
+def _encode(cached: Cached, loader: DataLoader, store: FeatureStore, new: int, progress_bar: Bar) -> None:
     """Encode the loader's inputs into the store. ``new`` is the number of records that all processes together will add."""
+    model, accelerator = cached.model, cached.accelerator
     share = SHARE_REQUESTED if model.recipe.training.cache_features else SHARE_DEFAULT
     writer: FeatureWriter | None = None
     with ExitStack() as stack:
         for count, digests, batch in loader:
             if batch:
-                moved = tensors(batch, accelerator.device)
+                moved = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
                 with torch.no_grad(), accelerator.autocast():
-                    features = model.encode(moved["inputs"], lengths=moved.get("input_lengths"))
+                    features = model.encode(moved["inputs"], lengths=moved.get("lengths"), encoder=cached.name)
                 records = {"pooled": features.pooled}
-                if model.fusion.needs_tokens:
+                if cached.fusion.needs_tokens:
                     records["tokens"] = features.tokens
                     if features.mask is not None:
                         records["mask"] = features.mask

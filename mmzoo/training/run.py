@@ -20,12 +20,15 @@ from mmzoo.common.environment import environment
 from mmzoo.data import provenance
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
-from mmzoo.data.open import load_split, open_dataset
-from mmzoo.errors import BadRecipe, DataError, TrainingError
+from mmzoo.data.open import load_split, open_for, target_of
+from mmzoo.errors import BadRecipe, DataError, DoesNotFit, TrainingError
+from mmzoo.evaluation.scoring import references_of
 from mmzoo.interfaces import Example
+from mmzoo.modalities.reader import plural
 from mmzoo.models.assemble import assemble
 from mmzoo.models.compatibility import check_data
 from mmzoo.models.model import MultimodalModel
+from mmzoo.models.prediction import input_error
 from mmzoo.models.warm_start import inherit_options
 from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.resolve import resolve
@@ -43,7 +46,7 @@ class Run:
 
     model: MultimodalModel  # in evaluation mode
     output: Path  # where it was saved
-    history: list[dict[str, float]]  # the loss curve
+    history: list[dict[str, Any]]  # the loss curve, with the terms of each task where there are several
     steps: int
     seconds: float
     finished: bool = True  # False if a signal stopped the run
@@ -90,8 +93,8 @@ def train(
     checkpoint = prepare_output(output, config, resume=resume, overwrite=overwrite)
     torch.manual_seed(config.training.seed)
     model = assemble(config)
-    for example in examples if isinstance(examples, Sequence) else ():
-        model.task.references(example)  # checks, before the first step, that the task can represent each target
+    if isinstance(examples, Sequence):
+        _check_examples(model, examples)
     with unfinished_output(output, config):
         trainer = make_trainer(model, examples, output, skip_bad=skip_bad, progress=progress)
         started = time.monotonic()
@@ -104,6 +107,7 @@ def train(
     model.eval()
     history = [
         {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry.get("learning_rate", 0.0)}
+        | ({"terms": terms} if (terms := entry.get("terms")) else {})
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
@@ -127,17 +131,44 @@ def learn(recipe: Recipe, examples: Iterable[Example], *, streamed: bool = False
     sample = list(islice(examples, LEARNING_SAMPLE)) if streamed else examples
     if streamed and not sample:
         raise DataError("the streamed data set is empty")
-    task = resolve("task", recipe.task)
-    recipe = recipe.with_part("task", **task.cls.learn(task.options, sample))
-    task = resolve("task", recipe.task)
+    texts: list[str] = []
+    several = len(recipe.tasks) > 1
+    for name, config in recipe.tasks.items():
+        task = resolve("task", config)
+        own = [example.for_task(target_of(recipe, name), alone=not several) for example in sample]
+        own = [example for example in own if example.targets or not several]
+        if not own:
+            raise DataError(f"no example has a target '{target_of(recipe, name)}', which the task '{name}' needs")
+        recipe = recipe.with_part(f"tasks.{name}", **task.cls.learn(task.options, own))
+        learned = resolve("task", recipe.tasks[name])
+        texts += [text for example in own for text in learned.cls.texts(learned.options, example)]
     language = resolve("language_model", recipe.language_model)
-    texts = (text for example in sample for text in task.cls.texts(task.options, example))
     return recipe.with_part("language_model", **language.cls.learn(language.options, texts))
+
+
+def _check_examples(model: MultimodalModel, examples: Sequence[Example]) -> None:
+    """Check, before the first step, that the tasks can represent each target, and that each encoder has an input at all.
+
+    Raises:
+        DataError: a target that its task cannot represent. DoesNotFit: no example has an input of an encoder.
+    """
+    for name in model.tasks:
+        references_of(model, name, examples)
+    absent = {encoder.modality for encoder in model.encoders.values() if encoder.transform is not None}
+    for example in examples:
+        absent -= set(example.inputs)
+        if not absent:
+            return
+    if model.takes_missing_inputs:
+        raise DoesNotFit(
+            f"no example of the data has {plural(min(absent))}, which an encoder takes; name its column with "
+            f"{min(absent)}_column, or leave the encoder out"
+        )
 
 
 def _open_examples(recipe: Recipe, dataset: str | PartConfig | Dataset, split: str) -> Iterable[Example]:
     """Load a split and check that the recipe can be trained on it."""
-    source = open_dataset(dataset)
+    source = open_for(recipe, dataset)
     examples = load_split(source, split)
     if isinstance(examples, Sequence):
         first = examples[0]
@@ -173,8 +204,8 @@ def _check_some_input_read(trainer: MultimodalTrainer, output: Path, *, resumed:
     """Raise an error if every example was skipped: then nothing was learned, and there is nothing to resume."""
     if trainer.skipped and not trainer.seen and not resumed and trainer.args.world_size == 1:
         remove_checkpoints(output)
-        encoder, (name, problem) = trainer.model.encoder, trainer.skipped[0]
-        raise encoder.reader.error(f"no {encoder.modality} could be read; the first is of example {name}: {problem}")
+        model, (name, problem) = trainer.model, trainer.skipped[0]
+        raise input_error(model)(f"no {model.modality} could be read; the first is of example {name}: {problem}")
 
 
 def _save_model(trainer: MultimodalTrainer, output: Path) -> None:

@@ -26,7 +26,7 @@ class Shuffled(Sampler[int]):
         if together:
             groups: dict[Any, list[int]] = {}
             for i, example in enumerate(examples):
-                groups.setdefault(input_key(example.inputs(together)), []).append(i)
+                groups.setdefault(input_key(example.of(together)), []).append(i)
             self.groups = list(groups.values())
 
     def __len__(self) -> int:

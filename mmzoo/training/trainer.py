@@ -2,7 +2,7 @@
 
 Methods of `transformers.Trainer` that are overridden here, as seen in transformers 5.24:
 
-- public: `create_optimizer`, `compute_loss`, `save_model`;
+- public: `create_optimizer`, `get_batch_samples`, `compute_loss`, `log`, `save_model`;
 - private, where no public method does the same: `_get_train_sampler`, `_save_checkpoint`, `_load_from_checkpoint`.
 
 tests/training/test_train.py (``test_every_override_of_the_trainer_is_called``) fails when the library stops calling one of them.
@@ -25,8 +25,9 @@ from transformers import PrinterCallback, Trainer
 from mmzoo.checkpoints.screening import WEIGHTS
 from mmzoo.data.collate import raise_bad
 from mmzoo.errors import CheckpointError, TrainingError
-from mmzoo.interfaces.kinds import PARTS
-from mmzoo.models.model import MultimodalModel
+from mmzoo.interfaces.kinds import key_of
+from mmzoo.models.model import MultimodalModel, count_labels
+from mmzoo.models.prediction import input_error
 from mmzoo.training.callbacks import ProgressCallback, StopOnSignal
 from mmzoo.training.feature_cache import precompute
 from mmzoo.training.output import name_last_checkpoint
@@ -44,7 +45,7 @@ class MultimodalTrainer(Trainer):
     def __init__(self, *, skip_bad: bool, progress: bool, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.model_accepts_loss_kwargs = True
-        self.skip_bad, self.seen, self.stop = skip_bad, 0, StopOnSignal(self)
+        self.skip_bad, self.seen, self.stop, self.terms = skip_bad, 0, StopOnSignal(self), LossTerms()
         self.skipped: list[tuple[str, str]] = []
         self.add_callback(self.stop)
         self.remove_callback(PrinterCallback)
@@ -63,13 +64,13 @@ class MultimodalTrainer(Trainer):
             reads=lambda: steps if steps > 0 else self.args.num_train_epochs * len(examples),
             progress=progress,
         )
-        return collator.features is not None
+        return bool(collator.features)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         examples: Any = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(examples, IterableDataset):
             return None
-        together = self.model.encoder.modality if self.model.recipe.training.keep_images_together else ""
+        together = self.model.modality if self.model.recipe.training.keep_images_together else ""
         return Shuffled(examples, self.args.seed, together, self.state)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -77,6 +78,26 @@ class MultimodalTrainer(Trainer):
             cls, keywords = self.get_optimizer_cls_and_kwargs(self.args, None)
             self.optimizer = cls(parameter_groups(self.model, model or self.model, self.args.weight_decay), **keywords)
         return self.optimizer
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """Return the batches of a step, and by task the number of their labels in all processes.
+
+        One batch in one process needs no number: each loss is the mean over its own labels.
+        """
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if len(samples) == 1 and self.args.world_size == 1:
+            return samples, None
+        names = list(self.model.tasks)
+        tasks = [batch.get("tasks", {}) for batch in samples]
+        counts = [sum(int(count_labels(own[name]["labels"])) for own in tasks if name in own) for name in names]
+        totals = self.accelerator.reduce(torch.tensor(counts, device=device), "sum")
+        return samples, dict(zip(names, totals.clamp(min=1), strict=True))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of each term of the loss since the last entry, if there are several."""
+        if "loss" in logs and (terms := self.terms.means()):
+            logs = {**logs, "terms": terms}  # type: ignore[dict-item]
+        super().log(logs, start_time)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Compute the loss of a batch and count its unreadable inputs.
@@ -88,11 +109,12 @@ class MultimodalTrainer(Trainer):
         bad, names = raise_bad(inputs), inputs.pop("names", [])
         if bad and not self.skip_bad:
             name, problem = bad[0]
-            raise self.model.encoder.reader.error(f"example {name}: {problem}\nTo train without such examples: --skip-bad")
+            raise input_error(self.model)(f"example {name}: {problem}\nTo train without such examples: --skip-bad")
         self.skipped += bad
-        self.seen += len(inputs["index"]) if "index" in inputs else 0
-        tensors = {key: value for key, value in inputs.items() if isinstance(value, Tensor)}
-        result = super().compute_loss(model, tensors, return_outputs, num_items_in_batch)
+        self.seen += len(names)
+        result: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
+        self.terms.add(result[1]["terms"])
+        result = result if return_outputs else result[0]
         loss: Any = result[0] if return_outputs else result
         if not bool(torch.isfinite(loss)):
             more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
@@ -136,6 +158,26 @@ class MultimodalTrainer(Trainer):
         self.model.load_state_dict(weights, strict=False)  # frozen weights are not in it
 
 
+class LossTerms:
+    """Sum the terms of the loss between two entries of the log, on their device."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Add the terms of a batch."""
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each term in this process, and start anew; nothing if there is only one term."""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means if len(means) > 1 else {}
+
+
 def check_finite(weights: Mapping[str, Tensor], when: str, output: Path) -> None:
     """Check that no weight is NaN or infinite.
 
@@ -155,13 +197,13 @@ def parameter_groups(model: MultimodalModel, wrapped: nn.Module, weight_decay: f
 
     One holds tensors of two or more dimensions, which get weight decay; the other holds the rest, such as biases.
     """
-    rates = {kind: getattr(model.recipe, kind).learning_rate or model.recipe.training.learning_rate for kind in PARTS}
+    rates = {key: part.learning_rate or model.recipe.training.learning_rate for key, part in model.recipe.parts().items()}
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in wrapped.named_parameters():
         if parameter.requires_grad:
-            kind = name.removeprefix("module.").split(".", 1)[0]
-            groups.setdefault((kind, parameter.ndim >= 2), []).append(parameter)
+            key = key_of(name.removeprefix("module."))
+            groups.setdefault((key, parameter.ndim >= 2), []).append(parameter)
     return [
-        {"params": parameters, "lr": rates[kind], "weight_decay": weight_decay if decays else 0.0}
-        for (kind, decays), parameters in groups.items()
+        {"params": parameters, "lr": rates[key], "weight_decay": weight_decay if decays else 0.0}
+        for (key, decays), parameters in groups.items()
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from mmzoo.api import DataError, Example, Options
 
 IMAGE = ("image", "file_name", "image_path", "path")
 AUDIO = ("audio", "audio_path", "wav")
+VIDEO = ("video", "video_path", "clip")
+INPUTS = {"image": IMAGE, "audio": AUDIO, "video": VIDEO}
+KINDS = {"image": "picture", "audio": "clip", "video": "video"}
 TEXT = ("text", "question", "prompt")
 TARGET = ("target", "answer", "answers", "caption", "captions", "label")
 SPLIT = "split"
@@ -31,9 +35,13 @@ class ColumnOptions(Options):
         "the pictures: paths, bytes or arrays", IMAGE, "; an empty text for no such column, for an encoder without an input"
     )
     audio_column: str | None = _column("the clips, for an encoder of audio: paths, bytes or arrays", AUDIO)
+    video_column: str | None = _column("the videos, for an encoder of video: paths", VIDEO)
     text_column: str | None = _column("the questions or prompts", TEXT, "; an empty text for no such column")
     target_column: str | None = _column(
         "the answers, captions or labels, one or a list", TARGET, "; an empty text for no such column"
+    )
+    target_columns: dict[str, str] | None = Field(
+        None, description="of a model with several tasks, the column of each one's targets; null for those called as the tasks"
     )
     id_column: str | None = Field(None, description="column that names examples in messages; null for their number")
     limit: int | None = Field(None, ge=1, description="only this many examples of each split, from the first")
@@ -41,33 +49,55 @@ class ColumnOptions(Options):
 
 @dataclass(frozen=True)
 class Columns:
-    """Name the columns in use, by what they hold; None where there is none."""
+    """Name the columns in use, by what they hold; None where there is none. ``targets`` are by task, instead of ``target``."""
 
     image: str | None
     text: str | None
     target: str | None
     id: str | None
     audio: str | None = None
+    video: str | None = None
+    targets: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Return the columns of inputs by modality."""
+        return {modality: column for modality in INPUTS if (column := getattr(self, modality))}
+
+    @property
+    def used(self) -> list[str]:
+        """List every column in use."""
+        return list(filter(None, (*self.inputs.values(), self.text, self.target, self.id, *self.targets.values())))
 
     @classmethod
     def find(
-        cls, options: ColumnOptions, names: Sequence[str], where: str, known: Mapping[str, Sequence[str]] | None = None
+        cls,
+        options: ColumnOptions,
+        names: Sequence[str],
+        where: str,
+        known: Mapping[str, Sequence[str]] | None = None,
+        wanted: Sequence[str] = (),
     ) -> Columns:
         """Return the columns that the options name, or else the usual ones among ``names``.
 
         ``known`` maps a modality to the columns that hold such inputs by their type; if there is only one, it needs no usual
-        name.
+        name. ``wanted`` are the tasks that need targets of their own (`Dataset.wanted`); a column of their name serves them.
 
         Raises:
             DataError: a column does not exist; the message names those that do, and the option to set.
         """
-        columns = f"{where}: its columns are {', '.join(map(repr, names))}"
-        chosen = {key: getattr(options, f"{key}_column") for key in ("image", "audio", "text", "target", "id")}
-        for key, name in chosen.items():
+        its = f"its columns are {', '.join(map(repr, names))}"
+        columns = f"{where}: {its}"
+        chosen = {key: getattr(options, f"{key}_column") for key in (*INPUTS, "text", "target", "id")}
+        own = {task: name for task, name in (options.target_columns or {}).items() if task in wanted}
+        given = {f"{key}_column": name for key, name in chosen.items()} | {f"target_columns.{t}": own[t] for t in own}
+        for option, name in given.items():
             if name and name not in names:
-                raise DataError(f"{columns}; there is no {name!r}: set {key}_column to one of them")
+                raise DataError(f"{columns}; there is no {name!r}: set {option} to one of them")
+        if len(wanted) > 1 or chosen["target"] is None:
+            own = {task: task for task in wanted if task in names} | own
         # A column has one meaning: a target that is named 'text' must not be the prompt too.
-        taken = {name for key, name in chosen.items() if key != "id"}
+        taken = {name for key, name in chosen.items() if key != "id"} | set(own.values())
         free = [name for name in names if name not in taken]
 
         def first(key: str, usual: Sequence[str]) -> str | None:
@@ -80,19 +110,26 @@ class Columns:
             typed = [name for name in free if name in (known or {}).get(modality, ())]
             return typed[0] if named is None and chosen[modality] is None and len(typed) == 1 else named
 
-        image, audio = inputs("image", IMAGE), inputs("audio", AUDIO)
-        if image is None and audio is None and chosen["image"] is None:
+        found = {modality: inputs(modality, usual) for modality, usual in INPUTS.items()}
+        text = first("text", TEXT)
+        if not any(found.values()) and chosen["image"] is None and not (len(wanted) > 1 and text):
             raise DataError(
                 f"{columns}; none is called {_either(IMAGE)}: set image_column to the one of the pictures (to an empty text for "
                 f"text alone), or audio_column, if none is called {_either(AUDIO)}, to the one of the clips"
             )
-        target = first("target", TARGET)
-        if target is None and chosen["target"] is None:
+        if len(wanted) > 1 and (without := [task for task in wanted if task not in own]):
+            raise DataError(
+                f"{where}: no column serves the task {without[0]!r}: {its}; set target_columns.{without[0]} to one of them"
+            )
+        target = None if own else first("target", TARGET)
+        if target is None and not own and chosen["target"] is None:
             raise DataError(
                 f"{columns}; none is called {_either(TARGET)}: set target_column to the one of the answers or captions "
                 "(to an empty text if there is none)"
             )
-        return cls(image, first("text", TEXT), target, chosen["id"] or None, audio)
+        targets = {task: own.get(task, target) for task in wanted}
+        named = chosen["id"] or None
+        return cls(found["image"], text, None if wanted else target, named, found["audio"], found["video"], targets)
 
 
 def _either(names: Sequence[str]) -> str:
@@ -128,13 +165,16 @@ class RowReader:
             names = self._texts(columns.id, row)
             return Example(
                 id=names[0] if names else f"{self.prefix}/{index}",
-                image=self._input(columns.image, row, "picture"),
-                audio=self._input(columns.audio, row, "clip"),
+                inputs={kind: self._source(name, row.get(name), KINDS[kind]) for kind, name in columns.inputs.items()},
                 text="".join(self._texts(columns.text, row)),
-                targets=tuple(text for text in self._texts(columns.target, row, many=True) if text.strip()),
+                targets={task: self._targets(name, row) for task, name in columns.targets.items()}
+                or self._targets(columns.target, row),
             )
         except (TypeError, ValueError) as error:
             raise DataError(f"{self.where}, {place} {index + 1}: {error}") from None
+
+    def _targets(self, column: str | None, row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(text for text in self._texts(column, row, many=True) if text.strip())
 
     def _texts(self, column: str | None, row: Mapping[str, Any], *, many: bool = False) -> list[str]:
         value = row.get(column) if column else None
@@ -153,11 +193,10 @@ class RowReader:
             raise TypeError(f"column '{column}' holds {_kind(value)}, not a text")
         return [str(value)]
 
-    def _input(self, column: str | None, row: Mapping[str, Any], what: str) -> Any:
-        """Return a picture or clip, or several, as `mmzoo.Example` holds them."""
-        return self._source(column, row.get(column), what) if column else None
-
     def _source(self, column: str, value: Any, what: str) -> Any:
+        """Return an input, or several, as `mmzoo.Example` holds them; None for an empty cell."""
+        if isinstance(value, str | list) and not value:
+            return None
         if isinstance(value, str):
             if self.root is None or "://" in value:
                 return value
@@ -205,22 +244,28 @@ class TableExamples(Sequence[Example]):
         return self.reader(self.table[place], place)
 
 
+def check_targets(wanted: Collection[str], known: Sequence[str], where: str) -> None:
+    """Raise a `DataError` if a task wants targets that the data set does not have."""
+    if unknown := [name for name in wanted if name not in known]:
+        raise DataError(f"{where} has no targets for the task {unknown[0]!r}: name the task {_either(known)}")
+
+
 def in_order(splits: Iterable[str]) -> list[str]:
     """Sort the usual splits first, in their usual order."""
     return sorted(splits, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name))
 
 
 def features(table: Any) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Return the columns of pictures and clips of a `datasets` table by modality, and the class names of its columns of class
-    numbers."""
+    """Return the columns of inputs of a `datasets` table by modality, and the class names of its columns of class numbers."""
     import datasets
 
-    inputs: dict[str, list[str]] = {"image": [], "audio": []}
+    kinds = {"image": datasets.Image, "audio": datasets.Audio, "video": datasets.Video}
+    inputs: dict[str, list[str]] = {modality: [] for modality in kinds}
     labels: dict[str, list[str]] = {}
     for name, kind in (table.features or {}).items():
         inner = getattr(kind, "feature", kind)
-        if isinstance(inner, datasets.Image | datasets.Audio):
-            inputs["image" if isinstance(inner, datasets.Image) else "audio"].append(name)
+        if modality := next((modality for modality, known in kinds.items() if isinstance(inner, known)), None):
+            inputs[modality].append(name)
         elif isinstance(inner, datasets.ClassLabel):
             labels[name] = list(inner.names)
     return inputs, labels
@@ -233,23 +278,23 @@ def read_table(
     where: str,
     root: Path | None,
     names: list[str],
+    wanted: Sequence[str] = (),
     keep: Collection[str] = (),
 ) -> tuple[Any, RowReader]:
     """Return a `datasets` table, or a stream of one, and the `RowReader` of its rows; ``names`` are its columns.
 
-    Pictures and clips are left undecoded, and only the columns in use (or in ``keep``) are kept.
+    Inputs are left undecoded, and only the columns in use (or in ``keep``) are kept. ``wanted`` are `Dataset.wanted`.
 
     Raises:
         DataError: it lacks a column.
     """
-    import datasets
-
     inputs, labels = features(table)
-    columns = Columns.find(options, names, where, inputs)
-    for column, undecoded in ((columns.image, datasets.Image(decode=False)), (columns.audio, datasets.Audio(decode=False))):
-        kind = table.features[column] if column in inputs["image"] + inputs["audio"] else None
+    columns = Columns.find(options, names, where, inputs, wanted)
+    for column in columns.inputs.values():
+        kind = table.features[column] if column in chain.from_iterable(inputs.values()) else None
         if kind is not None:
-            single = isinstance(kind, datasets.Image | datasets.Audio)
-            table = table.cast_column(column, undecoded if single else type(kind)(undecoded))
-    used = (columns.image, columns.audio, columns.text, columns.target, columns.id, *(name for name in keep if name in names))
-    return table.select_columns(list(dict.fromkeys(filter(None, used)))), RowReader(columns, split, where, root, labels)
+            inner = getattr(kind, "feature", kind)
+            undecoded = type(inner)(decode=False)
+            table = table.cast_column(column, undecoded if inner is kind else type(kind)(undecoded))
+    used = dict.fromkeys((*columns.used, *(name for name in keep if name in names)))
+    return table.select_columns(list(used)), RowReader(columns, split, where, root, labels)

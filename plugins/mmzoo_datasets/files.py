@@ -31,7 +31,18 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from mmzoo.api import DataError, Dataset
-from mmzoo_datasets.columns import SPLIT, SPLITS, ColumnOptions, Columns, RowReader, TableExamples, in_order, read_table
+from mmzoo_datasets.columns import (
+    INPUTS,
+    KINDS,
+    SPLIT,
+    SPLITS,
+    ColumnOptions,
+    Columns,
+    RowReader,
+    TableExamples,
+    in_order,
+    read_table,
+)
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 WHOLE = ("data", "metadata")
@@ -39,17 +50,7 @@ EMPTY = "{}: the file is empty; training and evaluation need at least one exampl
 
 _HEAD = 1000  # rows from which the names of columns are taken
 _BATCH = 10_000  # rows that are converted at a time
-_SCHEMA = pa.schema(
-    {
-        "image": pa.list_(pa.string()),
-        "audio": pa.list_(pa.string()),
-        "text": pa.string(),
-        "target": pa.list_(pa.string()),
-        "id": pa.string(),
-        SPLIT: pa.string(),
-    }
-)
-_COLUMNS = Columns("image", "text", "target", "id", "audio")
+_COLUMNS = Columns("image", "text", "target", "id", "audio", "video")
 
 
 class Files(Dataset):
@@ -61,7 +62,7 @@ class Files(Dataset):
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self.path = Path(options.variant).expanduser()
-        self._whole: dict[str, TableExamples] | None = None
+        self._whole: dict[tuple[str, ...], dict[str, TableExamples]] = {}  # by `wanted`
 
     def splits(self) -> list[str]:
         """Return the names of the files, or the values of the column ``split``.
@@ -113,29 +114,29 @@ class Files(Dataset):
 
     def _parts(self, path: Path) -> dict[str, TableExamples]:
         """Return the splits of a file that may have a column ``split``."""
-        if self._whole is None:
+        if self.wanted not in self._whole:
             name = path.stem if path.stem in SPLITS else "train"
             rows = self._read(path, name)
             if SPLIT not in rows.table.column_names:
-                self._whole = {name: rows}
+                self._whole[self.wanted] = {name: rows}
             else:
                 values = np.asarray([str(value or "") for value in rows.table[SPLIT]])
                 if (missing := np.flatnonzero(values == "")).size:
                     raise DataError(f"{path}: example {missing[0] + 1} has nothing in column '{SPLIT}'")
-                self._whole = {
+                self._whole[self.wanted] = {
                     str(value): TableExamples(
                         rows.table.select(np.flatnonzero(values == value)), replace(rows.reader, prefix=str(value))
                     )
                     for value in np.unique(values)
                 }
-        return self._whole
+        return self._whole[self.wanted]
 
     def _read(self, path: Path, split: str) -> TableExamples:
         try:
             if path.suffix == ".parquet":
                 table = _parquet(path)
                 names, where = table.column_names, str(path)
-                rows = TableExamples(*read_table(table, self.options, split, where, path.parent, names, keep=[SPLIT]))
+                rows = TableExamples(*read_table(table, self.options, split, where, path.parent, names, self.wanted, [SPLIT]))
             else:
                 rows = self._read_text(path, split)
         except (OSError, UnicodeError) as error:
@@ -149,17 +150,25 @@ class Files(Dataset):
         head = list(islice(records, _HEAD))
         names = list(dict.fromkeys(name for _, record in head for name in record))
         if not head:
-            return TableExamples(datasets.Dataset(_SCHEMA.empty_table()), RowReader(_COLUMNS, split, str(path)))
-        reader = RowReader(Columns.find(self.options, names, str(path)), split, str(path))
+            return TableExamples(datasets.Dataset.from_list([]), RowReader(_COLUMNS, split, str(path)))
+        reader = RowReader(Columns.find(self.options, names, str(path), wanted=self.wanted), split, str(path))
+        columns = replace(_COLUMNS, targets={task: f"target/{task}" for task in reader.columns.targets})
+        schema = _schema(columns)
         place = _place(path)
         batches = []
         rest = chain(head, records)
         while batch := [_row(record, reader, line, place) for line, record in islice(rest, _BATCH)]:
-            batches.append(pa.RecordBatch.from_pylist(batch, _SCHEMA))
+            batches.append(pa.RecordBatch.from_pylist(batch, schema))
         table = pa.Table.from_batches(batches)
         if SPLIT not in names:
             table = table.drop_columns(SPLIT)
-        return TableExamples(datasets.Dataset(table), replace(reader, columns=_COLUMNS, root=path.parent))
+        return TableExamples(datasets.Dataset(table), replace(reader, columns=columns, root=path.parent))
+
+
+def _schema(columns: Columns) -> pa.Schema:
+    """Return the schema of a table that holds the rows of a text file in these columns."""
+    lists = {*columns.inputs.values(), columns.target, *columns.targets.values()}
+    return pa.schema({name: pa.list_(pa.string()) if name in lists else pa.string() for name in (*columns.used, SPLIT)})
 
 
 def _is_data(path: Path) -> bool:
@@ -169,17 +178,18 @@ def _is_data(path: Path) -> bool:
 
 def _row(record: Mapping[str, Any], reader: RowReader, line: int, place: str) -> dict[str, Any]:
     example = reader(record, line - 1, place)
-    inputs = {modality: example.inputs(modality) for modality in ("image", "audio")}
+    inputs = {modality: example.of(modality) for modality in INPUTS}
     for modality, sources in inputs.items():
         if not all(isinstance(source, str | None) for source in sources):
-            what = "a picture" if modality == "image" else "a clip"
-            raise DataError(f"{reader.where}, {place} {line}: {what} in a text file must be the path of a file")
+            raise DataError(f"{reader.where}, {place} {line}: a {KINDS[modality]} in a text file must be the path of a file")
+    targets = example.targets if isinstance(example.targets, Mapping) else {}
     name = record.get(reader.columns.id) if reader.columns.id else None
     split = record.get(SPLIT)
     return {
         **inputs,
         "text": example.text,
-        "target": example.targets,
+        "target": () if targets else example.targets,
+        **{f"target/{task}": texts for task, texts in targets.items()},
         "id": None if name is None else example.id,
         SPLIT: None if split is None else str(split),
     }

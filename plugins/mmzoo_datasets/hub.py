@@ -1,4 +1,4 @@
-"""Load any data set of images or audio of the `datasets` library, by its id on the Hub or as a local folder, whole or streamed.
+"""Load any data set of images, audio or video of the `datasets` library, by its id on the Hub or as a folder, whole or streamed.
 
 Source: https://huggingface.co/docs/datasets. Its own code is never run: the library reads plain formats only.
 """
@@ -68,7 +68,7 @@ class HubDataset(Dataset):
             raise self._failed(error) from None
         if not names or (not options.streaming and not len(table)):
             raise DataError(EMPTY.format(where, split))
-        table, reader = read_table(table, options, split, where, self._folder, names)
+        table, reader = read_table(table, options, split, where, self._folder, names, self.wanted)
         if options.streaming:
             return Stream(table.take(options.limit) if options.limit else table, reader)
         return TableExamples(table.select(range(min(len(table), options.limit or len(table)))), reader)
@@ -103,7 +103,7 @@ class Stream(Iterable[Example]):
         while True:
             try:
                 row = {name: values[0] for name, values in next(rows).items()}
-                for column in filter(None, (self.reader.columns.image, self.reader.columns.audio)):
+                for column in self.reader.columns.inputs.values():
                     row = _fetched(row, column)
             except StopIteration:
                 break

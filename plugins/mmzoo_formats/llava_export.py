@@ -54,7 +54,8 @@ def _check(model: MultimodalModel) -> None:
         DoesNotFit: naming the part.
     """
     encoder, fusion, language = model.encoder, model.fusion, model.language_model
-    uses = {kind: part.use for kind, part in model.recipe.parts().items()}
+    recipe = model.recipe
+    uses = {"encoder": recipe.encoder.use, "fusion": recipe.fusion.use, "language_model": recipe.language_model.use}
     if not isinstance(getattr(encoder, "model", None), PreTrainedModel):
         raise DoesNotFit(
             f"llava: encoder '{uses['encoder']}' is not a vision model of transformers; hf-vision, clip and siglip are"
@@ -63,7 +64,7 @@ def _check(model: MultimodalModel) -> None:
         raise DoesNotFit(
             f"llava: encoder '{uses['encoder']}': no image processor of transformers prepares images in the same way"
         )
-    if model.provenance.entries["fusion"].name != "projector":
+    if model.provenance.entries[recipe.key("fusion")].name != "projector":
         raise DoesNotFit(f"llava: fusion '{uses['fusion']}': LLaVA's is `projector` with layers: mlp")
     options = fusion.options
     if options.layers != "mlp" or options.pixel_shuffle != 1 or fusion.tiles != 1:
@@ -202,8 +203,8 @@ def _compare(model: MultimodalModel, llava: LlavaForConditionalGeneration, image
     words = torch.randint(0, min(model.language_model.spec.vocab_size, image_id), (6,), generator=generator).tolist()
     features = model.encode(pixels.to(model.device), torch.zeros(1, dtype=torch.long, device=model.device))
     ids = torch.tensor([[*words[:2], PLACEHOLDER_ID, *words[2:]]], device=model.device)
-    states = model.states(features, ids, torch.ones_like(ids))
-    own = model.language_model.logits(states.hidden)[0].float().cpu()
+    outputs = model.outputs(dict.fromkeys(model.encoders, features), {"ids": ids, "mask": torch.ones_like(ids)})
+    own = model.language_model.logits(outputs.states.hidden)[0].float().cpu()
     kind = llava.config.text_config.model_type
     try:
         exported = llava(input_ids=torch.tensor([[*words[:2], *[image_id] * tokens, *words[2:]]]), pixel_values=pixels).logits[0]

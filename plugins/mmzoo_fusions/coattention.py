@@ -14,13 +14,14 @@ the pooled vision is added to the text behind a gate, where ViLBERT multiplies t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmzoo.api import BIDIRECTIONAL, DoesNotFit, Features, FeatureSpec, Fusion, LanguageModel, LanguageSpec, Options
+from mmzoo.api import BIDIRECTIONAL, DoesNotFit, Features, FeatureSpec, Fusion, FusionCall, LanguageModel, LanguageSpec, Options
 from mmzoo_fusions.attention import attend, before, check_heads
 
 EPSILON = 1e-12  # of BERT's norms, and of LXMERT's
@@ -30,7 +31,7 @@ class CoAttention(Fusion):
     """Run a vision stream [batch, tokens, dim] beside the text's: before every nth block each attends to the other.
 
     Every word attends to every image, and every visual token to the whole text. The stream of all images goes from layer to
-    layer in `vision`, and its mean is added to the text's states after the last block.
+    layer, and its mean is added to the text's states after the last block.
     """
 
     architectures = frozenset({BIDIRECTIONAL})
@@ -59,11 +60,9 @@ class CoAttention(Fusion):
         self.layers = nn.ModuleList(CoLayer(dim, options.heads, options.mlp_ratio) for _ in self._attached)
         self.pooler = nn.Linear(dim, dim)
         self.gate = nn.Parameter(torch.zeros(()))
-        self.vision: list[Tensor] = []  # the input of each layer, and the output of the last
 
-    def set_features(self, features: Features | None) -> None:
-        super().set_features(features)
-        self.vision = [] if features is None else [self.norm(self.project(features.tokens))]
+    def prepare(self, features: Features) -> Features:
+        return replace(features, tokens=self.norm(self.project(features.tokens)))
 
     def deep(self, language_model: LanguageModel) -> None:
         blocks = language_model.blocks()
@@ -72,19 +71,27 @@ class CoAttention(Fusion):
 
     def _exchange(self, number: int) -> Any:
         def change(hidden: Tensor) -> Tensor | None:
-            if self.features is None or self.mask is None:
+            if (call := self.call) is None or call.mask is None:
                 return None
-            words, tokens = self.mask.bool()[:, None], self.features.token_mask().bool()[:, None]
-            hidden, vision = self.layers[number](hidden, self.vision[number], words, tokens)
-            if len(self.vision) == number + 1:  # a block that runs again in the backward pass must get the same input
-                self.vision.append(vision)
+            streams = self._streams(call)
+            words, tokens = call.mask.bool()[:, None], call.features.token_mask().bool()[:, None]
+            hidden, vision = self.layers[number](hidden, streams[number], words, tokens)
+            if len(streams) == number + 1:  # a block that runs again in the backward pass must get the same input
+                streams.append(vision)
             return hidden
 
         return change
 
+    @staticmethod
+    def _streams(call: FusionCall) -> list[Tensor]:
+        """Return the vision streams of a call: the input of each layer so far, and the output of the last."""
+        return call.kept.setdefault("vision", [call.features.tokens])
+
     def late(self, features: Features, hidden: Tensor) -> Tensor:
+        call = self.call
+        assert call is not None, "the vision stream belongs to a pass"
         real = features.token_mask()[..., None].to(hidden.dtype)
-        pooled = (self.vision[-1] * real).sum(1) / real.sum(1).clamp(min=1)
+        pooled = (self._streams(call)[-1] * real).sum(1) / real.sum(1).clamp(min=1)
         return hidden + torch.tanh(self.gate) * torch.tanh(self.pooler(pooled)).unsqueeze(1)
 
 

@@ -57,14 +57,14 @@ class GatedCrossAttention(Fusion):
             GatedLayer(language_model.dim, encoder.dim, options.heads, options.mlp_ratio) for _ in range(count)
         )
 
-    def set_features(self, features: Features | None) -> None:
-        if features is not None and self.perceiver is not None:
-            images = features.by_image()
-            latents = self.perceiver(images.tokens, images.token_mask())
-            tokens = latents.reshape(len(features.pooled), -1, latents.shape[-1])
-            mask = None if features.present is None else features.present.repeat_interleave(latents.shape[1], 1)
-            features = replace(features, tokens=tokens, mask=mask)
-        super().set_features(features)
+    def prepare(self, features: Features) -> Features:
+        if self.perceiver is None:
+            return features
+        images = features.by_image()
+        latents = self.perceiver(images.tokens, images.token_mask())
+        tokens = latents.reshape(len(features.pooled), -1, latents.shape[-1])
+        mask = None if features.present is None else features.present.repeat_interleave(latents.shape[1], 1)
+        return replace(features, tokens=tokens, mask=mask)
 
     def deep(self, language_model: LanguageModel) -> None:
         decoder = set(language_model.decoder_blocks())

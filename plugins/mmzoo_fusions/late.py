@@ -87,7 +87,9 @@ class LateAttention(Fusion):
 
     def late(self, features: Features, hidden: Tensor) -> Tensor:
         tokens = self.norm_vision(features.tokens)
-        padding = None if features.mask is None else features.mask == 0
-        attended, _ = self.attention(hidden, tokens, tokens, key_padding_mask=padding, need_weights=False)
+        padding = features.token_mask() == 0
+        empty = padding.all(1, keepdim=True)  # rows without tokens: a softmax over none is NaN
+        attended, _ = self.attention(hidden, tokens, tokens, key_padding_mask=padding & ~empty, need_weights=False)
+        attended = attended.masked_fill(empty[..., None], 0)
         hidden = self.norm(hidden + attended)
         return hidden + self.mlp(hidden)

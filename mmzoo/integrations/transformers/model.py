@@ -17,7 +17,7 @@ from mmzoo.models.generation import NEW_TOKENS, check_writes
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel
 
-ANSWER = -201  # an id that no token has; the processor puts it where the answer begins
+ANSWER = -199  # an id that no token has; the processor puts it where the answer begins
 # Options from the auto classes that do not affect the model. Any other option is refused, because it would be ignored silently.
 _IGNORED = {"_from_auto", "_from_pipeline", "trust_remote_code", "adapter_kwargs", "code_revision", "config", "use_safetensors"}
 _INSTEAD = {"token": "log in with `hf auth login`, or set HF_TOKEN", "local_files_only": "set HF_HUB_OFFLINE=1"}
@@ -113,10 +113,10 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
             out = model.generate_ids(features, ids.to(model.device), real.to(model.device), **chosen)
         return torch.cat([input_ids.to(out.device).repeat_interleave(len(out) // len(input_ids), 0), out], 1)
 
-    def _features(self, rows: list[list[int]], pixels: Tensor | None) -> Features:
-        model = self.model
+    def _features(self, rows: list[list[int]], pixels: Tensor | None) -> dict[str, Features]:
+        model, name = self.model, next(iter(self.model.encoders))
         if model.encoder.transform is None:
-            return model.encode(torch.zeros(1, 0, device=model.device), torch.zeros(len(rows), dtype=torch.long))
+            return {name: model.encode(torch.zeros(1, 0, device=model.device), torch.zeros(len(rows), dtype=torch.long))}
         counts = [max(1, row.count(PLACEHOLDER_ID)) for row in rows]
         available = 0 if pixels is None else len(pixels)
         if pixels is None or available != sum(counts):
@@ -124,13 +124,15 @@ class MmzooForImageTextToText(PreTrainedModel, GenerationMixin):
         ends = torch.tensor(counts).cumsum(0).tolist()
         index = pad_rows([list(range(end - count, end)) for count, end in zip(counts, ends, strict=True)], -1)
         inputs = pixels.to(model.device, next(model.encoder.parameters()).dtype)
-        return model.encode(inputs, (index if index.shape[1] > 1 else index[:, 0]).to(model.device))
+        return {name: model.encode(inputs, (index if index.shape[1] > 1 else index[:, 0]).to(model.device))}
 
 
 def check_takes_images(model: MultimodalModel) -> None:
-    """Raise `DoesNotFit` if the model takes another modality than images, for which this wrapper has no arguments."""
-    if model.modality != "image":
-        raise DoesNotFit(f"this model takes {model.modality}, not images; use model.generate({model.modality}=...) of mmzoo.load")
+    """Raise `DoesNotFit` if the model takes anything but images through one encoder, as this wrapper has no arguments for it."""
+    if model.modalities != ["image"] or len(model.encoders) > 1:
+        takes = " and ".join(model.modalities)
+        inputs = ", ".join(f"{modality}=..." for modality in model.modalities)
+        raise DoesNotFit(f"this model takes {takes}, not images alone; use model.generate({inputs}) of mmzoo.load")
 
 
 def location_of(name: str | os.PathLike[str], options: dict[str, Any]) -> str:

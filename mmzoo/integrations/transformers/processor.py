@@ -16,7 +16,7 @@ from mmzoo.data.tokens import pad_with_mask
 from mmzoo.errors import BadRecipe, DataError
 from mmzoo.integrations.transformers.model import ANSWER, check_takes_images, location_of
 from mmzoo.interfaces import CAUSAL, PLACEHOLDER
-from mmzoo.models.generation import collated, request
+from mmzoo.models.generation import PROMPT, collated, request
 from mmzoo.models.load import load_without_weights
 
 
@@ -27,6 +27,7 @@ class MmzooProcessor(ProcessorMixin):
         """Create a processor for ``model``, a `MultimodalModel` whose weights are not used."""
         self.model = model
         self.tokenizer = model.language_model.tokenizer
+        check_takes_images(model)
         self.image_processor = model.encoder.transform
         self.chat_template = getattr(self.tokenizer, "chat_template", None)
 
@@ -59,14 +60,15 @@ class MmzooProcessor(ProcessorMixin):
             raise BadRecipe(f"{strange[0]}: this processor has no such option")
         model = self.model
         check_takes_images(model)
-        asked, _ = request(model, images, text, max_new_tokens=1, stop=(), chat=False)
+        asked, _ = request(model, {"image": images}, text, max_new_tokens=1, stop=(), chat=False)
         batch = collated(model, asked, asked.examples)
-        rows = [[*ids[mask.bool()].tolist(), ANSWER] for ids, mask in zip(batch["ids"], batch["mask"], strict=True)]
+        prompts, own = batch["tasks"][PROMPT], next(iter(batch["encoders"].values()))
+        rows = [[*ids[mask.bool()].tolist(), ANSWER] for ids, mask in zip(prompts["ids"], prompts["mask"], strict=True)]
         ids, mask = pad_with_mask(rows, self.tokenizer.pad_token_id, left=model.language_model.architecture == CAUSAL)
         encoded = {"input_ids": ids, "attention_mask": mask}
         if model.encoder.transform is not None:
-            index = batch["index"].flatten()
-            encoded["pixel_values"] = batch["inputs"][index[index >= 0]]
+            index = own["index"].flatten()
+            encoded["pixel_values"] = own["inputs"][index[index >= 0]]
         return BatchFeature(encoded)
 
     def apply_chat_template(self, conversation: Any, chat_template: Any = None, **options: Any) -> Any:  # type: ignore[override]

@@ -1,0 +1,101 @@
+"""Compute what a task asks for: a lazy forward pass of its text with the features of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmzoo.interfaces import CAUSAL, Features, Fusion, FusionCall, ModelPass, Outputs, repeat_rows, running
+from mmzoo.models.sequence import drop_none, fuse_input, positions_before, text_states
+
+
+class States(NamedTuple):
+    """Hold the hidden states [batch, positions, dim] of a fused text, where its tokens are, and what the fusions read."""
+
+    hidden: Tensor
+    text: slice | Tensor
+    calls: dict[Fusion, FusionCall]
+
+
+class LazyOutputs:
+    """Implement `mmzoo.interfaces.outputs.Outputs`.
+
+    Args:
+        model: the `MultimodalModel`.
+        features: by encoder, one row for each example of the task's batch.
+        batch: the tensors of the task: ``ids`` and ``mask`` [batch, text], for a seq2seq model perhaps ``decoder_ids``.
+    """
+
+    def __init__(self, model: Any, features: Mapping[str, Features], batch: Mapping[str, Tensor]) -> None:
+        self.model, self.features, self.batch = model, features, batch
+        self.language_model = model.language_model
+
+    @cached_property
+    def text(self) -> Any:
+        return self.model.text_context()
+
+    @cached_property
+    def mask(self) -> Tensor:
+        if "decoder_ids" in self.batch:
+            return torch.ones_like(self.batch["decoder_ids"])
+        return self._text_mask
+
+    @property
+    def _text_mask(self) -> Tensor:
+        return self.batch["mask"] * (self.batch["ids"] >= 0)
+
+    @cached_property
+    def states(self) -> States:
+        return self._states(self.features, self.batch.get("decoder_ids"))
+
+    def _states(self, features: Mapping[str, Features], decoder_ids: Tensor | None = None) -> States:
+        fused, calls = fuse_input(self.model, features, self.batch["ids"], self.batch["mask"])
+        more = drop_none(decoder_ids=decoder_ids, memory=fused.memory)
+        with running(ModelPass(calls)):
+            hidden = self.language_model(fused.embeddings, fused.mask, **more)
+        return States(hidden, fused.text if decoder_ids is None else slice(0, decoder_ids.shape[1]), calls)
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        return text_states(self.states.hidden, self.states.text)
+
+    @cached_property
+    def pooled(self) -> Tensor:
+        vector = self.language_model.pool(self.hidden, self.mask)
+        return fuse_late(self.model, self.states.calls, vector.unsqueeze(1)).squeeze(1)
+
+    @cached_property
+    def text_only(self) -> Tensor:
+        states = self._states({})
+        return self.language_model.pool(text_states(states.hidden, states.text), self._text_mask)
+
+    @cached_property
+    def _fused(self) -> Tensor:
+        return fuse_late(self.model, self.states.calls, self.states.hidden)
+
+    def predicting(self, rows: Tensor, columns: Tensor) -> Tensor:
+        # A causal state predicts the next token; a decoder's states are shifted already.
+        causal = self.language_model.architecture == CAUSAL
+        return self._fused[rows, positions_before(self.states.text, rows, columns) if causal else columns]
+
+    def logits(self, rows: Tensor, columns: Tensor) -> Tensor:
+        return self.language_model.logits(self.predicting(rows, columns))
+
+    def write(self, **options: Any) -> Tensor:
+        return self.model.generate_ids(self.features, self.batch["ids"], self.batch["mask"], **options)
+
+    def with_text(self, batch: Mapping[str, Tensor]) -> Outputs:
+        return LazyOutputs(self.model, self.features, batch)
+
+
+def fuse_late(model: Any, calls: Mapping[Fusion, FusionCall], hidden: Tensor) -> Tensor:
+    """Return states [rows, positions, dim] through the late fusions, in the order of the encoders."""
+    with running(ModelPass(calls)):
+        for fusion, _ in model.fused_encoders():
+            if fusion.is_late and fusion in calls:
+                hidden = fusion.late(repeat_rows(calls[fusion].given, len(hidden)), hidden)
+    return hidden
