@@ -3,7 +3,7 @@ rank (Karpathy and Fei-Fei 2015, https://arxiv.org/abs/1412.2306; Voorhees 1999,
 
 They read ``vectors``: ``"text"`` and one of an input, of length 1. The text of an example is its first reference; every text
 among the references of an input is right for it. Equal texts are one candidate, and so are the inputs of one of the ``groups``
-that the evaluation may set; without these each example has its own input. Candidates as similar as the right one, such as those
+that an evaluation sets (`Metric.groups`); without these each example has its own input. Candidates as similar as the right one, such as those
 of blanked inputs, are put in a random order, and the score is the mean over all orders.
 """
 
@@ -26,7 +26,6 @@ class MeanReciprocalRank(Metric):
 
     compares_all = True
     from_text: ClassVar[bool] = False
-    groups: Sequence[Hashable] | None = None  # the identity of each example's input, if several examples share one
 
     def rows(self, predictions: Sequence[Prediction], references: Sequence[Sequence[str]]) -> np.ndarray:
         """Return the row of each example.
