@@ -100,7 +100,9 @@ def score_examples(
             rows = list(references[task])
             own = [predictions[i][task] if len(model.tasks) > 1 else predictions[i] for i in rows]
             with attribute_errors_to(f"metric '{metric_name}' failed on the predictions"):
-                scores[metric_name] = measure(metric, own, list(references[task].values()), [groups[i] for i in rows], seed=seed)
+                scores[metric_name] = measure(
+                    metric, own, list(references[task].values()), [groups[task][i] for i in rows], seed=seed
+                )
         results[name] = ConditionResult(scores, predictions)
     return results
 

@@ -2,9 +2,9 @@
 rank (Karpathy and Fei-Fei 2015, https://arxiv.org/abs/1412.2306; Voorhees 1999, https://trec.nist.gov/pubs/trec8/papers/qa_report.pdf).
 
 They read ``vectors``: ``"text"`` and one of an input, of length 1. The text of an example is its first reference; every text
-among the references of an input is right for it. Equal texts are one candidate, and so are the inputs of one of the ``groups``
-that an evaluation sets (`Metric.groups`); without these each example has its own input. Candidates as similar as the right one, such as those
-of blanked inputs, are put in a random order, and the score is the mean over all orders.
+among the references of an input is right for it. Equal texts are one candidate, and so are the inputs of one group
+(`Metric.groups`). Candidates as similar as the right one, such as those of blanked inputs, are put in a random order, and the
+score is the mean over all orders.
 """
 
 from __future__ import annotations
