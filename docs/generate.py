@@ -186,7 +186,8 @@ def cards() -> dict[str, str]:
         command = f"python -m benchmarks easy_vqa --recipe {entry.name}" if run else f"mmzoo check {entry.name} --json"
         sections.append(("Reproduce the numbers", f"```\n{command}\n```"))
         chosen = read_recipe(entry.name)
-        text = card.render(chosen, summary, run, generates=chosen.task.use != "classify", sections=sections)
+        generates = chosen.task.use != "classify"
+        text = card.render(chosen, summary, run, generates=generates, modality=entry.modality, sections=sections)
         found[f"model_cards/{entry.name}.md"] = text
     return found
 

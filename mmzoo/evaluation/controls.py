@@ -36,11 +36,12 @@ def default_controls(modalities: Sequence[str]) -> list[str]:
 
 
 def make_conditions(
-    examples: Sequence[Example], controls: Sequence[str], *, seed: int, modalities: Sequence[str]
+    examples: Sequence[Example], controls: Sequence[str], *, seed: int, modalities: Sequence[str], optional: bool = False
 ) -> dict[str, Condition]:
     """Return the condition `AS_IS` and those of the controls, by name.
 
     A control is ``shuffled``, ``blanked`` or ``missing``, of all ``modalities`` or of one: ``shuffled:audio``, ``blanked:text``.
+    ``optional`` says whether an input may be missing.
 
     Raises:
         DataError: there is no such control or modality, or the model needs the input that is to be missing.
@@ -52,7 +53,7 @@ def make_conditions(
             raise DataError(f"unknown control '{control}'; use one of: {SHUFFLED}, {BLANKED}, {MISSING}, or {SHUFFLED}:MODALITY")
         if one and one not in (*modalities, TEXT):
             raise DataError(f"control '{control}': the modalities of this model are {', '.join([*modalities, TEXT])}")
-        if what == MISSING and len(modalities) < 2 and one != TEXT:
+        if what == MISSING and not optional and one != TEXT:
             raise DataError(f"control '{control}': this model has one encoder, which needs its input; use {BLANKED}")
         changed, blank = examples, []
         for modality in [one] if one else modalities:

@@ -19,7 +19,7 @@ from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_for, target_of
 from mmzoo.errors import CheckpointError, DataError
-from mmzoo.evaluation.controls import AS_IS, SHUFFLED, default_controls, make_conditions
+from mmzoo.evaluation.controls import AS_IS, CONTROLS, SHUFFLED, default_controls, make_conditions
 from mmzoo.evaluation.scoring import metrics_of, score_examples
 from mmzoo.evaluation.statistics import Score
 from mmzoo.interfaces import Example, Prediction
@@ -68,9 +68,15 @@ class Evaluation:
         return {**record, "seconds": round(self.seconds, 1), "hardware": hardware(self.device), "versions": environment()}
 
     def __str__(self) -> str:
-        head = ["metric", "score", *(control_title(control, self.modalities) for control in self.controls)]
-        columns = [self.scores, *self.controls.values()]
-        rows = [head, *([name, *(str(scores[name]) for scores in columns)] for name in self.scores)]
+        conditions = {"score": self.scores, **{control_title(name, self.modalities): own for name, own in self.controls.items()}}
+        if len(self.controls) <= len(CONTROLS):
+            rows = [["metric", *conditions], *([name, *(str(own[name]) for own in conditions.values())] for name in self.scores)]
+        else:  # too many for one line
+            rows = [["metric", "inputs", "score"]]
+            for name in self.scores:
+                for title, own in conditions.items():
+                    first = title == "score"
+                    rows.append([name if first else "", "as they are" if first else title, str(own[name])])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
@@ -137,7 +143,8 @@ def evaluate(
     check_data(model.recipe, examples[0], dataset if isinstance(dataset, str) else type(source).__name__)
     chosen = metrics_of(model, metrics)
     controls = default_controls(model.modalities) if controls is None else controls
-    conditions = make_conditions(examples, controls, seed=seed, modalities=model.modalities)
+    inputs: Any = {"modalities": model.modalities, "optional": model.takes_missing_inputs}
+    conditions = make_conditions(examples, controls, seed=seed, **inputs)
     where = str(model.device)
     with Meter(where) as meter, bar("evaluating", len(examples) * len(conditions), shown=progress) as shown:
         results = score_examples(

@@ -199,7 +199,8 @@ def _measure(
         raise DataError("the record has no score")
     check_data(model.recipe, examples[0] if examples else None, claim["dataset"])
     metrics = metrics_of(model, list(claim["scores"]))
-    conditions = make_conditions(examples, list(controls), seed=seed, modalities=model.modalities)
+    inputs: Any = {"modalities": model.modalities, "optional": model.takes_missing_inputs}
+    conditions = make_conditions(examples, list(controls), seed=seed, **inputs)
     options = {name: value for name, value in (claim.get("options") or {}).items() if name not in _RESERVED}
     with bar("evaluating", len(examples) * len(conditions), shown=progress) as shown:
         results = score_examples(

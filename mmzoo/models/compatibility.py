@@ -107,10 +107,11 @@ def _check_joint(resolved: Classes) -> None:
     encoders, architecture = _of_kind("encoder", resolved), resolved["language_model"].cls.architecture
     for name, fusion in _of_kind("fusion", resolved).items():
         if fusion.cls.joint and (len(encoders) == 1 or name != ALL):
-            problem = f"there is only one, '{name}'" if len(encoders) == 1 else f"'{name}' alone has it"
+            only = f"there is only one, '{next(iter(encoders))}'" if len(encoders) == 1 else f"only '{name}' has it"
+            fix = "Add an encoder" if len(encoders) == 1 else f"Write it once, for all: fusion: {fusion.entry.name}"
             raise _misfit(
-                f"{fusion.entry.label} reads several encoders together, and {problem.replace(repr(ALL), repr(min(encoders)))}.",
-                "Add an encoder, or write one fusion for all: fusion: " + fusion.entry.name,
+                f"{fusion.entry.label} reads the features of several encoders together, and {only}.",
+                f"{fix}; or choose a fusion of one encoder.",
                 _alternatives("fusion", lambda cls: not cls.joint and architecture in cls.architectures and cls.places()),
             )
 

@@ -234,6 +234,9 @@ def explain(
             text = f"unknown option; {advice}" if advice else "unknown option"
         elif problem["type"] == "missing":
             text = "is missing"
+        elif not steps:
+            lines.append(f"  {problem['msg'].removeprefix('Value error, ')}")
+            continue
         else:
             text = f"{problem['msg'].removeprefix('Value error, ')} (got {one_line(repr(problem.get('input')), 80)})"
         lines.append(f"  {key or '(the whole)'}: {text}")

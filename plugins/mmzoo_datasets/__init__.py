@@ -1,1 +1,1 @@
-"""Provide the data sets `easy-vqa`, `openmoji`, `files` and `datasets`."""
+"""Provide the data sets `easy-vqa`, `openmoji`, `three-signals`, `files` and `datasets`."""

@@ -91,10 +91,10 @@ class Classify(Labelled):
     def predict(self, outputs: Outputs, batch: Mapping[str, Tensor], **options: Any) -> list[Prediction]:
         refuse(options)
         predictions = []
-        for row in self.logits(outputs).softmax(-1).cpu():
-            best = int(row.argmax())
-            scores = dict(zip(self.labels, row.tolist(), strict=True))
-            predictions.append(Prediction(label=self.labels[best], score=float(row[best]), scores=scores))
+        for row in self.logits(outputs).softmax(-1).tolist():
+            scores = dict(zip(self.labels, row, strict=True))
+            best = max(scores, key=scores.__getitem__)  # the first of equal ones
+            predictions.append(Prediction(label=best, score=scores[best], scores=scores))
         return predictions
 
 

@@ -97,7 +97,7 @@ class Regress(Pooled):
     def predict(self, outputs: Outputs, batch: Mapping[str, Tensor], **options: Any) -> list[Prediction]:
         """Return ``value``, or ``values`` if there are several, in the units of the data."""
         refuse(options)
-        rows = (self.logits(outputs).double().cpu().numpy() * self.scale + self.mean).tolist()
+        rows = (np.array(self.logits(outputs).tolist()) * self.scale + self.mean).tolist()
         return [Prediction(value=row[0]) if len(row) == 1 else Prediction(values=tuple(row)) for row in rows]
 
 

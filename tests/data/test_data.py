@@ -48,6 +48,12 @@ def load(path, split="train", **options):
     return load_split(open_dataset(PartConfig(use=str(path), **options)), split)
 
 
+def wanting(path, *wanted, split="train", **options):
+    data = open_dataset(PartConfig(use=str(path), **options))
+    data.wanted = wanted
+    return load_split(data, split)
+
+
 ROW = {"image": "a.png", "question": "what?", "answer": "yes"}
 
 
@@ -67,6 +73,43 @@ class TestEasyVQA:
     def test_limit(self):
         few = load_split(open_dataset(PartConfig(use="easy-vqa", limit=5)), "test")
         assert [example.id for example in few] == [f"test/{i}" for i in range(5)]
+
+    def test_the_pictures_show_what_the_questions_say(self):
+        from mmzoo_datasets.easy_vqa import COLORS
+
+        shapes = {"circle", "rectangle", "triangle"}
+        for split in ("train", "test"):
+            pictures = {}
+            for example in wanting("easy-vqa", "answer", "shape", "color", "position", split=split):
+                (answer,), (shape,), (color,), position = example.targets.values()
+                assert pictures.setdefault(example.image, (shape, color, position)) == (shape, color, position)
+                words = set(example.text.strip("?").split())
+                named = words & (shapes | set(COLORS))
+                if answer in ("yes", "no"):
+                    assert (answer == "yes") == ((named <= {shape, color}) != bool(words & {"no", "not"})), example
+                else:
+                    assert answer == (shape if answer in shapes else color), example
+                    assert named <= {shape, color}, example
+            places = np.array([[float(number) for number in position] for _, _, position in pictures.values()])
+            assert 0.05 < places.min() < 0.1 < 0.9 < places.max() < 0.95
+            assert (abs(places.mean(0) - 0.5) < 0.03).all()
+
+    def test_position(self, monkeypatch, tmp_path):
+        from mmzoo_datasets.easy_vqa import look
+
+        image = Image.new("RGB", (64, 64), (250, 240, 235))
+        image.paste((165, 42, 42), (0, 16, 16, 48))
+        image.save(tmp_path / "a.png")
+        assert look(tmp_path / "a.png") == {"shape": ("rectangle",), "color": ("brown",), "position": ("0.1250", "0.5000")}
+
+    def test_targets_by_task(self, monkeypatch):
+        few = wanting("easy-vqa", "color", "answer", limit=2)
+        assert few[0].targets == {"color": ("blue",), "answer": ("rectangle",)}
+        monkeypatch.setattr("mmzoo_datasets.easy_vqa.look", None)
+        assert wanting("easy-vqa", "answer", limit=1)[0].targets == {"answer": ("rectangle",)}
+        assert wanting("easy-vqa", "mine", "yours", limit=1)[0].targets == ("rectangle",)
+        with pytest.raises(DataError, match="no targets for the task 'size': name the task answer, shape, color or position"):
+            wanting("easy-vqa", "answer", "size")
 
     def test_not_installed(self, monkeypatch):
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -266,11 +309,25 @@ class TestFiles:
         assert load(tmp_path)[0].image == str(tmp_path / "a.png")
 
     def test_missing_pictures_are_no_error_yet(self, tmp_path):
-        found = load(lines(tmp_path / "a.jsonl", ROW, {"question": "?", "answer": "x"}))
         with pytest.raises(BadImage, match=r"a\.png' does not exist"):
-            open_image(found[0].image)
-        with pytest.raises(BadImage, match="no image"):
-            open_image(found[1].image)
+            open_image(load(lines(tmp_path / "a.jsonl", ROW))[0].image)
+
+    @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+    def test_a_row_without_an_input(self, tmp_path, suffix):
+        path, names = tmp_path / f"a.{suffix}", ("image", "audio", "video", "answer")
+        rows = [("a.png", None, "a.mp4", "x"), (None, "a.wav", None, "x"), (None, None, None, "x")]
+        if suffix == "csv":
+            table(path, names, *rows)
+        elif suffix == "jsonl":
+            lines(path, *(dict(zip(names, row, strict=True)) for row in rows), {"image": "", "audio": [], "answer": "x"})
+        else:
+            datasets.Dataset.from_list([dict(zip(names, row, strict=True)) for row in rows]).to_parquet(path)
+        found = load(path)
+        where = {"image": str(tmp_path / "a.png"), "audio": str(tmp_path / "a.wav"), "video": str(tmp_path / "a.mp4")}
+        expected = [{"image": where["image"], "video": where["video"]}, {"audio": where["audio"]}]
+        assert [example.inputs for example in found] == expected + [{}] * (len(found) - 2)
+        assert found[0].of("audio") == []
+        assert load(path, video_column="image")[0].inputs == {"video": where["image"]}
 
     @pytest.mark.parametrize(
         ("name", "content", "message"),
@@ -291,6 +348,7 @@ class TestFiles:
             ("a.jsonl", '{"image": [1, 2], "answer": ""}', "holds a list of numbers, not a picture"),
             ("a.jsonl", '{"image": [[1], [1, 2]], "answer": ""}', "line 1: .*inhomogeneous"),
             ("a.jsonl", '{"image": [[1]], "answer": ""}', "line 1: a picture in a text file must be the path"),
+            ("a.jsonl", '{"video": [[1]], "answer": ""}', "line 1: a video in a text file must be the path"),
             ("a.jsonl", '{"image": "a", "answer": {"x": 1}}', "line 1: column 'answer' holds a mapping"),
             ("a.jsonl", '{"image": "a", "text": ["x"], "answer": ""}', "line 1: column 'text' holds a list"),
             ("a.csv", "image,answer\na.png,x\nb.png\n", "line 3: 1 cells where the header has 2"),
@@ -483,6 +541,94 @@ class TestDatasetsLibrary:
         assert next(stream).image == "a.png"
         with pytest.raises(SourceError, match="data set 'x': reading example 2 failed: connection lost"):
             next(stream)
+
+
+class TestTargetsByTask:
+    """A model with several tasks says what it wants; each task has a column of its own."""
+
+    ROWS = (
+        {"image": "a.png", "text": "hm", "mood": "good", "topic": "food", "label": "7"},
+        {"image": "b.png", "text": "ah", "mood": "", "topic": "film", "label": "8"},
+    )
+
+    @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
+    def test_columns_that_are_called_as_the_tasks(self, tmp_path, suffix):
+        path = tmp_path / f"train.{suffix}"
+        if suffix == "csv":
+            table(path, list(self.ROWS[0]), *(row.values() for row in self.ROWS))
+        elif suffix == "parquet":
+            datasets.Dataset.from_list(list(self.ROWS)).to_parquet(path)
+        else:
+            lines(path, *(self.ROWS if suffix == "jsonl" else [json.dumps(self.ROWS)]))
+        found = wanting(path, "topic", "mood")
+        assert list(found) == [
+            Example("train/0", str(tmp_path / "a.png"), "hm", {"topic": ("food",), "mood": ("good",)}),
+            Example("train/1", str(tmp_path / "b.png"), "ah", {"topic": ("film",), "mood": ()}),
+        ]
+        assert list(found[0].targets) == ["topic", "mood"]
+        assert list(pickle.loads(pickle.dumps(found))) == list(found)
+        found = wanting(path, "mood", "kind", target_columns={"kind": "topic", "other": "nope"})
+        assert found[1].targets == {"mood": (), "kind": ("film",)}
+        assert [e.targets for e in load(path, target_columns={"mood": "nope"})] == [("7",), ("8",)]
+
+    def test_a_single_task(self, tmp_path):
+        path = lines(tmp_path / "a.jsonl", *self.ROWS)
+        for options, name in (({}, "good"), ({"target_column": "label"}, "7"), ({"target_columns": {"mood": "topic"}}, "food")):
+            assert wanting(path, "mood", **options)[0].targets == {"mood": (name,)}
+        assert wanting(path, "mine")[0].targets == {"mine": ("7",)}
+        assert wanting(path, "mine", target_column="")[0].targets == {"mine": ()}
+        with pytest.raises(DataError, match="none is called target.*set target_column"):
+            wanting(lines(tmp_path / "b.jsonl", {"image": "a", "topic": "b"}), "mine")
+
+    @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+    def test_lists_numbers_and_nothing(self, tmp_path, suffix):
+        rows = [
+            {"image": "a", "tags": ["x", "y"], "place": [0.25, 1.0], "size": 3},
+            {"image": "a", "tags": [], "place": None, "size": None},
+        ]
+        path = tmp_path / f"train.{suffix}"
+        lines(path, *rows) if suffix == "jsonl" else datasets.Dataset.from_list(rows).to_parquet(path)
+        found = wanting(path, "tags", "place", "size")
+        assert found[0].targets == {"tags": ("x", "y"), "place": ("0.25", "1.0"), "size": ("3",)}
+        assert found[1].targets == {"tags": (), "place": (), "size": ()}
+
+    def test_no_picture_is_needed_where_there_is_something_else(self, tmp_path):
+        topics = {"mood": "good", "topic": "food"}
+        assert wanting(lines(tmp_path / "a.jsonl", {"text": "hm", **topics}), *topics)[0].inputs == {}
+        assert list(wanting(lines(tmp_path / "b.jsonl", {"wav": "a.wav", **topics}), *topics)[0].inputs) == ["audio"]
+        for path, wanted in ((lines(tmp_path / "c.jsonl", topics), topics), (tmp_path / "a.jsonl", ("mood",))):
+            with pytest.raises(DataError, match="set image_column"):
+                wanting(path, *wanted)
+
+    def test_a_column_has_one_meaning(self, tmp_path):
+        path = lines(tmp_path / "a.jsonl", {"image": "a", "question": "what?", "text": "a cat", "label": "x"})
+        example = wanting(path, "caption", "label", target_columns={"caption": "text"})[0]
+        assert (example.text, example.targets) == ("what?", {"caption": ("a cat",), "label": ("x",)})
+
+    def test_a_column_that_is_not_there(self, tmp_path):
+        path = lines(tmp_path / "a.jsonl", {"image": "a", "mood": "b"})
+        message = r"a\.jsonl: no column serves the task 'topic': its columns are 'image', 'mood'; set target_columns\.topic"
+        with pytest.raises(DataError, match=message):
+            wanting(path, "mood", "topic")
+        with pytest.raises(DataError, match=r"there is no 'x': set target_columns\.topic to one of them"):
+            wanting(path, "mood", "topic", target_columns={"topic": "x"})
+
+    def test_one_file_of_all_splits_is_read_anew_for_other_tasks(self, tmp_path):
+        rows = [{"image": "a", "answer": "x", "mood": "m", "topic": "t", "split": split} for split in ("train", "test")]
+        data = open_dataset(str(lines(tmp_path / "data.jsonl", *rows)))
+        assert data.load("test")[0].targets == ("x",)
+        data.wanted = ("mood", "topic")
+        assert data.load("test")[0] == Example("test/0", str(tmp_path / "a"), "", {"mood": ("m",), "topic": ("t",)})
+
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_of_the_datasets_library(self, tmp_path, streaming):
+        kind = datasets.ClassLabel(names=["no", "yes"])
+        features = datasets.Features({"pic": datasets.Image(), "round": kind, "tags": datasets.List(kind)})
+        rows = {"pic": [{"bytes": png(), "path": None}, None], "round": [1, -1], "tags": [[0, 1], []]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+        first, second = wanting(f"datasets:{tmp_path}", "round", "tags", streaming=streaming)
+        assert first == Example("train/0", {"bytes": png(), "path": None}, "", {"round": ("yes",), "tags": ("no", "yes")})
+        assert second == Example("train/1", None, "", {"round": (), "tags": ()})
 
 
 class TestPictures:

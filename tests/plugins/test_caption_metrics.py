@@ -13,6 +13,7 @@ from caption_cases import FIXTURE, METRICS, original, pairs
 import mmzoo
 from mmzoo.errors import DataError
 from mmzoo.evaluation.statistics import measure
+from mmzoo.interfaces import Prediction
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.testing import Sample, tiny
@@ -32,9 +33,13 @@ def metric(name):
     return resolved.cls(resolved.options)
 
 
+def said(texts):
+    return [Prediction(label=text) for text in texts]
+
+
 def score(name, predictions, references):
     chosen = metric(name)
-    return float(chosen.score(chosen.rows(predictions, references).sum(0)))
+    return float(chosen.score(chosen.rows(said(predictions), references).sum(0)))
 
 
 def check(cases, expected, names):
@@ -46,7 +51,7 @@ def check(cases, expected, names):
     for name in names:
         assert score(name, predictions, references) == pytest.approx(expected["scores"][name], abs=1e-6), name
     for name, scores in expected["each"].items():
-        assert metric(name).rows(predictions, references)[:, 0] == pytest.approx(np.array(scores), abs=1e-6), name
+        assert metric(name).rows(said(predictions), references)[:, 0] == pytest.approx(np.array(scores), abs=1e-6), name
 
 
 def test_equals_pycocoevalcap_on_captions_of_every_awkward_kind():
@@ -102,7 +107,7 @@ def test_rows_of_any_captions_add_up():
     weights = np.random.default_rng(0).integers(0, 3, (2, 3, len(cases)))
     for name in [n for n in HERE if n != "cider-d"]:  # whose document frequencies are the whole set's
         chosen = metric(name)
-        together = chosen.score(weights @ chosen.rows(predictions, references))
+        together = chosen.score(weights @ chosen.rows(said(predictions), references))
         assert together.shape == (2, 3)
         again = np.repeat(np.arange(len(cases)), weights[1, 2])
         alone = score(name, [predictions[i] for i in again], [references[i] for i in again])
@@ -121,9 +126,9 @@ def test_captions_without_words_score_zero_without_a_warning(recwarn):
 @pytest.mark.parametrize("name", [*HERE, "vqa-accuracy"])
 def test_an_example_without_reference_is_refused(name):
     with pytest.raises(DataError, match="example 2 has no"):
-        metric(name).rows(["a", "b"], [["a"], []])
+        metric(name).rows(said("ab"), [["a"], []])
     with pytest.raises(ValueError, match="zip"):
-        metric(name).rows(["a"], [["a"], ["b"]])
+        metric(name).rows(said("a"), [["a"], ["b"]])
 
 
 def test_meteor_says_what_it_lacks(monkeypatch):
@@ -191,5 +196,5 @@ def test_intervals_of_many_captions_are_fast_and_hold_the_score():
     predictions = [" ".join(rng.choices(words, k=8)) for _ in range(400)]
     references = [[" ".join(rng.choices(words, k=8))] for _ in predictions]
     for name in HERE:
-        result = measure(metric(name), predictions, references, [i // 2 for i in range(400)])
+        result = measure(metric(name), said(predictions), references, [i // 2 for i in range(400)])
         assert 0 <= result.low < result.value < result.high

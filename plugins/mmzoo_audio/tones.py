@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field
-from scipy import signal
 
 from mmzoo.api import Dataset, Example, Options
 from mmzoo_audio.clips import RATE
@@ -109,8 +108,9 @@ def beeps(combination: Combination, random: np.random.Generator) -> np.ndarray:
 def wave(timbre: str, frequency: float, times: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Return a sound [samples] of that frequency, or around it, in [-1, 1]."""
     if timbre == "hissing":
-        band = signal.butter(2, [frequency * 2**-0.5, frequency * 2**0.5], "bandpass", fs=RATE, output="sos")
-        noise = signal.sosfilt(band, random.standard_normal(len(times) + RATE // 50))[-len(times) :]
+        spectrum = np.fft.rfft(random.standard_normal(len(times)))
+        pitches = np.fft.rfftfreq(len(times), 1 / RATE) / frequency
+        noise = np.fft.irfft(spectrum * ((pitches > 2**-0.5) & (pitches < 2**0.5)), len(times))
         return noise / np.abs(noise).max()
-    angle = 2 * np.pi * frequency * times + random.uniform(0, 2 * np.pi)
-    return signal.sawtooth(angle) if timbre == "bright" else np.sin(angle)
+    turns = frequency * times + random.uniform()
+    return 2 * (turns % 1) - 1 if timbre == "bright" else np.sin(2 * np.pi * turns)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.signal import get_window
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.audio_utils import mel_filter_bank
@@ -34,7 +33,7 @@ class LogMel(nn.Module):
         super().__init__()
         filters = mel_filter_bank(1 + WINDOW // 2, mels, 0.0, RATE / 2, RATE, norm="slaney", mel_scale="slaney")
         # Arrays, not buffers: they stay float32 in a bfloat16 model, and have values in one that is made on the meta device.
-        self.filters, self.hann = filters.T.astype(np.float32), get_window("hann", WINDOW).astype(np.float32)
+        self.filters, self.hann = filters.T.astype(np.float32), np.hanning(WINDOW + 1)[:-1].astype(np.float32)
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None, *, pad: str = "constant") -> Tensor:
         """Return the frames.
@@ -44,7 +43,7 @@ class LogMel(nn.Module):
             pad: the padding before and after the waveform: ``"constant"``, zeros, or ``"reflect"``, as in Whisper.
         """
         filters, hann = (torch.from_numpy(array).to(waveform.device) for array in (self.filters, self.hann))
-        with torch.autocast(waveform.device.type, enabled=False):
+        with torch.autocast("cpu" if waveform.is_meta else waveform.device.type, enabled=False):
             spectrum = torch.stft(waveform.float(), WINDOW, HOP, window=hann, pad_mode=pad, return_complex=True)
             power = spectrum[..., : frames(waveform.shape[1])].abs() ** 2
             mel = (filters @ power).clamp(min=FLOOR).log10()

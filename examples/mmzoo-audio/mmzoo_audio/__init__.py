@@ -1,2 +1,0 @@
-"""Provide audio for mmzoo: the encoders `mel-transformer` and `hf-audio`, the data set `tones` and the recipe
-`audio-prefix-gpt`."""
