@@ -123,7 +123,7 @@ def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
     step = 0
     while step < steps:
         for batch in loader:
-            tensors = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
+            tensors = {key: batch[key] for key in ("encoders", "tasks")}
             loss = model(**tensors)["loss"]
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, options.max_grad_norm)

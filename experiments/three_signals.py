@@ -25,17 +25,19 @@ def _recipe(names: tuple[str, ...], fusion: str, **training: Any) -> dict[str, A
 EXPERIMENT = Experiment(
     name="three-signals",
     title="Three signals: sentiment that needs text, picture and sound",
-    about="""`three-signals` is made by code: a sentence praises or complains, a face smiles or frowns, a tone rises or falls, and the
-sentiment is positive if an even number of the three is unfriendly. Any two of them say nothing about it, so without the third no
-model can do better than chance, 0.5. The same encoders are fused by the outer product of all three (tensor fusion), by its
-low-rank form, by gates and one after the other; then each pair of inputs is trained alone (the pair without a text gets empty
-texts).""",
+    about="""`three-signals` is made by code: a sentence praises or complains, a face smiles or frowns, a tone rises or falls, and
+the sentiment is positive if an even number of the three is unfriendly. Any two of them say nothing about it, so
+without the third no model can do better than chance, 0.5. The same encoders are fused by the outer product of all
+three (tensor fusion), by its low-rank form, by gates and one after the other; then each pair of inputs is trained
+alone (the pair without a text gets empty texts).""",
     dataset="three-signals",
     split="test",
     metrics=("accuracy",),
     seeds=(0,),
     models=(
-        Model("tensor", "all three, tensor-fusion", _recipe(("image", "audio"), "tensor-fusion", modality_dropout=0.05), each=EACH),
+        Model(
+            "tensor", "all three, tensor-fusion", _recipe(("image", "audio"), "tensor-fusion", modality_dropout=0.05), each=EACH
+        ),
         Model("low-rank", "all three, low-rank-fusion", _recipe(("image", "audio"), "low-rank-fusion"), each=EACH),
         Model("gated", "all three, gated", _recipe(("image", "audio"), "gated"), each=EACH),
         Model("late-concat", "all three, late-concat for each", _recipe(("image", "audio"), "late-concat"), each=EACH),

@@ -99,9 +99,7 @@ def test_unknown_tasks_options_and_modalities_are_refused(late):
         late.predict(text="so", num_beams=2)
     with pytest.raises(DataError, match=r"takes images and audio: give image=... or audio=..., not video="):
         late.predict(text="so", video="a.mp4")
-    with pytest.raises(
-        DataError, match=r"'<video>', and this model takes images and audio; add an encoder of video"
-    ):
+    with pytest.raises(DataError, match=r"'<video>', and this model takes images and audio; add an encoder of video"):
         late.predict(text="a <video> of it", **inputs(0))
 
 
@@ -243,9 +241,7 @@ def test_a_joint_fusion_reads_all_encoders_and_is_refused_for_one():
     model = build(**{**LATE, "fusion": "tensor-fusion"})
     assert list(model.fusions) == ["all"]
     assert model.recipe.fusions["all"].use == "tensor-fusion"
-    with pytest.raises(
-        DoesNotFit, match=r"'tensor-fusion' reads the features of several encoders together, .*only one"
-    ):
+    with pytest.raises(DoesNotFit, match=r"'tensor-fusion' reads the features of several encoders together, .*only one"):
         mmzoo.check(encoder="cnn", fusion="tensor-fusion", language_model="lstm", task="classify")
     parts = {key: value for key, value in LATE.items() if key != "fusion"}
     with pytest.raises(DoesNotFit, match="Write it once, for all: fusion: gated"):
