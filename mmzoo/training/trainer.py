@@ -88,11 +88,20 @@ class MultimodalTrainer(Trainer):
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if len(samples) == 1 and self.args.world_size == 1:
             return samples, None
+        self._drop_partial_tasks(samples, device)
         names = list(self.model.tasks)
         tasks = [batch.get("tasks", {}) for batch in samples]
         counts = [sum(int(count_labels(own[name]["labels"])) for own in tasks if name in own) for name in names]
         totals = self.accelerator.reduce(torch.tensor(counts, device=device), "sum")
         return samples, dict(zip(names, totals.clamp(min=1), strict=True))
+
+    def _drop_partial_tasks(self, samples: list[dict[str, Any]], device: torch.device) -> None:
+        """Remove tasks that gather from the batches of a step in which a process has no example of them, as others would wait."""
+        for name in [name for name, task in self.model.tasks.items() if task.gathers]:
+            for batch in samples:
+                present = torch.tensor([int(name in batch.get("tasks", {}))], device=device)
+                if not int(self.accelerator.gather(present).min()):
+                    batch.get("tasks", {}).pop(name, None)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each term of the loss since the last entry, if there are several."""

@@ -97,8 +97,16 @@ def ear(monkeypatch):
     registry = Registry()
     registry.add_all(plugin_manager().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
     found = [
-        mmzoo.Entry("encoder", name, target=f"test_modality:{cls}", summary="hears", license="MIT", source="here")
-        for name, cls in {"ear": "Ear", "deaf": "Deaf", "nose": "Nose", "read": "Read"}.items()
+        mmzoo.Entry(
+            "encoder",
+            cls.__name__.lower(),
+            target=f"test_modality:{cls.__name__}",
+            summary="hears",
+            license="MIT",
+            source="here",
+            modality=cls.modality,
+        )
+        for cls in (Ear, Deaf, Nose, Read)
     ]
     registry.add_all(found, plugin="mmzoo", version=mmzoo.__version__)
     monkeypatch.setattr(plugin_manager(), "registry", registry)
@@ -146,11 +154,12 @@ def test_padding_and_company_change_nothing(fusion, language_model, task):
 def losses(model, examples):
     """The loss of each example, from features that were computed for all of them together."""
     batch = model.collator(training=True)(examples)
-    features = model.batch_features(batch)
+    features = model.features(batch["encoders"])
     found = []
     for i, example in enumerate(examples):
-        own = model.collator(training=True)([example])
-        total, _ = model.task.loss(model, features.take(torch.tensor([i])), own)
+        (own,) = model.collator(training=True)([example])["tasks"].values()
+        of_one = {name: each.rows(torch.tensor([i])) for name, each in features.items()}
+        ((total, _),) = model.task.loss(model.outputs(of_one, own), own).values()
         found.append(total)
     return torch.stack(found)
 
@@ -162,8 +171,9 @@ def test_clips_stand_at_their_placeholders():
         model.collator(training=False)([Example("a", text="<audio> then <audio>", targets=("red",), audio=pair)])
         for pair in ([low, high], [high, low])
     )
+    one, other = one["encoders"]["audio"], other["encoders"]["audio"]
     assert one["index"].tolist() == other["index"].tolist() == [[0, 1]]
-    assert one["input_lengths"].tolist() == [8, 16]
+    assert (one["lengths"].tolist(), other["lengths"].tolist()) == ([8, 16], [16, 8])
     assert model.generate(audio=[low, high], prompt="<audio> then <audio>", max_new_tokens=2) is not None
     with pytest.raises(DataError, match=r"1 placeholders '<audio>' in the text and 2 audio"):
         model.generate(audio=[[low, high]], prompt=["<audio>"], max_new_tokens=2)
@@ -208,7 +218,7 @@ class Of(mmzoo.Dataset):
 
 def test_a_modality_that_nobody_thought_of_goes_all_the_way(tmp_path, quick):
     examples = [
-        Example(str(i), text="what", targets=("red", "green")[i % 2 :], others={"smell": clip(pitch=100 * i)})
+        Example(str(i), text="what", targets=("red", "green")[i % 2 :], inputs={"smell": clip(pitch=100 * i)})
         for i in range(1, 9)
     ]
     chosen = recipe(encoder="nose")
@@ -220,7 +230,7 @@ def test_a_modality_that_nobody_thought_of_goes_all_the_way(tmp_path, quick):
         training={**chosen.training.model_dump(), **quick},
     )
     loaded = mmzoo.load(run.output)
-    one = examples[0].others["smell"]
+    one = examples[0].inputs["smell"]
     assert loaded.predict(smell=one, text="what") == run.model.predict(smell=one, text="what")
     assert len(loaded.generate(smell=[one, one], prompt="what", max_new_tokens=2)) == 2
     assert loaded.generate(smell=[one, clip(0.4)], prompt="<smell> or <smell>", max_new_tokens=2) is not None
@@ -278,7 +288,7 @@ def test_blanked_and_shuffled_clips_are_others(tmp_path):
     dealt = shuffle_inputs(examples, 0, "audio")
     assert [e.image for e in dealt] == [e.image for e in examples]
     assert all(input_key(a.audio) != input_key(b.audio) for a, b in zip(dealt, examples, strict=True))
-    blank = mmzoo.build(recipe(), seed=0).collator(training=False, blank=True)(examples)
+    blank = mmzoo.build(recipe(), seed=0).collator(training=False, blank=True)(examples)["encoders"]["audio"]
     assert blank["inputs"].shape[0] == 1
     assert not blank["inputs"].any()
 

@@ -105,9 +105,8 @@ def test_deep_fusion_starts_as_the_bare_language_model():
     parts = {"encoder": CNN, "language_model": GPT, "task": "vqa"}
     model = mmzoo.build(fusion={"use": "cross-attention", "heads": 2}, **parts, seed=0)
     ids, mask = torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.long)
-    features = model.encode(torch.zeros(1, 3, 16, 16))
-    fused = model.states(features, ids, mask).hidden
-    model.fusion.features = None
+    features = {"image": model.encode(torch.zeros(1, 3, 16, 16))}
+    fused = model.outputs(features, {"ids": ids, "mask": mask}).states.hidden
     bare = model.language_model(model.language_model.embed(ids), mask)
     assert torch.equal(fused, bare)
 

@@ -13,7 +13,6 @@ from mmzoo.data.open import open_dataset
 from mmzoo.data.vocabulary import learn_vocabulary
 from mmzoo.errors import BadRecipe, DataError, PluginBroken
 from mmzoo.interfaces import PLACEHOLDER_ID, Example
-from mmzoo.models.sequence import text_states
 from mmzoo.testing import PARTNERS, tiny
 from mmzoo.training.run import train
 
@@ -62,11 +61,9 @@ def test_text_sees_the_images_before_it_and_none_after(fusion):
 
     def states(*images):
         batch = model.collator(training=False)([Example("x", list(images), "abc <image> def <image> ghi", ("x",))])
-        features = model.encode(batch["inputs"], batch["index"])
+        places.append((batch["tasks"]["vqa"]["ids"][0] == PLACEHOLDER_ID).nonzero().flatten().tolist())
         with torch.no_grad():
-            fused = model.states(features, batch["ids"], batch["mask"])
-        places.append((batch["ids"][0] == PLACEHOLDER_ID).nonzero().flatten().tolist())
-        return text_states(fused.hidden, fused.text)[0]
+            return model.task_outputs(batch)["vqa"].hidden[0]
 
     places = []
     one, other = states(RED, GREEN), states(RED, BLUE)
@@ -228,7 +225,7 @@ def test_a_task_trains_on_and_answers_in_the_template():
     model.language_model.tokenizer.chat_template = TEMPLATE
     example = Example("x", RED, "what", ("red",))
     batch = model.collator(training=True)([example])
-    words = model.language_model.tokenizer.decode([i for i in batch["ids"][0].tolist() if i >= 0])
+    words = model.language_model.tokenizer.decode([i for i in batch["tasks"]["vqa"]["ids"][0].tolist() if i >= 0])
     assert words.replace(" ", "").startswith("<user>what\n<assistant>red")
     assert model.predict_examples([example])[0].label == model.generate(RED, "what", chat=True, max_new_tokens=4)
 

@@ -210,7 +210,7 @@ def test_a_part_that_is_not_in_the_checkpoint(tmp_path, monkeypatch):
     recipe = tiny("vit-concat-bert")
     model = mmzoo.build(recipe, seed=0)
     for wanted in model.provenance.pretrained:
-        model.provenance.pretrained[wanted] = wanted == "encoder"
+        model.provenance.pretrained[wanted] = wanted == "encoders.image"
     folder = model.save(tmp_path / "locked")
     started = recipe.with_part("encoder", weights=str(folder))
     with pytest.raises(CheckpointError, match=r"encoder.weights: .* holds 0 of the \d+ weights of its 'vit', .*full=True"):

@@ -96,9 +96,11 @@ def test_a_prompt_longer_than_the_context_names_the_lengths(generator, picture):
 
 def test_generating_leaves_the_model_as_it_was(generator, picture):
     generator.train()
+    held = [set(vars(module)) for module in generator.fusion.modules()]
     generator.generate(image=picture[0], prompt="a", max_new_tokens=2)
     assert generator.training
-    assert generator.fusion.features is None
+    assert [set(vars(module)) for module in generator.fusion.modules()] == held
+    assert generator.fusion.call is None
     generator.eval()
 
 

@@ -80,7 +80,7 @@ def test_check_flags_the_licences_of_the_parts(classifier):
 
 
 def test_a_variant_of_ones_own_is_not_under_the_licence_of_the_entry(classifier):
-    part = mmzoo.Recipe.of({**classifier.to_dict(), "encoder": {"use": "clip:someone/else"}}).encoder
+    part = mmzoo.Recipe.of({**classifier.to_dict(short=True), "encoder": {"use": "clip:someone/else"}}).encoder
     assert licence.of_part("encoder", part) == "unknown"
     stated = part.with_options(license="CC-BY-NC-4.0")
     assert licence.of_part("encoder", stated) == "CC-BY-NC-4.0"
@@ -102,10 +102,10 @@ def test_data_of_ones_own_are_unknown_unless_one_says(files, quick, classifier, 
     metadata = yaml.safe_load(stated.card().split("---")[1])
     assert (metadata["license"], metadata["license_name"]) == ("other", "listed-in-the-card")
     # A model that starts from it lists its licences too, whatever it is trained on.
-    recipe = {**classifier.to_dict(), "encoder": {**classifier.to_dict()["encoder"], "weights": str(tmp_path / "b")}}
+    recipe = classifier.with_part("encoder", weights=str(tmp_path / "b"))
     few = PartConfig.of({"use": "easy-vqa", "limit": 8}, "data")
     later = mmzoo.train(recipe, dataset=few, output=tmp_path / "c", progress=False, training=quick).model
-    assert later.provenance.run["weights"]["encoder"]["license"] == "Apache-2.0 AND CC-BY-SA-4.0"
+    assert later.provenance.run["weights"]["encoders.image"]["license"] == "Apache-2.0 AND CC-BY-SA-4.0"
     assert "| start of the encoder | `b` | Apache-2.0 AND CC-BY-SA-4.0 | copyleft |" in later.card()
     again = mmzoo.build(stated.recipe, weights=tmp_path / "b")
     assert {origin["license"] for origin in again.provenance.run["weights"].values()} == {"Apache-2.0 AND CC-BY-SA-4.0"}
