@@ -23,10 +23,10 @@ BAG = {"use": "bag-of-words", "dim": 128}
 EXPERIMENT = Experiment(
     name="openmoji-pairs",
     title="OpenMoji: pictures find their names",
-    about="""A convolutional network and a text tower are trained from scratch with contrastive losses on the pictures and names of
-`openmoji`. The test split's combinations of concept, gender and skin tone are not in training, but each of their
-parts is. Each picture looks for its name among all names of the test split, and each name for its picture; names that
-are equal count as one. With shuffled pictures the score is that of chance.""",
+    about="""A convolutional network and a text tower are trained from scratch with contrastive losses on the pictures and
+names of `openmoji`. The test split's combinations of concept, gender and skin tone are not in training, but
+each of their parts is. Each picture looks for its name among all names of the test split, and each name for its
+picture; names that are equal count as one. With shuffled pictures the score is that of chance.""",
     dataset="openmoji",
     split="test",
     metrics=("recall-at-1", "recall-at-10", "text-recall-at-1", "text-recall-at-10", "mrr"),
