@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.common import Settings, machine
 
-RATIOS = ("startup", "build", "trainer", "features", "clipcap", "decoding", "plugins")
+RATIOS = ("startup", "build", "trainer", "features", "clipcap", "decoding", "several", "plugins")
 NAMES = (*RATIOS, "easy_vqa")
 
 

@@ -96,6 +96,7 @@ def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
     from transformers import TrainerState, get_cosine_schedule_with_warmup
 
     import mmzoo
+    from mmzoo.data.collate import tensors
     from mmzoo.recipes.reading import read_recipe
     from mmzoo.training.run import learn
     from mmzoo.training.sampling import Shuffled  # so that both sides see the same batches
@@ -123,8 +124,7 @@ def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
     step = 0
     while step < steps:
         for batch in loader:
-            tensors = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
-            loss = model(**tensors)["loss"]
+            loss = model(**tensors(batch, model.device))["loss"]
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, options.max_grad_norm)
             optimizer.step()

@@ -1,1 +1,5 @@
-"""Run experiments that a reader can repeat on two cores: ``python -m experiments``."""
+"""Hold the experiments of docs/experiments.md."""
+
+from experiments import easy_vqa_tasks, frozen_small, openmoji, openmoji_pairs, three_signals
+
+EXPERIMENTS = tuple(module.EXPERIMENT for module in (frozen_small, openmoji, three_signals, easy_vqa_tasks, openmoji_pairs))

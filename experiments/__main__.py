@@ -16,10 +16,10 @@ RENDER = "render"
 
 
 def main() -> int:
-    from experiments import common, frozen_small, openmoji, report
+    from experiments import EXPERIMENTS, common, report
     from mmzoo.errors import MmzooError
 
-    experiments = {e.name: e for e in (frozen_small.EXPERIMENT, openmoji.EXPERIMENT)}
+    experiments = {experiment.name: experiment for experiment in EXPERIMENTS}
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
     parser.add_argument("name", metavar="NAME", choices=[*experiments, RENDER], help=f"of {', '.join(experiments)}, or {RENDER}")
     parser.add_argument("--work", type=Path, help="the folder of checkpoints; experiments/work if not given")

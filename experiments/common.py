@@ -43,7 +43,9 @@ class Model:
         start: parts that start from another model of the experiment, of the same seed: ``{"language_model": "text"}``.
         dataset: what it is trained on, if not the experiment's.
         blind: it is trained on blank pictures, and its scores are those on blank pictures.
-        sees: it gets pictures, so it is also measured with its pictures shuffled.
+        sees: it gets pictures (or other inputs), so it is also measured with its inputs shuffled.
+        scores: its own name of each metric of the experiment, if it has other tasks than others; the rest are not measured.
+        each: further controls, of one modality each, such as ``missing:audio``.
     """
 
     name: str
@@ -53,10 +55,12 @@ class Model:
     dataset: str | Mapping[str, Any] | None = None
     blind: bool = False
     sees: bool = True
+    scores: Mapping[str, str] = field(default_factory=dict)
+    each: Sequence[str] = ()
 
     @property
     def controls(self) -> tuple[str, ...]:
-        return (BLANKED,) if self.blind else (SHUFFLED,) if self.sees else ()
+        return ((BLANKED,) if self.blind else (SHUFFLED,) if self.sees else ()) + tuple(self.each)
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def settings(experiment: Experiment, model: Model, *, quick: bool = False) -> di
         "trained_on": _plain(model.dataset or experiment.dataset),
         "measured_on": _plain(experiment.dataset),
         "split": experiment.split,
-        "metrics": list(experiment.metrics),
+        "metrics": [model.scores[name] for name in experiment.metrics if name in model.scores] or list(experiment.metrics),
         "blind": model.blind,
         "quick": quick,
     }
@@ -141,7 +145,7 @@ def _record(experiment: Experiment, model: Model, seed: int, work: Path, runs: P
         folder,
         dataset=_dataset(chosen["measured_on"], quick=quick),
         split=experiment.split,
-        metrics=experiment.metrics,
+        metrics=chosen["metrics"],
         controls=model.controls,
         seed=seed,
         progress=False,

@@ -67,9 +67,9 @@ def plot(experiment: Experiment, folder: Path = DOCS, *, runs: Path = RUNS) -> P
     models = [model for model in experiment.models if model.name in records]
     metric = experiment.metrics[0]
     figure, axes = pyplot.subplots(figsize=(7, 0.9 + 0.55 * len(models)), layout="constrained")
-    for shift, colour, label, pick in ((-0.19, "#2f6db5", metric, scores), (0.19, "#c2c8d0", "images shuffled", shuffled)):
+    for shift, colour, label, pick in ((-0.19, "#2f6db5", metric, scores), (0.19, "#c2c8d0", "inputs shuffled", shuffled)):
         for row, model in enumerate(models):
-            picked = [pick(model, record)[metric] for record in records[model.name] if pick(model, record)]
+            picked = [pick(model, record)[metric] for record in records[model.name] if metric in pick(model, record)]
             if not picked:
                 continue
             middle, values = Mean.of(picked), [score["value"] for score in picked]
@@ -103,9 +103,14 @@ def section(experiment: Experiment, records: Mapping[str, list[dict[str, Any]]])
     lines = [f"## {experiment.title}\n", f"{experiment.about}\n", f"![{experiment.title}]({image(experiment)})\n"]
     lines += ["### Scores\n", _table(experiment, models, records, scores)]
     lines += [
-        "### The same with images shuffled\n",
-        _table(experiment, [m for m in models if m.controls == (SHUFFLED,)], records, shuffled),
+        "### The same with inputs shuffled\n",
+        _table(experiment, [m for m in models if SHUFFLED in m.controls], records, shuffled),
     ]
+    if any(model.each for model in models):
+        lines += [
+            f"### The first score, {experiment.metrics[0]}, with one input changed\n",
+            _controls(experiment, models, records),
+        ]
     lines += ["### Each seed\n", _seeds(experiment, models, records)]
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     lines.append(
@@ -118,11 +123,17 @@ def section(experiment: Experiment, records: Mapping[str, list[dict[str, Any]]])
 def scores(model: Model, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the model's scores; those of a blind model are on blank pictures, as in its training."""
     evaluation = record["evaluation"]
-    return evaluation["controls"][BLANKED] if model.blind else evaluation["scores"]
+    return _named(model, evaluation["controls"][BLANKED] if model.blind else evaluation["scores"])
 
 
 def shuffled(model: Model, record: Mapping[str, Any]) -> dict[str, Any]:
-    return record["evaluation"]["controls"].get(SHUFFLED, {})
+    return _named(model, record["evaluation"]["controls"].get(SHUFFLED, {}))
+
+
+def _named(model: Model, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Return scores by the experiment's names of the metrics."""
+    names = {own: name for name, own in model.scores.items()}
+    return {names.get(metric, metric): score for metric, score in measured.items()}
 
 
 def _table(
@@ -134,14 +145,24 @@ def _table(
     rows = [["model", *experiment.metrics, "seeds"]]
     for model in models:
         picked = [pick(model, record) for record in records[model.name]]
-        means = [str(Mean.of([one[metric] for one in picked])) for metric in experiment.metrics]
+        means = [str(Mean.of([one[metric] for one in picked])) if metric in picked[0] else "" for metric in experiment.metrics]
         rows.append([model.label, *means, str(len(picked))])
+    return _markdown(rows)
+
+
+def _controls(experiment: Experiment, models: Sequence[Model], records: Mapping[str, list[dict[str, Any]]]) -> str:
+    names = list(dict.fromkeys(name for model in models for name in model.each))
+    rows = [["model", *names]]
+    for model in [model for model in models if model.each]:
+        controls = [record["evaluation"]["controls"] for record in records[model.name]]
+        picked = {name: [_named(model, own[name])[experiment.metrics[0]] for own in controls] for name in model.each}
+        rows.append([model.label, *(str(Mean.of(picked[name])) if name in picked else "" for name in names)])
     return _markdown(rows)
 
 
 def _seeds(experiment: Experiment, models: Sequence[Model], records: Mapping[str, list[dict[str, Any]]]) -> str:
     metric = experiment.metrics[0]
-    rows = [["model", "seed", metric, "images shuffled", "parameters trained", "steps", "training, s", "measuring, s"]]
+    rows = [["model", "seed", metric, "inputs shuffled", "parameters trained", "steps", "training, s", "measuring, s"]]
     for model in models:
         for record in records[model.name]:
             picked = [pick(model, record).get(metric) for pick in (scores, shuffled)]

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -32,9 +32,11 @@ from mmzoo.checkpoints.record import RunRecord
 from mmzoo.checkpoints.screening import CARD, CONFIG, MANIFEST, RUN, TOKENIZER_CONFIG, WEIGHTS
 from mmzoo.common.files import STAGING, hash_file, staged_file, staged_folder, umask
 from mmzoo.errors import CheckpointError, MissingPlugin
+from mmzoo.interfaces.kinds import GROUPS
 
 FORMAT = 2
 MAX_JSON = 64 << 20  # bytes
+MAX_PARTS = 100  # of a kind; each is built before it is compared with the weights
 CHECKPOINTS = "checkpoints"  # the folder of an unfinished training
 UNHASHED = frozenset({MANIFEST, CARD})  # people may edit the card
 
@@ -79,6 +81,14 @@ class Manifest(StrictModel):
     full: bool
     files: dict[str, FileFacts]
     digest: str
+
+    @field_validator("recipe")
+    @classmethod
+    def _few_parts(cls, recipe: dict[str, Any]) -> dict[str, Any]:
+        for group in GROUPS.values():
+            if isinstance(parts := recipe.get(group), dict) and len(parts) > MAX_PARTS:
+                raise ValueError(f"{group} has {len(parts)} parts, and {MAX_PARTS} are allowed")
+        return recipe
 
 
 @dataclass
@@ -253,6 +263,9 @@ def check_format(version: object, known: int, path: Path) -> None:
     """Raise a `CheckpointError` unless the file ``path`` has the format that this mmzoo knows."""
     if isinstance(version, int) and version > known:
         raise CheckpointError(f"{path}: format {version} is newer than this mmzoo reads ({known}); pip install --upgrade mmzoo")
+    if isinstance(version, int) and 0 < version < known:
+        fix = "load it with the mmzoo that saved it, or train its recipe again"
+        raise CheckpointError(f"{path}: format {version:d} is older than this mmzoo reads ({known}); {fix}")
     if version != known:
         raise CheckpointError(f"{path}: format {str(version)[:80]!r} is unknown")
 

@@ -29,7 +29,7 @@ def parse(text: str, *, as_yaml: bool = False, numbers: bool = False) -> Any:
     """
     try:
         if as_yaml:
-            data = yaml.safe_load(text)
+            data = yaml.load(text, _UniqueKeys)
         else:
             data = json.loads(text, parse_constant=float if numbers else _refuse_constant, object_pairs_hook=_unique_keys)
     except yaml.YAMLError as error:
@@ -40,6 +40,19 @@ def parse(text: str, *, as_yaml: bool = False, numbers: bool = False) -> Any:
         raise ValueError(f"{type(error).__name__}: {error}") from None
     check_data(data)
     return data
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Read YAML as `yaml.safe_load`; refuse a key that is repeated, as `_unique_keys` does."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise ValueError(f"names the key {key.value!r} twice")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def check_data(data: Any) -> None:

@@ -128,7 +128,8 @@ class Collator:
                 check_placeholders(ids.tolist(), self.text, example)
             if len(rows) < len(examples):
                 batch["rows"] = torch.tensor(rows)
-            batches[name] = _share_text(batch, batches)
+            shareable = {other: earlier for other, earlier in batches.items() if not self.tasks[other].task.gathers}
+            batches[name] = _share_text(batch, shareable)
         return batches
 
 

@@ -7,7 +7,7 @@ and n-gram metrics alike, and makes the bootstrap a matrix product: resampling e
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,12 +24,17 @@ class Metric(ABC):
         smaller_is_better: whether it is an error, such as the mean absolute error, whose ``perfect`` is 0.
         compares_all: whether the row of an example depends on the other examples, as in retrieval, so that it is computed on the
             whole split only.
+
+    Attributes:
+        groups: for a metric that compares all, the identity of each example's input, set before `rows` is called; None if each
+            has its own.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
     perfect: ClassVar[float] = 1.0
     smaller_is_better: ClassVar[bool] = False
     compares_all: ClassVar[bool] = False
+    groups: Sequence[Hashable] | None = None
 
     def __init__(self, options: Any = None) -> None:
         self.options = options

@@ -18,7 +18,7 @@ from mmzoo.data import provenance
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_for, target_of
-from mmzoo.errors import CheckpointError, DataError
+from mmzoo.errors import BadRecipe, CheckpointError, DataError
 from mmzoo.evaluation.controls import AS_IS, CONTROLS, SHUFFLED, default_controls, make_conditions
 from mmzoo.evaluation.scoring import metrics_of, score_examples
 from mmzoo.evaluation.statistics import Score
@@ -126,7 +126,7 @@ def evaluate(
 
     Raises:
         DataError: the split is missing or empty, or a target is outside the label set. BadInput: an input cannot be read.
-        DoesNotFit: the data is of another modality than the encoder's.
+        DoesNotFit: the data is of another modality than the encoder's. BadRecipe: an option of the prediction.
     """
     folder = None if isinstance(model, MultimodalModel) or not is_folder(model) else Path(model)
     if record and folder is None:
@@ -142,6 +142,9 @@ def evaluate(
     examples = _load_examples(source, split, limit)
     check_data(model.recipe, examples[0], dataset if isinstance(dataset, str) else type(source).__name__)
     chosen = metrics_of(model, metrics)
+    if "task" in options:
+        name = f"{options['task']}/{next(iter(chosen)).rpartition('/')[2]}"
+        raise BadRecipe(f"task: an evaluation measures every task; choose metrics of one: metrics=['{name}']")
     controls = default_controls(model.modalities) if controls is None else controls
     inputs: Any = {"modalities": model.modalities, "optional": model.takes_missing_inputs}
     conditions = make_conditions(examples, controls, seed=seed, **inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,7 @@ def score_examples(
     if not examples:
         raise DataError("there are no examples to measure")
     references = {task: references_of(model, task, examples) for task in model.tasks}
-    groups = [input_key(example.of(model.modality)) or example.id for example in examples]
+    groups = {task: _groups(examples, module.modality or model.modality) for task, module in model.tasks.items()}
     results = {}
     for name, condition in conditions.items():
         predictions: list[Any] = []
@@ -100,9 +100,16 @@ def score_examples(
             rows = list(references[task])
             own = [predictions[i][task] if len(model.tasks) > 1 else predictions[i] for i in rows]
             with attribute_errors_to(f"metric '{metric_name}' failed on the predictions"):
-                scores[metric_name] = measure(metric, own, list(references[task].values()), [groups[i] for i in rows], seed=seed)
+                scores[metric_name] = measure(
+                    metric, own, list(references[task].values()), [groups[task][i] for i in rows], seed=seed
+                )
         results[name] = ConditionResult(scores, predictions)
     return results
+
+
+def _groups(examples: Sequence[Example], modality: str) -> list[Hashable]:
+    """Return the identity of each example's input; its id if it has none."""
+    return [input_key(example.of(modality)) or example.id for example in examples]
 
 
 def references_of(model: MultimodalModel, task: str, examples: Sequence[Example]) -> dict[int, list[str]]:

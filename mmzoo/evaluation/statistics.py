@@ -50,6 +50,8 @@ def measure(
     """
     if not len(predictions):
         raise DataError("there are no predictions to measure")
+    if metric.compares_all:
+        metric.groups = groups
     rows = metric.rows(predictions, references)
     # Groups are numbered in order of appearance: an order by hash would change between processes, and the interval with it.
     numbers: dict[Hashable, int] = {}

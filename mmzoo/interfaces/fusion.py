@@ -113,12 +113,15 @@ class Fusion(Part):
         needs_tokens: whether it reads the encoder's token features. If not, they may have the shape [batch, 0, dim].
         needs_blocks: whether it attaches to the language model's blocks.
         needs_decoder: whether only the decoder of a language model gets the features.
+        changes_text: whether `early` changes the text's own embeddings. A causal model could not do that for tokens that it
+            writes, so tasks that generate are refused with it.
     """
 
     architectures: ClassVar[frozenset[str]] = frozenset({CAUSAL, BIDIRECTIONAL, SEQ2SEQ})
     needs_tokens: ClassVar[bool] = False
     needs_blocks: ClassVar[bool] = False
     needs_decoder: ClassVar[bool] = False
+    changes_text: ClassVar[bool] = False
     joint: ClassVar[bool] = False
 
     def __init__(self, options: Any, encoder: Any, language_model: LanguageSpec) -> None:

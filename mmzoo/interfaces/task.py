@@ -57,12 +57,16 @@ class Task(Part, ABC):
         architectures: the architectures of language model that it works with.
         needs_generation: whether the language model must generate.
         needs_input: whether it compares inputs with texts, so that it cannot do without an encoder that has an input.
+        gathers: whether its loss exchanges tensors between processes, so that in a step all of them must compute it, or none.
+        modality: of the inputs that it compares, by which an evaluation groups examples; None for the model's first.
         metrics: names of the metrics that an evaluation reports, in order.
     """
 
     architectures: ClassVar[frozenset[str]] = frozenset({CAUSAL, BIDIRECTIONAL, SEQ2SEQ})
     needs_generation: ClassVar[bool] = False
     needs_input: ClassVar[bool] = False
+    gathers: ClassVar[bool] = False
+    modality: str | None = None
     metrics: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: Any, language_model: LanguageSpec, encoders: Mapping[str, FeatureSpec]) -> None:

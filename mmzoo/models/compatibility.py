@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from torch import nn
+
 from mmzoo.data.open import target_of
-from mmzoo.errors import DataError, DoesNotFit, PluginBroken
-from mmzoo.interfaces import Encoder, Example, Fusion, LanguageModel, Part
+from mmzoo.errors import BadRecipe, DataError, DoesNotFit, PluginBroken
+from mmzoo.interfaces import CAUSAL, SEQ2SEQ, Encoder, Example, Fusion, LanguageModel, Part
 from mmzoo.interfaces.kinds import KINDS, kind_of
 from mmzoo.modalities.reader import NONE, TAKEN, is_modality, plural
 from mmzoo.models.trainable import check_policy
@@ -92,8 +94,10 @@ def _check_bases(resolved: Classes) -> None:
 
 
 def _check_modality(resolved: Classes) -> None:
-    for encoder in _of_kind("encoder", resolved).values():
+    for name, encoder in _of_kind("encoder", resolved).items():
         modality = encoder.cls.modality
+        if hasattr(nn.ModuleDict, name) or hasattr(nn.ParameterDict, name):  # joint fusions keep parts by these names
+            raise BadRecipe(f"encoders.{name}: torch reserves this name; choose another, such as {modality}_{name}")
         if not is_modality(modality):
             raise PluginBroken(
                 f"{encoder.entry.label}: its modality is {modality!r}; it must be a name in small letters, digits and "
@@ -151,6 +155,17 @@ def _check_task(resolved: Classes) -> None:
                 _alternatives("task", lambda cls: not cls.needs_generation),
             )
         for fusion in fusions.values():
+            if fusion.cls.changes_text and task.cls.needs_generation and language.cls.architecture == CAUSAL:
+                joint = fusion.cls.joint
+                raise _misfit(
+                    f"{fusion.entry.label} changes the text's embeddings, which a causal language model cannot do for the text "
+                    f"that {task.entry.label} generates.",
+                    _alternatives("language_model", lambda cls: cls.generates and cls.architecture == SEQ2SEQ),
+                    _alternatives(
+                        "fusion", lambda cls, j=joint: cls.joint == j and not cls.changes_text and CAUSAL in cls.architectures
+                    ),
+                    _alternatives("task", lambda cls: not cls.needs_generation),
+                )
             if fusion.cls.needs_decoder and not task.cls.needs_generation:
                 raise _misfit(
                     f"{fusion.entry.label} passes the input only to the decoder, and {task.entry.label} uses only the encoder.",
@@ -185,7 +200,9 @@ def _check_pair(label: str, fusion: Any, encoder: Any, name: str, resolved: Clas
             "fusion", lambda cls: fits(cls) and cls.joint == fusion.joint and spec.architecture in cls.architectures
         )
 
-    if encoder.transform is not None and not fusion.places():
+    # A task that compares inputs with texts reads the features itself.
+    fused = not all(task.cls.needs_input for task in _of_kind("task", resolved).values())
+    if encoder.transform is not None and not fusion.places() and fused:
         raise _misfit(
             f"{label} ignores the features of encoder '{name}'.",
             others(lambda cls: cls.places()),

@@ -239,5 +239,5 @@ def explain(
             continue
         else:
             text = f"{problem['msg'].removeprefix('Value error, ')} (got {one_line(repr(problem.get('input')), 80)})"
-        lines.append(f"  {key or '(the whole)'}: {text}")
+        lines.append(f"  {one_line(key, 200) or '(the whole)'}: {text}")
     return f"{origin}: {len(lines)} key{'s' if len(lines) > 1 else ''} wrong\n" + "\n".join(lines)

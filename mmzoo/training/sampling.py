@@ -17,7 +17,8 @@ from mmzoo.modalities.identity import input_key
 class Shuffled(Sampler[int]):
     """Shuffle the examples in each epoch. The order depends only on seed and epoch, so a resumed run sees the same batches.
 
-    Examples that share their inputs of the modality ``together`` stay next to each other; an empty name shuffles all freely.
+    Examples that share their inputs of the modality ``together`` stay next to each other, unless they have none; an empty name
+    shuffles all freely.
     """
 
     def __init__(self, examples: Sequence[Example], seed: int, together: str, state: TrainerState) -> None:
@@ -26,7 +27,7 @@ class Shuffled(Sampler[int]):
         if together:
             groups: dict[Any, list[int]] = {}
             for i, example in enumerate(examples):
-                groups.setdefault(input_key(example.of(together)), []).append(i)
+                groups.setdefault(input_key(example.of(together)) or i, []).append(i)
             self.groups = list(groups.values())
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -87,16 +88,27 @@ class MultimodalTrainer(Trainer):
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if len(samples) == 1 and self.args.world_size == 1:
             return samples, None
+        self._drop_partial_tasks(samples, device)
         names = list(self.model.tasks)
         tasks = [batch.get("tasks", {}) for batch in samples]
         counts = [sum(int(count_labels(own[name]["labels"])) for own in tasks if name in own) for name in names]
         totals = self.accelerator.reduce(torch.tensor(counts, device=device), "sum")
         return samples, dict(zip(names, totals.clamp(min=1), strict=True))
 
+    def _drop_partial_tasks(self, samples: list[dict[str, Any]], device: torch.device) -> None:
+        """Remove tasks that gather from the batches of a step in which a process has no example of them, as others would wait."""
+        for name in [name for name, task in self.model.tasks.items() if task.gathers]:
+            for batch in samples:
+                present = torch.tensor([int(name in batch.get("tasks", {}))], device=device)
+                if not int(self.accelerator.gather(present).min()):
+                    batch.get("tasks", {}).pop(name, None)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each term of the loss since the last entry, if there are several."""
-        if "loss" in logs and (terms := self.terms.means()):
-            logs = {**logs, "terms": terms}  # type: ignore[dict-item]
+        if "loss" in logs:
+            terms = self.terms.means(self.args.world_size)
+            if len(terms) > 1 or len(self.model.tasks) > 1:
+                logs = {**logs, "terms": terms}  # type: ignore[dict-item]
         super().log(logs, start_time)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
@@ -113,7 +125,7 @@ class MultimodalTrainer(Trainer):
         self.skipped += bad
         self.seen += len(names)
         result: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
-        self.terms.add(result[1]["terms"])
+        self.terms.add(result[1]["terms"], self.state.global_step)
         result = result if return_outputs else result[0]
         loss: Any = result[0] if return_outputs else result
         if not bool(torch.isfinite(loss)):
@@ -159,23 +171,30 @@ class MultimodalTrainer(Trainer):
 
 
 class LossTerms:
-    """Sum the terms of the loss between two entries of the log, on their device."""
+    """Sum the terms of the loss between two entries of the log, on their device. A step has each term at most once: its batches,
+    in all processes, have shares of it."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.steps: dict[str, set[int]] = {}
 
-    def add(self, terms: Mapping[str, Tensor]) -> None:
+    def add(self, terms: Mapping[str, Tensor], step: int) -> None:
         """Add the terms of a batch."""
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
+            self.steps.setdefault(name, set()).add(step)
 
-    def means(self) -> dict[str, float]:
-        """Return the mean of each term in this process, and start anew; nothing if there is only one term."""
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
-        self.sums, self.counts = {}, {}
-        return means if len(means) > 1 else {}
+    def means(self, processes: int = 1) -> dict[str, float]:
+        """Return the mean of each term over the steps that have it, and start anew.
+
+        With several ``processes`` all must call this. One may lack a term, so names are gathered with the sums.
+        """
+        own = [({name: float(total) for name, total in self.sums.items()}, self.steps)]
+        self.sums, self.steps = {}, {}
+        every = gather_object(own) if processes > 1 else own
+        names = dict.fromkeys(name for sums, _ in every for name in sums)
+        steps = {name: set().union(*(steps.get(name, ()) for _, steps in every)) for name in names}
+        return {name: sum(sums.get(name, 0.0) for sums, _ in every) / len(steps[name]) for name in names}
 
 
 def check_finite(weights: Mapping[str, Tensor], when: str, output: Path) -> None:

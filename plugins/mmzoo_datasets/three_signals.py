@@ -64,6 +64,8 @@ class ThreeSignals(Dataset):
             le=1,
             description="share of the examples that lack either the picture or the clip, so that their sentiment cannot be told",
         )
+        limit: int | None = Field(None, ge=1, description="only this many examples of each split, from the first")
+        without_text: bool = Field(False, description="leave the texts empty, so that the sentiment cannot be told")
 
     def splits(self) -> list[str]:
         return list(SPLITS)
@@ -89,7 +91,8 @@ class Signals(Sequence[Example]):
         self.split = split
 
     def __len__(self) -> int:
-        return int(getattr(self.options, f"{self.split}_size"))
+        size = int(getattr(self.options, f"{self.split}_size"))
+        return min(size, self.options.limit or size)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -99,7 +102,7 @@ class Signals(Sequence[Example]):
         noise, missing, chance = self.options.noise, self.options.missing, self._random("missing", index).random()
         return Example(
             f"{self.split}/{index}",
-            text=remark(text, topic, self._random("text", index)),
+            text="" if self.options.without_text else remark(text, topic, self._random("text", index)),
             image=None if chance < missing / 2 else face(picture, noise, self._random("image", index)),
             audio=None if missing / 2 <= chance < missing else voice(clip, noise, self._random("audio", index)),
             targets={"sentiment": ("positive" if text ^ picture ^ clip else "negative",), "topic": (topic,)},

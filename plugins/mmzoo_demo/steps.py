@@ -22,6 +22,7 @@ from mmzoo.api import (
     Metric,
     MultimodalModel,
     PartConfig,
+    Prediction,
     TrainingError,
     environment,
     evaluate,
@@ -233,7 +234,7 @@ class Demo:
         scorer: Metric = resolved.cls(resolved.options)
         references = [list(example.targets) for example in examples]
         groups = [input_key(example.image) for example in examples]
-        return commonest, measure(scorer, [commonest] * len(examples), references, groups)
+        return commonest, measure(scorer, [Prediction(label=commonest)] * len(examples), references, groups)
 
     def _training(self, role: str) -> Mapping[str, Any]:
         return self.models[role].provenance.run["training"]
@@ -275,7 +276,7 @@ class Demo:
                 self.examples,
                 self.predictions,
                 training={MODEL: self._training(MODEL), BLIND: self._training(BLIND)},
-                recipe=model.recipe.to_dict(),
+                recipe=model.recipe.to_dict(short=True),
                 summary=str(model.summary()),
             )
             (self.output / REPORT).write_text(page, encoding="utf-8")

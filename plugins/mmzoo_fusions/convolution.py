@@ -1,4 +1,4 @@
-"""Convolve the joined sequence of input tokens and text (the blocks of ConvS2S, Gehring et al. 2017,
+"""Run convolutions over the joined sequence of input tokens and text (the blocks of ConvS2S, Gehring et al. 2017,
 https://arxiv.org/abs/1705.03122, section 3.2: a convolution, a gated linear unit and a residual)."""
 
 from __future__ import annotations

@@ -38,21 +38,32 @@ class CrossModal(JointEarly):
     def __init__(self, options: Any, encoders: Mapping[str, FeatureSpec], language_model: LanguageSpec) -> None:
         super().__init__(options, encoders, language_model, options.width)
         check_heads(options.heads, options.width)
-        others, sizes = len(encoders), (options.heads, options.layers)
-        # By target and source, in the order of the encoders, the text last.
-        self.cross = nn.ModuleList(nn.ModuleList(Stack(options.width, *sizes) for _ in range(others)) for _ in range(others + 1))
-        self.itself = nn.ModuleList(Stack(others * options.width, *sizes) for _ in range(others + 1))
+        others, sizes = len(encoders), (options.width, options.heads, options.layers)
+        self.targets = nn.ModuleList(Target(others, *sizes) for _ in range(others + 1))  # those of the encoders, the text's last
         self.out = nn.Linear((others + 1) * others * options.width, language_model.dim)
 
     def early(self, features: Mapping[str, Features], embeddings: Tensor, mask: Tensor) -> FusedInput:
         streams = [(states + sinusoids(real, states), real) for states, real in self.streams(features, embeddings, mask)]
         results = []
         for i, (states, real) in enumerate(streams):
-            others = streams[:i] + streams[i + 1 :]
-            crossed = [stack(states, source, seen) for stack, (source, seen) in zip(self.cross[i], others, strict=True)]
-            merged = self.itself[i](torch.cat(crossed, -1), None, real)
-            results.append(merged if i == len(streams) - 1 else _mean(merged, real).expand(-1, mask.shape[1], -1))
+            result = self.targets[i](states, real, streams[:i] + streams[i + 1 :])
+            results.append(result if i == len(streams) - 1 else _mean(result, real).expand(-1, mask.shape[1], -1))
         return FusedInput(self.changed(embeddings, self.out(torch.cat(results, -1))), mask, slice(0, mask.shape[1]))
+
+
+class Target(nn.Module):
+    """Attend from one modality to each other, then from the concatenated results to themselves."""
+
+    def __init__(self, others: int, width: int, heads: int, layers: int) -> None:
+        super().__init__()
+        self.cross = nn.ModuleList(Stack(width, heads, layers) for _ in range(others))
+        self.itself = Stack(others * width, heads, layers)
+
+    def forward(self, states: Tensor, real: Tensor, others: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Return [batch, positions, others * width] for ``states`` [batch, positions, width]; each of ``others`` is a source
+        [batch, tokens, width] and which of its tokens are real, [batch, tokens]."""
+        crossed = [stack(states, source, seen) for stack, (source, seen) in zip(self.cross, others, strict=True)]
+        return self.itself(torch.cat(crossed, -1), None, real)
 
 
 class Stack(nn.Module):

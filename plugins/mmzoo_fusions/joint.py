@@ -39,6 +39,7 @@ class JointEarly(Fusion):
 
     joint: ClassVar[bool] = True
     needs_tokens: ClassVar[bool] = True
+    changes_text: ClassVar[bool] = True
 
     def __init__(self, options: Any, encoders: Mapping[str, FeatureSpec], language_model: LanguageSpec, width: int) -> None:
         super().__init__(options, encoders, language_model)

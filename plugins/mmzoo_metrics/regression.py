@@ -71,17 +71,18 @@ class _Moments(Metric):
         """Return x and y from estimates and truth, all [examples, values], in units that keep the sums precise."""
 
     def score(self, totals: np.ndarray) -> np.ndarray:
-        return self.of_sums(*np.moveaxis(totals.reshape(*totals.shape[:-1], 6, -1), -2, 0)).mean(-1)
+        return self.of_sums(np.moveaxis(totals.reshape(*totals.shape[:-1], 6, -1), -2, 0)).mean(-1)
 
     @abstractmethod
-    def of_sums(self, n: np.ndarray, x: np.ndarray, y: np.ndarray, xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -> np.ndarray:
-        """Return the score of each number [..., values] from its sums, all of that shape."""
+    def of_sums(self, sums: np.ndarray) -> np.ndarray:
+        """Return the score of each number [..., values] from its ``sums`` [6, ..., values]."""
 
 
 class R2(_Moments):
     """Compute the share of the truth's variance that is explained; for a truth that is always the same 1 if it is met, else 0."""
 
-    def of_sums(self, n: np.ndarray, x: np.ndarray, y: np.ndarray, xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    def of_sums(self, sums: np.ndarray) -> np.ndarray:
+        n, _, y, xx, yy, _ = sums
         variance = _clean(yy - ratio(y * y, n), yy)
         return np.where(variance > 0, 1 - ratio(xx, variance), (xx == 0).astype(float))
 
@@ -92,7 +93,8 @@ class R2(_Moments):
 class Pearson(_Moments):
     """Compute the linear correlation (Pearson 1895, https://doi.org/10.1098/rspl.1895.0041); 0 if one side never changes."""
 
-    def of_sums(self, n: np.ndarray, x: np.ndarray, y: np.ndarray, xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    def of_sums(self, sums: np.ndarray) -> np.ndarray:
+        n, x, y, xx, yy, xy = sums
         vx, vy = _clean(xx - ratio(x * x, n), xx), _clean(yy - ratio(y * y, n), yy)
         return np.clip(ratio(xy - ratio(x * y, n), np.sqrt(vx) * np.sqrt(vy)), -1, 1)
 

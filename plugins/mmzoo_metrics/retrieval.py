@@ -2,9 +2,9 @@
 rank (Karpathy and Fei-Fei 2015, https://arxiv.org/abs/1412.2306; Voorhees 1999, https://trec.nist.gov/pubs/trec8/papers/qa_report.pdf).
 
 They read ``vectors``: ``"text"`` and one of an input, of length 1. The text of an example is its first reference; every text
-among the references of an input is right for it. Equal texts are one candidate, and so are the inputs of one of the ``groups``
-that the evaluation may set; without these each example has its own input. Candidates as similar as the right one, such as those
-of blanked inputs, give it the mean of the ranks that it could have.
+among the references of an input is right for it. Equal texts are one candidate, and so are the inputs of one group
+(`Metric.groups`). Candidates as similar as the right one, such as those of blanked inputs, are put in a random order, and the
+score is the mean over all orders.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ class MeanReciprocalRank(Metric):
 
     compares_all = True
     from_text: ClassVar[bool] = False
-    groups: Sequence[Hashable] | None = None  # the identity of each example's input, if several examples share one
 
     def rows(self, predictions: Sequence[Prediction], references: Sequence[Sequence[str]]) -> np.ndarray:
         """Return the row of each example.
@@ -34,17 +33,25 @@ class MeanReciprocalRank(Metric):
         Raises:
             DataError: a prediction has no vectors, or an example no reference.
         """
-        return np.column_stack([self.gain(self._ranks(predictions, references)), np.ones(len(predictions))])
+        cases, places = np.unique(self._counts(predictions, references), axis=0, return_inverse=True)
+        gains = np.array([self._expected(*case) for case in cases.tolist()])
+        return np.column_stack([gains[places.reshape(-1)], np.ones(len(predictions))])
 
     def score(self, totals: np.ndarray) -> np.ndarray:
         return ratio(totals[..., 0], totals[..., 1], empty=np.nan)
 
     def gain(self, ranks: np.ndarray) -> np.ndarray:
-        """Return what ranks [examples] are worth."""
+        """Return what ranks, of any shape, are worth; 1 is the first."""
         return 1 / ranks
 
-    def _ranks(self, predictions: Sequence[Prediction], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """Return the rank of the best right candidate of each example, [examples]; 1 is the first."""
+    def _expected(self, better: int, equal: int, right: int) -> float:
+        """Return the mean gain of the first of ``right`` candidates in a random order with ``equal`` others, after ``better``."""
+        before = np.arange(equal + 1)  # how many of the equal ones come first
+        reached = np.cumprod(np.append(1.0, (equal - before[:-1]) / (equal + right - before[:-1])))
+        return float((reached * right / (equal + right - before)) @ self.gain(better + 1 + before))
+
+    def _counts(self, predictions: Sequence[Prediction], references: Sequence[Sequence[str]]) -> np.ndarray:
+        """Return the counts of each example's candidates, as `_compare` does."""
         inputs, texts = _vectors(predictions, references)
         groups = list(range(len(inputs))) if self.groups is None else self.groups
         right: dict[Hashable, set[str]] = {}  # the texts of each input
@@ -54,12 +61,12 @@ class MeanReciprocalRank(Metric):
         place = {text: i for i, text in enumerate(first_texts)}
         answers = {group: [place[text] for text in own if text in place] for group, own in right.items()}
         if not self.from_text:
-            return _best_ranks(inputs, texts[list(first_texts.values())], [answers[group] for group in groups])
+            return _compare(inputs, texts[list(first_texts.values())], [answers[group] for group in groups])
         found: list[list[int]] = [[] for _ in place]
         for number, group in enumerate(first_inputs):
             for text in answers[group]:
                 found[text].append(number)
-        return _best_ranks(texts, inputs[list(first_inputs.values())], [found[place[own[0]]] for own in references])
+        return _compare(texts, inputs[list(first_inputs.values())], [found[place[own[0]]] for own in references])
 
 
 class TextMeanReciprocalRank(MeanReciprocalRank):
@@ -129,14 +136,14 @@ def _first(keys: Sequence[Hashable]) -> dict[Hashable, int]:
     return first
 
 
-def _best_ranks(queries: np.ndarray, candidates: np.ndarray, right: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return the rank of the best of each query's ``right`` candidates among the others, [queries]."""
-    ranks, step = np.empty(len(queries)), max(1, BLOCK // len(candidates))
+def _compare(queries: np.ndarray, candidates: np.ndarray, right: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return for each query how many other candidates are better than the best of its ``right`` ones, how many are as good, and
+    how many right ones are as good, [queries, 3]."""
+    counts, step = np.empty((len(queries), 3), int), max(1, BLOCK // len(candidates))
     for start in range(0, len(queries), step):
         block = np.nan_to_num(queries[start : start + step] @ candidates.T, nan=-1.0)
         for i, (row, answers) in enumerate(zip(block, right[start : start + step], strict=True), start):
-            best, among = row[answers].max(), np.sum(row[answers] > row[answers].max() - TIE)
+            found, best = row[answers], row[answers].max()
             row[answers] = -np.inf
-            better, equal = np.sum(row > best + TIE), np.sum(np.abs(row - best) <= TIE)
-            ranks[i] = 1 + better + equal / (among + 1)  # the mean rank of the first of `among` in a random order
-    return ranks
+            counts[i] = np.sum(row > best + TIE), np.sum(np.abs(row - best) <= TIE), np.sum(found >= best - TIE)
+    return counts

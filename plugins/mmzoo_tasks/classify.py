@@ -36,27 +36,27 @@ class Classify(Labelled):
         class_weights: Literal["none", "balanced"] = Field(
             "none", description="balanced: weigh the loss of a label by examples / (labels * examples of that label)"
         )
-        weights: list[float] | None = Field(
+        label_weights: list[float] | None = Field(
             None, description="the weight of each label; training learns it from the data if class_weights is balanced"
         )
         focal_gamma: float = Field(0.0, ge=0, le=100, description="focus on examples of low probability; 0 is cross-entropy")
 
         @model_validator(mode="after")
         def _one_each(self) -> Any:
-            if self.weights is not None and len(self.weights) != len(self.labels or PLACEHOLDERS):
-                raise ValueError("weights must have one number for each label")
-            if min(self.weights or [0]) < 0:
-                raise ValueError("weights must not be negative")
+            if self.label_weights is not None and len(self.label_weights) != len(self.labels or PLACEHOLDERS):
+                raise ValueError("label_weights must have one number for each label")
+            if min(self.label_weights or [0]) < 0:
+                raise ValueError("label_weights must not be negative")
             return self
 
     @classmethod
     def learn(cls, options: Any, examples: Iterable[Example]) -> dict[str, Any]:
-        """Return ``labels``, and ``weights`` for balanced classes, as far as the options lack them.
+        """Return ``labels``, and ``label_weights`` for balanced classes, as far as the options lack them.
 
         Raises:
             DataError: there are fewer than two labels, or they are numbers to estimate, as `_check_classes` decides.
         """
-        weighs = options.class_weights == "balanced" and options.weights is None
+        weighs = options.class_weights == "balanced" and options.label_weights is None
         if options.labels and not weighs:
             return {}
         counts = Counter(example.targets[0] for example in examples if example.targets)
@@ -64,7 +64,7 @@ class Classify(Labelled):
         if weighs:
             found = [counts[label] for label in options.labels or learned["labels"]]
             share = sum(found) / max(1, sum(map(bool, found)))
-            learned["weights"] = [share / count if count else 1.0 for count in found]
+            learned["label_weights"] = [share / count if count else 1.0 for count in found]
         return learned
 
     def references(self, example: Example) -> list[str]:
@@ -80,7 +80,9 @@ class Classify(Labelled):
 
     def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         labels, logits, options = batch["labels"], self.logits(outputs), self.options
-        weights = logits.new_tensor(options.weights) if options.class_weights == "balanced" and options.weights else None
+        weights = (
+            logits.new_tensor(options.label_weights) if options.class_weights == "balanced" and options.label_weights else None
+        )
         smoothing = options.label_smoothing
         losses = F.cross_entropy(logits, labels, weights, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing)
         if options.focal_gamma:

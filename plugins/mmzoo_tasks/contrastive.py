@@ -46,6 +46,7 @@ class Contrastive(Task):
     pairs of the batch, of all processes. An example without the input is no pair, and left out of the loss.
     """
 
+    gathers = True
     needs_input = True
     metrics = ("recall-at-1", "recall-at-10", "text-recall-at-1", "text-recall-at-10")
 
@@ -62,7 +63,7 @@ class Contrastive(Task):
         self.encoder = options.encoder or next(iter(encoders))
         if self.encoder not in encoders:
             raise BadRecipe(f"task.encoder: there is no encoder '{self.encoder}'; there are: {', '.join(encoders)}")
-        self._modality = encoders[self.encoder].modality
+        self.modality = encoders[self.encoder].modality
         self.shape = f"{options.dim} channels"
         self.input = nn.Linear(encoders[self.encoder].pooled_dim, options.dim, bias=False)
         self.text = nn.Linear(language_model.dim, options.dim, bias=False)
@@ -83,7 +84,7 @@ class Contrastive(Task):
         # No input is put into the text, which begins as a text alone does.
         batch = text_batch(texts, examples, replace(text, added=dict.fromkeys(text.added, 0)))
         if training:
-            inputs = [example.of(self._modality) for example in examples]
+            inputs = [example.of(self.modality) for example in examples]
             keys = [self.references(example)[0] for example in examples]
             labels = [_identity(key) if each else IGNORE for key, each in zip(keys, inputs, strict=True)]
             batch |= {"labels": torch.tensor(labels), "sources": torch.tensor([_identity(input_key(each)) for each in inputs])}

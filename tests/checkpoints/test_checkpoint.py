@@ -110,7 +110,15 @@ def test_a_manifest_of_wrong_shape(saved, key, value):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"plugins": {"": "1"}}, {"plugins": {"a; b": "1"}}, {"lock": {"x": {"source": "hub", "id": "x", "files": {}}}}]
+    "changed",
+    [
+        {"plugins": {"": "1"}},
+        {"plugins": {"a; b": "1"}},
+        *(
+            {"lock": {key: {"source": "hub", "id": "x", "files": {}}}}
+            for key in ("x", "encoder", "encoders.", "encoders.a.b", "tasks.../x")
+        ),
+    ],
 )
 def test_a_forged_manifest(saved, changed):
     edit(saved, **changed)
@@ -131,6 +139,23 @@ def test_a_newer_format(saved):
         mmzoo.load(saved)
 
 
+def test_an_older_format(saved):
+    """Format 1 had one encoder, one fusion and one task, under other names."""
+    manifest = json.loads((saved / "mmzoo.json").read_text())
+    recipe = {"encoder": manifest["recipe"]["encoders"]["image"], "task": manifest["recipe"]["tasks"]["classify"]}
+    edit(saved, format=1, recipe=recipe, lock={"encoder": {"source": "hub", "id": "x", "files": {}}})
+    said = r"mmzoo\.json: format 1 is older than this mmzoo reads \(2\); load it with the mmzoo that saved it, or train"
+    with pytest.raises(CheckpointError, match=said):
+        mmzoo.load(saved)
+
+
+@pytest.mark.parametrize("format", [0, -1, None, "2", 2.5, [2]])
+def test_an_unknown_format(saved, format):
+    edit(saved, format=format)
+    with pytest.raises(CheckpointError, match=r"mmzoo\.json: format .* is unknown"):
+        mmzoo.load(saved)
+
+
 def test_a_plugin_that_is_not_installed(saved):
     edit(saved, plugins={"mmzoo-foo": "1.2"})
     with pytest.raises(MissingPlugin, match="pip install 'mmzoo-foo==1.2'"):
@@ -148,12 +173,12 @@ def test_tensors_that_the_recipe_does_not_expect(saved):
     from safetensors.torch import save_file
 
     weights = load_file(saved / "model.safetensors")
-    weights["encoder.extra"] = torch.zeros(1)
+    weights["encoders.image.extra"] = torch.zeros(1)
     save_file(weights, saved / "model.safetensors")
     manifest = json.loads((saved / "mmzoo.json").read_text())
     manifest["files"]["model.safetensors"] = checkpoint.file_facts(saved / "model.safetensors").model_dump()
     edit(saved, **manifest)
-    with pytest.raises(CheckpointError, match=r"encoder\.extra"):
+    with pytest.raises(CheckpointError, match=r"encoders\.image\.extra"):
         mmzoo.load(saved)
 
 

@@ -16,6 +16,7 @@ import mmzoo
 from mmzoo.checkpoints import folder as checkpoint
 from mmzoo.cli import main as cli_main
 from mmzoo.errors import CheckpointError, HubError, MmzooError
+from mmzoo.interfaces.kinds import GROUPS
 from mmzoo.testing import no_network, tiny
 
 GIGABYTES, TERABYTES = 8 << 30, 1 << 40
@@ -49,10 +50,28 @@ def recipe(**parts):
     def change(folder):
         def edit(manifest):
             for kind, options in parts.items():
-                if isinstance(options, dict) and "config" not in options:
-                    manifest["recipe"][kind].update(options)
+                held, name = manifest["recipe"], kind
+                if kind in GROUPS:  # the only one
+                    held = held[GROUPS[kind]]
+                    (name,) = held
+                if isinstance(options, dict) and isinstance(held.get(name), dict) and "config" not in options:
+                    held[name].update(options)
                 else:
-                    manifest["recipe"][kind] = options
+                    held[name] = options
+
+        seal(folder, edit)
+
+    return change
+
+
+def names(**others):
+    """Give the only part of a group another name."""
+
+    def change(folder):
+        def edit(manifest):
+            for group, name in others.items():
+                ((_, part),) = manifest["recipe"][group].items()
+                manifest["recipe"][group] = {name: part}
 
         seal(folder, edit)
 
@@ -139,7 +158,7 @@ def tensors(change):
 
 
 def a_name(weights):
-    return next(name for name, value in weights.items() if name.startswith("fusion.") and value.is_floating_point())
+    return next(name for name, value in weights.items() if name.startswith("fusions.") and value.is_floating_point())
 
 
 def link(name, target):
@@ -168,6 +187,7 @@ def run_json(**keys):
     return file(RUN, json.dumps(keys))
 
 
+IMAGE = "encoders.image"
 LOCK = {"source": "hub", "id": "openai-community/gpt2", "commit": "a" * 40, "files": {}}
 TRAINED = {
     "dataset": "x", "split": "train", "seed": 0, "steps": 1, "seconds": 1.0, "processes": 1, "device": "cpu", "precision": "fp32",
@@ -225,8 +245,20 @@ KINDS = {
     "an import path with a colon": (recipe(encoder={"use": "os:system"}), "mmzoo.json"),
     "an unknown entry": (recipe(fusion={"use": "evil"}), "mmzoo.json"),
     "an unknown option": (recipe(fusion={"code": "x"}), "mmzoo.json"),
-    "a target as an option": (recipe(task={"target": "os:system"}), "mmzoo.json"),
+    "a target as an option": (recipe(fusion={"target": "os:system"}), "mmzoo.json"),
     "a part that is a number": (recipe(task=7), "mmzoo.json"),
+    "parts that are a list": (recipe(encoders=["cnn"]), r"mmzoo\.json: recipe: 1 key wrong\n  encoders"),
+    "no encoder": (lambda folder: seal(folder, lambda m: m["recipe"].update(encoders={})), r"mmzoo\.json.*\n  encoders"),
+    "a name of a part that is a path": (names(encoders="../../x"), r"mmzoo\.json.*\n  encoders\.\.\./\.\./x"),
+    "a name of a part with a dot": (names(tasks="a.b"), r"mmzoo\.json.*\n  tasks\.a\.b"),
+    "a name of a part of megabytes": (names(tasks="a" * (2 << 20)), "mmzoo.json"),
+    "a name of a part that is hidden": (names(tasks="__class__"), r"mmzoo\.json.*\n  tasks\.__class__"),
+    "a fusion of no encoder": (names(fusions="evil"), "no encoder of that name"),
+    "parts without end": (
+        lambda folder: seal(folder, lambda m: m["recipe"].update(tasks={f"t{i}": {"use": "caption"} for i in range(10**5)})),
+        r"mmzoo\.json: recipe.*tasks has 100000 parts",
+    ),
+    "both forms of a part": (lambda folder: seal(folder, lambda m: m["recipe"].update(encoder="cnn")), "both given"),
     "a name in YAML's tags": (recipe(encoder={"use": "!!python/object/apply:os.system"}), "mmzoo.json"),
     "channels of terabytes": (recipe(encoder={"channels": [65536, 65536, 65536]}), "model.safetensors|mmzoo.json"),
     "a dim of terabytes": (recipe(language_model={"dim": 1 << 30}), "mmzoo.json|model.safetensors"),
@@ -268,9 +300,9 @@ KINDS = {
     ),
     "another shape than the weights": (recipe(fusion={"length": 7}), "model.safetensors"),
     # the lock
-    "a lock of a part that has none": (manifest(lock={"encoder": {**LOCK, "files": {"x": "y"}}}), "lock"),
+    "a lock of a part that has none": (manifest(lock={IMAGE: {**LOCK, "files": {"x": "y"}}}), "lock"),
     "a lock of no part": (manifest(lock={"optimizer": LOCK}), "lock"),
-    "a lock whose commit is a path": (manifest(lock={"encoder": {**LOCK, "commit": "../../x"}}), "lock"),
+    "a lock whose commit is a path": (manifest(lock={IMAGE: {**LOCK, "commit": "../../x"}}), "lock"),
     # the weights' header
     "a header of gigabytes": (length(GIGABYTES), "header too large"),
     "a header of exabytes": (length((1 << 64) - 1), "header too large"),
@@ -305,7 +337,7 @@ KINDS = {
     "a tensor of another type": (tensors(lambda w: w.update({a_name(w): w[a_name(w)].double()})), "F64"),
     "a tensor of integers": (tensors(lambda w: w.update({a_name(w): w[a_name(w)].int()})), "I32"),
     "a tensor of another shape": (tensors(lambda w: w.update({a_name(w): w[a_name(w)][..., None]})), "the recipe makes it"),
-    "a tensor too many": (tensors(lambda w: w.update({"encoder.evil": torch.zeros(1)})), "encoder.evil"),
+    "a tensor too many": (tensors(lambda w: w.update({"encoders.image.evil": torch.zeros(1)})), "encoders.image.evil"),
     "a tensor too few": (tensors(lambda w: w.pop(a_name(w))), "missing"),
     "a tensor of no part": (tensors(lambda w: w.update({"__class__": torch.zeros(1)})), "__class__"),
     # the run and the card
@@ -354,7 +386,7 @@ def test_what_was_not_changed_loads(folder):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers(folder, value):
     tensors(lambda weights: weights[a_name(weights)].view(-1)[:1].fill_(value))(folder)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: fusion\..* holds"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: fusions\.image\..* holds"):
         mmzoo.load(folder)
 
 

@@ -2,13 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
-from broken import Measures
 from PIL import Image
 
 import mmzoo
 from mmzoo.errors import BadRecipe, CheckpointError, DataError, PluginBroken, UnknownName
 from mmzoo.evaluation.controls import AS_IS, make_conditions
+from mmzoo.evaluation.metric import Metric
 from mmzoo.evaluation.scoring import make_metrics, score_examples
 from mmzoo.interfaces import Example
 from mmzoo.registry.entries import Registry
@@ -52,7 +53,7 @@ def test_the_same_seed_gives_the_same_numbers(trained):
 def test_scoring_alone_gives_the_same_scores_and_records_nothing(trained):
     model, examples = mmzoo.load(trained), Sample().load("test")
     recorded = len(model.provenance.run.get("evaluations", []))
-    conditions = make_conditions(examples, ["shuffled"], seed=0, modality="image")
+    conditions = make_conditions(examples, ["shuffled"], seed=0, modalities=["image"])
     batches = []
     results = score_examples(
         model, examples, make_metrics(["f1"]), conditions, batch_size=7, advance=lambda count, name: batches.append((name, count))
@@ -122,10 +123,6 @@ def test_a_result_of_a_model_in_memory_cannot_be_recorded(trained):
         measure(mmzoo.load(trained), record=True)
 
 
-class Brightness(Measures):
-    metrics = ("absolute-error",)
-
-
 class Greys(mmzoo.Dataset):
     def __init__(self):
         super().__init__(None)
@@ -137,26 +134,25 @@ class Greys(mmzoo.Dataset):
         return [Example(str(i), Image.new("RGB", (32, 32), (15 * i,) * 3), "how bright", (str(i / 4),)) for i in range(16)]
 
 
-def test_a_regression_task_is_measured_and_a_smaller_error_is_better(tmp_path, monkeypatch):
-    registry = Registry()
-    registry.add_all(plugin_manager().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
-    about = {"summary": "numbers", "license": "MIT", "source": "here"}
-    entries = [
-        mmzoo.Entry("task", "brightness", target="test_evaluate:Brightness", **about),
-        mmzoo.Entry("metric", "absolute-error", target="broken:Distance", **about),
-    ]
-    registry.add_all(entries, plugin="mmzoo", version=mmzoo.__version__)
-    monkeypatch.setattr(plugin_manager(), "registry", registry)
+def test_a_regression_task_is_measured_and_a_smaller_error_is_better(tmp_path):
     options = {"max_steps": 60, "batch_size": 16, "learning_rate": 1e-2}
-    recipe = tiny("cnn-product-lstm", task="brightness", fusion="late-concat")
+    recipe = tiny("cnn-product-lstm", task="regress", fusion="late-concat")
     run = mmzoo.train(recipe, dataset=Greys(), output=tmp_path / "m", progress=False, training=options)
     measured = measure(run.output, Greys())
-    assert measured.scores["absolute-error"].value < 0.5 < measured.controls["shuffled"]["absolute-error"].value
+    assert measured.scores["mae"].value < 0.5 < measured.controls["shuffled"]["mae"].value
     assert not measured.ignores_images
     assert measured.predictions[0].text == repr(measured.predictions[0].value)
     options["blank_images"] = True
     blind = mmzoo.train(recipe, dataset=Greys(), output=tmp_path / "blind", progress=False, training=options)
     assert measure(blind.model, Greys()).ignores_images
+
+
+class OfNumbers(Metric):
+    def rows(self, predictions, references):
+        return np.array([[float(prediction.text), 1.0] for prediction in predictions])
+
+    def score(self, totals):
+        return totals[..., 0] / totals[..., 1]
 
 
 class Breaks(Greys):
@@ -170,7 +166,7 @@ def test_an_error_of_a_data_set_or_metric_is_one_line(trained, monkeypatch):
     registry = Registry()
     registry.add_all(plugin_manager().registry.entries(), plugin="mmzoo", version=mmzoo.__version__)
     about = {"summary": "no numbers", "license": "MIT", "source": "here"}
-    registry.add_all([mmzoo.Entry("metric", "odd", target="broken:Distance", **about)], plugin="mmzoo-odd", version="1")
+    registry.add_all([mmzoo.Entry("metric", "odd", target="test_evaluate:OfNumbers", **about)], plugin="mmzoo-odd", version="1")
     monkeypatch.setattr(plugin_manager(), "registry", registry)
     with pytest.raises(PluginBroken, match="^metric 'odd' failed on the predictions: ValueError: could not convert"):
         measure(trained, metrics=["odd"])

@@ -150,7 +150,7 @@ def test_a_private_data_set_is_verified_with_a_copy(measured, pets, tmp_path):
 )
 def test_a_path_in_a_record_is_not_opened(model, claim, monkeypatch):
     opened = []
-    monkeypatch.setattr("mmzoo.evaluation.verify.open_dataset", lambda part: opened.append(part) or _easy())
+    monkeypatch.setattr("mmzoo.evaluation.verify.open_for", lambda recipe, part: opened.append(part) or _easy())
     change(model, lambda record: record.update(claim))
     (check,) = mmzoo.verify(model, progress=False).evaluations
     assert [part.use for part in opened] == (["easy-vqa"] if "limit" in claim.get("dataset_options", {}) else [])
@@ -178,10 +178,11 @@ def test_a_control_without_a_name_does_not_hide_the_claim(model):
 
     change(model, hide)
     (check,) = mmzoo.verify(model, progress=False).evaluations
-    assert (check.reproduced, check.reason) == (False, "unknown control ''; use one of: shuffled, blanked")
+    said = "unknown control ''; use one of: shuffled, blanked, missing, or shuffled:MODALITY"
+    assert (check.reproduced, check.reason) == (False, said)
 
 
-@pytest.mark.parametrize("name", ["blank", "batch_size", "device", "features", "self"])
+@pytest.mark.parametrize("name", ["blank", "batch_size", "device", "outputs", "self", "task"])
 def test_a_record_does_not_decide_how_it_is_verified(model, name):
     change(model, lambda claim: claim.update(options={name: True}))
     assert mmzoo.verify(model, progress=False).reproduced

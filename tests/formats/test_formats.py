@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 import mmzoo
 from mmzoo.backbones import repository as source
 from mmzoo.cli import app
+from mmzoo.data.tokens import pad_with_mask, prompt_ids
 from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, SourceError
 from mmzoo.formats.format import Format
 from mmzoo.interfaces import PLACEHOLDER_ID
-from mmzoo.models.sequence import text_states
 from mmzoo.testing import tiny
 from mmzoo_transformers.bytes import byte_tokenizer
 
@@ -38,13 +38,10 @@ def picture(seed=0, size=(45, 61)):
 @torch.no_grad()
 def logits(model, pixels, prompts, index=None):
     """Logits at the positions of the prompts' text, [batch, text, vocab], and the ids."""
-    from mmzoo.data.tokens import pad_with_mask, prompt_ids
-
     text = model.text_context()
     ids, mask = pad_with_mask(prompt_ids(text, prompts), text.tokenizer.pad_token_id)
     features = model.encode(pixels, torch.arange(len(prompts)) if index is None else index)
-    states = model.states(features, ids, mask)
-    return model.language_model.logits(text_states(states.hidden, states.text)), ids
+    return model.language_model.logits(model.outputs({"image": features}, {"ids": ids, "mask": mask}).hidden), ids
 
 
 # ClipCap
@@ -112,10 +109,11 @@ def test_clipcap_normalises_the_embedding_on_request(clipcap):
     features = scaled.encode(torch.randn(2, 3, 32, 32))
     features.pooled = features.pooled * 7
     ids = torch.tensor([[5], [6]])
+    batch = {"ids": ids, "mask": torch.ones_like(ids)}
     with torch.no_grad():
-        one = scaled.states(features, ids, torch.ones_like(ids)).hidden
+        one = scaled.outputs({"image": features}, batch).states.hidden
         features.pooled = F.normalize(features.pooled, dim=-1)
-        assert torch.allclose(one, plain.states(features, ids, torch.ones_like(ids)).hidden, atol=1e-5)
+        assert torch.allclose(one, plain.outputs({"image": features}, batch).states.hidden, atol=1e-5)
 
 
 def test_clipcap_alone_goes_before_the_pretrained_gpt2(tmp_path, monkeypatch):

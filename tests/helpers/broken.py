@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from mmzoo.data.tokens import pad_with_mask, prompt_ids
 from mmzoo.errors import BadInput, DataError
 from mmzoo.evaluation.metric import Metric
 from mmzoo.formats.format import Format
-from mmzoo.interfaces import Encoder, Features, FeatureSpec, Prediction, Task
+from mmzoo.interfaces import Encoder, Features, FeatureSpec, Fusion, Prediction, Task
 from mmzoo.modalities.reader import Reader
 from mmzoo.testing import Sample
 from mmzoo_fusions.late import LateAttention
@@ -82,8 +84,8 @@ class OneType(CNN):
 
 
 class CountsItsBatch(Classify):
-    def predict(self, model, features, batch, **options):
-        found = super().predict(model, features, batch, **options)
+    def predict(self, outputs, batch, **options):
+        found = super().predict(outputs, batch, **options)
         for prediction in found:
             prediction.score /= len(found)
         return found
@@ -236,13 +238,18 @@ class WritesAnything(GPTMini):
 
 
 class LosesOne(Classify):
-    def loss(self, *arguments):
-        return super().loss(*arguments)[0]
+    def loss(self, outputs, batch):
+        return {term: total for term, (total, _) in super().loss(outputs, batch).items()}
+
+
+class LosesNoNames(Classify):
+    def loss(self, outputs, batch):
+        return super().loss(outputs, batch)["cross-entropy"]
 
 
 class LosesNumbers(Classify):
-    def loss(self, *arguments):
-        return tuple(value.item() for value in super().loss(*arguments))
+    def loss(self, outputs, batch):
+        return {term: tuple(value.item() for value in pair) for term, pair in super().loss(outputs, batch).items()}
 
 
 class HoldsTexts(Repeats):
@@ -270,13 +277,12 @@ class Lists(Metric):
 
 class Words(Lists):
     def rows(self, predictions, references):
-        return np.array([[text] for text in predictions])
+        return np.array([[prediction.text] for prediction in predictions])
 
 
 class LosesMeans(Classify):
-    def loss(self, model, features, batch):
-        total, count = super().loss(model, features, batch)
-        return total / count, count
+    def loss(self, outputs, batch):
+        return {term: (total / count, count) for term, (total, count) in super().loss(outputs, batch).items()}
 
 
 class IsBlind(LinearPrefix):
@@ -287,6 +293,75 @@ class IsBlind(LinearPrefix):
 class ReadsPadding(LateAttention):
     def late(self, features, hidden):
         return super().late(Features(features.tokens, features.pooled), hidden)
+
+
+class AveragesTokens(LinearPrefix):
+    """Its mean over the tokens that are there is 0 / 0 where none is."""
+
+    needs_tokens = True
+
+    def early(self, features, embeddings, mask):
+        real = features.token_mask()[..., None]
+        mean = (features.tokens * real).sum(1) / real.sum(1)
+        return super().early(replace(features, pooled=features.pooled + mean), embeddings, mask)
+
+
+class SeesItsBatch(LinearPrefix):
+    """What an input is gets worse where another of the batch is missing."""
+
+    def early(self, features, embeddings, mask):
+        there = 1.0 if features.present is None else features.present.float().mean()
+        return super().early(replace(features, pooled=100 * there * features.pooled), embeddings, mask)
+
+
+class Shift(Fusion):
+    """Adds the features to each state of the language model, through hooks, as its contract asks."""
+
+    needs_blocks = True
+
+    def __init__(self, options: Any, encoder: FeatureSpec, language_model: Any) -> None:
+        super().__init__(options, encoder, language_model)
+        self.project = nn.Linear(encoder.pooled_dim, language_model.dim)
+
+    def deep(self, language_model):
+        for block in language_model.blocks():
+            block.register_forward_pre_hook(self._hook, with_kwargs=True)
+
+    def _hook(self, block, args, kwargs):
+        states = args[0] if args else kwargs["hidden_states"]
+        if (features := self.features_for(states.shape[0])) is None:
+            return None
+        states = states + self.project(features.pooled)[:, None]
+        return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
+
+
+class ClosesOver(Shift):
+    """Its hooks are functions, which a deep copy shares with the original."""
+
+    def deep(self, language_model):
+        for block in language_model.blocks():
+            block.register_forward_pre_hook(lambda *arguments: self._hook(*arguments), with_kwargs=True)
+
+
+class KeepsFeatures(Shift):
+    """Keeps the features of the last call, whoever made it."""
+
+    last = None
+
+    def prepare(self, features):
+        self.last = features.pooled
+        time.sleep(0.01)
+        return features
+
+    def features_for(self, rows):
+        return None if self.call is None else Features(self.last[:1, None], self.last[:1].expand(rows, -1))
+
+
+class CopiesWrongly(Shift):
+    """Its copy is itself."""
+
+    def __deepcopy__(self, memo):
+        return self
 
 
 class ReadsPrompts(GPTMini):
@@ -371,8 +446,8 @@ class Measures(Task):
 
     metrics = ("accuracy",)
 
-    def __init__(self, options: Any, language_model: Any) -> None:
-        super().__init__(options, language_model)
+    def __init__(self, options: Any, language_model: Any, encoders: Any) -> None:
+        super().__init__(options, language_model, encoders)
         self.head = nn.Linear(language_model.dim, 1)
 
     def references(self, example):
@@ -386,12 +461,12 @@ class Measures(Task):
         labels = {"labels": torch.tensor([float(e.targets[0]) for e in examples])} if training else {}
         return {"ids": ids, "mask": mask, **labels}
 
-    def loss(self, model, features, batch):
-        said = self.head(model.pooled(features, batch["ids"], batch["mask"])).squeeze(1)
-        return (said - batch["labels"]).square().sum(), torch.tensor(len(said))
+    def loss(self, outputs, batch):
+        said = self.head(outputs.pooled).squeeze(1)
+        return {"square": ((said - batch["labels"]).square().sum(), torch.tensor(len(said)))}
 
-    def predict(self, model, features, batch, **options):
-        said = self.head(model.pooled(features, batch["ids"], batch["mask"])).squeeze(1)
+    def predict(self, outputs, batch, **options):
+        said = self.head(outputs.pooled).squeeze(1)
         return [Prediction(value=value) for value in said.float().tolist()]
 
 
@@ -400,7 +475,7 @@ class Distance(Metric):
     smaller_is_better = True
 
     def rows(self, predictions, references):
-        return np.array([[abs(float(p) - float(r[0])), 1.0] for p, r in zip(predictions, references, strict=True)])
+        return np.array([[abs(float(p.text) - float(r[0])), 1.0] for p, r in zip(predictions, references, strict=True)])
 
     def score(self, totals):
         return totals[..., 0] / totals[..., 1]

@@ -148,7 +148,7 @@ def test_deep_hooks_change_nothing_outside_of_a_pass(target):
 def test_co_attentions_late_step_reads_the_last_stream_or_else_the_first():
     fusion, tower = make(CoAttention, "bidirectional", heads=2)
     features, embeddings = features_of(masked=True), torch.randn(2, TEXT, DIM)
-    call = FusionCall(fusion.prepare(features), torch.ones(2, TEXT, dtype=torch.long))
+    call = FusionCall(fusion.prepare(features), mask=torch.ones(2, TEXT, dtype=torch.long))
 
     def expected(stream):
         pooled = torch.stack([stream[0].mean(0), torch.zeros(DIM)])

@@ -274,17 +274,17 @@ def test_cross_modal_fusion_is_mult(count):
     reals = masks_of(features, mask)
     streams = [x + sinusoids(real, x) for x, real in zip(tokens_of(fusion, features, embeddings), reals, strict=True)]
     results = []
-    for target, sources in enumerate(fusion.cross):
+    for target, module in enumerate(fusion.targets):
         crossed = []
-        for stack, source in zip(sources, [i for i in range(count + 1) if i != target], strict=True):
+        for stack, source in zip(module.cross, [i for i in range(count + 1) if i != target], strict=True):
             states = streams[target]
             for block in stack.layers:
                 states = plain_block(block, states, streams[source], reals[source])
             crossed.append(normed(stack.norm, states))
         merged = torch.cat(crossed, -1)
-        for block in fusion.itself[target].layers:
+        for block in module.itself.layers:
             merged = plain_block(block, merged, merged, reals[target])
-        results.append(normed(fusion.itself[target].norm, merged))
+        results.append(normed(module.itself.norm, merged))
     summaries = [r[0, real[0]].mean(0).expand(1, TEXT, -1) for r, real in zip(results[:-1], reals, strict=False)]
     change = fusion.out(torch.cat([*summaries, results[-1]], -1))
     fused = fusion.early(features, embeddings, mask)

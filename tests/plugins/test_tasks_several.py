@@ -110,16 +110,18 @@ def test_balanced_weights_are_those_of_sklearn():
     targets = ["a"] * 5 + ["b"] * 2 + ["c"]
     learned = learn("classify", examples(*targets), class_weights="balanced")
     assert learned["labels"] == ["a", "b", "c"]
-    assert learned["weights"] == pytest.approx(compute_class_weight("balanced", classes=np.array(["a", "b", "c"]), y=targets))
+    assert learned["label_weights"] == pytest.approx(
+        compute_class_weight("balanced", classes=np.array(["a", "b", "c"]), y=targets)
+    )
     given = learn("classify", examples(*targets), class_weights="balanced", labels=["c", "d", "b", "a"])
-    assert given == {"weights": pytest.approx([8 / 3, 1, 8 / 6, 8 / 15])}  # none is "d"
+    assert given == {"label_weights": pytest.approx([8 / 3, 1, 8 / 6, 8 / 15])}  # none is "d"
     assert learn("classify", examples(*targets)) == {"labels": ["a", "b", "c"]}
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("weights", [None, [0.5, 1.0, 4.0]])
 def test_the_focal_loss_is_that_of_the_paper(weights, gamma):
-    options = {"class_weights": "balanced", "weights": weights} if weights else {}
+    options = {"class_weights": "balanced", "label_weights": weights} if weights else {}
     task, outputs = make("classify", labels=["a", "b", "c"], focal_gamma=gamma, **options), Given(4)
     batch = task.collate(examples("a", "c", "b", "c"), outputs.text, training=True)
     assert batch["labels"].tolist() == [0, 2, 1, 2]
@@ -178,9 +180,9 @@ def test_numbers_that_are_classes_are_taken(targets):
 
 def test_weights_are_one_for_each_label():
     with pytest.raises(ValueError, match="one number for each label"):
-        make("classify", labels=["a", "b"], weights=[1.0])
+        make("classify", labels=["a", "b"], label_weights=[1.0])
     with pytest.raises(ValueError, match="negative"):
-        make("classify", labels=["a", "b"], weights=[1.0, -1.0])
+        make("classify", labels=["a", "b"], label_weights=[1.0, -1.0])
 
 
 # Several labels
@@ -299,13 +301,13 @@ def test_the_loss_of_pairs_is_that_of_clip_and_siglip(loss, encoder):
         assert task.scale.exp().item() == pytest.approx(1 / 0.07)
         wanted = image_text_contrastive_loss(logits.T)
     else:
-        assert (float(task.scale.exp()), float(task.bias)) == pytest.approx((10, -10))
+        assert (task.scale.exp().item(), task.bias.item()) == pytest.approx((10, -10))
         one = F.normalize(task.input(outputs.features[task.encoder].pooled), dim=-1)
         wanted = SigLipLoss()(one, F.normalize(task.text(outputs.text_only), dim=-1), task.scale.exp(), task.bias)
     torch.testing.assert_close(total / count, wanted)
     assert (name, count, batch["labels"].shape) == (loss, 5, (5,))
     for i, prediction in enumerate(task.predict(outputs, {})):
-        assert prediction.score == pytest.approx(float(cosines[i, i]), abs=1e-6)
+        assert prediction.score == pytest.approx(cosines[i, i].item(), abs=1e-6)
         assert set(prediction.vectors) == {task.encoder, "text"}
         dot = np.dot(prediction.vectors[task.encoder], prediction.vectors["text"])
         assert dot == pytest.approx(prediction.score, abs=1e-6)
@@ -347,7 +349,7 @@ def test_the_temperature_stays_below_its_limit():
     task, outputs = make("contrastive", dim=7), Given(5)
     nn.init.constant_(task.scale, 9.0)
     term(task, outputs, task.collate(examples(*CAPTIONS), outputs.text, training=True))
-    assert float(task.scale.exp()) == pytest.approx(100)
+    assert task.scale.exp().item() == pytest.approx(100)
 
 
 def test_the_text_of_a_pair_is_its_first_target():

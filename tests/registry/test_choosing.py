@@ -53,7 +53,7 @@ def test_a_name_of_a_plugin_that_is_left_out_or_disabled_says_so(tmp_path, monke
             match="encoder 'cnn' comes with the plugin 'mmzoo:scratch', which is disabled: mmzoo plugin enable mmzoo:scratch",
         ):
             mmzoo.build("cnn-product-lstm")
-    with hosted(settings.PluginSelection(only=frozenset({"mmzoo:recipes"}))):
+    with hosted(settings.PluginSelection(only=frozenset({"mmzoo:recipes", "mmzoo:fusions"}))):
         assert {p.name: p.state for p in manager.plugin_manager().plugins}["mmzoo-a"] == LEFT_OUT
         with pytest.raises(UnknownName, match="MMZOO_PLUGINS leaves out mmzoo-a"):
             mmzoo.build("cnn-product-lstm", encoder="entry-a")

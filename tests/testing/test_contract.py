@@ -35,11 +35,13 @@ BROKEN = {
         "a state depends on a later position",
     ),
     "positions": ("fusion", "AddsOneMore", {}, "early adds 2 positions, and added_tokens is 3"),
+    "missing-inputs": ("fusion", "AveragesTokens", {}, "the loss is not finite where an input is missing"),
+    "several-callers": ("fusion", "KeepsFeatures", {}, "threads that predict at the same time get other predictions"),
     "answers": ("task", "LearnsTwice", {}, "it learns again what it has learned"),
     "devices": ("encoder", "StaysBehind", IMAGES, "moved to the CPU it fails"),
     "dtypes": ("encoder", "OneType", IMAGES, "as bfloat16 it fails"),
     "batches": ("task", "CountsItsBatch", {}, "predictions in a batch and alone differ"),
-    "seeded": ("encoder", "Unseeded", IMAGES, "two builds differ in encoder.noise"),
+    "seeded": ("encoder", "Unseeded", IMAGES, "two builds differ in encoders.image.noise"),
     "gradients": ("encoder", "Idle", IMAGES, "no gradient reaches idle"),
     "save-and-load": ("encoder", "Forgets", IMAGES, "predicts otherwise than the saved one"),
     "partners": ("fusion", "NeedsTokens", {}, "none + broken-partners + gpt-mini + vqa: IndexError"),
@@ -68,8 +70,11 @@ ALSO = [
     ("states", "language_model", "WritesNumbers", MINI, "not a tensor of token ids"),
     ("states", "language_model", "WritesForOthers", MINI, "generate returns [2, 2] for one text and two new tokens"),
     ("states", "language_model", "WritesAnything", MINI, "; the vocabulary has"),
-    ("answers", "task", "LosesOne", {}, "loss returns Tensor, not the sum and the number of labels"),
-    ("answers", "task", "LosesNumbers", {}, "not a tensor"),
+    ("missing-inputs", "fusion", "SeesItsBatch", {}, "a missing input changes what is predicted for others"),
+    ("several-callers", "fusion", "CopiesWrongly", {}, "a deep copy of the model runs the fusion of the original"),
+    ("answers", "task", "LosesOne", {}, "the term 'cross-entropy' is Tensor, not the sum and the number of labels"),
+    ("answers", "task", "LosesNoNames", {}, "loss returns tuple, not a mapping of terms"),
+    ("answers", "task", "LosesNumbers", {}, "the sum of 'cross-entropy' is"),
     ("examples", "dataset", "HoldsTexts", {"modality": "image"}, "split 'train' has ['a'], not mmzoo.Example objects"),
     ("examples", "dataset", "HoldsNothing", {"modality": "image"}, "load('train') returns 7, not examples"),
     ("examples", "dataset", "HasOneSplit", {"modality": "image"}, "splits are 'train', not a list of names"),
@@ -86,7 +91,13 @@ ALSO = [
     ("features", "encoder", "HearsNothingKnown", {"modality": "pulse"}, "read must accept what probes returns"),
 ]
 # What is unlike anything of ours, and does all that it should.
-GOOD = [("encoder", "Heard", {"modality": "pulse"}), ("task", "Measures", {}), ("metric", "Distance", {})]
+GOOD = [
+    ("encoder", "Heard", {"modality": "pulse"}),
+    ("fusion", "Shift", {}),
+    ("fusion", "ClosesOver", {}),
+    ("task", "Measures", {}),
+    ("metric", "Distance", {}),
+]
 
 
 @pytest.fixture

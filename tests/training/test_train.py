@@ -110,6 +110,8 @@ def test_every_override_of_the_trainer_is_called(sample, classifier, tmp_path, m
     assert {name for _, name in overrides} == {
         "compute_loss",
         "create_optimizer",
+        "get_batch_samples",
+        "log",
         "save_model",
         "_get_train_sampler",
         "_save_checkpoint",
@@ -314,7 +316,8 @@ def test_a_full_disk_while_saving_keeps_the_last_good_checkpoint(classifier, sam
 
 def test_blank_images_train_a_blind_control(classifier, sample, tmp_path, quick):
     run = train(classifier, sample, tmp_path / "m", training={**quick, "blank_images": True})
-    assert run.model.collator(training=True, blank=True)(sample.load("train"))["inputs"].abs().sum() == 0
+    batch = run.model.collator(training=True, blank=True)(sample.load("train"))
+    assert batch["encoders"]["image"]["inputs"].abs().sum() == 0
 
 
 @pytest.fixture
