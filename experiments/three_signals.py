@@ -10,7 +10,7 @@ ENCODERS: dict[str, Any] = {
     "image": {"use": "cnn", "image_size": 32, "channels": [32, 64, 128]},
     "audio": {"use": "log-mel-gru", "mels": 32, "dim": 64},
 }
-# What each input says by itself is a task too: from the sentiment alone, whose parity has no gradient at first, nothing is learned.
+# What each input says by itself is a task too: the parity of the sentiment alone has no gradient at first, so nothing is learned.
 SIGNALS = {"text": "remark", "image": "face", "audio": "voice"}
 TRAIN = {"learning_rate": 2e-3, "batch_size": 128, "epochs": 8, "weight_decay": 0.01}
 DATA = {"use": "three-signals", "train_size": 4000}

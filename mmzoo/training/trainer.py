@@ -32,7 +32,7 @@ from mmzoo.models.prediction import input_error
 from mmzoo.training.callbacks import ProgressCallback, StopOnSignal
 from mmzoo.training.feature_cache import precompute
 from mmzoo.training.output import name_last_checkpoint
-from mmzoo.training.sampling import Shuffled
+from mmzoo.training.sampling import Shuffled, grouped_modality
 
 MAX_NAMES = 20  # examples that a message names
 
@@ -71,7 +71,7 @@ class MultimodalTrainer(Trainer):
         examples: Any = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(examples, IterableDataset):
             return None
-        together = self.model.modality if self.model.recipe.training.keep_images_together else ""
+        together = grouped_modality(self.model.modalities) if self.model.recipe.training.keep_images_together else ""
         return Shuffled(examples, self.args.seed, together, self.state)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
