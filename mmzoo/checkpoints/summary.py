@@ -145,9 +145,10 @@ class Summary:
         lines = [f"adds: {adds}"] if adds else []
         needs = f"memory: {format_bytes(self.memory_run)} to run, {format_bytes(self.memory_train)} to train"
         estimate = self.activations
-        if estimate is None or (step := self.memory_step) is None:
+        step = self.memory_step
+        if estimate is None or step is None:
             lines.append(f"{needs} (float32 weights, gradients and Adam; activations come on top)")
-            return lines + [f"activations: not estimated ({estimate.problem})"] * bool(estimate)
+            return lines if estimate is None else [*lines, f"activations: not estimated ({estimate.problem})"]
         lines.append(f"{needs} (float32 weights, gradients and Adam)")
         per = estimate.bytes(self.batch_size) / self.batch_size
         made_for = [f"{estimate.text_tokens} text tokens", *(f"{name} of length {n}" for name, n in estimate.lengths.items())]

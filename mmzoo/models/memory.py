@@ -4,6 +4,8 @@ A copy of the model without values runs forward on the meta device, in training 
 storages of what autograd saves for the backward pass are counted, and a polynomial of degree two gives the bytes of any batch:
 ``fixed + each * batch + pairs * batch ** 2``. It is exact for sums of tensors whose sizes are constant, grow with the batch, or
 with its square, as the similarities of a contrastive loss do.
+
+It needs private names of torch, which were seen in version 2.14.1: `TorchDispatchMode`, `StorageWeakRef`, and operations of aten.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -83,13 +86,14 @@ def _needed_bytes(model: Any, recomputing: Any, batch: Mapping[str, Any]) -> flo
 def saved_bytes(model: nn.Module, batch: Mapping[str, Any]) -> int:
     """Return the bytes that are in memory between the forward and the backward pass of a batch: of the batch, and of the tensors
     that autograd saved, each storage once, without the model's weights and buffers."""
-    own = {_storage(tensor)._cdata for tensor in chain(model.parameters(), model.buffers())}
+    own = {_storage(tensor).cdata for tensor in chain(model.parameters(), model.buffers())}
     seen: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        storage = _storage(tensor)
-        if storage is not None and storage._cdata not in own:
-            seen[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        with suppress(NotImplementedError, RuntimeError):  # a matrix packed for oneDNN has no storage
+            storage = _storage(tensor)
+            if storage.cdata not in own:
+                seen[storage.cdata] = storage, tensor.untyped_storage().nbytes()
         return tensor.detach()  # the tensor itself would keep its own graph alive
 
     for tensor in tree_leaves(batch):
@@ -102,12 +106,8 @@ def saved_bytes(model: nn.Module, batch: Mapping[str, Any]) -> int:
     return total
 
 
-def _storage(tensor: Tensor) -> Any:
-    """Return the storage of a tensor; None for one that has none, such as a matrix packed for oneDNN."""
-    try:
-        return tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):
-        return None
+def _storage(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())
 
 
 def without_values(model: Any) -> Any:
@@ -183,19 +183,20 @@ def _targets(task: Any) -> Callable[[int], tuple[str, ...]]:
         DataError: it accepts none.
     """
     labels = tuple(getattr(task, "labels", ()))[:1]
-    numbers = [("0",) * count for count in range(1, 33)]
     problem = "it accepts no artificial target"
-    for fixed in (labels, None, *numbers):
-        if fixed == ():
-            continue
+    for fixed in (labels, (), *(("0",) * count for count in range(1, 33))):  # a label, words, numbers
+
+        def make(words: int, fixed: tuple[str, ...] = fixed) -> tuple[str, ...]:
+            return fixed or (" ".join([WORD] * words),)
+
         try:
-            task.references(Example("", targets=fixed or (WORD,)))
+            task.references(Example("", targets=make(1)))
         except DataError as error:
             problem = str(error)
         except NotImplementedError:
-            pass
+            return make
         else:
-            return lambda words, fixed=fixed: fixed or (" ".join([WORD] * words),)
+            return make
     raise DataError(problem)
 
 
