@@ -258,6 +258,8 @@ class ShapesOnly(TorchDispatchMode):
         if func in _ANSWERS:
             return _ANSWERS[func](*args)
         args, kwargs = tree_map(_to_meta, (list(_indices(func, args)), kwargs))
+        if kwargs.get("device") is not None:  # ids may have asked for it on the CPU
+            kwargs["device"] = torch.device("meta")
         out = func(*args, **kwargs)
         if not func.is_view:
             sizes = [each.untyped_storage().nbytes() for each in tree_leaves(out) if isinstance(each, Tensor)]

@@ -12,6 +12,8 @@ from mmzoo.checkpoints.summary import Activations, parse_bytes
 from mmzoo.data.collate import tensors
 from mmzoo.errors import BadRecipe
 from mmzoo.models.memory import ShapesOnly, artificial_batch, estimate, saved_bytes, without_values
+from mmzoo.registry.manager import plugin_manager
+from mmzoo.testing.small import tiny_parts
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 CNN = {"use": "cnn", "image_size": 16, "channels": [8, 16]}
@@ -91,6 +93,11 @@ def test_frozen_parts_and_recomputed_blocks_save_less():
     kept, saved = measured(recomputed, 16), measured(whole, 16)
     assert kept < saved / 2
     assert sizes[2] == pytest.approx(kept + (saved - kept) / 4, rel=0.15)
+
+
+@pytest.mark.parametrize("name", ["hf-encoder", "t5", "gpt2", "bag-of-words"])
+def test_language_models_are_estimated(name):
+    assert not mmzoo.check(tiny_parts(plugin_manager().get("language_model", name))).activations.problem
 
 
 def test_texts_fit_into_the_context():
