@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from mmzoo.checkpoints import card
-from mmzoo.checkpoints.summary import Summary, summarise, total_summary
+from mmzoo.checkpoints.summary import Activations, Summary, summarise, total_summary
+from mmzoo.common.sanitize import one_line
 from mmzoo.interfaces import Encoder
 from mmzoo.interfaces.kinds import kind_of
-from mmzoo.models import memory
 from mmzoo.recipes import licence
 from mmzoo.registry.manager import plugin_manager
 
@@ -35,9 +35,18 @@ def summarise_model(model: Any, *, activations: bool = True) -> Summary:
         buffers,
         licences=licence.of_recipe(model.recipe, model.provenance.run.get("weights")),
         adds=model.added_tokens(),
-        activations=memory.estimate(model) if activations else None,
+        activations=_activations(model) if activations else None,
         batch_size=model.recipe.training.batch_size,
     )
+
+
+def _activations(model: Any) -> Activations:
+    """Estimate the activations; a version of torch without the private names that this needs leaves them unknown."""
+    try:
+        from mmzoo.models.memory import estimate
+    except (ImportError, AttributeError) as error:
+        return Activations(problem=one_line(f"{type(error).__name__}: {error}", 200))
+    return estimate(model)
 
 
 def model_card(model: Any) -> str:
