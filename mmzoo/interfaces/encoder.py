@@ -24,7 +24,7 @@ class Encoder(Part, ABC):
 
     Class attributes:
         modality: the modality of its inputs: ``"image"``, ``"audio"``, ``"none"`` for an encoder without input, or another name
-            in lower case. The name is then a keyword of ``predict`` and ``generate`` and a key of `Example.others`.
+            in lower case. The name is then a keyword of ``predict`` and ``generate`` and a key of `Example.inputs`.
         reader: a `mmzoo.modalities.reader.Reader`, which opens the inputs. The default opens images.
         variable_length: whether the tensors from ``transform`` differ in the length of their first axis, as audio clips do.
             Shorter ones are padded with zeros at their end, and `forward` also gets their ``lengths``.
