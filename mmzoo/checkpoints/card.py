@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import math
 import re
@@ -50,12 +51,7 @@ def render(
     record = RunRecord.model_validate(run)
     training, evaluations = record.training, record.evaluations
     licences = licence.of_model(recipe, run)
-    text = (importlib.resources.files("mmzoo.checkpoints") / TEMPLATE).read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True, trim_blocks=True
-    )
-    environment.filters["cell"] = _cell
-    rendered = environment.from_string(text).render(
+    rendered = _template().render(
         metadata=yaml.safe_dump(
             _metadata(recipe, record, licences if folder or training else [], modalities), sort_keys=False, allow_unicode=True
         ),
@@ -82,6 +78,16 @@ def render(
         sections=sections or [],
     )
     return screening.inert(rendered)
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    text = (importlib.resources.files("mmzoo.checkpoints") / TEMPLATE).read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True, trim_blocks=True
+    )
+    environment.filters["cell"] = _cell
+    return environment.from_string(text)
 
 
 def addressed(text: str, repo: str) -> str:

@@ -139,6 +139,9 @@ def check(
     fusion: arg.FusionName = None,
     language_model: arg.LanguageName = None,
     task: arg.TaskName = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Show the largest batch that fits into it, e.g. 24GB.", metavar="SIZE")
+    ] = None,
     sets: arg.Set = None,
     as_json: arg.Json = False,
 ) -> None:
@@ -148,7 +151,7 @@ def check(
     quiet()
     changes = arg.changes_of(sets, encoder=encoder, fusion=fusion, language_model=language_model, task=task)
     try:
-        summary = check_fit(recipe, **changes)
+        summary = check_fit(recipe, memory=memory, **changes)
     except DoesNotFit as error:
         if as_json:
             print_json({"fits": False, "reason": str(error)})

@@ -209,7 +209,8 @@ def predict(
     predictions = predictions if isinstance(predictions, list) else [predictions]
     rows = arg.rows_of(inputs, len(predictions))
     if as_json:
-        print_json([{**row, **_as_data(prediction)} for row, prediction in zip(rows, predictions, strict=True)])
+        absent = dict.fromkeys(loaded.modalities)
+        print_json([{**absent, **row, **_as_data(own)} for row, own in zip(rows, predictions, strict=True)])
         return
     for row, prediction in zip(rows, predictions, strict=True):
         head = "" if len(rows) == 1 else f"{next(iter(row.values()))}: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,15 @@ def open_for(recipe: Recipe, spec: str | PartConfig | Dataset) -> Dataset:
 def target_of(recipe: Recipe, task: str) -> str:
     """Return the key of a task's targets in the data."""
     return recipe.tasks[task].target or task
+
+
+def no_target(recipe: Recipe, task: str, examples: Iterable[Example]) -> DataError:
+    """Return the error for data without a target of a task; it names the targets that there are."""
+    named = {name for example in examples if isinstance(example.targets, Mapping) for name in example.targets}
+    fix = (
+        f"the data has {', '.join(sorted(named))}: rename the task, or set tasks.{task}.target" if named else "it has no targets"
+    )
+    return DataError(f"no example has a target '{target_of(recipe, task)}', which the task '{task}' needs; {fix}")
 
 
 def open_dataset(spec: str | PartConfig | Dataset, wanted: tuple[str, ...] = ()) -> Dataset:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmzoo.data.batching import batches
-from mmzoo.data.open import target_of
+from mmzoo.data.open import no_target, target_of
 from mmzoo.errors import DataError, UnknownName
 from mmzoo.evaluation.controls import Condition
 from mmzoo.evaluation.metric import Metric
@@ -122,5 +122,5 @@ def references_of(model: MultimodalModel, task: str, examples: Sequence[Example]
     own = {i: example.for_task(target, alone=alone) for i, example in enumerate(examples)}
     rows = {i: example for i, example in own.items() if alone or example.targets}
     if not rows:
-        raise DataError(f"no example has a target '{target}', which the task '{task}' needs")
+        raise no_target(model.recipe, task, examples)
     return {i: model.tasks[task].references(example) for i, example in rows.items()}

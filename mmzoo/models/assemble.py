@@ -93,8 +93,8 @@ def _make_with_weights(
         entry = resolved[key].entry
         with _attribute_errors_to(entry, "could not load its weights"):
             part.load_pretrained()
-        if missing := [name for name, parameter in part.named_parameters() if parameter.is_meta]:
-            raise PluginBroken(f"{entry.label}: load_pretrained left {missing[0]} without a value")
+        if empty := [name for name, value in part.named_parameters() if value.is_meta and not name.startswith("missing.")]:
+            raise PluginBroken(f"{entry.label}: load_pretrained left {empty[0]} without a value")
     if lock is not None:
         locks.check_lock(lock, pretrained)
     parts = _make(resolved, pretrained)
@@ -116,7 +116,7 @@ def _make(resolved: dict[str, Resolved], loaded: Mapping[str, Part]) -> dict[str
     for name in names["fusions"]:
         key, read = f"fusions.{name}", specs if name == ALL else {name: specs[name]}
         parts[key] = make(key, read if name == ALL else specs[name], language_model.spec)
-        if len(encoders) > 1 and key not in loaded:
+        if len(encoders) > 1:  # also a loaded one, whose weights do not have these vectors
             parts[key].learn_missing(read)
     parts["language_model"] = language_model
     return parts | {f"tasks.{name}": make(f"tasks.{name}", language_model.spec, specs) for name in names["tasks"]}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmzoo.checkpoints.summary import Summary
+from mmzoo.checkpoints.summary import Summary, parse_bytes
 from mmzoo.models.assemble import assemble
 from mmzoo.models.load import take_weights
 from mmzoo.models.model import MultimodalModel
@@ -51,10 +52,23 @@ def build(
     return model
 
 
-def check(recipe: str | Path | Recipe | None = None, /, *, pretrained: bool | None = None, **changes: Any) -> Summary:
+def check(
+    recipe: str | Path | Recipe | None = None,
+    /,
+    *,
+    pretrained: bool | None = None,
+    memory: str | int | None = None,
+    **changes: Any,
+) -> Summary:
     """Check that the parts of a recipe are compatible, and summarise the model, without building it or fetching weights.
 
+    Args:
+        memory: the summary then also has the largest batch that fits into it: ``"24GB"``, ``"16GiB"``, or bytes.
+
     Raises:
-        DoesNotFit: the parts are incompatible; the message names entries that would fit. UnknownName, BadRecipe: as `build`.
+        DoesNotFit: the parts are incompatible; the message names entries that would fit. UnknownName, BadRecipe: as `build`; or
+            ``memory`` is no size.
     """
-    return assemble(read_recipe(recipe, pretrained=pretrained, **changes), meta=True).summary()
+    size = None if memory is None else parse_bytes(memory)
+    summary = assemble(read_recipe(recipe, pretrained=pretrained, **changes), meta=True).summary()
+    return replace(summary, memory=size)

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from mmzoo.data.open import target_of
-from mmzoo.errors import BadRecipe, DataError, DoesNotFit, PluginBroken
+from mmzoo.errors import BadRecipe, DoesNotFit, PluginBroken
 from mmzoo.interfaces import CAUSAL, SEQ2SEQ, Encoder, Example, Fusion, LanguageModel, Part
 from mmzoo.interfaces.kinds import KINDS, kind_of
 from mmzoo.modalities.reader import NONE, TAKEN, is_modality, plural
@@ -50,11 +49,10 @@ def check_parts(recipe: Recipe, resolved: Classes, parts: Parts, policies: Mappi
 
 
 def check_data(recipe: Recipe, example: Example | None, where: str) -> None:
-    """Check that encoders and tasks accept an example of the data set ``where``, before anything is fetched.
+    """Check that the encoders accept the inputs of an example of the data set ``where``, before anything is fetched.
 
     Raises:
         DoesNotFit: no encoder takes an input that the example has; the message names what would fit.
-        DataError: the data has no targets for a task.
     """
     if example is None:
         return
@@ -71,13 +69,6 @@ def check_data(recipe: Recipe, example: Example | None, where: str) -> None:
             _alternatives("dataset", lambda cls: cls.modality in accepted)
             + f" In your own files, put {takes} into a column '{min(accepted)}', or name the column with {min(accepted)}_column.",
         )
-    if isinstance(example.targets, Mapping) and len(recipe.tasks) > 1:
-        for name in recipe.tasks:
-            if (target := target_of(recipe, name)) not in example.targets:
-                raise DataError(
-                    f"data set '{where}' has no targets '{target}' for the task '{name}'; it has "
-                    f"{', '.join(example.targets)}: rename the task, or set tasks.{name}.target"
-                )
 
 
 def _of_kind(kind: str, parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from mmzoo.checkpoints import card
 from mmzoo.checkpoints.summary import Summary, summarise, total_summary
 from mmzoo.interfaces import Encoder
 from mmzoo.interfaces.kinds import kind_of
+from mmzoo.models import memory
 from mmzoo.recipes import licence
 from mmzoo.registry.manager import plugin_manager
 
 
-def summarise_model(model: Any) -> Summary:
-    """Return the summary of a model, which may be on the meta device."""
+def summarise_model(model: Any, *, activations: bool = True) -> Summary:
+    """Return the summary of a model, which may be on the meta device; without ``activations`` it runs nothing."""
     recipe, parts = model.recipe, model.recipe.parts()
     rows = [
         summarise(
@@ -28,8 +29,15 @@ def summarise_model(model: Any) -> Summary:
         for key, part in parts.items()
     ]
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
-    licences = licence.of_recipe(model.recipe, model.provenance.run.get("weights"))
-    return total_summary(model.recipe.name or "unnamed", rows, buffers, licences)
+    return total_summary(
+        model.recipe.name or "unnamed",
+        rows,
+        buffers,
+        licences=licence.of_recipe(model.recipe, model.provenance.run.get("weights")),
+        adds=model.added_tokens(),
+        activations=memory.estimate(model) if activations else None,
+        batch_size=model.recipe.training.batch_size,
+    )
 
 
 def model_card(model: Any) -> str:
@@ -38,7 +46,7 @@ def model_card(model: Any) -> str:
     added = plugin_manager().manager.hook.mmzoo_card_sections(model=model, run=run)
     return card.render(
         model.recipe,
-        model.summary(),
+        summarise_model(model, activations=False),
         run,
         generates=any(task.needs_generation for task in model.tasks.values()),
         modalities=model.modalities,

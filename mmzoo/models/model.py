@@ -325,16 +325,20 @@ class MultimodalModel(nn.Module):
         """Return what tasks need to lay out text: tokenizer, architecture, context length, and added tokens by modality."""
         return self._context
 
-    @cached_property
-    def _context(self) -> TextContext:
+    def added_tokens(self) -> dict[str, int | None]:
+        """Return by modality the positions that the fusions add for each input; None if that depends on the input."""
         added: dict[str, int | None] = dict.fromkeys(self.modalities, 0)
         for fusion, names in self.fused_encoders():
             modality = self.encoders[names[0]].modality
             modality = self.modality if modality == NONE else modality
             before, own = added[modality], fusion.added_tokens
             added[modality] = None if before is None or own is None else before + own
+        return added
+
+    @cached_property
+    def _context(self) -> TextContext:
         spec = self.language_model.spec
-        return TextContext(self.language_model.tokenizer, spec.architecture, spec.max_length, added)
+        return TextContext(self.language_model.tokenizer, spec.architecture, spec.max_length, self.added_tokens())
 
     def input_pipelines(self) -> dict[str, InputPipeline]:
         """Return the reading, transforming and batching of inputs before each encoder."""

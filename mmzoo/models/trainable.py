@@ -91,7 +91,8 @@ def saved_names(model: Any, full: bool) -> list[str]:
         key = key_of(name)
         policy = model.provenance.policies[key]
         trained = parameters[name].requires_grad if name in parameters else policy != "frozen"  # buffers, such as statistics
-        return full or not model.provenance.pretrained[key] or policy == "full" or trained
+        learned = name.startswith(f"{key}.missing.")  # which pretrained weights do not have
+        return full or not model.provenance.pretrained[key] or policy == "full" or trained or learned
 
     return [name for name in unique_state(model) if is_saved(name)]
 

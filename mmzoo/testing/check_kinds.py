@@ -307,11 +307,20 @@ def missing_inputs(subject: Subject) -> None:
         recipe = recipe.model_copy(update={"encoders": encoders, "fusions": dict.fromkeys(encoders, fusion)})
     model = subject.build(recipe)
     examples = [replace(example, inputs={}) if i % 2 else example for i, example in enumerate(subject.examples)]
-    loss = model(**subject.batch(model, examples))["loss"]
-    expect(finite(loss), "the loss is not finite where an input is missing")
+
+    def loss(examples: Sequence[Example]) -> Tensor:
+        batch = subject.batch(model, examples)
+        outputs = model.task_outputs(batch)
+        terms = [model.tasks[name].loss(outputs[name], own) for name, own in batch["tasks"].items()]
+        return torch.stack([total for own in terms for total, _ in own.values()]).sum()
+
+    total = loss(examples)
+    expect(finite(total), "the loss is not finite where an input is missing")
+    alone = torch.stack([loss([example]) for example in examples]).sum()
+    expect(close(total, alone), "a missing input changes the loss of others")
     together = model.predict_examples(examples)
-    alone = [model.predict_examples([example])[0] for example in examples]
-    expect([p.text for p in together] == [p.text for p in alone], "a missing input changes what is predicted for others")
+    apart = [model.predict_examples([example])[0] for example in examples]
+    expect([p.text for p in together] == [p.text for p in apart], "a missing input changes what is predicted for others")
 
 
 @check("fusion", "language_model")
@@ -335,6 +344,8 @@ def several_callers(subject: Subject) -> None:
     wanted = [changed.predict_examples([example])[0] for example in subject.examples]
     got = [copied.predict_examples([example])[0] for example in subject.examples]
     expect(_same_answers(got, wanted), "a deep copy of the model runs the fusion of the original")
+    again = [model.predict_examples([example])[0] for example in subject.examples]
+    expect(_same_answers(again, alone[: len(again)]), "what changes a deep copy of the model changes the original")
 
 
 def _same_answers(some: Sequence[Any], others: Sequence[Any]) -> bool:

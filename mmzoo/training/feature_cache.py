@@ -33,6 +33,7 @@ from mmzoo.modalities.reader import plural
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.resolve import resolve
 from mmzoo.training.feature_store import TURN_OFF, CacheUnavailable, FeatureStore, FeatureWriter, layout_of, record_bytes
+from mmzoo.training.sampling import grouped_modality
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def _precompute(cached: Cached, examples: Sequence[Example]) -> CachedFeatures |
     requested = options.cache_features
     store = _open_store(cached)
     positions, count = _distinct_inputs(examples, pipeline.modality)
-    together = options.keep_images_together and pipeline.modality == model.modality
+    together = options.keep_images_together and pipeline.modality == grouped_modality(model.modalities)
     encodings = cached.reads() / len(examples) * (len(positions) if together else count)
     digests: dict[Hashable, bytes] = {}
     missing: list[bytes] = []

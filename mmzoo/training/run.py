@@ -20,7 +20,7 @@ from mmzoo.common.environment import environment
 from mmzoo.data import provenance
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
-from mmzoo.data.open import load_split, open_for, target_of
+from mmzoo.data.open import load_split, no_target, open_for, target_of
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit, TrainingError
 from mmzoo.evaluation.scoring import references_of
 from mmzoo.interfaces import Example
@@ -138,7 +138,7 @@ def learn(recipe: Recipe, examples: Iterable[Example], *, streamed: bool = False
         own = [example.for_task(target_of(recipe, name), alone=not several) for example in sample]
         own = [example for example in own if example.targets or not several]
         if not own:
-            raise DataError(f"no example has a target '{target_of(recipe, name)}', which the task '{name}' needs")
+            raise no_target(recipe, name, sample)
         recipe = recipe.with_part(f"tasks.{name}", **task.cls.learn(task.options, own))
         learned = resolve("task", recipe.tasks[name])
         texts += [text for example in own for text in learned.cls.texts(learned.options, example)]

@@ -14,6 +14,11 @@ from mmzoo.interfaces import Example
 from mmzoo.modalities.identity import input_key
 
 
+def grouped_modality(modalities: Sequence[str]) -> str:
+    """Return the modality by which examples are kept together: images if the model takes them, else its first."""
+    return "image" if "image" in modalities else modalities[0]
+
+
 class Shuffled(Sampler[int]):
     """Shuffle the examples in each epoch. The order depends only on seed and epoch, so a resumed run sees the same batches.
 

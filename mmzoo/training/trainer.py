@@ -24,7 +24,7 @@ from torch.utils.data import IterableDataset, Sampler
 from transformers import PrinterCallback, Trainer
 
 from mmzoo.checkpoints.screening import WEIGHTS
-from mmzoo.data.collate import raise_bad
+from mmzoo.data.collate import TEXT, raise_bad
 from mmzoo.errors import CheckpointError, TrainingError
 from mmzoo.interfaces.kinds import key_of
 from mmzoo.models.model import MultimodalModel, count_labels
@@ -32,7 +32,7 @@ from mmzoo.models.prediction import input_error
 from mmzoo.training.callbacks import ProgressCallback, StopOnSignal
 from mmzoo.training.feature_cache import precompute
 from mmzoo.training.output import name_last_checkpoint
-from mmzoo.training.sampling import Shuffled
+from mmzoo.training.sampling import Shuffled, grouped_modality
 
 MAX_NAMES = 20  # examples that a message names
 
@@ -71,7 +71,7 @@ class MultimodalTrainer(Trainer):
         examples: Any = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(examples, IterableDataset):
             return None
-        together = self.model.modality if self.model.recipe.training.keep_images_together else ""
+        together = grouped_modality(self.model.modalities) if self.model.recipe.training.keep_images_together else ""
         return Shuffled(examples, self.args.seed, together, self.state)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -101,7 +101,7 @@ class MultimodalTrainer(Trainer):
             for batch in samples:
                 present = torch.tensor([int(name in batch.get("tasks", {}))], device=device)
                 if not int(self.accelerator.gather(present).min()):
-                    batch.get("tasks", {}).pop(name, None)
+                    remove_task(batch.get("tasks", {}), name)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each term of the loss since the last entry, if there are several."""
@@ -168,6 +168,15 @@ class MultimodalTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         weights = load_file(Path(resume_from_checkpoint) / WEIGHTS)
         self.model.load_state_dict(weights, strict=False)  # frozen weights are not in it
+
+
+def remove_task(tasks: dict[str, Any], name: str) -> None:
+    """Remove a task from a batch; others keep the text that they share with it."""
+    removed = tasks.pop(name, {})
+    for own in tasks.values():
+        if own.get("text_of") == name:
+            del own["text_of"]
+            own |= {key: removed[key] for key in TEXT if key in removed}
 
 
 class LossTerms:

@@ -22,7 +22,7 @@ from mmzoo.api import DataError, Dataset, Example, Options
 from mmzoo_datasets.columns import check_targets
 
 SPLITS = ("train", "validation", "test")
-TARGETS = ("sentiment", "topic")
+TARGETS = ("sentiment", "topic", "remark", "face", "voice")
 TOPICS = {
     "food": ("soup", "bread", "cake", "salad"),
     "film": ("plot", "actor", "scene", "ending"),
@@ -44,8 +44,11 @@ CASES = 2**3 * len(TOPICS)  # every block of this many examples has each case on
 
 
 class ThreeSignals(Dataset):
-    """Provide a text, a picture and a clip an example; the targets are ``sentiment``, for which all three are needed, and
-    ``topic``, which the text says alone. Splits share no random numbers."""
+    """Provide a text, a picture and a clip an example.
+
+    The targets are ``sentiment``, for which all three are needed, and ``topic`` and ``remark``, ``face`` and ``voice``, which one
+    of them says alone. Splits share no random numbers.
+    """
 
     class Options(Options):
         train_size: int = Field(8000, ge=CASES, multiple_of=CASES, description="examples of `train`")
@@ -105,7 +108,13 @@ class Signals(Sequence[Example]):
             text="" if self.options.without_text else remark(text, topic, self._random("text", index)),
             image=None if chance < missing / 2 else face(picture, noise, self._random("image", index)),
             audio=None if missing / 2 <= chance < missing else voice(clip, noise, self._random("audio", index)),
-            targets={"sentiment": ("positive" if text ^ picture ^ clip else "negative",), "topic": (topic,)},
+            targets={
+                "sentiment": ("positive" if text ^ picture ^ clip else "negative",),
+                "topic": (topic,),
+                "remark": ("praise" if text else "complaint",),
+                "face": ("smile" if picture else "frown",),
+                "voice": ("rising" if clip else "falling",),
+            },
         )
 
     def case(self, index: int) -> tuple[bool, bool, bool, str]:

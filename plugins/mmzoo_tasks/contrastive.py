@@ -110,7 +110,8 @@ class Contrastive(Task):
             left_out = left_out | (own[:, None] == keys).any(-1)
         left_out = left_out & ~paired  # [own pairs, all pairs]
         valid = own[:, 0] != IGNORE
-        with torch.autocast(inputs.device.type, enabled=False):  # half precision is too coarse for scaled similarities
+        # Half precision is too coarse for scaled similarities.
+        with torch.autocast("cpu" if inputs.is_meta else inputs.device.type, enabled=False):
             if self.options.loss == "infonce":
                 with torch.no_grad():
                     self.scale.clamp_(max=MAX_SCALE)

@@ -11,6 +11,8 @@ pytest.importorskip("transformers")
 from hub import LFS, Hub, Request, environment, make, make_hub, oid, pickle_weights, run, run_script, serve
 from safetensors.torch import load_file
 
+from mmzoo.interfaces.kinds import key_of
+
 CLIP, GPT2 = "openai/clip-vit-base-patch32", "openai-community/gpt2"
 PICKLED = "someone/pickled-gpt2"
 
@@ -254,9 +256,9 @@ def test_every_default_checkpoint_builds(hub, first):
 
 def test_lock_has_commit_and_hashes(hub, first):
     manifest = json.loads((first["folder"] / "mmzoo.json").read_text())
-    assert set(manifest["lock"]) == {"encoder", "language_model"}
-    for kind, name in (("encoder", CLIP), ("language_model", GPT2)):
-        lock, folder = manifest["lock"][kind], served(hub, name)
+    assert set(manifest["lock"]) == {"encoders.image", "language_model"}
+    for key, name in (("encoders.image", CLIP), ("language_model", GPT2)):
+        lock, folder = manifest["lock"][key], served(hub, name)
         commits = hub.repositories[name].commits
         assert lock["source"] == "hub"
         assert lock["id"] == name
@@ -269,7 +271,7 @@ def test_lock_has_commit_and_hashes(hub, first):
 def test_only_trained_weights_are_saved(first):
     path = first["folder"] / "model.safetensors"
     saved = load_file(path)
-    assert {name.split(".")[0] for name in saved} == {"fusion"}
+    assert {key_of(name) for name in saved} == {"fusions.image"}
     assert sum(value.numel() for value in saved.values()) == first["trained"]
     assert 4 * first["trained"] <= path.stat().st_size < 4 * first["trained"] + 2048
 

@@ -15,6 +15,7 @@ from mmzoo.checkpoints import folder as checkpoint
 from mmzoo.errors import CheckpointError, MissingPlugin
 from mmzoo.testing import Sample, tiny
 
+NO_PARTS = ("x", "encoder", "encoders.", "encoders.a.b", "tasks.../x")
 PICTURES = [e.image for e in Sample().load("test")]
 
 

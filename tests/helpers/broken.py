@@ -295,25 +295,6 @@ class ReadsPadding(LateAttention):
         return super().late(Features(features.tokens, features.pooled), hidden)
 
 
-class AveragesTokens(LinearPrefix):
-    """Its mean over the tokens that are there is 0 / 0 where none is."""
-
-    needs_tokens = True
-
-    def early(self, features, embeddings, mask):
-        real = features.token_mask()[..., None]
-        mean = (features.tokens * real).sum(1) / real.sum(1)
-        return super().early(replace(features, pooled=features.pooled + mean), embeddings, mask)
-
-
-class SeesItsBatch(LinearPrefix):
-    """What an input is gets worse where another of the batch is missing."""
-
-    def early(self, features, embeddings, mask):
-        there = 1.0 if features.present is None else features.present.float().mean()
-        return super().early(replace(features, pooled=100 * there * features.pooled), embeddings, mask)
-
-
 class Shift(Fusion):
     """Adds the features to each state of the language model, through hooks, as its contract asks."""
 
@@ -333,6 +314,25 @@ class Shift(Fusion):
             return None
         states = states + self.project(features.pooled)[:, None]
         return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
+
+
+class AveragesTokens(Shift):
+    """Its mean over the tokens that are there is 0 / 0 where none is."""
+
+    needs_tokens = True
+
+    def prepare(self, features):
+        real = features.token_mask()
+        mean = (features.tokens.mean(2) * real).sum(1) / real.sum(1)
+        return replace(features, pooled=features.pooled + mean[:, None])
+
+
+class SeesItsBatch(Shift):
+    """What an input is gets less where another of the batch is missing."""
+
+    def prepare(self, features):
+        there = 1.0 if features.present is None else features.present.float().mean()
+        return replace(features, pooled=100 * there * features.pooled)
 
 
 class ClosesOver(Shift):
@@ -355,6 +355,21 @@ class KeepsFeatures(Shift):
 
     def features_for(self, rows):
         return None if self.call is None else Features(self.last[:1, None], self.last[:1].expand(rows, -1))
+
+
+class KeepsAFunction(Shift):
+    """Its copy has the function of the original, and with it the original's weights."""
+
+    def __init__(self, options: Any, encoder: FeatureSpec, language_model: Any) -> None:
+        super().__init__(options, encoder, language_model)
+        self.shift = lambda states, pooled: states + self.project(pooled)[:, None]
+
+    def _hook(self, block, args, kwargs):
+        states = args[0] if args else kwargs["hidden_states"]
+        if (features := self.features_for(states.shape[0])) is None:
+            return None
+        states = self.shift(states, features.pooled)
+        return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
 
 
 class CopiesWrongly(Shift):

@@ -155,6 +155,14 @@ def test_the_pretrained_weights_of_a_fusion_are_kept(monkeypatch):
     parts = {"encoder": CNN, "fusion": "trained", "language_model": GPT, "task": "vqa"}
     assert mmzoo.build(**parts).fusion.gain.tolist() == [1, 1, 1]
     assert mmzoo.build(**parts, pretrained=False).fusion.gain.tolist() == [0, 0, 0]
+    # Of several encoders too, where its vectors for missing inputs come from no weights, so they are saved.
+    parts |= {"encoders": {"one": parts.pop("encoder"), "two": "log-mel-gru"}, "fusion": {"use": "trained", "train": "frozen"}}
+    model = mmzoo.build(tiny(mmzoo.Recipe(**parts)), seed=0)
+    assert [fusion.gain.tolist() for fusion in model.fusions.values()] == [[1, 1, 1]] * 2
+    assert {name for name in model.saved_names() if name.startswith("fusions.")} == {
+        "fusions.one.missing.one",
+        "fusions.two.missing.two",
+    }
 
 
 def test_a_target_that_is_no_part_is_the_plugins_fault(monkeypatch):

@@ -82,7 +82,7 @@ def test_the_inputs_themselves_decide(split):
 
 def test_inputs():
     for example in load()[:50]:
-        assert list(example.targets) == ["sentiment", "topic"]
+        assert list(example.targets) == ["sentiment", "topic", "remark", "face", "voice"]
         assert (example.image.mode, example.image.size) == ("RGB", (32, 32))
         clip = example.audio
         assert clip["sampling_rate"] == 16_000
@@ -136,7 +136,7 @@ def test_what_is_refused():
     with pytest.raises(DataError, match="no split 'dev'"):
         data.load("dev")
     data.wanted = ("topic", "mood")
-    with pytest.raises(DataError, match="no targets for the task 'mood': name the task sentiment or topic"):
+    with pytest.raises(DataError, match="no targets for the task 'mood': name the task sentiment, topic, remark, face or voice"):
         data.load("train")
     for data.wanted in (("mine",), ("topic", "sentiment")):
         assert len(data.load("train")) == 8000

@@ -258,7 +258,7 @@ def needy(tmp_path, monkeypatch):
     folder = mmzoo.build(tiny("cnn-product-lstm"), seed=1).save(tmp_path / "needy")
     manifest = json.loads((folder / "mmzoo.json").read_text())
     manifest["plugins"]["Mmzoo.Foo"] = "1.2"
-    manifest["lock"]["encoder"] = {"source": "package", "id": "some-weights", "commit": "3.0", "files": {}}
+    manifest["lock"]["encoders.image"] = {"source": "package", "id": "some-weights", "commit": "3.0", "files": {}}
     manifest["digest"] = checkpoint.manifest_digest(manifest)
     (folder / "mmzoo.json").write_text(json.dumps(manifest))
     real = checkpoint.importlib.metadata.version
