@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -22,7 +23,9 @@ from mmzoo.cli import app
 from mmzoo.interfaces.kinds import KINDS
 from mmzoo.recipes import catalogue
 from mmzoo.recipes.reading import read_recipe
-from mmzoo.recipes.schema import PartConfig, Recipe
+from mmzoo.recipes.resolve import resolve
+from mmzoo.recipes.schema import PartConfig, Recipe, TaskConfig
+from mmzoo.recipes.shape import default_name
 from mmzoo.recipes.training_options import TrainingOptions
 from mmzoo.registry import hookspecs
 from mmzoo.testing import CHECKS
@@ -154,17 +157,34 @@ def _commands(group: Any, context: Any) -> list[str]:
     return lines
 
 
+RECIPE = """\
+# The recipe
+
+A YAML or JSON file with these keys. `encoder`, `fusion` and `task` are short for a single part of that kind;
+[several.md](../several.md) explains the long form. The JSON schema is at the end of this page.
+"""
+_PRIVATE = re.compile(r"mmzoo\.recipes\.\w+\.|Annotated\[(\w+), .*?\)\]\)\]")  # of a type: our modules, limits
+TABLES = (
+    ("Keys", Recipe),
+    ("Keys of a part", PartConfig),
+    ("Further keys of a task", TaskConfig),
+    ("Keys of `training`", TrainingOptions),
+)
+
+
 def recipe() -> str:
-    lines = ["# The recipe\n\nA YAML or JSON file with these keys. Its JSON schema is at the end of this page.\n"]
-    for title, model in (("Keys", Recipe), ("Keys of a part", PartConfig), ("Keys of `training`", TrainingOptions)):
+    lines = [RECIPE]
+    for title, model in TABLES:
         lines.append(f"## {title}\n\n| key | type | default | |\n|---|---|---|---|")
         for name, field in model.model_fields.items():
+            if model is TaskConfig and name in PartConfig.model_fields:
+                continue
             default = (
                 "required"
                 if field.is_required()
                 else json.dumps(field.get_default(call_default_factory=True), default=lambda o: {})
             )
-            kind = catalogue.type_name(field.annotation).replace("|", "\\|").replace("mmzoo.recipe.", "")
+            kind = _PRIVATE.sub(r"\1", catalogue.type_name(field.annotation)).replace("|", "\\|")
             lines.append(f"| `{name}` | `{kind}` | `{default}` | {field.description or ''} |")
         lines.append("")
     lines.append(f"## JSON schema\n\n```json\n{json.dumps(Recipe.model_json_schema(), indent=1)}\n```\n")
@@ -183,13 +203,23 @@ def cards() -> dict[str, str]:
         summary = Summary(parts=[PartSummary(**part) for part in said["parts"]], **{key: said[key] for key in keys})
         run = {key: record[key] for key in ("training", "evaluations") if key in record}
         sections = [blind(record["blind"])] if "blind" in record else []
-        command = f"python -m benchmarks easy_vqa --recipe {entry.name}" if run else f"mmzoo check {entry.name} --json"
-        sections.append(("Reproduce the numbers", f"```\n{command}\n```"))
+        sections.append(("Reproduce the numbers", f"```\n{reproduce(entry.name, run)}\n```"))
         chosen = read_recipe(entry.name)
-        generates = chosen.task.use != "classify"
-        text = card.render(chosen, summary, run, generates=generates, modality=entry.modality, sections=sections)
+        generates = any(resolve("task", task).cls.needs_generation for task in chosen.tasks.values())
+        modalities = tuple(dict.fromkeys(default_name("encoder", encoder) for encoder in chosen.encoders.values()))
+        text = card.render(chosen, summary, run, generates=generates, modalities=modalities, sections=sections)
         found[f"model_cards/{entry.name}.md"] = text
     return found
+
+
+def reproduce(recipe: str, run: dict[str, Any]) -> str:
+    """Return the commands that measure the numbers of a card again."""
+    if not run:
+        return f"mmzoo check {recipe} --json"
+    dataset = run["training"]["dataset"]
+    if dataset == "easy-vqa":
+        return f"python -m benchmarks easy_vqa --recipe {recipe}"
+    return f"mmzoo train {recipe} --dataset {dataset} --output model\nmmzoo evaluate model --dataset {dataset}"
 
 
 CONTRACT = """\
