@@ -105,10 +105,12 @@ class Recipe(BaseModel):
     name: str | None = Field(None, max_length=200)
     summary: str = ""
     source: str = Field("", description="the paper or code that it follows")
-    encoders: dict[PartName, PartConfig] = Field(min_length=1)
-    fusions: dict[PartName, PartConfig] = Field(min_length=1)
+    encoders: dict[PartName, PartConfig] = Field(min_length=1, description="by name; `encoder: X` is one, named by its modality")
+    fusions: dict[PartName, PartConfig] = Field(
+        min_length=1, description="by the encoder that each reads; `fusion: X` serves every encoder"
+    )
     language_model: PartConfig
-    tasks: dict[PartName, TaskConfig] = Field(min_length=1)
+    tasks: dict[PartName, TaskConfig] = Field(min_length=1, description="by name; `task: X` is one, named by its entry")
     pretrained: bool = Field(True, description="load pretrained weights if the entry has them")
     training: TrainingOptions = Field(default_factory=lambda: TrainingOptions())
 

@@ -25,7 +25,7 @@ class Regress(Pooled):
     The targets of an example are its numbers, always as many. A number that is always the same has the scale 1.
     """
 
-    metrics = ("mae", "mse", "r2", "pearson")
+    metrics = ("mae", "mse", "r2", "pearson", "spearman")
 
     class Options(HeadOptions):
         loss: Literal["mse", "mae", "huber"] = Field("mse", description="of the scaled numbers; huber is linear beyond 1")
