@@ -86,7 +86,7 @@ def score_examples(
     """
     if not examples:
         raise DataError("there are no examples to measure")
-    references = {task: references_of(model, task, examples) for task in model.tasks}
+    references = {task: _references(model, task, examples) for task in model.tasks}
     groups = {task: _groups(examples, module.modality or model.modality) for task, module in model.tasks.items()}
     results = {}
     for name, condition in conditions.items():
@@ -112,15 +112,21 @@ def _groups(examples: Sequence[Example], modality: str) -> list[Hashable]:
     return [input_key(example.of(modality)) or example.id for example in examples]
 
 
-def references_of(model: MultimodalModel, task: str, examples: Sequence[Example]) -> dict[int, list[str]]:
-    """Return the references of a task by the number of the example; of several tasks, only where an example has a target of it.
+def _references(model: MultimodalModel, task: str, examples: Sequence[Example]) -> dict[int, list[str]]:
+    """Return the references of a task by the number of the example, where it has any."""
+    every = {i: references_of(model, task, example) for i, example in enumerate(examples)}
+    found = {i: references for i, references in every.items() if references is not None}
+    if not found:
+        raise no_target(model.recipe, task, examples)
+    return found
+
+
+def references_of(model: MultimodalModel, task: str, example: Example) -> list[str] | None:
+    """Return the references of an example for a task; None if it has no target of a task among several.
 
     Raises:
-        DataError: an example has none, or one that the task cannot predict.
+        DataError: it has none, or one that the task cannot predict.
     """
-    alone, target = len(model.tasks) == 1, target_of(model.recipe, task)
-    own = {i: example.for_task(target, alone=alone) for i, example in enumerate(examples)}
-    rows = {i: example for i, example in own.items() if alone or example.targets}
-    if not rows:
-        raise no_target(model.recipe, task, examples)
-    return {i: model.tasks[task].references(example) for i, example in rows.items()}
+    alone = len(model.tasks) == 1
+    own = example.for_task(target_of(model.recipe, task), alone=alone)
+    return model.tasks[task].references(own) if alone or own.targets else None

@@ -7,8 +7,8 @@ and training policy, a checkpoint holds trained weights only, and a signal stops
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -131,19 +131,34 @@ def learn(recipe: Recipe, examples: Iterable[Example], *, streamed: bool = False
     sample = list(islice(examples, LEARNING_SAMPLE)) if streamed else examples
     if streamed and not sample:
         raise DataError("the streamed data set is empty")
+    if len(recipe.tasks) > 1:  # read once for all tasks, since a data set may make its inputs when they are read
+        sample = [replace(example, inputs={}) for example in sample]
     texts: list[str] = []
-    several = len(recipe.tasks) > 1
-    for name, config in recipe.tasks.items():
-        task = resolve("task", config)
-        own = [example.for_task(target_of(recipe, name), alone=not several) for example in sample]
-        own = [example for example in own if example.targets or not several]
-        if not own:
+    for name in recipe.tasks:
+        own = _OfTask(sample, target_of(recipe, name), alone=len(recipe.tasks) == 1)
+        if next(iter(own), None) is None:
             raise no_target(recipe, name, sample)
+        task = resolve("task", recipe.tasks[name])
         recipe = recipe.with_part(f"tasks.{name}", **task.cls.learn(task.options, own))
         learned = resolve("task", recipe.tasks[name])
         texts += [text for example in own for text in learned.cls.texts(learned.options, example)]
     language = resolve("language_model", recipe.language_model)
     return recipe.with_part("language_model", **language.cls.learn(language.options, texts))
+
+
+@dataclass(frozen=True)
+class _OfTask:
+    """Iterate over examples with the targets of one task; over those that have one, if it is not alone."""
+
+    examples: Iterable[Example]
+    target: str
+    alone: bool
+
+    def __iter__(self) -> Iterator[Example]:
+        for example in self.examples:
+            own = example.for_task(self.target, alone=self.alone)
+            if own.targets or self.alone:
+                yield own
 
 
 def _check_examples(model: MultimodalModel, examples: Sequence[Example]) -> None:
@@ -152,14 +167,12 @@ def _check_examples(model: MultimodalModel, examples: Sequence[Example]) -> None
     Raises:
         DataError: a target that its task cannot represent. DoesNotFit: no example has an input of an encoder.
     """
-    for name in model.tasks:
-        references_of(model, name, examples)
     absent = {encoder.modality for encoder in model.encoders.values() if encoder.transform is not None}
     for example in examples:
         absent -= set(example.inputs)
-        if not absent:
-            return
-    if model.takes_missing_inputs:
+        for name in model.tasks:
+            references_of(model, name, example)
+    if absent and model.takes_missing_inputs:
         raise DoesNotFit(
             f"no example of the data has {plural(min(absent))}, which an encoder takes; name its column with "
             f"{min(absent)}_column, or leave the encoder out"
