@@ -20,7 +20,7 @@ SCORES = {
 TRAIN = {
     "learning_rate": 2e-3,
     "batch_size": 256,
-    "epochs": 10,
+    "epochs": 5,
     "weight_decay": 0.1,
     "keep_images_together": True,
 }
