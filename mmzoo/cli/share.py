@@ -14,7 +14,6 @@ from mmzoo.cli.printing import print_json, quiet
 from mmzoo.cli.root import app
 from mmzoo.common.sanitize import sanitize
 from mmzoo.errors import BadRecipe, CheckpointError
-from mmzoo.interfaces.kinds import PARTS
 
 Option = Annotated[
     list[str] | None,
@@ -198,16 +197,17 @@ def load(
 ) -> None:
     """Verify a pack and print its contents. Nothing in it is executed, and its plugins need not be installed."""
     from mmzoo.checkpoints.folder import read_manifest
+    from mmzoo.recipes.schema import Recipe
     from mmzoo.sharing.unpack import extract_wheels, read_index, unpack, unpacked
 
     folder = unpack(pack, to) if to is not None else unpacked(pack)
     manifest = read_manifest(folder)
-    parts = {kind: manifest.recipe.get(kind) for kind in PARTS}
+    recipe = Recipe.of(manifest.recipe, str(folder))
     extracted = [] if wheels is None else extract_wheels(pack, wheels)
     report: dict[str, Any] = {
         **_contents(Path(pack), read_index(Path(pack))),
         "recipe": manifest.recipe.get("name"),
-        "parts": {kind: str(part.get("use") if isinstance(part, dict) else part) for kind, part in parts.items()},
+        "parts": {recipe.label(key): part.use for key, part in recipe.parts().items()},
         "plugins": manifest.plugins,
         "packages": {b.id: b.commit for b in manifest.lock.values() if b.source == "package"},
         "folder": None if to is None else str(folder),

@@ -108,7 +108,6 @@ def evaluate(
 ) -> None:
     """Measure a model: each score with a 95% interval, beside the same with images (or other inputs) shuffled and blanked."""
     from mmzoo.evaluation.run import evaluate as run_evaluation
-    from mmzoo.modalities.reader import plural
 
     quiet()
     evaluation = run_evaluation(
@@ -129,10 +128,8 @@ def evaluate(
         print_json(evaluation.to_dict())
         return
     print(evaluation)
-    if evaluation.ignores_images:
-        inputs = " and ".join(map(plural, evaluation.modalities))
-        message = f"the model scores no better than with shuffled {inputs}, so it does not seem to use its {inputs}"
-        print(f"warning: {message}", file=sys.stderr)
+    for problem in evaluation.ignored:
+        print(f"warning: {problem}, so it does not seem to use them", file=sys.stderr)
 
 
 @app.command()
@@ -224,7 +221,9 @@ def _as_data(prediction: Any) -> dict[str, Any]:
     """Return a prediction, or those of several tasks, as plain data."""
     if isinstance(prediction, dict):
         return {name: _as_data(own) for name, own in prediction.items()}
-    data = {"label": prediction.label, "score": prediction.score, "value": prediction.value}
+    data: dict[str, Any] = {"label": prediction.label, "score": prediction.score, "value": prediction.value}
+    if prediction.scores:
+        data["scores"] = prediction.scores
     if prediction.labels is not None:
         data["labels"] = list(prediction.labels)
     return {**data, "values": list(prediction.values)} if prediction.values else data
@@ -233,4 +232,6 @@ def _as_data(prediction: Any) -> dict[str, Any]:
 def _as_text(prediction: Any) -> str:
     numbers = prediction.values or (() if prediction.value is None else (prediction.value,))
     answer = ", ".join(f"{number:.4g}" for number in numbers) or prediction.text or "none"
+    if prediction.vectors:
+        return f"similarity {prediction.score:.3f}"
     return answer if prediction.score is None else f"{answer} ({prediction.score:.1%})"

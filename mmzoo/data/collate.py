@@ -53,7 +53,8 @@ class Tiled:
 
 @dataclass
 class TaskLayout:
-    """Hold what the collator needs of one task: the task, where its targets are, and whether it is the only one."""
+    """Hold what the collator needs of one task: the task, the key of its targets, and whether it takes whatever targets there
+    are (`mmzoo.data.open.takes_default`)."""
 
     task: Task
     target: str
@@ -124,7 +125,8 @@ class Collator:
                     continue
             chosen = [own[i] for i in rows]
             batch: dict[str, Any] = layout.task.collate(chosen, self.text, training=self.training)
-            for ids, example in zip(batch.get("ids", ()), chosen, strict=False):
+            # The texts of a task that compares inputs with texts hold no inputs.
+            for ids, example in zip(() if layout.task.needs_input else batch.get("ids", ()), chosen, strict=False):
                 check_placeholders(ids.tolist(), self.text, example)
             if len(rows) < len(examples):
                 batch["rows"] = torch.tensor(rows)

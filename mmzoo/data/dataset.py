@@ -21,11 +21,13 @@ class Dataset(ABC):
     Attributes:
         wanted: the names of the targets that the model's tasks read, set before the splits are loaded if there are several;
             empty for the data set's own choice.
+        exact: whether each of these must have targets of its own; else a single name may stand for the data set's choice.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
     modality: ClassVar[str] = "image"
     wanted: tuple[str, ...] = ()
+    exact: bool = False
 
     def __init__(self, options: Any) -> None:
         self.options = options

@@ -37,4 +37,4 @@ def fingerprint(examples: Iterable[Example]) -> str:
 def _targets(example: Example) -> list[str]:
     if not isinstance(example.targets, Mapping):
         return list(example.targets)
-    return [text for name, targets in example.targets.items() for text in (name, *targets)]
+    return [text for name, targets in example.targets.items() for text in (name, str(len(targets)), *targets)]

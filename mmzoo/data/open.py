@@ -21,8 +21,15 @@ from mmzoo.registry.manager import plugin_manager
 def open_for(recipe: Recipe, spec: str | PartConfig | Dataset) -> Dataset:
     """Open a data set for the tasks of a recipe; see `open_dataset`. An object that is given keeps the targets it ``wanted``."""
     names = tuple(target_of(recipe, name) for name in recipe.tasks)
-    custom = len(names) > 1 or names[0] != default_name("task", recipe.task)
-    return open_dataset(spec, names if custom else ())
+    dataset = open_dataset(spec, () if takes_default(recipe, next(iter(recipe.tasks))) else names)
+    dataset.exact = len(names) > 1 or recipe.task.target is not None
+    return dataset
+
+
+def takes_default(recipe: Recipe, task: str) -> bool:
+    """Return whether a task is the only one and names no targets, so that it takes those that a data set has."""
+    config = recipe.tasks[task]
+    return len(recipe.tasks) == 1 and config.target is None and task == default_name("task", config)
 
 
 def target_of(recipe: Recipe, task: str) -> str:

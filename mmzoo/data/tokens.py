@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,8 +30,8 @@ def encode_texts(tokenizer: object, texts: Sequence[str], *, special: bool = Fal
 def start_ids(text: TextContext, image: bool = False) -> list[int]:
     """Return the ids that must precede a text: the tokenizer's own ([CLS], <s>), else a start token, else nothing.
 
-    With ``image``, an input's tokens come first and no start token is added. Otherwise one is, so that a causal model has a state
-    from which to predict the first token. Other architectures need none.
+    With ``image``, an input's tokens come first and no start token is added, unless inputs may be missing. Otherwise one is, so
+    that a causal model has a state from which to predict the first token. Other architectures need none.
     """
     if text.architecture != CAUSAL:
         return []
@@ -38,7 +39,7 @@ def start_ids(text: TextContext, image: bool = False) -> list[int]:
     own = tokenizer("")["input_ids"][:1]
     if own and own[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id):
         return own
-    if image:
+    if image and not text.optional:
         return []
     start = next((i for i in (tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id) if i is not None), None)
     return [] if start is None else [start]
@@ -59,7 +60,7 @@ def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = Fals
     if framed:
         return rows
     visual = text.added_tokens != 0
-    start, own = start_ids(text, visual), start_ids(text, True)
+    start, own = start_ids(text, visual), start_ids(replace(text, optional=False), True)
     # The tokenizer's own start token stays first, before inputs without a placeholder.
     ids = [id for id, added in zip(text.placeholders.values(), text.added.values(), strict=True) if added != 0 and own]
     return [start + [id for id in ids if id not in row] + row for row in rows]
@@ -141,19 +142,28 @@ def check_placeholders(row: Sequence[int], text: TextContext, example: Example) 
     Raises:
         DataError: the numbers differ, or there is a placeholder of a modality that no encoder takes.
     """
+    _check_counts({m: sum(i == id for i in row) for m, id in zip(text.added, text.placeholders.values(), strict=True)}, example)
+
+
+def check_marks(example: Example, modalities: Sequence[str]) -> None:
+    """Check the placeholders in an example's text as `check_placeholders` does, without a tokenizer."""
+    _check_counts({modality: example.text.count(placeholder(modality)) for modality in modalities}, example)
+
+
+def _check_counts(counts: Mapping[str, int], example: Example) -> None:
+    """Check the numbers of placeholders by modality."""
     for modality in INPUT_KEYWORDS:
-        if modality not in text.added and (mark := placeholder(modality)) in example.text:
-            takes = " and ".join(map(plural, text.added))
-            raise DataError(
-                f"example {example.id}: the text has '{mark}', and this model takes {takes}; add an encoder of {modality}"
-            )
-    for (mark, id), modality in zip(text.placeholders.items(), text.added, strict=True):
-        count, given = sum(i == id for i in row), len(example.of(modality))
+        if modality not in counts and (mark := placeholder(modality)) in example.text:
+            takes = " and ".join(map(plural, counts))
+            fix = f"add an encoder of {modality}"
+            raise DataError(f"example {example.id}: the text has '{mark}', and this model takes {takes}; {fix}")
+    for modality, count in counts.items():
+        given = len(example.of(modality))
         if count != given and (count or given > 1) and (count, given) != (1, 0):
             amount = f"{given} {modality if given == 1 else plural(modality)}"
             raise DataError(
-                f"example {example.id}: {count} placeholders '{mark}' in the text and {amount}; give one placeholder for each "
-                f"{modality}" + (", or none for a single one" if given == 1 else "")
+                f"example {example.id}: {count} placeholders '{placeholder(modality)}' in the text and {amount}; give one "
+                f"placeholder for each {modality}" + (", or none for a single one" if given == 1 else "")
             )
 
 

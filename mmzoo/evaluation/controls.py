@@ -48,8 +48,8 @@ def make_conditions(
     """
     conditions = {AS_IS: Condition(examples)}
     for control in controls:
-        what, _, one = control.partition(":")
-        if what not in (SHUFFLED, BLANKED, MISSING):
+        what, colon, one = control.partition(":")
+        if what not in (SHUFFLED, BLANKED, MISSING) or (colon and not one):
             raise DataError(f"unknown control '{control}'; use one of: {SHUFFLED}, {BLANKED}, {MISSING}, or {SHUFFLED}:MODALITY")
         if one and one not in (*modalities, TEXT):
             raise DataError(f"control '{control}': the modalities of this model are {', '.join([*modalities, TEXT])}")

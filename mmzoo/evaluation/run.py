@@ -17,12 +17,13 @@ from mmzoo.common.progress import bar
 from mmzoo.data import provenance
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
-from mmzoo.data.open import load_split, open_for, target_of
+from mmzoo.data.open import load_split, open_for, takes_default, target_of
 from mmzoo.errors import BadRecipe, CheckpointError, DataError
 from mmzoo.evaluation.controls import AS_IS, CONTROLS, SHUFFLED, default_controls, make_conditions
 from mmzoo.evaluation.scoring import metrics_of, score_examples
 from mmzoo.evaluation.statistics import Score
 from mmzoo.interfaces import Example, Prediction
+from mmzoo.modalities.reader import plural
 from mmzoo.models.compatibility import check_data
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel
@@ -30,7 +31,7 @@ from mmzoo.recipes.schema import PartConfig
 from mmzoo.sharing.locations import is_folder
 
 MAX_SAMPLES, MAX_SAMPLE_LENGTH, MAX_SAMPLE_TARGETS = 20, 300, 3  # of examples that a card shows
-UNRECORDED = {"modalities", "predictions", "smaller_is_better", "unrecorded"}  # attributes of an Evaluation
+UNRECORDED = {"modalities", "predictions", "errors", "unrecorded"}  # attributes of an Evaluation
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Evaluation:
     energy: dict[str, Any] | None = None
     samples: list[dict[str, Any]] = field(default_factory=list, repr=False)
     predictions: list[Any] = field(default_factory=list, repr=False)  # by task if there are several
-    smaller_is_better: bool = False  # whether the first score is an error
+    errors: frozenset[str] = frozenset()  # the scores that are better if they are smaller
     unrecorded: str = ""  # why the result could not be recorded in the checkpoint
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,12 +85,27 @@ class Evaluation:
 
     @property
     def ignores_images(self) -> bool:
-        """Return whether the first score is no better than with shuffled images: their intervals overlap."""
-        if SHUFFLED not in self.controls:
-            return False
-        name = next(iter(self.scores))
-        score, shuffled = self.scores[name], self.controls[SHUFFLED][name]
-        return shuffled.low <= score.high if self.smaller_is_better else score.low <= shuffled.high
+        """Return whether the first score is no better than with shuffled images (or other inputs): their intervals overlap."""
+        return SHUFFLED in self.controls and self._unchanged(next(iter(self.scores)), SHUFFLED)
+
+    @property
+    def ignored(self) -> list[str]:
+        """List in words what seems to be ignored: all inputs by a task, or one modality by every task."""
+        firsts = {name.partition("/")[0] if "/" in name else "": name for name in reversed(self.scores)}
+        inputs = " and ".join(map(plural, self.modalities))
+        found = []
+        for task, metric in reversed(firsts.items()):
+            if SHUFFLED in self.controls and self._unchanged(metric, SHUFFLED):
+                found.append(f"{f'the task {task}' if task else 'the model'} scores no better than with shuffled {inputs}")
+        for modality in self.modalities:
+            control = f"{SHUFFLED}:{modality}"
+            if control in self.controls and all(self._unchanged(metric, control) for metric in firsts.values()):
+                found.append(f"the model scores no better than with shuffled {plural(modality)} in any task")
+        return found
+
+    def _unchanged(self, metric: str, control: str) -> bool:
+        score, changed = self.scores[metric], self.controls[control][metric]
+        return changed.low <= score.high if metric in self.errors else score.low <= changed.high
 
 
 def evaluate(
@@ -172,7 +188,7 @@ def evaluate(
         energy=meter.energy,
         samples=_sample(model, examples, predictions, min(samples, MAX_SAMPLES)),
         predictions=predictions,
-        smaller_is_better=next(iter(chosen.values())).smaller_is_better,
+        errors=frozenset(name for name, metric in chosen.items() if metric.smaller_is_better),
     )
     _add_to_run(model.provenance.run, evaluation)
     if folder is not None and record is not False:
@@ -210,8 +226,8 @@ def _sample(model: MultimodalModel, examples: Sequence[Example], predictions: Se
     several = len(model.tasks) > 1
     for i in dict.fromkeys(round(step * i) for i in range(count)):
         for name in model.tasks:
-            example = examples[i].for_task(target_of(model.recipe, name), alone=not several)
-            if several and not example.targets:
+            example = examples[i].for_task(target_of(model.recipe, name), alone=takes_default(model.recipe, name))
+            if not example.targets and not takes_default(model.recipe, name):
                 continue
             text = _text_of(predictions[i][name] if several else predictions[i])
             targets = [_shorten(target) for target in model.tasks[name].references(example)[:MAX_SAMPLE_TARGETS]]

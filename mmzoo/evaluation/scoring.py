@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmzoo.data.batching import batches
-from mmzoo.data.open import no_target, target_of
+from mmzoo.data.open import no_target, takes_default, target_of
 from mmzoo.errors import DataError, UnknownName
 from mmzoo.evaluation.controls import Condition
 from mmzoo.evaluation.metric import Metric
@@ -122,11 +122,13 @@ def _references(model: MultimodalModel, task: str, examples: Sequence[Example]) 
 
 
 def references_of(model: MultimodalModel, task: str, example: Example) -> list[str] | None:
-    """Return the references of an example for a task; None if it has no target of a task among several.
+    """Return the references of an example for a task; None if it has no target of it, or lacks the input that it compares.
 
     Raises:
         DataError: it has none, or one that the task cannot predict.
     """
-    alone = len(model.tasks) == 1
+    alone, module = takes_default(model.recipe, task), model.tasks[task]
     own = example.for_task(target_of(model.recipe, task), alone=alone)
+    if module.needs_input and model.has_inputs and not example.of(module.modality or model.modality):
+        return None  # there is nothing to compare
     return model.tasks[task].references(own) if alone or own.targets else None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mmzoo.errors import DataError
 from mmzoo.modalities.reader import NONE
 
 INPUT_KEYWORDS = ("image", "audio", "video")  # modalities that are keywords of `Example`, `predict` and `generate`
@@ -54,6 +55,7 @@ class Example:
     ) -> None:
         """Create an example; ``image``, ``audio`` and ``video`` are short for items of ``inputs``."""
         given = {"image": image, "audio": audio, "video": video, **(inputs or {})}
+        targets = _as_targets(targets, id)
         present = {modality: value for modality, value in given.items() if value is not None}
         for name, value in {"id": id, "inputs": present, "text": text, "targets": targets}.items():
             object.__setattr__(self, name, value)
@@ -100,3 +102,17 @@ class Example:
     def images(self) -> list[Any]:
         """Return the images as a list."""
         return self.of("image")
+
+
+def _as_targets(targets: Any, name: str) -> Targets:
+    """Return targets with a single text as a tuple; raise a `DataError` for what is no text."""
+    if isinstance(targets, Mapping):
+        return {key: _as_tuple(own, name) for key, own in targets.items()}
+    return _as_tuple(targets, name)
+
+
+def _as_tuple(targets: Any, name: str) -> tuple[str, ...]:
+    several = (targets,) if isinstance(targets, str) else tuple(targets)
+    if not all(isinstance(target, str) for target in several):
+        raise DataError(f"example {name}: targets must be texts (got {several!r})")
+    return several

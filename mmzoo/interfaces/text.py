@@ -18,12 +18,14 @@ class TextContext:
         architecture: `CAUSAL`, `BIDIRECTIONAL` or `SEQ2SEQ`.
         max_length: the context in positions; None if unlimited.
         added: by modality, the positions that the fusions add for each input; None if that depends on the input.
+        optional: whether inputs may be missing, so that their positions may all be masked.
     """
 
     tokenizer: Any
     architecture: str
     max_length: int | None
     added: Mapping[str, int | None]
+    optional: bool = False
 
     @property
     def added_tokens(self) -> int | None:

@@ -87,8 +87,9 @@ def _check_bases(resolved: Classes) -> None:
 def _check_modality(resolved: Classes) -> None:
     for name, encoder in _of_kind("encoder", resolved).items():
         modality = encoder.cls.modality
-        if hasattr(nn.ModuleDict, name) or hasattr(nn.ParameterDict, name):  # joint fusions keep parts by these names
-            raise BadRecipe(f"encoders.{name}: torch reserves this name; choose another, such as {modality}_{name}")
+        # Joint fusions keep parts by these names, and predictions vectors.
+        if name == "text" or hasattr(nn.ModuleDict(), name) or hasattr(nn.ParameterDict(), name):
+            raise BadRecipe(f"encoders.{name}: this name is reserved; choose another, such as {modality}_{name}")
         if not is_modality(modality):
             raise PluginBroken(
                 f"{encoder.entry.label}: its modality is {modality!r}; it must be a name in small letters, digits and "
@@ -102,7 +103,7 @@ def _check_joint(resolved: Classes) -> None:
     encoders, architecture = _of_kind("encoder", resolved), resolved["language_model"].cls.architecture
     for name, fusion in _of_kind("fusion", resolved).items():
         if fusion.cls.joint and (len(encoders) == 1 or name != ALL):
-            only = f"there is only one, '{next(iter(encoders))}'" if len(encoders) == 1 else f"only '{name}' has it"
+            only = f"there is only one, '{next(iter(encoders))}'" if len(encoders) == 1 else "it is given to each"
             fix = "Add an encoder" if len(encoders) == 1 else f"Write it once, for all: fusion: {fusion.entry.name}"
             raise _misfit(
                 f"{fusion.entry.label} reads the features of several encoders together, and {only}.",

@@ -174,6 +174,7 @@ class _PromptLayout:
     """Lay out prompts as a task lays out its examples."""
 
     request: Request
+    needs_input = False
 
     def collate(self, examples: Sequence[Example], text: Any, *, training: bool) -> Mapping[str, Tensor]:
         """Return prompt ``ids`` and ``mask`` [batch, text], padded on the left for causal models."""

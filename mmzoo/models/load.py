@@ -18,7 +18,7 @@ from mmzoo.interfaces.kinds import key_of
 from mmzoo.models import locks
 from mmzoo.models.assemble import assemble
 from mmzoo.models.model import MultimodalModel
-from mmzoo.models.warm_start import WarmStart, without_sources
+from mmzoo.models.warm_start import MISSING, WarmStart, without_sources
 from mmzoo.recipes import licence
 from mmzoo.recipes.schema import Recipe
 from mmzoo.registry.entries import split_use
@@ -114,7 +114,7 @@ def _match_parts(
     state, matching, reasons = model.state_dict(), {}, {}
     saved_parts = saved.parts()
     for key, part in model.recipe.parts().items():
-        names = [name for name in stored if key_of(name) == key]
+        names = [name for name in stored if key_of(name) == key and not name.startswith(f"{key}.{MISSING}")]
         wrong = [name for name in names if name not in state or tuple(state[name].shape) != stored[name].shape]
         if key not in saved_parts:
             reasons[key] = "there is none of that name"

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from mmzoo.checkpoints.folder import write_checkpoint
 from mmzoo.checkpoints.summary import Summary
 from mmzoo.data.batching import batches
-from mmzoo.data.collate import Collator, TaskLayout, Tiled, tensors
-from mmzoo.data.open import target_of
+from mmzoo.data.collate import TEXT, Collator, TaskLayout, Tiled, tensors
+from mmzoo.data.open import takes_default, target_of
+from mmzoo.errors import UnknownName
 from mmzoo.interfaces import IGNORE, Encoder, Example, Features, Fusion, LanguageModel, Part, Prediction, Task, TextContext
 from mmzoo.interfaces.fusion import current_pass
 from mmzoo.interfaces.kinds import GROUPS
@@ -114,10 +115,12 @@ class MultimodalModel(nn.Module):
         """Return a part by its key in the recipe: ``encoders.image``; ``encoder`` is the only one.
 
         Raises:
-            DoesNotFit: there are several of that kind.
+            DoesNotFit: there are several of that kind. UnknownName: there is none of that key.
         """
         group, _, name = self.recipe.key(key).partition(".")
-        held: Any = getattr(self, group)
+        held: Any = getattr(self, group, {})
+        if name and name not in held:
+            raise UnknownName(f"this model has no part '{key}'; it has {', '.join(self.recipe.parts())}")
         return held[name] if name else held
 
     @property
@@ -180,7 +183,7 @@ class MultimodalModel(nn.Module):
 
     def _features(self, name: str, batch: Mapping[str, Tensor]) -> Features:
         index, dropout = batch["index"], self.recipe.training.modality_dropout
-        if self.training and dropout and self.takes_missing_inputs:
+        if self.training and dropout and self.takes_missing_inputs and self.encoders[name].transform is not None:
             index = index if index.ndim == 2 else index[:, None]
             index = index.masked_fill(torch.rand(len(index), 1, device=index.device) < dropout, -1)
         if "inputs" in batch:
@@ -216,6 +219,12 @@ class MultimodalModel(nn.Module):
             outputs[name] = outputs[own["text_of"]] if "text_of" in own else self.outputs(features, own)
         return outputs
 
+    @staticmethod
+    def _with_texts(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return the batches of tasks, those that share a text with its tensors."""
+        shared = {name: tasks[own["text_of"]] if "text_of" in own else {} for name, own in tasks.items()}
+        return {name: {**{k: shared[name][k] for k in TEXT if k in shared[name]}, **own} for name, own in tasks.items()}
+
     def forward(
         self,
         encoders: Mapping[str, Any] | None = None,
@@ -237,7 +246,7 @@ class MultimodalModel(nn.Module):
             return {"loss": sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), start=zero), "terms": {}}
         outputs = self.task_outputs({"encoders": encoders or {}, "tasks": tasks})
         losses, terms = [], {}
-        for name, batch in tasks.items():
+        for name, batch in self._with_texts(tasks).items():
             for term, (total, count) in self.tasks[name].loss(outputs[name], batch).items():
                 loss = total / count.clamp(min=1)
                 if num_items_in_batch is not None:
@@ -249,6 +258,10 @@ class MultimodalModel(nn.Module):
 
     def train(self, mode: bool = True) -> MultimodalModel:
         """Set training or evaluation mode; frozen parts stay in evaluation mode."""
+        self._resumes_training = mode
+        return self._set_mode(mode)
+
+    def _set_mode(self, mode: bool) -> MultimodalModel:
         self.training = mode
         for key, policy in self.provenance.policies.items():
             trainable.set_training_mode(self.part(key), policy, mode)
@@ -260,18 +273,16 @@ class MultimodalModel(nn.Module):
     def evaluating(self) -> Iterator[None]:
         """Set evaluation mode within a ``with`` block, and the previous mode when the last of several callers leaves it."""
         with _MODE:
-            if not self._evaluating:
-                self._resumes_training = self.training
-                if self.training:
-                    self.eval()
+            if self.training:
+                self._set_mode(False)
             self._evaluating += 1
         try:
             yield
         finally:
             with _MODE:
                 self._evaluating -= 1
-                if not self._evaluating and self._resumes_training:
-                    self.train()
+                if not self._evaluating and self._resumes_training != self.training:
+                    self._set_mode(self._resumes_training)
 
     def checkpoint_blocks(self, on: bool = True) -> None:
         """Recompute the language model's blocks in the backward pass instead of keeping their activations.
@@ -279,9 +290,9 @@ class MultimodalModel(nn.Module):
         Raises:
             DoesNotFit: its blocks do not support that.
         """
+        if on or self._recomputes_blocks:
+            trainable.recompute_blocks(self.language_model, on)
         self._recomputes_blocks = on
-        if on:
-            trainable.recompute_blocks(self.language_model)
 
     @property
     def device(self) -> torch.device:
@@ -338,7 +349,8 @@ class MultimodalModel(nn.Module):
     @cached_property
     def _context(self) -> TextContext:
         spec = self.language_model.spec
-        return TextContext(self.language_model.tokenizer, spec.architecture, spec.max_length, self.added_tokens())
+        tokenizer, optional = self.language_model.tokenizer, self.takes_missing_inputs
+        return TextContext(tokenizer, spec.architecture, spec.max_length, self.added_tokens(), optional)
 
     def input_pipelines(self) -> dict[str, InputPipeline]:
         """Return the reading, transforming and batching of inputs before each encoder."""
@@ -360,7 +372,7 @@ class MultimodalModel(nn.Module):
             task: the only task to collate for; None for all.
         """
         layouts = {
-            name: TaskLayout(module, target_of(self.recipe, name), alone=len(self.tasks) == 1)
+            name: TaskLayout(module, target_of(self.recipe, name), alone=takes_default(self.recipe, name))
             for name, module in self.tasks.items()
             if task is None or name == task
         }
@@ -432,7 +444,7 @@ class MultimodalModel(nn.Module):
         moved = tensors(batch, self.device)
         outputs = self.task_outputs(moved)
         results: dict[str, list[Prediction]] = {}
-        for name, own in moved["tasks"].items():
+        for name, own in self._with_texts(moved["tasks"]).items():
             used = options if prediction.takes_options(self, name, moved["tasks"], options) else {}
             results[name] = self.tasks[name].predict(outputs[name], own, **used)
         if len(self.tasks) == 1 or len(results) == 1:

@@ -14,9 +14,11 @@ from mmzoo.models.sequence import drop_none, fuse_input, positions_before, text_
 
 
 class States(NamedTuple):
-    """Hold the hidden states [batch, positions, dim] of a fused text, where its tokens are, and what the fusions read."""
+    """Hold the hidden states [batch, positions, dim] of a fused text and their mask, where its tokens are, and what the fusions
+    read."""
 
     hidden: Tensor
+    mask: Tensor
     text: slice | Tensor
     calls: dict[Fusion, FusionCall]
 
@@ -57,7 +59,9 @@ class LazyOutputs:
         more = drop_none(decoder_ids=decoder_ids, memory=fused.memory)
         with running(ModelPass(calls)):
             hidden = self.language_model(fused.embeddings, fused.mask, **more)
-        return States(hidden, fused.text if decoder_ids is None else slice(0, decoder_ids.shape[1]), calls)
+        if decoder_ids is not None:
+            return States(hidden, torch.ones_like(decoder_ids), slice(0, decoder_ids.shape[1]), calls)
+        return States(hidden, fused.mask, fused.text, calls)
 
     @cached_property
     def hidden(self) -> Tensor:
@@ -65,7 +69,10 @@ class LazyOutputs:
 
     @cached_property
     def pooled(self) -> Tensor:
-        vector = self.language_model.pool(self.hidden, self.mask)
+        if self.language_model.architecture == CAUSAL:  # an input may come after the last word
+            vector = self.language_model.pool(self.states.hidden, self.states.mask)
+        else:
+            vector = self.language_model.pool(self.hidden, self.mask)
         return fuse_late(self.model, self.states.calls, vector.unsqueeze(1)).squeeze(1)
 
     @cached_property

@@ -50,8 +50,8 @@ def plain(words: Any) -> str:
 
 def check_task(model: Any, task: str | None) -> None:
     """Raise `BadRecipe` if the model has no task of that name."""
-    if task is not None and task not in model.tasks:
-        advice = did_you_mean(task, list(model.tasks)) or f"its tasks are {', '.join(model.tasks)}"
+    if task is not None and (not isinstance(task, str) or task not in model.tasks):
+        advice = did_you_mean(str(task), list(model.tasks)) or f"its tasks are {', '.join(model.tasks)}"
         raise BadRecipe(f"task: this model has no task '{task}'; {advice}")
 
 

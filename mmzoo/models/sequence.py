@@ -36,7 +36,7 @@ def fuse_input(
         ids, mask = ids.masked_fill(marked, 0), mask.masked_fill(marked, 0)
     fused = FusedInput(model.language_model.embed(ids), mask, slice(0, ids.shape[1]))
     calls: dict[Fusion, FusionCall] = {}
-    latest: dict[Fusion, Tensor] = {}
+    latest: dict[Fusion, tuple[Tensor, Tensor]] = {}
     # Each fusion inserts before what is there, so the last encoder's comes first.
     for fusion, names in reversed(model.fused_encoders() if features else []):
         placed = {}
@@ -49,23 +49,25 @@ def fuse_input(
         calls[fusion] = FusionCall(fusion.prepare(given), given)
         with running(ModelPass(calls)):
             fused = _join(fused, fusion.early(given, fused.embeddings, fused.mask))
-    _check_context(model, fused.mask.shape[1])
-    before = fused.text
+    before, width = fused.text, fused.mask.shape[1]
     fused, order = pad_to_side(fused, left=left)
+    _check_context(model, fused.mask.shape[1])
     for fusion, call in calls.items():
         call.mask = fused.mask
-        if fusion in latest:  # only text attends back to inputs; tokens that fusions added (-1) do not
-            everywhere = latest[fusion].new_full(fused.mask.shape, -1)
+        if fusion in latest:  # only text attends back to placed inputs; tokens that fusions added (-1) do not
+            own, without = latest[fusion]
+            everywhere = (without.long() - 1).repeat(1, width)
             if isinstance(before, slice):
-                everywhere[:, before] = latest[fusion]
+                everywhere[:, before] = own
             else:
-                everywhere.scatter_(1, before, latest[fusion])
+                everywhere.scatter_(1, before, own)
             call.latest = everywhere if order is None else everywhere.gather(1, order)
     return fused, calls
 
 
-def _place_inputs(features: Features, placeholders: Tensor, text: slice | Tensor) -> tuple[Features, Tensor]:
-    """Return the features with the place of each input in the sequence so far, and the latest input before each text token.
+def _place_inputs(features: Features, placeholders: Tensor, text: slice | Tensor) -> tuple[Features, tuple[Tensor, Tensor]]:
+    """Return the features with the place of each input in the sequence so far, and the latest input before each text token with
+    the rows [batch, 1] that have no placeholder.
 
     Args:
         placeholders: [batch, text], where the text has one.
@@ -76,7 +78,7 @@ def _place_inputs(features: Features, placeholders: Tensor, text: slice | Tensor
     places = places + text.start if isinstance(text, slice) else text.gather(1, places)
     places = pad(places, (0, features.images - places.shape[1]))
     latest = (placeholders.cumsum(1) - 1).masked_fill(without, 0)
-    return replace(features, at=places.masked_fill(without, -1)), latest
+    return replace(features, at=places.masked_fill(without, -1)), (latest, without)
 
 
 def _join(before: FusedInput, after: FusedInput) -> FusedInput:
@@ -96,10 +98,10 @@ def _join(before: FusedInput, after: FusedInput) -> FusedInput:
 
 
 def _check_context(model: Any, length: int) -> None:
-    """Check the number of positions where it depends on the input; elsewhere it was checked when the text was laid out."""
+    """Check the number of positions; where it does not depend on the input it was checked when the text was laid out."""
     text = model.text_context()
-    if text.added_tokens is None and text.max_length is not None and length > text.max_length:
-        modality = next(modality for modality, added in text.added.items() if added is None)
+    if text.max_length is not None and length > text.max_length:
+        modality = next((modality for modality, added in text.added.items() if added is None), text.modality)
         raise DataError(
             f"the text and the {modality}'s tokens fill {length} positions, and the language model's context is "
             f"{text.max_length}; shorten the {plural(modality)}, or choose another fusion or language model"
@@ -149,6 +151,10 @@ def pad_to_side(fused: FusedInput, *, left: bool) -> tuple[FusedInput, Tensor | 
     order = (real if left else ~real).long().argsort(dim=1, stable=True)
     new_places = order.argsort(1)
     text = new_places[:, fused.text] if isinstance(fused.text, slice) else new_places.gather(1, fused.text)
+    # Rows with many inputs and rows with long texts may leave a side that is padding in all of them.
+    width, longest = real.shape[1], max(1, int(real.sum(1).max()))
+    order = order[:, width - longest :] if left else order[:, :longest]
+    text = (text - (width - longest if left else 0)).clamp(0, longest - 1)  # only padding is moved by this
     moved = replace(fused, embeddings=reorder_positions(fused.embeddings, order), mask=fused.mask.gather(1, order), text=text)
     return moved, order
 

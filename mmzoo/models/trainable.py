@@ -49,8 +49,8 @@ def set_training_mode(part: Part, policy: str, training: bool) -> None:
             block.train()
 
 
-def recompute_blocks(language_model: Part) -> None:
-    """Make a language model recompute its blocks in the backward pass instead of keeping their activations.
+def recompute_blocks(language_model: Part, on: bool = True) -> None:
+    """Make a language model recompute its blocks in the backward pass instead of keeping their activations, or stop it.
 
     Raises:
         DoesNotFit: its blocks do not support that.
@@ -58,6 +58,9 @@ def recompute_blocks(language_model: Part) -> None:
     models: list[Any] = [m for m in language_model.modules() if hasattr(m, "activation_checkpointing_enable")]
     if not models:
         raise DoesNotFit("training.gradient_checkpointing: this language model has no blocks that can be recomputed")
+    if not on:
+        models[0].activation_checkpointing_disable()
+        return
     models[0].activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False, "context_fn": _same_pass})
 
 

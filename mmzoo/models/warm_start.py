@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from mmzoo.checkpoints.folder import read_checkpoint, stored_tensors
 from mmzoo.checkpoints.screening import WEIGHTS
@@ -26,6 +26,8 @@ from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.entries import split_use
 from mmzoo.sharing.locations import local_folder
+
+MISSING = "missing."  # the vectors of `Fusion.learn_missing`
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,10 @@ class WarmStart:
             CheckpointError: a tensor is missing, unknown, or of another shape.
         """
         key, prefix = f"{self.label}.weights", f"{self.key}."
-        own = {name: list(value.shape) for name, value in unique_state(part).items()}
+        own = {name: list(value.shape) for name, value in _weights(part).items()}
         tensors = stored_tensors(self.folder)
         stored = {name.removeprefix(prefix): list(tensors[name].shape) for name in tensors if name.startswith(prefix)}
+        stored = {name: shape for name, shape in stored.items() if not name.startswith(MISSING)}
         if missing := sorted(set(own) - set(stored)):
             trained = f", of which it trained '{self.part.train}'" if self.part.train else ""
             raise CheckpointError(
@@ -78,7 +81,7 @@ class WarmStart:
         path = self.folder / WEIGHTS
         try:
             with torch.no_grad(), safe_open(path, framework="pt") as file:
-                for name, value in unique_state(part).items():
+                for name, value in _weights(part).items():
                     value.copy_(file.get_tensor(f"{self.key}.{name}"))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.label}.weights: {path} cannot be read: {one_line(error)}") from None
@@ -92,6 +95,20 @@ class WarmStart:
             "license": self.license,
             "sha256": hash_file(self.folder / WEIGHTS),
         }
+
+
+def _weights(part: nn.Module) -> dict[str, Tensor]:
+    """Return a part's weights and buffers, without a fusion's vectors for missing inputs, which depend on the other encoders."""
+    return {name: value for name, value in unique_state(part).items() if not name.startswith(MISSING)}
+
+
+def _saved_key(key: str, part: PartConfig, saved: Recipe) -> str:
+    """Return the key of the part of a checkpoint to start from: that of the same name, or the only one of the same entry."""
+    if key in saved.parts():
+        return key
+    name = split_use(part.use)[0]
+    same = [k for k, p in saved.parts().items() if kind_of(k) == kind_of(key) and split_use(p.use)[0] == name]
+    return same[0] if len(same) == 1 else saved.key(kind_of(key))
 
 
 def inherit_options(recipe: Recipe) -> tuple[Recipe, dict[str, WarmStart]]:
@@ -112,7 +129,7 @@ def inherit_options(recipe: Recipe) -> tuple[Recipe, dict[str, WarmStart]]:
         except CheckpointError as error:
             raise type(error)(f"{label}.weights: {error}; name a folder that `mmzoo train` or model.save wrote") from None
         license = licence.join(row.license for row in licence.of_model(saved, contents.run))
-        saved_key = key if key in saved.parts() else saved.key(kind_of(key))
+        saved_key = _saved_key(key, part, saved)
         source = WarmStart(label, saved_key, contents.folder, saved.parts()[saved_key], saved.name or "unnamed", license)
         recipe = recipe.replace_part(key, _inherit(kind_of(key), part, source))
         sources[key] = source

@@ -21,19 +21,23 @@ def merge_recipe(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
     None.
 
     Raises:
-        BadRecipe: options are given for the only part of a kind of which there are several.
+        BadRecipe: the only part of a kind is changed where there are several.
     """
     base, changes = shorten(base), dict(changes)
     for kind, group in GROUPS.items():
         changed = changes.get(kind)
         if group in changes and kind in base:
-            base = {**base, group: {default_name(kind, base[kind]): base[kind]}}
+            names = list(base["encoders"]) if kind == "fusion" and "encoders" in base else [default_name(kind, base[kind])]
+            if kind == "fusion" and "encoder" in base:
+                names = [default_name("encoder", base["encoder"])]
+            base = {**base, group: dict.fromkeys(names, base[kind])}
             del base[kind]
+        elif changed is not None and group in base and len(base[group]) == 1:
+            changes = {**changes, group: dict.fromkeys(base[group], changed)}
+            del changes[kind]
         elif changed is not None and group in base:
-            if isinstance(changed, Mapping) and "use" not in changed:
-                names = ", ".join(f"{group}.{name}" for name in base[group])
-                raise BadRecipe(f"{kind}: this recipe has several; name one: {names}")
-            base = {key: value for key, value in base.items() if key != group}
+            several = ", ".join(f"{group}.{name}" for name in base[group])
+            raise BadRecipe(f"{kind}: this recipe has several; name one: {several}")
     return merge(base, changes)
 
 

@@ -15,6 +15,7 @@ from mmzoo.interfaces.kinds import GROUPS, kind_of
 from mmzoo.recipes.shape import ALL, PART_NAME, lengthen, shorten
 from mmzoo.recipes.training_options import TrainingOptions
 
+MAX_PARTS = 100  # of a kind; each is built before it is compared with the weights
 _POLICY = re.compile(r"frozen|full|last:[1-9]\d{0,5}|lora:[1-9]\d{0,5}")
 
 
@@ -105,12 +106,16 @@ class Recipe(BaseModel):
     name: str | None = Field(None, max_length=200)
     summary: str = ""
     source: str = Field("", description="the paper or code that it follows")
-    encoders: dict[PartName, PartConfig] = Field(min_length=1, description="by name; `encoder: X` is one, named by its modality")
+    encoders: dict[PartName, PartConfig] = Field(
+        min_length=1, max_length=MAX_PARTS, description="by name; `encoder: X` is one, named by its modality"
+    )
     fusions: dict[PartName, PartConfig] = Field(
-        min_length=1, description="by the encoder that each reads; `fusion: X` serves every encoder"
+        min_length=1, max_length=MAX_PARTS, description="by the encoder that each reads; `fusion: X` serves every encoder"
     )
     language_model: PartConfig
-    tasks: dict[PartName, TaskConfig] = Field(min_length=1, description="by name; `task: X` is one, named by its entry")
+    tasks: dict[PartName, TaskConfig] = Field(
+        min_length=1, max_length=MAX_PARTS, description="by name; `task: X` is one, named by its entry"
+    )
     pretrained: bool = Field(True, description="load pretrained weights if the entry has them")
     training: TrainingOptions = Field(default_factory=lambda: TrainingOptions())
 

@@ -19,7 +19,7 @@ def lengthen(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe in the long form. An encoder's name is its modality, a task's its entry's name.
 
     Raises:
-        BadRecipe: both forms of one key are given.
+        BadRecipe: both forms of one key are given, or a part of the short form names no entry.
     """
     long = dict(data)
     for kind, group in GROUPS.items():
@@ -28,6 +28,8 @@ def lengthen(data: Mapping[str, Any]) -> dict[str, Any]:
         if group in long:
             raise BadRecipe(f"{kind} and {group} are both given; write all of them under {group}")
         part = long.pop(kind)
+        if isinstance(part, Mapping) and "use" not in part:
+            raise BadRecipe(f"{kind}.use: is missing; name an entry, or write several by name under {group}")
         long[group] = {default_name(kind, part): part}
     return long
 

@@ -20,7 +20,8 @@ from mmzoo.common.environment import environment
 from mmzoo.data import provenance
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
-from mmzoo.data.open import load_split, no_target, open_for, target_of
+from mmzoo.data.open import load_split, no_target, open_for, takes_default, target_of
+from mmzoo.data.tokens import check_marks
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit, TrainingError
 from mmzoo.evaluation.scoring import references_of
 from mmzoo.interfaces import Example
@@ -135,7 +136,7 @@ def learn(recipe: Recipe, examples: Iterable[Example], *, streamed: bool = False
         sample = [replace(example, inputs={}) for example in sample]
     texts: list[str] = []
     for name in recipe.tasks:
-        own = _OfTask(sample, target_of(recipe, name), alone=len(recipe.tasks) == 1)
+        own = _OfTask(sample, target_of(recipe, name), alone=takes_default(recipe, name))
         if next(iter(own), None) is None:
             raise no_target(recipe, name, sample)
         task = resolve("task", recipe.tasks[name])
@@ -169,6 +170,7 @@ def _check_examples(model: MultimodalModel, examples: Sequence[Example]) -> None
     """
     absent = {encoder.modality for encoder in model.encoders.values() if encoder.transform is not None}
     for example in examples:
+        check_marks(example, model.modalities)
         absent -= set(example.inputs)
         for name in model.tasks:
             references_of(model, name, example)

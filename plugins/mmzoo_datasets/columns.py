@@ -77,11 +77,13 @@ class Columns:
         where: str,
         known: Mapping[str, Sequence[str]] | None = None,
         wanted: Sequence[str] = (),
+        exact: bool = False,
     ) -> Columns:
         """Return the columns that the options name, or else the usual ones among ``names``.
 
         ``known`` maps a modality to the columns that hold such inputs by their type; if there is only one, it needs no usual
-        name. ``wanted`` are the tasks that need targets of their own (`Dataset.wanted`); a column of their name serves them.
+        name. ``wanted`` are the tasks that need targets of their own (`Dataset.wanted`); a column of their name serves them,
+        and with ``exact`` no other.
 
         Raises:
             DataError: a column does not exist; the message names those that do, and the option to set.
@@ -89,7 +91,9 @@ class Columns:
         its = f"its columns are {', '.join(map(repr, names))}"
         columns = f"{where}: {its}"
         chosen = {key: getattr(options, f"{key}_column") for key in (*INPUTS, "text", "target", "id")}
-        own = {task: name for task, name in (options.target_columns or {}).items() if task in wanted}
+        own = dict(options.target_columns or {}) if wanted else {}
+        if unread := [task for task in own if task not in wanted]:
+            raise DataError(f"target_columns.{unread[0]}: no task reads it; the tasks read {', '.join(wanted)}")
         given = {f"{key}_column": name for key, name in chosen.items()} | {f"target_columns.{t}": own[t] for t in own}
         for option, name in given.items():
             if name and name not in names:
@@ -117,7 +121,7 @@ class Columns:
                 f"{columns}; none is called {_either(IMAGE)}: set image_column to the one of the pictures (to an empty text for "
                 f"text alone), or audio_column, if none is called {_either(AUDIO)}, to the one of the clips"
             )
-        if len(wanted) > 1 and (without := [task for task in wanted if task not in own]):
+        if (exact or len(wanted) > 1) and (without := [task for task in wanted if task not in own]):
             raise DataError(
                 f"{where}: no column serves the task {without[0]!r}: {its}; set target_columns.{without[0]} to one of them"
             )
@@ -183,7 +187,7 @@ class RowReader:
         return self._text(column, value)
 
     def _text(self, column: str | None, value: Any) -> list[str]:
-        if value is None:
+        if value is None or value != value:  # NaN stands for an empty cell
             return []
         if names := self.labels.get(column or ""):
             return [names[value]] if 0 <= value < len(names) else []  # -1 stands for a hidden label
@@ -279,6 +283,7 @@ def read_table(
     root: Path | None,
     names: list[str],
     wanted: Sequence[str] = (),
+    exact: bool = False,
     keep: Collection[str] = (),
 ) -> tuple[Any, RowReader]:
     """Return a `datasets` table, or a stream of one, and the `RowReader` of its rows; ``names`` are its columns.
@@ -289,7 +294,7 @@ def read_table(
         DataError: it lacks a column.
     """
     inputs, labels = features(table)
-    columns = Columns.find(options, names, where, inputs, wanted)
+    columns = Columns.find(options, names, where, inputs, wanted, exact)
     for column in columns.inputs.values():
         kind = table.features[column] if column in chain.from_iterable(inputs.values()) else None
         if kind is not None:

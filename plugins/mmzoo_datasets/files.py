@@ -136,7 +136,9 @@ class Files(Dataset):
             if path.suffix == ".parquet":
                 table = _parquet(path)
                 names, where = table.column_names, str(path)
-                rows = TableExamples(*read_table(table, self.options, split, where, path.parent, names, self.wanted, [SPLIT]))
+                rows = TableExamples(
+                    *read_table(table, self.options, split, where, path.parent, names, self.wanted, self.exact, keep=[SPLIT])
+                )
             else:
                 rows = self._read_text(path, split)
         except (OSError, UnicodeError) as error:
@@ -151,7 +153,7 @@ class Files(Dataset):
         names = list(dict.fromkeys(name for _, record in head for name in record))
         if not head:
             return TableExamples(datasets.Dataset.from_list([]), RowReader(_COLUMNS, split, str(path)))
-        reader = RowReader(Columns.find(self.options, names, str(path), wanted=self.wanted), split, str(path))
+        reader = RowReader(Columns.find(self.options, names, str(path), wanted=self.wanted, exact=self.exact), split, str(path))
         columns = replace(_COLUMNS, targets={task: f"target/{task}" for task in reader.columns.targets})
         schema = _schema(columns)
         place = _place(path)

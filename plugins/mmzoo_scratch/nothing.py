@@ -17,7 +17,7 @@ class NoEncoder(Encoder):
     def __init__(self, options: Any) -> None:
         super().__init__()
         self.options = options
-        self.spec = FeatureSpec(dim=1, pooled_dim=1, tokens=0)
+        self.spec = FeatureSpec(dim=1, pooled_dim=1, tokens=0, modality=NONE)
         self.transform = None
 
     def forward(self, inputs: Tensor) -> Features:

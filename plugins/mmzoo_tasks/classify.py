@@ -80,9 +80,7 @@ class Classify(Labelled):
 
     def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         labels, logits, options = batch["labels"], self.logits(outputs), self.options
-        weights = (
-            logits.new_tensor(options.label_weights) if options.class_weights == "balanced" and options.label_weights else None
-        )
+        weights = logits.new_tensor(options.label_weights) if options.label_weights else None
         smoothing = options.label_smoothing
         losses = F.cross_entropy(logits, labels, weights, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing)
         if options.focal_gamma:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from mmzoo.api import (
     IGNORE,
+    NONE,
     BadRecipe,
     DataError,
     Example,
@@ -60,9 +61,10 @@ class Contrastive(Task):
 
     def __init__(self, options: Any, language_model: LanguageSpec, encoders: Mapping[str, FeatureSpec]) -> None:
         super().__init__(options, language_model, encoders)
-        self.encoder = options.encoder or next(iter(encoders))
-        if self.encoder not in encoders:
-            raise BadRecipe(f"task.encoder: there is no encoder '{self.encoder}'; there are: {', '.join(encoders)}")
+        known = [name for name, spec in encoders.items() if spec.modality != NONE]
+        self.encoder = options.encoder or next(iter(known or encoders))
+        if self.encoder not in (known or encoders):
+            raise BadRecipe(f"task.encoder: no encoder '{self.encoder}' has an input; these have: {', '.join(known)}")
         self.modality = encoders[self.encoder].modality
         self.shape = f"{options.dim} channels"
         self.input = nn.Linear(encoders[self.encoder].pooled_dim, options.dim, bias=False)
@@ -99,7 +101,10 @@ class Contrastive(Task):
         """Return the sum over this process's pairs and their number. The pairs of all processes are their negatives, with
         gradients, so that processes together have the loss and gradients of one that has all pairs: each must call this."""
         inputs, texts = self.vectors(outputs)
-        own = torch.stack([batch["labels"], batch["sources"]], 1)
+        present, labels = outputs.features[self.encoder].present, batch["labels"]
+        if present is not None:  # training may treat an input as missing
+            labels = labels.masked_fill(~present.any(1), IGNORE)
+        own = torch.stack([labels, batch["sources"]], 1)
         both, start = _gather(torch.cat([inputs, texts], 1))
         keys, _ = _gather(own)
         all_inputs, all_texts = both.chunk(2, 1)

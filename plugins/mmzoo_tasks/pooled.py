@@ -98,7 +98,8 @@ def text_batch(texts: Sequence[str], examples: Sequence[Example], text: TextCont
         DataError: a text exceeds the context.
     """
     # Pooling needs at least one position, also for an empty text.
-    rows = [row or [text.tokenizer.pad_token_id] for row in prompt_ids(text, texts)]
+    padding = text.tokenizer.pad_token_id  # stands where a text has no token of its own, also after a placeholder
+    rows = [row if any(i >= 0 for i in row) else [*row, padding] for row in prompt_ids(text, texts)]
     check_length(rows, text, [example.id for example in examples])
     ids, mask = pad_with_mask(rows, text.tokenizer.pad_token_id)
     return {"ids": ids, "mask": mask}

@@ -7,6 +7,8 @@ decoder starts from what the encoder knows of words, and must be trained before 
 from __future__ import annotations
 
 import copy
+import threading
+from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +17,18 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from mmzoo.api import CrossAttentionStates, class_for
 from mmzoo_transformers.language import HFCausal, can_decode, position_offset
+
+_ATTACHING = threading.Lock()
+_STATES: ContextVar[list[Tensor] | None] = ContextVar("states", default=None)  # of the call, since several may run
+
+
+def _take(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """Keep the input of an output layer for the call that asked for it, and give the layer no positions."""
+    states = _STATES.get()
+    if states is None:
+        return None
+    states.append(args[0])
+    return (args[0][:, :0], *args[1:])
 
 
 class HFDecoder(HFCausal):
@@ -45,16 +59,15 @@ class HFDecoder(HFCausal):
         # The prediction head transforms states before its output layer. The input of that layer is what late fusion must
         # read; the layer itself gets no positions, so that no logits are computed.
         states: list[Tensor] = []
-
-        def take(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            states.append(args[0])
-            return (args[0][:, :0], *args[1:])
-
-        handle = self.model.get_output_embeddings().register_forward_pre_hook(take)
+        head = self.model.get_output_embeddings()
+        with _ATTACHING:
+            if _take not in head._forward_pre_hooks.values():
+                head.register_forward_pre_hook(_take)
+        token = _STATES.set(states)
         try:
             self.model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
         finally:
-            handle.remove()
+            _STATES.reset(token)
         return states[0]
 
     def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:
