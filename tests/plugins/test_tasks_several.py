@@ -364,7 +364,7 @@ def test_the_text_of_a_pair_is_its_first_target():
     for targets in ((), ("",)):
         with pytest.raises(DataError, match="no text"):
             task.collate([Example("3", "3.png", "what", targets)], text, training=True)
-    with pytest.raises(BadRecipe, match="there is no encoder 'x'; there are: photo, sound"):
+    with pytest.raises(BadRecipe, match="no encoder 'x' has an input; these have: photo, sound"):
         make("contrastive", encoder="x")
 
 
