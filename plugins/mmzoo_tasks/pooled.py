@@ -97,9 +97,9 @@ def text_batch(texts: Sequence[str], examples: Sequence[Example], text: TextCont
     Raises:
         DataError: a text exceeds the context.
     """
-    # Pooling needs at least one position, also for an empty text.
-    padding = text.tokenizer.pad_token_id  # stands where a text has no token of its own, also after a placeholder
-    rows = [row if any(i >= 0 for i in row) else [*row, padding] for row in prompt_ids(text, texts)]
+    # Pooling needs a position, also for an empty text, and one that a causal model reads after the last input.
+    padding = text.tokenizer.pad_token_id
+    rows = [row if row and row[-1] >= 0 else [*row, padding] for row in prompt_ids(text, texts)]
     check_length(rows, text, [example.id for example in examples])
     ids, mask = pad_with_mask(rows, text.tokenizer.pad_token_id)
     return {"ids": ids, "mask": mask}

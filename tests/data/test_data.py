@@ -567,7 +567,7 @@ class TestTargetsByTask:
         ]
         assert list(found[0].targets) == ["topic", "mood"]
         assert list(pickle.loads(pickle.dumps(found))) == list(found)
-        found = wanting(path, "mood", "kind", target_columns={"kind": "topic", "other": "nope"})
+        found = wanting(path, "mood", "kind", target_columns={"kind": "topic"})
         assert found[1].targets == {"mood": (), "kind": ("film",)}
         assert [e.targets for e in load(path, target_columns={"mood": "nope"})] == [("7",), ("8",)]
 
@@ -592,6 +592,14 @@ class TestTargetsByTask:
         assert found[0].targets == {"tags": ("x", "y"), "place": ("0.25", "1.0"), "size": ("3",)}
         assert found[1].targets == {"tags": (), "place": (), "size": ()}
 
+    @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+    def test_nan_is_an_empty_cell(self, tmp_path, suffix):
+        rows = [{"image": "a", "size": float("nan"), "question": float("nan")}, {"image": "a", "size": 0.5, "question": 1.0}]
+        path = tmp_path / f"train.{suffix}"
+        lines(path, *rows) if suffix == "jsonl" else datasets.Dataset.from_list(rows).to_parquet(path)
+        assert [(e.text, e.targets) for e in wanting(path, "size")] == [("", {"size": ()}), ("1.0", {"size": ("0.5",)})]
+        assert [e.targets for e in load(path, target_column="size")] == [(), ("0.5",)]
+
     def test_no_picture_is_needed_where_there_is_something_else(self, tmp_path):
         topics = {"mood": "good", "topic": "food"}
         assert wanting(lines(tmp_path / "a.jsonl", {"text": "hm", **topics}), *topics)[0].inputs == {}
@@ -612,6 +620,8 @@ class TestTargetsByTask:
             wanting(path, "mood", "topic")
         with pytest.raises(DataError, match=r"there is no 'x': set target_columns\.topic to one of them"):
             wanting(path, "mood", "topic", target_columns={"topic": "x"})
+        with pytest.raises(DataError, match=r"target_columns\.topics: no task reads it; the tasks read mood, topic"):
+            wanting(path, "mood", "topic", target_columns={"topics": "mood"})
 
     def test_one_file_of_all_splits_is_read_anew_for_other_tasks(self, tmp_path):
         rows = [{"image": "a", "answer": "x", "mood": "m", "topic": "t", "split": split} for split in ("train", "test")]
@@ -748,6 +758,10 @@ class TestIdentity:
             list(load(tmp_path / "1"))[:1],
         ]
         assert len({first, *map(fingerprint, others)}) == 7
+
+    def test_fingerprint_tells_a_target_from_the_name_of_one(self):
+        one, other = ({"tags": ("x",), "topic": ()}, {"tags": ("x", "topic")})
+        assert fingerprint([Example("1", targets=one)]) != fingerprint([Example("1", targets=other)])
 
     def test_fingerprint_is_the_same_from_parquet(self, tmp_path):
         folder = self.folder(tmp_path / "1")

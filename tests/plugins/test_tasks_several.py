@@ -178,6 +178,13 @@ def test_numbers_that_are_classes_are_taken(targets):
     assert learn("classify", examples(*targets))["labels"] == sorted(set(targets))
 
 
+def test_given_weights_count_without_balanced_classes():
+    task, outputs = make("classify", labels=["a", "b"], label_weights=[1.0, 3.0]), Given(2)
+    logs = task.head(outputs.pooled).log_softmax(-1)
+    total = term(task, outputs, {"labels": torch.tensor([0, 1])})[1]
+    torch.testing.assert_close(total, -(logs[0, 0] + 3 * logs[1, 1]))
+
+
 def test_weights_are_one_for_each_label():
     with pytest.raises(ValueError, match="one number for each label"):
         make("classify", labels=["a", "b"], label_weights=[1.0])
@@ -343,6 +350,16 @@ def test_other_positives_are_no_negatives_and_what_is_no_pair_does_not_count(los
     assert not outputs.text_only.grad[4].any()
     task = make("contrastive", dim=7, loss=loss, repeats="negative")
     torch.testing.assert_close(term(task, outputs, batch)[1], loss_by_hand(task, outputs, no_pair, range(4)))
+
+
+@pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
+def test_an_input_that_training_leaves_out_is_neither_a_pair_nor_a_negative(loss):
+    task, outputs = make("contrastive", dim=7, loss=loss), Given(5)
+    outputs.features["photo"].present = torch.tensor([[True], [False], [True], [True], [True]])
+    _, total, count = term(task, outputs, task.collate(examples(*CAPTIONS), outputs.text, training=True))
+    rows = [0, 2, 3, 4]
+    torch.testing.assert_close(total, loss_by_hand(task, outputs, {(i, 1) for i in rows}, rows))
+    assert count == 4
 
 
 def test_the_temperature_stays_below_its_limit():
