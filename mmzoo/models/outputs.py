@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +10,17 @@ from torch import Tensor
 
 from mmzoo.interfaces import CAUSAL, Features, Fusion, FusionCall, ModelPass, Outputs, repeat_rows, running
 from mmzoo.models.sequence import drop_none, fuse_input, positions_before, text_states
+
+
+class once(property):  # noqa: N801 - it is used like a function
+    """Compute a property when it is first asked for. `functools.cached_property` of Python 3.11 has one lock for all instances, so
+    threads would wait for each other."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        kept = vars(instance).setdefault("_once", {})
+        if self.fget not in kept:
+            kept[self.fget] = super().__get__(instance, owner)
+        return kept[self.fget]
 
 
 class States(NamedTuple):
@@ -36,11 +46,11 @@ class LazyOutputs:
         self.model, self.features, self.batch = model, features, batch
         self.language_model = model.language_model
 
-    @cached_property
+    @once
     def text(self) -> Any:
         return self.model.text_context()
 
-    @cached_property
+    @once
     def mask(self) -> Tensor:
         if "decoder_ids" in self.batch:
             return torch.ones_like(self.batch["decoder_ids"])
@@ -50,7 +60,7 @@ class LazyOutputs:
     def _text_mask(self) -> Tensor:
         return self.batch["mask"] * (self.batch["ids"] >= 0)
 
-    @cached_property
+    @once
     def states(self) -> States:
         return self._states(self.features, self.batch.get("decoder_ids"))
 
@@ -63,11 +73,11 @@ class LazyOutputs:
             return States(hidden, torch.ones_like(decoder_ids), slice(0, decoder_ids.shape[1]), calls)
         return States(hidden, fused.mask, fused.text, calls)
 
-    @cached_property
+    @once
     def hidden(self) -> Tensor:
         return text_states(self.states.hidden, self.states.text)
 
-    @cached_property
+    @once
     def pooled(self) -> Tensor:
         if self.language_model.architecture == CAUSAL:  # an input may come after the last word
             vector = self.language_model.pool(self.states.hidden, self.states.mask)
@@ -75,12 +85,12 @@ class LazyOutputs:
             vector = self.language_model.pool(self.hidden, self.mask)
         return fuse_late(self.model, self.states.calls, vector.unsqueeze(1)).squeeze(1)
 
-    @cached_property
+    @once
     def text_only(self) -> Tensor:
         states = self._states({})
         return self.language_model.pool(text_states(states.hidden, states.text), self._text_mask)
 
-    @cached_property
+    @once
     def _fused(self) -> Tensor:
         return fuse_late(self.model, self.states.calls, self.states.hidden)
 
