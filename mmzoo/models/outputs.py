@@ -12,9 +12,11 @@ from mmzoo.interfaces import CAUSAL, Features, Fusion, FusionCall, ModelPass, Ou
 from mmzoo.models.sequence import drop_none, fuse_input, positions_before, text_states
 
 
-class once(property):  # noqa: N801 - it is used like a function
-    """Compute a property when it is first asked for. `functools.cached_property` of Python 3.11 has one lock for all instances, so
-    threads would wait for each other."""
+class once(property):
+    """Compute a property when it is first asked for.
+
+    `functools.cached_property` of Python 3.11 has one lock for all instances, so threads would wait for each other.
+    """
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         kept = vars(instance).setdefault("_once", {})
