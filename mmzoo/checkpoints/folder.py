@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -32,6 +32,7 @@ from mmzoo.checkpoints.record import RunRecord
 from mmzoo.checkpoints.screening import CARD, CONFIG, MANIFEST, RUN, TOKENIZER_CONFIG, WEIGHTS
 from mmzoo.common.files import STAGING, hash_file, staged_file, staged_folder, umask
 from mmzoo.errors import CheckpointError, MissingPlugin
+from mmzoo.interfaces.kinds import GROUPS, MAX_PARTS
 
 FORMAT = 2
 MAX_JSON = 64 << 20  # bytes
@@ -79,6 +80,14 @@ class Manifest(StrictModel):
     full: bool
     files: dict[str, FileFacts]
     digest: str
+
+    @field_validator("recipe")
+    @classmethod
+    def _few_parts(cls, recipe: dict[str, Any]) -> dict[str, Any]:
+        for group in GROUPS.values():
+            if isinstance(parts := recipe.get(group), dict) and len(parts) > MAX_PARTS:
+                raise ValueError(f"{group} has {len(parts)} parts, and {MAX_PARTS} are allowed")
+        return recipe
 
 
 @dataclass

@@ -57,6 +57,7 @@ KINDS = {
 }
 PARTS = tuple(kind.name for kind in KINDS.values() if kind.part)
 GROUPS = {kind.name: kind.group for kind in KINDS.values() if kind.group}  # from kind to the key that holds several
+MAX_PARTS = 100  # of a kind in a model; each is built before it is compared with the weights
 _KINDS_OF = {group: kind for kind, group in GROUPS.items()}
 HOOKS = {kind.hook: kind.name for kind in KINDS.values()}
 

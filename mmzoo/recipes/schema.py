@@ -11,11 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from mmzoo.common.sanitize import one_line
 from mmzoo.common.suggestions import did_you_mean
 from mmzoo.errors import BadRecipe, DoesNotFit
-from mmzoo.interfaces.kinds import GROUPS, kind_of
+from mmzoo.interfaces.kinds import GROUPS, MAX_PARTS, kind_of
 from mmzoo.recipes.shape import ALL, PART_NAME, lengthen, shorten
 from mmzoo.recipes.training_options import TrainingOptions
 
-MAX_PARTS = 100  # of a kind; each is built before it is compared with the weights
 _POLICY = re.compile(r"frozen|full|last:[1-9]\d{0,5}|lora:[1-9]\d{0,5}")
 
 
