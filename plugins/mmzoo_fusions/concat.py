@@ -16,7 +16,7 @@ class SingleStream(Fusion):
     """Add projected visual tokens [batch, tokens, dim] plus a type embedding to the text's embeddings.
 
     They come after the text for a bidirectional model, whose text keeps its pretrained positions, and before it for the others,
-    since a causal text can attend only to what is before it.
+    since a causal text can attend only to what is before it. After a text, the tokens of the last of several encoders come first.
 
     BERT adds its positions and its first segment's embedding to any input, and normalises the sum. So with ``norm`` off this is
     VisualBERT except for the positions: there all visual tokens have the same one, here they go on after the text. Checked
