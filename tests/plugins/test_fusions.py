@@ -12,6 +12,7 @@ from mmzoo.data.collate import tensors
 from mmzoo.data.tokens import prompt_ids
 from mmzoo.errors import DoesNotFit
 from mmzoo.interfaces import PLACEHOLDER_ID, Example, Fusion, FusionCall, ModelPass, running
+from mmzoo.models import trainable
 from mmzoo.models.outputs import fuse_late
 from mmzoo.models.sequence import text_states
 from mmzoo.recipes import catalogue
@@ -198,14 +199,15 @@ def test_recomputed_blocks_give_the_same_gradients(variant, language_model):
 
 
 class Recomputed(nn.Module):
-    """Rerun a block in the backward pass with its hooks, as blocks of transformers no longer do."""
+    """Rerun a block in the backward pass with its hooks, as blocks of transformers no longer do, in the contexts that
+    `checkpoint_blocks` gives."""
 
     def __init__(self, block):
         super().__init__()
         self.block = block
 
     def forward(self, *args, **kwargs):
-        return checkpoint(self.block, *args, use_reentrant=False, **kwargs)
+        return checkpoint(self.block, *args, use_reentrant=False, context_fn=trainable._same_pass, **kwargs)
 
 
 @pytest.mark.parametrize("variant", [v for v, _ in pairs(DEEP, ["bert"])])
