@@ -136,7 +136,7 @@ def test_a_checkpoint_without_the_prediction_head_is_refused(checkpoint, tmp_pat
 def test_a_text_stands_between_cls_and_sep(checkpoint):
     model = mmzoo.build(encoder="cnn", fusion="late-sum", language_model=f"bert-decoder:{checkpoint}", task="caption", seed=0)
     [example] = Sample(1).load("train")
-    batch = model.collator(training=True)([replace(example, text="", targets=("a red square",))])
+    batch = model.collator(training=True)([replace(example, text="", targets=("a red square",))])["tasks"]["caption"]
     assert batch["ids"].tolist() == [[2, 5, 6, 9, 3]]
     assert batch["labels"].tolist() == [[-100, 5, 6, 9, 3]]
     # A model that says "[SEP]" first says nothing.

@@ -1,5 +1,5 @@
 """Test every fusion on every language model that it supports: deep fusions start as the bare model, the cache, padding and other
-rows change nothing, and gradients reach exactly what is trained."""
+rows change nothing, and gradients reach exactly what is trained. Joint fusions are tested in test_joint.py."""
 
 import pytest
 import torch
@@ -11,7 +11,9 @@ import mmzoo
 from mmzoo.data.collate import tensors
 from mmzoo.data.tokens import prompt_ids
 from mmzoo.errors import DoesNotFit
-from mmzoo.interfaces import PLACEHOLDER_ID, Example, Fusion
+from mmzoo.interfaces import PLACEHOLDER_ID, Example, Fusion, FusionCall, ModelPass, running
+from mmzoo.models import trainable
+from mmzoo.models.outputs import fuse_late
 from mmzoo.models.sequence import text_states
 from mmzoo.recipes import catalogue
 from mmzoo.registry.entries import Registry
@@ -20,13 +22,14 @@ from mmzoo.testing import Sample, tiny
 from mmzoo_fusions.attention import before
 from mmzoo_transformers import blocks as block_names
 
-VARIANTS = {entry.name: {"use": entry.name, **entry.tiny} for entry in catalogue.entries("fusion") if entry.plugin == "mmzoo"}
+CLASSES = {entry.name: entry.load() for entry in catalogue.entries("fusion")}
+ENTRIES = [entry for entry in catalogue.entries("fusion") if entry.plugin == "mmzoo" and not CLASSES[entry.name].joint]
+VARIANTS = {entry.name: {"use": entry.name, **entry.tiny} for entry in ENTRIES}
 del VARIANTS["none"]  # it ignores images, and is refused with an encoder
 VARIANTS["projector, shuffled"] = {"use": "projector", "pixel_shuffle": 2, "layers": "linear", "bias": False}
 VARIANTS["projector, tiles"] = {"use": "projector", "pixel_shuffle": 2, "tiles": 2}
 VARIANTS["cross-attention, resampled"] = {"use": "cross-attention", "heads": 2, "every": 2, "resampler": 3, "resampler_layers": 1}
 VARIANTS["cross-attention, all"] = {**VARIANTS["cross-attention, resampled"], "every": 1, "attend": "all"}
-CLASSES = {entry.name: entry.load() for entry in catalogue.entries("fusion")}
 DEEP = [name for name, fusion in VARIANTS.items() if CLASSES[fusion["use"]].needs_blocks]
 
 CAUSAL = ["gpt2", "opt", "hf-causal", "smollm2", "qwen3"]  # hf-causal is a GPT-NeoX, smollm2 a Llama
@@ -65,26 +68,41 @@ def build(variant, language_model, *, opened=True):
                 if name.rpartition(".")[2] in ("gate", "gates"):
                     parameter.fill_(0.5)
                 elif parameter.ndim > 1:
-                    parameter.mul_(6 if name.startswith("fusion.") else 2)
+                    parameter.mul_(6 if name.startswith("fusions.") else 2)
         model.double()
     return model
 
 
 def read(model, examples, *, training=False):
-    batch = tensors(model.collator(training=training)(examples), "cpu")
-    return {**batch, "inputs": batch["inputs"].to(next(model.parameters()).dtype)}
+    return tensors(model.collator(training=training)(examples), "cpu")
+
+
+def text_of(batch):
+    """Return the ids and the mask of the only task's text."""
+    [text] = batch["tasks"].values()
+    return text["ids"], text["mask"]
+
+
+def blank(batch):
+    """Return the batch with black pictures."""
+    images = batch["encoders"]["image"]
+    return {**batch, "encoders": {"image": {**images, "inputs": torch.zeros_like(images["inputs"])}}}
+
+
+def late(model, outputs):
+    """Return the states of the language model's input through late fusion."""
+    return fuse_late(model, outputs.states.calls, outputs.states.hidden)
 
 
 def states(model, batch, *, left=False):
     """Return the fused states of the real text tokens of each example."""
-    ids, mask = batch["ids"], batch["mask"]
+    ids, mask = text_of(batch)
     if left:
         order = mask.argsort(dim=1, stable=True)
         ids, mask = ids.gather(1, order), mask.gather(1, order)
-    features = model.encode(batch["inputs"], batch["index"])
-    fused = model.states(features, ids, mask)
-    hidden = text_states(model.fusion.late(features, fused.hidden), fused.text)
-    return [row[real.bool()] for row, real in zip(hidden, fused.mask, strict=True)]
+    outputs = model.outputs(model.features(batch["encoders"]), {"ids": ids, "mask": mask})
+    hidden = text_states(late(model, outputs), outputs.states.text)
+    return [row[real.bool()] for row, real in zip(hidden, outputs.mask, strict=True)]
 
 
 @pytest.mark.parametrize(("variant", "language_model"), pairs(DEEP, KINDS))
@@ -95,9 +113,7 @@ def test_deep_fusion_starts_as_the_bare_language_model(variant, language_model):
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     features = model.encode(torch.randn(2, 3, 16, 16), torch.tensor([[0, 1], [1, -1]]))
     decoder = {"decoder_ids": ids} if KINDS[language_model] == "seq2seq" else {}
-    fused = model.states(features, ids, mask, **decoder).hidden
-    fused = model.fusion.late(features, fused)
-    model.fusion.set_features(None)
+    fused = late(model, model.outputs({"image": features}, {"ids": ids, "mask": mask, **decoder}))
     bare = model.language_model(model.language_model.embed(ids), mask, **decoder)
     assert torch.equal(fused, bare)
 
@@ -112,8 +128,7 @@ def test_padding_and_other_rows_change_no_result(variant, language_model):
         torch.testing.assert_close(moved, row, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(states(model, read(model, [example]))[0], row, atol=1e-5, rtol=1e-5)
     if not type(model.fusion).needs_decoder:
-        blank = states(model, {**together, "inputs": torch.zeros_like(together["inputs"])})
-        assert not torch.allclose(blank[0], rows[0], atol=1e-4), "the image has no effect"
+        assert not torch.allclose(states(model, blank(together))[0], rows[0], atol=1e-4), "the image has no effect"
 
 
 def written(model, batch, steps=3, **options):
@@ -121,8 +136,7 @@ def written(model, batch, steps=3, **options):
     logits = []
     watch = model.language_model.output_layer().register_forward_hook(lambda _, args, out: logits.append(out[:, -1]))
     try:
-        features = model.encode(batch["inputs"], batch["index"])
-        ids = model.generate_ids(features, batch["ids"], batch["mask"], max_new_tokens=steps, **options)
+        ids = model.generate_ids(model.features(batch["encoders"]), *text_of(batch), max_new_tokens=steps, **options)
     finally:
         watch.remove()
     return ids, torch.stack(logits, 1)
@@ -147,8 +161,7 @@ def test_the_cache_and_other_rows_change_no_token(variant, language_model):
         count = alone[1].shape[1]
         assert torch.equal(alone[0][0], ids[i, : alone[0].shape[1]])
         torch.testing.assert_close(alone[1][0], logits[i, :count], atol=1e-5, rtol=1e-5)
-    blank = written(model, {**batch, "inputs": torch.zeros_like(batch["inputs"])}, 1)[1]
-    assert not torch.allclose(blank[:, 0], logits[:, 0], atol=1e-4), "the image has no effect"
+    assert not torch.allclose(written(model, blank(batch), 1)[1][:, 0], logits[:, 0], atol=1e-4), "the image has no effect"
 
 
 @pytest.mark.parametrize(("variant", "language_model"), pairs(VARIANTS, ONE_OF_EACH))
@@ -186,14 +199,15 @@ def test_recomputed_blocks_give_the_same_gradients(variant, language_model):
 
 
 class Recomputed(nn.Module):
-    """Rerun a block in the backward pass with its hooks, as blocks of transformers no longer do."""
+    """Rerun a block in the backward pass with its hooks, as blocks of transformers no longer do, in the contexts that
+    `checkpoint_blocks` gives."""
 
     def __init__(self, block):
         super().__init__()
         self.block = block
 
     def forward(self, *args, **kwargs):
-        return checkpoint(self.block, *args, use_reentrant=False, **kwargs)
+        return checkpoint(self.block, *args, use_reentrant=False, context_fn=trainable._same_pass, **kwargs)
 
 
 @pytest.mark.parametrize("variant", [v for v, _ in pairs(DEEP, ["bert"])])
@@ -239,8 +253,8 @@ def test_a_text_attends_to_the_latest_image_before_it_or_to_all(variant):
     inputs = torch.randn(3, 3, 16, 16, dtype=torch.double)
 
     def run(*images):
-        found = model.states(model.encode(inputs, torch.tensor([images])), ids, torch.ones_like(ids))
-        hidden = text_states(found.hidden, found.text)[0]
+        features = model.encode(inputs, torch.tensor([images]))
+        hidden = model.outputs({"image": features}, {"ids": ids, "mask": torch.ones_like(ids)}).hidden[0]
         return [hidden[span] for span in spans]
 
     first = run(0, 1)
@@ -258,9 +272,9 @@ def test_a_late_fusion_sees_all_images(variant):
 
     def fused(*images):
         batch = read(model, [Example("x", [PICTURES[i] for i in images], "a " + "<image> " * len(images))])
-        features = model.encode(batch["inputs"], batch["index"])
-        model.fusion.set_features(features)
-        return model.fusion.late(features, torch.ones(1, 1, 32, dtype=torch.double))
+        features = model.features(batch["encoders"])["image"]
+        call = FusionCall(model.fusion.prepare(features), features)
+        return fuse_late(model, {model.fusion: call}, torch.ones(1, 1, 32, dtype=torch.double))
 
     torch.testing.assert_close(fused(0, 0), fused(0), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(fused(0, 1), fused(1, 0), atol=1e-5, rtol=1e-5)
@@ -273,20 +287,20 @@ def test_tiles_are_the_whole_picture_and_its_pieces():
     picture = PICTURES[0].resize((16, 16))
     pieces = [picture, *(picture.crop((x, y, x + 8, y + 8)) for y in (0, 8) for x in (0, 8))]
     batch = read(model, [Example("x", picture, "what?")])
-    features = model.encode(batch["inputs"], batch["index"])
+    [outputs] = model.task_outputs(batch).values()
+    features = outputs.features["image"]
     alone = model.encoder(torch.stack([model.encoder.transform(piece) for piece in pieces]).double())
     assert torch.equal(features.tokens[0], alone.tokens.flatten(0, 1))
     assert torch.equal(features.pooled[0], alone.pooled[0])
     assert model.fusion.added_tokens == 5 * 4
-    assert model.states(features, batch["ids"], batch["mask"]).hidden.shape[1] == 20 + batch["ids"].shape[1]
+    assert outputs.states.hidden.shape[1] == 20 + text_of(batch)[0].shape[1]
 
 
 def test_an_encoder_states_fusion_leaves_the_encoder_alone():
     model = build("encoder-states", "t5")
     batch = read(model, EXAMPLES)
     rows = states(model, batch)
-    blank = states(model, {**batch, "inputs": torch.zeros_like(batch["inputs"])})
-    assert all(torch.equal(a, b) for a, b in zip(rows, blank, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(rows, states(model, blank(batch)), strict=True))
 
 
 # What is refused
@@ -348,9 +362,10 @@ def test_a_plugins_deep_fusion_gets_one_row_an_example_however_it_attaches(monke
     together.backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.fusion.parameters())
     alone = [tensors(model.collator(training=True)([example]), model.device) for example in unequal]
-    tokens = torch.tensor([(one["labels"] != -100).sum() for one in alone])
+    tokens = torch.tensor([(one["tasks"]["vqa"]["labels"] != -100).sum() for one in alone])
     losses = torch.stack([model(**one)["loss"] for one in alone])
     torch.testing.assert_close(together, (losses * tokens).sum() / tokens.sum())
-    model(**batch)
-    with pytest.raises(ValueError, match="3 rows of states do not match the features of 2 examples"):
+    calls = model.task_outputs(batch)["vqa"].states.calls
+    assert model.fusion.features_for(2) is None, "no pass is running"
+    with running(ModelPass(calls)), pytest.raises(ValueError, match="3 rows do not match the features of 2 examples"):
         model.fusion.features_for(3)

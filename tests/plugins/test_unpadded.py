@@ -80,9 +80,10 @@ def test_deep_fusion_and_evaluation_are_not_unpadded(monkeypatch):
     model = mmzoo.build(tiny(mmzoo.Recipe(**{**PARTNERS, "language_model": "gpt2"})), seed=0)
     batch = batch_of(model)
     with torch.no_grad():
-        features = model.encode(batch["inputs"], batch["index"])
-        states = model.states(features, batch["ids"], batch["mask"])
-        sequence = model.fusion.early(features, model.language_model.embed(batch["ids"]), batch["mask"])
+        features = model.features(batch["encoders"])
+        [text] = batch["tasks"].values()
+        states = model.outputs(features, text).states
+        sequence = model.fusion.early(features["image"], model.language_model.embed(text["ids"]), text["mask"])
     from transformers import AutoModelForCausalLM
 
     bare = AutoModelForCausalLM.from_config(model.language_model.model.config).eval()
