@@ -103,7 +103,7 @@ def _check_joint(resolved: Classes) -> None:
     encoders, architecture = _of_kind("encoder", resolved), resolved["language_model"].cls.architecture
     for name, fusion in _of_kind("fusion", resolved).items():
         if fusion.cls.joint and (len(encoders) == 1 or name != ALL):
-            only = f"there is only one, '{next(iter(encoders))}'" if len(encoders) == 1 else "it is given to each"
+            only = f"there is only one, '{next(iter(encoders))}'" if len(encoders) == 1 else "it is given to one at a time"
             fix = "Add an encoder" if len(encoders) == 1 else f"Write it once, for all: fusion: {fusion.entry.name}"
             raise _misfit(
                 f"{fusion.entry.label} reads the features of several encoders together, and {only}.",
