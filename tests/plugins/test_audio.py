@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 
 import mmzoo
 from mmzoo import testing
+from mmzoo.data.collate import tensors
 from mmzoo_audio.clips import BadAudio, Clip, ClipReader, resample
 from mmzoo_audio.mel import LogMel, MelTransformer
 from mmzoo_audio.pretrained import HFAudio
@@ -378,7 +379,7 @@ def test_a_checkpoint_holds_what_was_trained_and_is_locked_to_the_rest(tmp_path)
     transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**WHISPER)).save_pretrained(tmp_path / "w")
     model = model_of(f"hf-audio:{tmp_path / 'w'}", fusion="prefix-mlp")
     folder = model.save(tmp_path / "model")
-    lock = json.loads((folder / "mmzoo.json").read_text())["lock"]["encoder"]
+    lock = json.loads((folder / "mmzoo.json").read_text())["lock"]["encoders.audio"]
     assert {"config.json", "model.safetensors"} <= set(lock["files"])
     assert mmzoo.load(folder).generate(audio=CLIPS[0], max_new_tokens=3) == model.generate(audio=CLIPS[0], max_new_tokens=3)
 
@@ -393,7 +394,7 @@ def test_part_of_it_can_be_trained(name, policy):
     assert trained
     batch = model.collator(training=True)([mmzoo.Example("a", targets=("a beep",), audio=each) for each in CLIPS])
     model.train()
-    model(**{key: value for key, value in batch.items() if torch.is_tensor(value)})["loss"].backward()
+    model(**tensors(batch, "cpu"))["loss"].backward()
     touched = [n for n, p in model.encoder.named_parameters() if p.grad is not None]
     assert set(touched) <= set(trained)
     assert touched
