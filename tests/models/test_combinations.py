@@ -25,8 +25,8 @@ LABELS = {"labels": list(Sample.COLOURS)}
 OPTIONS = {"classify": LABELS, "multi-label": LABELS}
 SAVED = ["classify", "vqa"]  # one that chooses and one that writes
 KINDS = ["gpt2", "lstm", "bert", "t5"]  # causal with blocks, causal without, bidirectional, sequence to sequence
-QUICK = {("cross-attention", "gpt2"), ("encoder-states", "t5"), ("graph", "t5"), ("prefix-mlp", "t5")}
-QUICK |= {(fusion, name) for fusion in FUSIONS for name in ("lstm", "bert")}
+QUICK = {("cross-attention", "gpt2"), ("encoder-states", "t5"), ("graph", "t5"), ("prefix-mlp", "t5"), ("cross-modal", "bert")}
+QUICK |= {(fusion, name) for fusion in FUSIONS for name in ("lstm", "bert") if name == "lstm" or fusion not in JOINT}
 PAIRS = [
     pytest.param(fusion, name, marks=[] if (fusion, name) in QUICK else [pytest.mark.slow])
     for fusion in FUSIONS
