@@ -26,12 +26,12 @@ TRAIN = {
 }
 
 
-def _recipe(*names: str, **weights: float) -> dict[str, Any]:
+def _recipe(*names: str) -> dict[str, Any]:
     return {
         "encoder": "cnn",
         "fusion": "late-product",
         "language_model": "lstm",
-        "tasks": {name: TASKS[name] | ({"weight": weights[name]} if name in weights else {}) for name in names},
+        "tasks": {name: TASKS[name] for name in names},
         "training": TRAIN,
     }
 
@@ -56,7 +56,7 @@ the pixels of the data set's pictures, which agree with all its questions.""",
         Model(
             "together",
             "all three",
-            _recipe(*TASKS, position=3),  # its loss is the smallest
+            _recipe(*TASKS),
             scores={title: f"{task}/{metric}" for title, (task, metric) in SCORES.items()},
         ),
         *map(_model, TASKS),

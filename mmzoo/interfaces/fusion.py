@@ -197,7 +197,8 @@ class Fusion(Part):
                 states = states + layer(states, features.tokens, self.attention_mask(*states.shape[:2]))
                 return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
 
-        With a key-value cache a hook gets only the new positions, [rows, 1, dim]. With gradient checkpointing it may run twice.
+        With a key-value cache a hook gets only the new positions, [rows, 1, dim]. With gradient
+        checkpointing (`MultimodalModel.checkpoint_blocks`) it runs twice, in the same pass.
         """
 
     def late(self, features: Any, hidden: Tensor) -> Tensor:

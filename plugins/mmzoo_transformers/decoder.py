@@ -10,6 +10,7 @@ import copy
 import threading
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakSet
 
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -19,6 +20,7 @@ from mmzoo.api import CrossAttentionStates, class_for
 from mmzoo_transformers.language import HFCausal, can_decode, position_offset
 
 _ATTACHING = threading.Lock()
+_ATTACHED: WeakSet[Any] = WeakSet()  # output layers that have the hook; a copy of one may get it twice, which changes nothing
 _STATES: ContextVar[list[Tensor] | None] = ContextVar("states", default=None)  # of the call, since several may run
 
 
@@ -61,8 +63,9 @@ class HFDecoder(HFCausal):
         states: list[Tensor] = []
         head = self.model.get_output_embeddings()
         with _ATTACHING:
-            if _take not in head._forward_pre_hooks.values():
+            if head not in _ATTACHED:
                 head.register_forward_pre_hook(_take)
+                _ATTACHED.add(head)
         token = _STATES.set(states)
         try:
             self.model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
