@@ -87,9 +87,6 @@ def _check_bases(resolved: Classes) -> None:
 def _check_modality(resolved: Classes) -> None:
     for name, encoder in _of_kind("encoder", resolved).items():
         modality = encoder.cls.modality
-        # Joint fusions keep parts by these names, and predictions vectors.
-        if name == "text" or hasattr(nn.ModuleDict(), name) or hasattr(nn.ParameterDict(), name):
-            raise BadRecipe(f"encoders.{name}: this name is reserved; choose another, such as {modality}_{name}")
         if not is_modality(modality):
             raise PluginBroken(
                 f"{encoder.entry.label}: its modality is {modality!r}; it must be a name in small letters, digits and "
@@ -97,6 +94,9 @@ def _check_modality(resolved: Classes) -> None:
             )
         if modality not in ("image", NONE) and encoder.cls.reader is Encoder.reader:
             raise PluginBroken(f"{encoder.entry.label} takes {plural(modality)} and opens images; give it a mmzoo.api.Reader")
+        # Joint fusions keep parts by these names, and predictions vectors.
+        if name == "text" or hasattr(nn.ModuleDict(), name) or hasattr(nn.ParameterDict(), name):
+            raise BadRecipe(f"encoders.{name}: this name is reserved; choose another, such as {modality}_{name}")
 
 
 def _check_joint(resolved: Classes) -> None:
