@@ -74,7 +74,7 @@ def test_check_says_yes_and_no():
 
 def test_predict_generate_evaluate_and_card(saved):
     rows = json.loads(run("predict", saved / "reader", saved / "0.png", saved / "1.png", "--text", "what", "--json").stdout)
-    assert [set(row) for row in rows] == [{"image", "label", "score", "value"}] * 2
+    assert [set(row) for row in rows] == [{"image", "label", "score", "value", "scores"}] * 2
     assert len(json.loads(run("generate", saved / "writer", saved / "0.png", "--prompt", "a", "--json").stdout)) == 1
     found = json.loads(run("evaluate", saved / "reader", "--dataset", saved / "test.jsonl", "--json").stdout)
     assert set(found["controls"]) == {"shuffled", "blanked"}
