@@ -58,7 +58,7 @@ class TaskLayout:
 
     task: Task
     target: str
-    alone: bool = True
+    default: bool = True
 
 
 @dataclass
@@ -117,9 +117,9 @@ class Collator:
     def _collate_tasks(self, examples: Sequence[Example]) -> dict[str, dict[str, Any]]:
         batches: dict[str, dict[str, Any]] = {}
         for name, layout in self.tasks.items():
-            own = [example.for_task(layout.target, alone=layout.alone) for example in examples]
+            own = [example.for_task(layout.target, default=layout.default) for example in examples]
             rows = list(range(len(own)))
-            if self.training and not layout.alone:
+            if self.training and not layout.default:
                 rows = [i for i in rows if own[i].targets]
                 if not rows:
                     continue

@@ -19,7 +19,7 @@ from mmzoo.registry.manager import plugin_manager
 
 
 def open_for(recipe: Recipe, spec: str | PartConfig | Dataset) -> Dataset:
-    """Open a data set for the tasks of a recipe; see `open_dataset`. An object that is given keeps the targets it ``wanted``."""
+    """Open a data set for the tasks of a recipe; see `open_dataset`."""
     names = tuple(target_of(recipe, name) for name in recipe.tasks)
     dataset = open_dataset(spec, () if takes_default(recipe, next(iter(recipe.tasks))) else names)
     dataset.exact = len(names) > 1 or recipe.task.target is not None
@@ -57,7 +57,7 @@ def open_dataset(spec: str | PartConfig | Dataset, wanted: tuple[str, ...] = ())
         DataError: the path does not exist.
     """
     if isinstance(spec, Dataset):
-        spec.wanted = spec.wanted or wanted
+        spec.wanted = wanted
         return spec
     part = spec if isinstance(spec, PartConfig) else PartConfig.of(spec, "dataset")
     name, _, _ = split_use(part.use)

@@ -192,11 +192,16 @@ def evaluate(
     )
     _add_to_run(model.provenance.run, evaluation)
     if folder is not None and record is not False:
-        try:
-            update_run(folder, model.provenance.run, model.card())
-        except CheckpointError as error:  # return the scores even if they cannot be recorded
-            evaluation.unrecorded = str(error)
+        _record(model, folder, evaluation)
     return evaluation
+
+
+def _record(model: MultimodalModel, folder: Path, evaluation: Evaluation) -> None:
+    """Write the model's run record and card into its checkpoint; the scores are returned even if that fails."""
+    try:
+        update_run(folder, model.provenance.run, model.card())
+    except CheckpointError as error:
+        evaluation.unrecorded = str(error)
 
 
 def _load_examples(dataset: Dataset, split: str, limit: int | None) -> Sequence[Example]:
@@ -226,8 +231,9 @@ def _sample(model: MultimodalModel, examples: Sequence[Example], predictions: Se
     several = len(model.tasks) > 1
     for i in dict.fromkeys(round(step * i) for i in range(count)):
         for name in model.tasks:
-            example = examples[i].for_task(target_of(model.recipe, name), alone=takes_default(model.recipe, name))
-            if not example.targets and not takes_default(model.recipe, name):
+            default = takes_default(model.recipe, name)
+            example = examples[i].for_task(target_of(model.recipe, name), default=default)
+            if not example.targets and not default:
                 continue
             text = _text_of(predictions[i][name] if several else predictions[i])
             targets = [_shorten(target) for target in model.tasks[name].references(example)[:MAX_SAMPLE_TARGETS]]

@@ -127,8 +127,8 @@ def references_of(model: MultimodalModel, task: str, example: Example) -> list[s
     Raises:
         DataError: it has none, or one that the task cannot predict.
     """
-    alone, module = takes_default(model.recipe, task), model.tasks[task]
-    own = example.for_task(target_of(model.recipe, task), alone=alone)
+    default, module = takes_default(model.recipe, task), model.tasks[task]
+    own = example.for_task(target_of(model.recipe, task), default=default)
     if module.needs_input and model.has_inputs and not example.of(module.modality or model.modality):
         return None  # there is nothing to compare
-    return model.tasks[task].references(own) if alone or own.targets else None
+    return module.references(own) if default or own.targets else None

@@ -71,17 +71,17 @@ class Example:
         changed = None if not inputs else inputs[0] if len(inputs) == 1 else list(inputs)
         return replace(self, inputs={**self.inputs, own: changed})
 
-    def for_task(self, target: str, *, alone: bool = True) -> Example:
+    def for_task(self, target: str, *, default: bool = True) -> Example:
         """Return a copy whose ``targets`` are those of one task.
 
         Args:
             target: the key of the task's targets.
-            alone: whether the model has no other task, which then takes the first targets if there are none of that key.
+            default: whether the first targets count if there are none of that key.
         """
         if not isinstance(self.targets, Mapping):
             return self
-        default = next(iter(self.targets.values()), ()) if alone else ()
-        return replace(self, targets=tuple(self.targets.get(target, default)))
+        first = next(iter(self.targets.values()), ()) if default else ()
+        return replace(self, targets=tuple(self.targets.get(target, first)))
 
     @property
     def modalities(self) -> list[str]:
@@ -97,11 +97,6 @@ class Example:
     def audio(self) -> Any:
         """Return the clip, or the list of clips; None if there is none."""
         return self.inputs.get("audio")
-
-    @property
-    def images(self) -> list[Any]:
-        """Return the images as a list."""
-        return self.of("image")
 
 
 def _as_targets(targets: Any, name: str) -> Targets:

@@ -51,7 +51,7 @@ def assemble(
         recipe = recipe.pinned(lock)
     recipe, sources = inherit_options(recipe)
     resolved = resolve_parts(recipe)
-    compatibility.check_classes(recipe, resolved)
+    compatibility.check_classes(resolved)
     policies = {key: part.train or resolved[key].cls.default_train for key, part in recipe.parts().items()}
     with torch.device("meta"):
         parts = _make(resolved, {})

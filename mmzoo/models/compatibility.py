@@ -26,7 +26,7 @@ Classes = Mapping[str, Resolved]
 Parts = Mapping[str, Any]
 
 
-def check_classes(recipe: Recipe, resolved: Classes) -> None:
+def check_classes(resolved: Classes) -> None:
     """Check what the classes of the parts declare, before any configuration is fetched.
 
     Raises:

@@ -160,7 +160,7 @@ def artificial_batch(model: Any, size: int) -> tuple[dict[str, Any], int, dict[s
 
 def _texts(collator: Collator, size: int, words: int, targets: Mapping[str, Callable[[int], tuple[str, ...]]]) -> dict[str, Any]:
     """Return a batch without inputs of texts and targets of so many words."""
-    layouts = {name: TaskLayout(layout.task, name, alone=layout.alone) for name, layout in collator.tasks.items()}
+    layouts = {name: TaskLayout(layout.task, name, default=layout.default) for name, layout in collator.tasks.items()}
     inputs = [dict.fromkeys((p.modality for p in collator.pipelines.values()), f"{i}") for i in range(size)]
     own = {name: target(words) for name, target in targets.items()}
     examples = [Example(f"{i}", text=" ".join([WORD] * words), targets=own, inputs=inputs[i]) for i in range(size)]

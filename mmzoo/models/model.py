@@ -372,13 +372,13 @@ class MultimodalModel(nn.Module):
             task: the only task to collate for; None for all.
         """
         layouts = {
-            name: TaskLayout(module, target_of(self.recipe, name), alone=takes_default(self.recipe, name))
+            name: TaskLayout(module, target_of(self.recipe, name), default=takes_default(self.recipe, name))
             for name, module in self.tasks.items()
             if task is None or name == task
         }
         blanked = tuple(self.modalities if blank is True else blank or ())
         optional = self.takes_missing_inputs
-        return Collator(layouts, self._context, self.input_pipelines(), training, blanked, optional)
+        return Collator(layouts, self._context, self.input_pipelines(), training=training, blank=blanked, optional=optional)
 
     # Prediction and generation
 

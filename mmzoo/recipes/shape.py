@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mmzoo.errors import BadRecipe
 from mmzoo.interfaces.kinds import GROUPS
 from mmzoo.registry.entries import split_use
 from mmzoo.registry.manager import plugin_manager
@@ -19,17 +18,17 @@ def lengthen(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe in the long form. An encoder's name is its modality, a task's its entry's name.
 
     Raises:
-        BadRecipe: both forms of one key are given, or a part of the short form names no entry.
+        ValueError: both forms of one key are given, or a part of the short form names no entry.
     """
     long = dict(data)
     for kind, group in GROUPS.items():
         if kind not in long:
             continue
         if group in long:
-            raise BadRecipe(f"{kind} and {group} are both given; write all of them under {group}")
+            raise ValueError(f"{kind} and {group} are both given; write all of them under {group}")
         part = long.pop(kind)
         if isinstance(part, Mapping) and "use" not in part:
-            raise BadRecipe(f"{kind}.use: is missing; name an entry, or write several by name under {group}")
+            raise ValueError(f"{kind}.use: is missing; name an entry, or write several by name under {group}")
         long[group] = {default_name(kind, part): part}
     return long
 

@@ -136,7 +136,7 @@ def learn(recipe: Recipe, examples: Iterable[Example], *, streamed: bool = False
         sample = [replace(example, inputs={}) for example in sample]
     texts: list[str] = []
     for name in recipe.tasks:
-        own = _OfTask(sample, target_of(recipe, name), alone=takes_default(recipe, name))
+        own = _OfTask(sample, target_of(recipe, name), default=takes_default(recipe, name))
         if next(iter(own), None) is None:
             raise no_target(recipe, name, sample)
         task = resolve("task", recipe.tasks[name])
@@ -149,16 +149,16 @@ def learn(recipe: Recipe, examples: Iterable[Example], *, streamed: bool = False
 
 @dataclass(frozen=True)
 class _OfTask:
-    """Iterate over examples with the targets of one task; over those that have one, if it is not alone."""
+    """Iterate over examples with the targets of one task; over those that have one, unless it takes the ``default``."""
 
     examples: Iterable[Example]
     target: str
-    alone: bool
+    default: bool
 
     def __iter__(self) -> Iterator[Example]:
         for example in self.examples:
-            own = example.for_task(self.target, alone=self.alone)
-            if own.targets or self.alone:
+            own = example.for_task(self.target, default=self.default)
+            if own.targets or self.default:
                 yield own
 
 

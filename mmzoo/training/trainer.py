@@ -125,9 +125,8 @@ class MultimodalTrainer(Trainer):
         self.skipped += bad
         self.seen += len(names)
         result: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
-        self.terms.add(result[1]["terms"], self.state.global_step)
-        result = result if return_outputs else result[0]
-        loss: Any = result[0] if return_outputs else result
+        loss, outputs = result
+        self.terms.add(outputs["terms"], self.state.global_step)
         if not bool(torch.isfinite(loss)):
             more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
             raise TrainingError(
@@ -135,7 +134,7 @@ class MultimodalTrainer(Trainer):
                 f"{', '.join(names[:MAX_NAMES])}{more}. Lower training.learning_rate or training.max_grad_norm, or check these "
                 "examples" + name_last_checkpoint(Path(self.args.output_dir).parent, "")
             )
-        return result
+        return (loss, outputs) if return_outputs else loss
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the trained weights only.

@@ -21,7 +21,7 @@ class Convolution(JointEarly):
     As in the paper's decoder the convolution reads only positions before (zeros stand before the first), or for bidirectional
     language models those on both sides, as in its encoder. Masked positions are taken out first, so padding between input and
     text changes nothing, and stand as zeros at the end. All tokens are put before the text, wherever its placeholders are.
-    Tokens that a causal model writes are not convolved: they enter it unchanged.
+    Tokens that a causal model writes could not be convolved, so it is refused for tasks that generate with one.
     """
 
     class Options(Options):

@@ -21,7 +21,7 @@ class GraphAttention(JointEarly):
 
     For a bidirectional language model every node reads every other. Else a text node reads the inputs and the text up to
     itself, and an input reads the inputs only, so that no text leaks to earlier positions. Tokens that a causal model writes
-    are not nodes: they enter it unchanged.
+    could not be nodes, so it is refused for tasks that generate with one.
     """
 
     class Options(Options):

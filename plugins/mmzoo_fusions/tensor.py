@@ -39,9 +39,10 @@ class TensorFusion(JointLate):
         sides = len(encoders) + 1
         if (size := (options.width + 1) ** sides) > LARGEST:
             fits = max(width for width in range(512) if (width + 1) ** sides <= LARGEST)
+            fix = f"set it to {fits} or less, or use" if fits else "use"
             raise DoesNotFit(
                 f"fusion.width: {options.width}: the product of {sides} sides has {size} numbers, and at most {LARGEST} are "
-                f"allowed; set it to {fits} or less, or use low-rank-fusion"
+                f"allowed; {fix} low-rank-fusion"
             )
         self.out = nn.Linear(size, language_model.dim)
 

@@ -239,7 +239,7 @@ def test_data_files_hold_several_pictures_of_an_example(tmp_path):
     ]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     examples = list(open_dataset(str(tmp_path / "train.jsonl")).load("train"))
-    assert [len(example.images) for example in examples] == [2, 1]
+    assert [len(example.of("image")) for example in examples] == [2, 1]
     options = {"max_steps": 2, "batch_size": 2, "precision": "fp32"}
     run = train(
         tiny("cnn-prefix-gpt"), dataset=str(tmp_path / "train.jsonl"), output=tmp_path / "m", training=options, progress=False

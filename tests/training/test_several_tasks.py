@@ -83,7 +83,7 @@ def test_the_gradient_is_that_of_the_mean_over_the_rows_that_have_a_target(gradi
     model = mmzoo.build(run.model.recipe, seed=0)
     total = 0
     for name, weight, rows in (("colour", 1, range(8)), ("answer", 0.5, (1, 4))):
-        task, examples = model.tasks[name], [data.examples[i].for_task(name, alone=False) for i in rows]
+        task, examples = model.tasks[name], [data.examples[i].for_task(name, default=False) for i in rows]
         batch = task.collate(examples, model.text_context(), training=True)
         encoded = model.collator(training=False)(examples)["encoders"]
         outputs = model.outputs(model.features(encoded), batch)
