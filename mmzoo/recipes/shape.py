@@ -39,7 +39,7 @@ def shorten(data: Mapping[str, Any]) -> dict[str, Any]:
     encoders = short.get("encoders")
     for kind, group in GROUPS.items():
         several = short.get(group)
-        if not isinstance(several, Mapping) or len(several) != 1:
+        if kind in short or not isinstance(several, Mapping) or len(several) != 1:  # both forms are refused later
             continue
         ((name, part),) = several.items()
         default = default_name(kind, part)

@@ -276,6 +276,16 @@ def test_two_encoders_of_one_name_in_a_file_are_refused(tmp_path):
         mmzoo.check(tmp_path / "r.yaml")
 
 
+@pytest.mark.parametrize("other", ["encoder: cnn", "task: classify", "fusion: late-sum"])
+def test_both_forms_in_a_file_are_refused_by_its_name(tmp_path, other):
+    (tmp_path / "r.yaml").write_text(
+        f"{other}\nencoders: {{image: cnn}}\nfusions: {{image: late-sum}}\nlanguage_model: lstm\ntasks: {{classify: classify}}\n"
+    )
+    kind = other.partition(":")[0]
+    with pytest.raises(BadRecipe, match=rf"r\.yaml: (.|\n)*{kind} and {kind}s are both given"):
+        mmzoo.check(tmp_path / "r.yaml")
+
+
 def test_changes_add_and_remove_parts_by_name():
     two = mmzoo.build("cnn-concat-lstm", encoders={"audio": "log-mel-gru"}).recipe
     assert list(two.encoders) == list(two.fusions) == ["image", "audio"]
