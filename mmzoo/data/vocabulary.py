@@ -3,20 +3,28 @@
 The vocabulary is a list of WordPiece units (Schuster and Nakajima 2012), stored in the recipe as plain data, so that a checkpoint
 can rebuild the tokenizer. Frequent words become one token each. Every character of the training texts is a unit, so every text
 with these characters can be encoded.
+
+In scripts that write no spaces between words (Chinese, Japanese, Thai, ...) each character is a token, as in BERT's tokenizer for
+Chinese. No space is read between such tokens, so one that the text has is a token of its own (`SPACE`). Words of over 100 characters
+are cut into pieces, with a token between them (`JOIN`), because WordPiece's search takes time quadratic in the length.
 """
 
 from __future__ import annotations
 
+import re
 import string
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from typing import Any
 
 from pydantic import Field, field_validator
 
+from mmzoo.common.scripts import UNSPACED
 from mmzoo.interfaces import Options
 
 PAD, BOS, EOS, UNK = SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]"]
+SPACE, JOIN = "\ufdd0", "\ufdd1"  # noncharacters, which Unicode reserves for internal use
+LONGEST = 100  # characters of a word; the library's own limit
 
 
 def learn_vocabulary(texts: Iterable[str], size: int, *, verbatim: bool = False) -> list[str]:
@@ -26,10 +34,11 @@ def learn_vocabulary(texts: Iterable[str], size: int, *, verbatim: bool = False)
     tokenizer = Tokenizer(models.WordPiece(unk_token=UNK))
     _prepare(tokenizer, verbatim=verbatim)
     texts = list(texts)
-    characters = {c for text in texts for c in tokenizer.normalizer.normalize_str(text) if not c.isspace()}
+    characters = {c for text in texts for c in tokenizer.normalizer.normalize_str(text) if not c.isspace()} - {SPACE, JOIN}
+    unspaced = {c for c in characters if re.match(f"[{UNSPACED}]", c)}  # never inside a word
     # The trainer breaks ties by id, and numbers the characters inside words in hash order, which differs between processes.
     # Passing them as special tokens gives them the same ids in every run.
-    first = SPECIAL + sorted("##" + c for c in characters)
+    first = SPECIAL + sorted("##" + c for c in characters - unspaced) + [SPACE] * bool(unspaced)
     trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=first, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     return SPECIAL + sorted(set(tokenizer.get_vocab()) - set(SPECIAL))
@@ -43,27 +52,50 @@ def default_vocabulary(*, verbatim: bool = False) -> list[str]:
 
 def make_tokenizer(vocabulary: list[str] | None, *, verbatim: bool = False) -> Any:
     """Return a `transformers.PreTrainedTokenizerFast` for a vocabulary; for `default_vocabulary` if it is empty."""
-    from tokenizers import Tokenizer, decoders, models
+    from tokenizers import Regex, Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
     units = vocabulary or default_vocabulary(verbatim=verbatim)
     built = Tokenizer(models.WordPiece({unit: i for i, unit in enumerate(units)}, unk_token=UNK))
-    _prepare(built, verbatim=verbatim)
-    built.decoder = decoders.WordPiece(prefix="##", cleanup=not verbatim)
+    _prepare(built, verbatim=verbatim, units=units)
+    alone = f"[{UNSPACED}{SPACE}{JOIN}]"
+    built.decoder = decoders.Sequence(
+        [
+            decoders.WordPiece(prefix="##", cleanup=not verbatim),
+            decoders.Fuse(),
+            decoders.Replace(Regex(f"(?<={alone}) | (?={alone})"), ""),
+            decoders.Replace(SPACE, " "),
+            decoders.Replace(JOIN, ""),
+        ]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=built, pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token=UNK, clean_up_tokenization_spaces=False
     )
 
 
-def _prepare(tokenizer: Any, *, verbatim: bool) -> None:
-    from tokenizers import normalizers, pre_tokenizers
+def _prepare(tokenizer: Any, *, verbatim: bool, units: Collection[str] = (SPACE, JOIN)) -> None:
+    """Set the normalizer and the splitting into words. Where ``units`` lack `SPACE` or `JOIN`, it is left out."""
+    from tokenizers import Regex, normalizers, pre_tokenizers
 
-    if verbatim:
-        tokenizer.normalizer = normalizers.NFC()
-        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    else:
-        tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    # In lower case punctuation ends a word: Unicode's, and ASCII's symbols, as BertPreTokenizer has it.
+    ends = r"\s" if verbatim else r"\s\p{P}$+<=>^`|~"
+    inside = f"[^{ends}{UNSPACED}]"
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            *([] if verbatim else [normalizers.Lowercase()]),
+            # \\K makes the match empty and lets the next one begin behind it.
+            normalizers.Replace(Regex(rf"{inside}{{{LONGEST}}}\K(?={inside})"), JOIN),
+            normalizers.Replace(Regex(rf"(?<=[{UNSPACED}])\s+(?=\S)|(?<=\S)\s+(?=[{UNSPACED}])"), SPACE),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit() if verbatim else pre_tokenizers.BertPreTokenizer(),
+            pre_tokenizers.Split(Regex(f"[{UNSPACED}]"), "isolated"),
+            *(pre_tokenizers.Split(mark, "isolated" if mark in units else "removed") for mark in (SPACE, JOIN)),
+        ]
+    )
 
 
 class VocabularyOptions(Options):
