@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AddedToken
 
+from mmzoo.common.sanitize import one_line
 from mmzoo.errors import BadRecipe, DataError
 from mmzoo.interfaces import CAUSAL, INPUT_KEYWORDS, PLACEHOLDER, Example, TextContext, placeholder
 from mmzoo.modalities.reader import plural
@@ -53,12 +54,12 @@ def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = Fals
     """
     tokenizer = text.tokenizer
     rows = _with_inputs(tokenizer, prompts, text.placeholders)
+    if framed:
+        return [row or [tokenizer.pad_token_id] for row in rows]
     if text.architecture != CAUSAL:
         ids = tokenizer("", add_special_tokens=True)["input_ids"]
         head, tail = ([], ids) if ids[:1] == [tokenizer.eos_token_id] else (ids[:1], ids[1:])
         return [[*head, *row, *tail] or [tokenizer.pad_token_id] for row in rows]
-    if framed:
-        return rows
     visual = text.added_tokens != 0
     start, own = start_ids(text, visual), start_ids(replace(text, optional=False), True)
     # The tokenizer's own start token stays first, before inputs without a placeholder.
@@ -98,16 +99,17 @@ def render_chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs
     """Render a conversation with the tokenizer's own template, up to the start of the assistant's turn.
 
     If the fusions insert inputs of a modality into the text and the conversation has no placeholder of it, one for each input is
-    put at the start of the user's first turn.
+    put at the start of the user's first turn. What the template changes stays changed: many drop the reasoning of earlier answers.
 
     Args:
         messages: ``[{"role": "user", "content": "<image> What is it?"}, ...]``.
         inputs: the number of inputs by modality.
 
     Raises:
-        BadRecipe: the tokenizer has no template, or the template fails.
+        BadRecipe: the tokenizer has no template; or the template fails, or drops words of the user or placeholders.
     """
-    if not getattr(text.tokenizer, "chat_template", None):
+    tokenizer = text.tokenizer
+    if not getattr(tokenizer, "chat_template", None):
         raise BadRecipe("this language model's tokenizer has no chat template; choose an instruct model, or omit chat")
     turns = [dict(turn) for turn in messages]
     implicit = ""
@@ -116,22 +118,93 @@ def render_chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs
             implicit += placeholder(modality) * inputs.get(modality, 0)
     first = next((turn for turn in turns if turn["role"] == "user"), turns[0])
     first["content"] = implicit + first["content"]
-    marks = re.compile(f"({'|'.join(map(re.escape, text.placeholders))})")
+    counts = {mark: sum(turn["content"].count(mark) for turn in turns) for mark in text.placeholders}
+    marks = tuple(mark for mark, count in counts.items() if count)
+    forms = {role: _content_form(tokenizer, role, marks) for role in dict.fromkeys(turn["role"] for turn in turns)}
     try:
-        rendered = text.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        if all(piece.strip() in rendered for turn in turns for piece in marks.split(turn["content"])[::2]):
-            return rendered
-        # Templates of multimodal models expect parts and drop plain text.
-        parts = [{**turn, "content": _parts(marks.split(turn["content"]))} for turn in turns]
-        return text.tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
+        rendered = _rendered(tokenizer, [{**turn, "content": forms[turn["role"]](turn["content"], marks)} for turn in turns])
     except Exception as error:  # a template may raise anything
         raise BadRecipe(f"the chat template rejects these messages: {error}") from None
+    whole = _squeezed(rendered)
+    for number, turn in enumerate(turns, 1):
+        # Of an answer a template may drop the reasoning, in any notation.
+        pieces = _pieces(turn["content"], marks)[::2] if turn["role"] != "assistant" else []
+        if lost := next((piece for piece in pieces if _squeezed(piece) not in whole), None):
+            where = f"turn {number}, {turn['role']!r}"
+            raise BadRecipe(f"the chat template drops or changes words of {where}: {one_line(lost, 200)!r}; {_FIX}")
+    for mark, count in counts.items():
+        if (written := rendered.count(mark)) != count:
+            raise BadRecipe(f"the chat template writes '{mark}' {written} times for {count} in the conversation; {_FIX}")
+    return rendered
 
 
-def _parts(pieces: Sequence[str]) -> list[dict[str, str]]:
-    """Return a turn in the parts that multimodal templates expect, from its texts (at even places) and placeholders."""
-    parts = [{"type": "text", "text": piece} if i % 2 == 0 else {"type": piece.strip("<>")} for i, piece in enumerate(pieces)]
+_FIX = "change the conversation, or the tokenizer's chat_template, or omit chat"
+_PROBE = "mmzooprobe"
+
+
+def _rendered(tokenizer: Any, turns: Sequence[Mapping[str, Any]]) -> str:
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def _pieces(text: str, marks: Sequence[str]) -> list[str]:
+    """Return the texts of a turn, at even places, and the placeholders between them."""
+    return re.split(f"({'|'.join(map(re.escape, marks))})", text) if marks else [text]
+
+
+def _as_text(text: str, marks: Sequence[str]) -> Any:
+    return text
+
+
+def _as_parts(text: str, marks: Sequence[str]) -> Any:
+    """Return a turn's content as templates of multimodal models take it, where they write the placeholders themselves."""
+    pieces = enumerate(_pieces(text, marks))
+    parts = [{"type": "text", "text": piece} if i % 2 == 0 else {"type": piece.strip("<>")} for i, piece in pieces]
     return [part for part in parts if part.get("text") != ""]
+
+
+def _as_text_part(text: str, marks: Sequence[str]) -> Any:
+    """Return a turn's content as one part, for templates that write tokens of their own for an input."""
+    return [{"type": "text", "text": text}]
+
+
+Form = Callable[[str, Sequence[str]], Any]
+_FORMS: WeakKeyDictionary[Any, dict[tuple[Any, ...], Form]] = WeakKeyDictionary()  # that templates take, by tokenizer
+
+
+def _content_form(tokenizer: Any, role: str, marks: tuple[str, ...]) -> Form:
+    """Return the first of the forms of content in which the template writes a turn of ``role`` with its placeholders.
+
+    A conversation with words of its own tells. What a template drops of a real one, such as reasoning, is then its intention.
+
+    Raises:
+        BadRecipe: it drops the words, or the placeholders, in every form.
+    """
+    known = _FORMS.setdefault(tokenizer, {})
+    key = (str(tokenizer.chat_template), role, marks)
+    if key in known:
+        return known[key]
+    if role not in ("user", "system", "assistant"):  # such as tools; their order in a conversation is the template's own
+        return _content_form(tokenizer, "user", marks)
+    failed = False
+    for form in (_as_text, _as_parts, _as_text_part):
+        users = form if role == "user" else _content_form(tokenizer, "user", marks)
+        user = {"role": "user", "content": users("".join(marks) + _PROBE + "user", marks)}
+        other = {"role": role, "content": form(_PROBE + role, ())}
+        try:
+            written = _rendered(tokenizer, {"user": [user], "system": [other, user], "assistant": [user, other, user]}[role])
+        except Exception:
+            failed = failed or form is _as_text
+            continue
+        if _PROBE + role in written and (role != "user" or all(written.count(mark) == 1 for mark in marks)):
+            return known.setdefault(key, form)
+    if failed:  # so will the real conversation, and the template says why
+        return known.setdefault(key, _as_text)
+    lost = "".join(f" or '{mark}'" for mark in marks) if role == "user" else ""
+    raise BadRecipe(f"the chat template drops every word of a turn of {role!r}{lost}; {_FIX}")
 
 
 def check_placeholders(row: Sequence[int], text: TextContext, example: Example) -> None:

@@ -1,0 +1,215 @@
+"""Conversations in the shapes of chat templates that published tokenizers have, and tokenizers without special tokens."""
+
+import json
+
+import pytest
+from PIL import Image
+
+import mmzoo
+from mmzoo.data.tokens import prompt_ids, render_chat
+from mmzoo.errors import BadRecipe
+from mmzoo.interfaces import CAUSAL, PLACEHOLDER_ID, SEQ2SEQ, TextContext
+from mmzoo.testing import tiny
+from mmzoo_transformers.bytes import byte_tokenizer
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+QWEN3 = """{%- for message in messages %}
+    {%- if message.content is string %}{%- set content = message.content %}{%- else %}{%- set content = '' %}{%- endif %}
+    {%- if message.role == "user" or message.role == "system" %}
+        {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>' + '\\n' }}
+    {%- elif message.role == "assistant" %}
+        {%- if '</think>' in content %}{%- set content = content.split('</think>')[-1].lstrip('\\n') %}{%- endif %}
+        {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>' + '\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
+DEEPSEEK = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|User|>' + m['content'] }}"
+    "{% elif m['role'] == 'system' %}{{ m['content'] }}"
+    "{% elif m['role'] == 'assistant' and m['content'] is not none %}{% set content = m['content'] %}"
+    "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}"
+    "{{ '<|Assistant|>' + content + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|Assistant|><think>\\n' }}{% endif %}"
+)
+LLAMA3 = (
+    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] "
+    "+ '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
+    "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% if message['role'] == 'assistant' %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}"
+    "{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
+GEMMA3 = (
+    "{{ bos_token }}{%- if messages[0]['role'] == 'system' -%}{%- if messages[0]['content'] is string -%}"
+    "{%- set first = messages[0]['content'] + '\\n\\n' -%}{%- else -%}{%- set first = messages[0]['content'][0]['text'] + '\\n\\n' "
+    "-%}{%- endif -%}{%- set rest = messages[1:] -%}{%- else -%}{%- set first = '' -%}{%- set rest = messages -%}{%- endif -%}"
+    "{%- for message in rest -%}{{ '<start_of_turn>' + message['role'] + '\\n' + (first if loop.first else '') }}"
+    "{%- if message['content'] is string -%}{{ message['content'] | trim }}{%- else -%}{%- for item in message['content'] -%}"
+    "{%- if item['type'] == 'image' -%}{{ '<start_of_image>' }}{%- elif item['type'] == 'text' -%}{{ item['text'] | trim }}"
+    "{%- endif -%}{%- endfor -%}{%- endif -%}{{ '<end_of_turn>\\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<start_of_turn>model\\n' }}{%- endif -%}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}{% if message['role'] == 'user' %}"
+    "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+SMOLVLM = (
+    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}{% if message['content'][0]['type'] == 'image' %}"
+    "{{ ':' }}{% else %}{{ ': ' }}{% endif %}{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+ONEVISION = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}"
+    "{% if message['role'] != 'assistant' %}{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ '\\n' + content['text'] }}{% endfor %}{% else %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{% generation %}{{ '\\n' + content['text'] }}"
+    "{% endgeneration %}{% endfor %}{% endif %}{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+QWEN_VL = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' or 'image' in content %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PHI_VISION = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + '\\n' + message['content'] + '<|end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt and messages[-1]['role'] != 'assistant' %}{{- '<|assistant|>\\n' -}}{% endif %}"
+)
+# User's turns in parts, the others in texts.
+MIXED = (
+    "{% for m in messages %}{% if m.role == 'user' %}{% for c in m.content %}{% if c.type == 'image' %}[IMG]"
+    "{% elif c.type == 'text' %}{{ c.text }}{% endif %}{% endfor %}{% else %}{{ '|' + m.content + '|' }}{% endif %}{% endfor %}"
+)
+TEMPLATES = {
+    "chatml": CHATML,
+    "qwen3": QWEN3,
+    "deepseek": DEEPSEEK,
+    "llama3": LLAMA3,
+    "gemma": GEMMA,
+    "gemma3": GEMMA3,
+    "mistral": MISTRAL,
+    "smolvlm": SMOLVLM,
+    "onevision": ONEVISION,
+    "qwen-vl": QWEN_VL,
+    "phi-vision": PHI_VISION,
+    "mixed": MIXED,
+}
+PARTS = {"smolvlm", "onevision", "qwen-vl"}
+HISTORY = [
+    {"role": "user", "content": "What is in\r\nthe picture? "},
+    {"role": "assistant", "content": "<think>\nA pig.\n\nSurely.\n</think>\n\nIt is a dog."},
+    {"role": "user", "content": "  And its colour?\r\n"},
+]
+
+
+def context(template, **more):
+    tokenizer = byte_tokenizer("causal")
+    tokenizer.chat_template = template
+    return TextContext(tokenizer, more.pop("architecture", CAUSAL), None, more.pop("added", {"image": 4}), **more)
+
+
+def own(tokenizer, turns, name, **options):
+    """Return what the tokenizer makes of the turns, in the form that the template is written for."""
+
+    def parts(turn):
+        return {**turn, "content": [{"type": "text", "text": turn["content"]}]}
+
+    if name in PARTS:
+        turns = [parts(turn) for turn in turns]
+    if name == "mixed":
+        turns = [parts(turn) if turn["role"] == "user" else turn for turn in turns]
+    return tokenizer.apply_chat_template(turns, add_generation_prompt=True, **options)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_conversation_without_pictures_is_the_tokenizers_own_rendering(name):
+    text = context(TEMPLATES[name], added={"image": 0})
+    for turns in (HISTORY, HISTORY[:1], [{"role": "system", "content": "Be brief."}, *HISTORY]):
+        if turns[0]["role"] == "system" and name in ("gemma", "mistral"):
+            with pytest.raises(BadRecipe, match="rejects these messages: (System role not supported|Conversation roles must)"):
+                render_chat(text, turns, {})
+            continue
+        rendered = render_chat(text, turns, {})
+        assert rendered == own(text.tokenizer, turns, name, tokenize=False)
+        expected = own(text.tokenizer, turns, name, tokenize=True, return_dict=True)["input_ids"]
+        assert prompt_ids(text, [rendered], framed=True) == [expected]
+        assert "colour" in rendered or len(turns) == 1
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("place", ["", "<image>", "before <image> and <image> "])
+def test_each_picture_has_one_placeholder(name, place):
+    text = context(TEMPLATES[name])
+    count = max(1, place.count("<image>"))
+    turns = [{**HISTORY[0], "content": place + HISTORY[0]["content"]}, *HISTORY[1:]]
+    rendered = render_chat(text, turns, {"image": count})
+    (row,) = prompt_ids(text, [rendered], framed=True)
+    assert rendered.count("<image>") == row.count(PLACEHOLDER_ID) == count
+    words = "".join(rendered.split())
+    for said in ("Whatisinthepicture?", "Andits", "Itisadog."):
+        assert said in words
+    assert ("Surely" in words) == (name not in ("qwen3", "deepseek"))
+
+
+def test_a_template_that_begins_a_text_does_it_once():
+    text = context("{{ bos_token }}" + CHATML)
+    (row,) = prompt_ids(text, [render_chat(text, HISTORY, {"image": 1})], framed=True)
+    assert row.count(text.tokenizer.bos_token_id) == 1
+
+
+def test_a_sequence_to_sequence_model_reads_the_rendering_alone():
+    text = context(CHATML, architecture=SEQ2SEQ, added={"image": 0})
+    rendered = render_chat(text, HISTORY, {})
+    expected = text.tokenizer.apply_chat_template(HISTORY, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert prompt_ids(text, [rendered], framed=True) == [expected]
+
+
+LAST = "{{ messages[-1].content if messages[-1].content is string else '' }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (LAST, r"drops .*turn of 'assistant'"),
+        ("hello", r"drops every word of a turn of 'user' or '<image>'"),
+        ("{% for m in messages %}{{ m.content[:30] }}{% endfor %}", r"drops or changes words of turn 1, 'user': 'What is in the"),
+        ("{% for m in messages %}{{ m.content.replace('<image>', '') }}{% endfor %}", "'user' or '<image>'"),
+        (CHATML + "{% if messages | length == 3 %}<image>{% endif %}", r"writes '<image>' 2 times for 1"),
+        ("{% for m in messages %}{{ m.content + 1 }}{% endfor %}", "rejects these messages: can only concatenate"),
+    ],
+)
+def test_what_a_template_loses_is_named(template, message):
+    with pytest.raises(BadRecipe, match=message):
+        render_chat(context(template), HISTORY, {"image": 1})
+
+
+def test_a_template_is_read_anew_when_it_is_replaced():
+    text = context(CHATML)
+    assert "<|im_start|>user\n<image>What" in render_chat(text, HISTORY, {"image": 1})
+    text.tokenizer.chat_template = SMOLVLM
+    assert "User:<image>What" in render_chat(text, HISTORY, {"image": 1})
+
+
+def test_a_model_answers_after_reasoning(tmp_path):
+    """Through the public door: the answer is that to the tokenizer's own rendering."""
+    model = mmzoo.build(tiny("cnn-prefix-gpt", fusion="projector", language_model="gpt2"), seed=3)
+    model.language_model.tokenizer.chat_template = QWEN3
+    picture = Image.new("RGB", (32, 32), "red")
+    turns = [{"role": "user", "content": "a <image>?"}, {"role": "assistant", "content": "<think>x</think>no"}, HISTORY[2]]
+    written = own(model.language_model.tokenizer, turns, "qwen3", tokenize=False)
+    assert "<image>" in written
+    said = model.generate(image=picture, prompt=[turns], max_new_tokens=5)
+    assert said == [model.generate(image=picture, prompt=written, max_new_tokens=5)]
