@@ -240,7 +240,8 @@ class Source:
         return f"refs/pr/{max(numbers)}" if numbers else None
 
     def tokenizer(self) -> Any:
-        """Return the tokenizer. If it has no padding token, its end token is used. A `SourceError` if it cannot be read."""
+        """Return the tokenizer. An end token that only the model's configuration names is its end token, and also its padding
+        token if it has none. A `SourceError` if it cannot be read."""
         present = [path for name in FAST_TOKENIZER if (path := self.find(name))]
         if not present or present[0].name != FAST_TOKENIZER[0]:
             slow = [path for name in SLOW_TOKENIZER if (path := self.find(name))]
@@ -248,11 +249,23 @@ class Source:
         self.find(CONFIG_FILE)  # names the tokenizer's class if tokenizer_config.json does not
         with explain_errors(f"'{self.name}': the tokenizer cannot be used"):
             tokenizer = AutoTokenizer.from_pretrained(str(present[0].parent), trust_remote_code=False)
+        if tokenizer.eos_token_id is None:
+            tokenizer.eos_token = self._end_token(tokenizer)
         if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.sep_token
         if tokenizer.pad_token_id is None:
             raise SourceError(f"'{self.name}': the tokenizer has neither a padding nor an end token; choose another one")
         return tokenizer
+
+    def _end_token(self, tokenizer: Any) -> str | None:
+        """Return the token that ends a text by the model's configuration; None if it names none that the tokenizer has."""
+        for name in ("generation_config.json", CONFIG_FILE):
+            data = self.json(name)
+            for ends in (data.get("eos_token_id"), (data.get("text_config") or {}).get("eos_token_id")):
+                for end in ends if isinstance(ends, list) else [ends]:
+                    if isinstance(end, int) and 0 <= end < len(tokenizer):
+                        return tokenizer.convert_ids_to_tokens(end)
+        return None
 
     def lock(self) -> dict[str, Any]:
         """Return where the files came from, and the sha256 of each that was used."""

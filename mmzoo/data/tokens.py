@@ -99,7 +99,7 @@ def render_chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs
     """Render a conversation with the tokenizer's own template, up to the start of the assistant's turn.
 
     If the fusions insert inputs of a modality into the text and the conversation has no placeholder of it, one for each input is
-    put at the start of the user's first turn. What the template changes stays changed: many drop the reasoning of earlier answers.
+    put at the start of the user's first turn. The result is the template's own, which may drop the reasoning of earlier answers.
 
     Args:
         messages: ``[{"role": "user", "content": "<image> What is it?"}, ...]``.

@@ -5,8 +5,8 @@ can rebuild the tokenizer. Frequent words become one token each. Every character
 with these characters can be encoded.
 
 In scripts that write no spaces between words (Chinese, Japanese, Thai, ...) each character is a token, as in BERT's tokenizer for
-Chinese. No space is read between such tokens, so one that the text has is a token of its own (`SPACE`). Words of over 100 characters
-are cut into pieces, with a token between them (`JOIN`), because WordPiece's search takes time quadratic in the length.
+Chinese. No space is read between such tokens, so one that the text has is a token of its own (`SPACE`). Words of over 100
+characters are cut into pieces, with a token between them (`JOIN`), because WordPiece's search is quadratic in the length.
 """
 
 from __future__ import annotations

@@ -70,6 +70,11 @@ class LanguageModel(Part, ABC):
         """Return a `transformers` tokenizer, which may be loaded on first use."""
 
     @property
+    def has_local_tokenizer(self) -> bool:
+        """Return whether ``tokenizer`` needs no network, so that a check of a recipe may read it."""
+        return False
+
+    @property
     def end_ids(self) -> list[int]:
         """Return the token ids that end a generated text."""
         end = self.tokenizer.eos_token_id

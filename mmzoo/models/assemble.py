@@ -70,6 +70,8 @@ def assemble(
     entries = {key: part.entry for key, part in resolved.items()}
     run = {"weights": {key: source.record() for key, source in sources.items()}} if sources else {}
     model = MultimodalModel(without_sources(recipe), parts, Provenance(entries, policies, pretrained, run=run))
+    if parts["language_model"].has_local_tokenizer or (pretrained["language_model"] and not meta and not random):
+        model.text_context()  # reads the tokenizer, and refuses one that does not fit
     if not meta:
         plugin_manager().manager.hook.mmzoo_model_built(model=model)
     return model

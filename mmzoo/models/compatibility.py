@@ -175,6 +175,21 @@ def _check_instance_generates(resolved: Classes, parts: Parts) -> None:
             )
 
 
+def check_end(tasks: Mapping[str, Any], language_model: Any, label: str) -> None:
+    """Check that a tokenizer names the token with which tasks end a text, if one of them generates.
+
+    Raises:
+        DoesNotFit: it names none.
+    """
+    writing = next((name for name, task in tasks.items() if task.needs_generation), None)
+    if writing is not None and language_model.tokenizer.eos_token_id is None:
+        raise _misfit(
+            f"task '{writing}' generates text, and the tokenizer of {label} names no end token, so that no text would end.",
+            "Set eos_token in its tokenizer_config.json or eos_token_id in config.json, or choose another with "
+            "language_model.tokenizer.",
+        )
+
+
 def _check_fusion(resolved: Classes, parts: Parts) -> None:
     encoders, classes = _of_kind("encoder", parts), _of_kind("encoder", resolved)
     for name, fusion in _of_kind("fusion", parts).items():

@@ -30,6 +30,7 @@ from mmzoo.interfaces.kinds import GROUPS
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import NONE
 from mmzoo.models import describe, generation, prediction, streaming, trainable
+from mmzoo.models.compatibility import check_end
 from mmzoo.models.generation import NEW_TOKENS
 from mmzoo.models.hooks import AttachedHooks
 from mmzoo.models.outputs import LazyOutputs, fuse_late
@@ -349,6 +350,7 @@ class MultimodalModel(nn.Module):
     @cached_property
     def _context(self) -> TextContext:
         spec = self.language_model.spec
+        check_end(self.tasks, self.language_model, self.provenance.entries["language_model"].label)
         tokenizer, optional = self.language_model.tokenizer, self.takes_missing_inputs
         return TextContext(tokenizer, spec.architecture, spec.max_length, self.added_tokens(), optional)
 

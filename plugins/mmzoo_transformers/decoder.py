@@ -51,8 +51,6 @@ class HFDecoder(HFCausal):
         tokenizer = super().tokenizer
         if tokenizer.bos_token_id is None:
             tokenizer.bos_token = tokenizer.cls_token
-        if tokenizer.eos_token_id is None:
-            tokenizer.eos_token = tokenizer.sep_token
         return tokenizer
 
     def forward(

@@ -177,8 +177,17 @@ class _HFLanguageModel(LanguageModel):
                     name, _, revision = chosen.partition("@")
                     self._tokenizer_source = Source(name, revision or None)
                 tokenizer = self._tokenizer_source.tokenizer()  # type: ignore[union-attr]
+            if self.generates and tokenizer.eos_token_id is None:
+                tokenizer.eos_token = tokenizer.sep_token  # BERT's, which also GPT-2s in Chinese have
             self._tokenizer = self._fitting(tokenizer, chosen or self.name)
         return self._tokenizer
+
+    @property
+    def has_local_tokenizer(self) -> bool:
+        chosen = self.options.tokenizer
+        if chosen in (CHECKPOINT, byte_level.NAME) or (chosen is None and self.source is None):
+            return chosen != CHECKPOINT
+        return (self.source.folder is not None) if chosen is None else Path(chosen).is_dir()  # type: ignore[union-attr]
 
     def _fitting(self, tokenizer: Any, name: str) -> Any:
         if len(tokenizer) > self.spec.vocab_size:

@@ -4,11 +4,14 @@ import json
 
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import mmzoo
 from mmzoo.data.tokens import prompt_ids, render_chat
-from mmzoo.errors import BadRecipe
-from mmzoo.interfaces import CAUSAL, PLACEHOLDER_ID, SEQ2SEQ, TextContext
+from mmzoo.errors import BadRecipe, DoesNotFit, SourceError
+from mmzoo.interfaces import CAUSAL, PLACEHOLDER_ID, SEQ2SEQ, Example, TextContext
 from mmzoo.testing import tiny
 from mmzoo_transformers.bytes import byte_tokenizer
 
@@ -35,8 +38,8 @@ DEEPSEEK = (
     "{% if add_generation_prompt %}{{ '<|Assistant|><think>\\n' }}{% endif %}"
 )
 LLAMA3 = (
-    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] "
-    "+ '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
+    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
+    "message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
     "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
 )
@@ -49,9 +52,9 @@ GEMMA = (
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
 )
 GEMMA3 = (
-    "{{ bos_token }}{%- if messages[0]['role'] == 'system' -%}{%- if messages[0]['content'] is string -%}"
-    "{%- set first = messages[0]['content'] + '\\n\\n' -%}{%- else -%}{%- set first = messages[0]['content'][0]['text'] + '\\n\\n' "
-    "-%}{%- endif -%}{%- set rest = messages[1:] -%}{%- else -%}{%- set first = '' -%}{%- set rest = messages -%}{%- endif -%}"
+    "{{ bos_token }}{%- if messages[0]['role'] == 'system' -%}"
+    "{%- if messages[0]['content'] is string -%}{%- set first = messages[0]['content'] + '\\n\\n' -%}{%- else -%}"
+    "{%- set first = messages[0]['content'][0]['text'] + '\\n\\n' -%}{%- endif -%}{%- set rest = messages[1:] -%}{%- else -%}{%- set first = '' -%}{%- set rest = messages -%}{%- endif -%}"
     "{%- for message in rest -%}{{ '<start_of_turn>' + message['role'] + '\\n' + (first if loop.first else '') }}"
     "{%- if message['content'] is string -%}{{ message['content'] | trim }}{%- else -%}{%- for item in message['content'] -%}"
     "{%- if item['type'] == 'image' -%}{{ '<start_of_image>' }}{%- elif item['type'] == 'text' -%}{{ item['text'] | trim }}"
@@ -65,8 +68,8 @@ MISTRAL = (
 )
 SMOLVLM = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}{% if message['content'][0]['type'] == 'image' %}"
-    "{{ ':' }}{% else %}{{ ': ' }}{% endif %}{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
-    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{{ ':' }}{% else %}{{ ': ' }}{% endif %}{% for line in message['content'] %}{% if line['type'] == 'text' %}"
+    "{{ line['text'] }}{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 ONEVISION = (
@@ -213,3 +216,64 @@ def test_a_model_answers_after_reasoning(tmp_path):
     assert "<image>" in written
     said = model.generate(image=picture, prompt=[turns], max_new_tokens=5)
     assert said == [model.generate(image=picture, prompt=written, max_new_tokens=5)]
+
+
+# Tokenizers without special tokens
+
+
+def language_model(folder, config=None, generation=None, **special):
+    """Save a small GPT-2 whose tokenizer has only the ``special`` tokens; ``config`` is added to its configuration."""
+    units = {token: i for i, token in enumerate(["<none>", "<stop>", "[SEP]", "[PAD]", "[CLS]", *map(chr, range(32, 127))])}
+    tokenizer = Tokenizer(BPE(vocab=units, merges=[]))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    made = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=len(units), n_positions=96)
+    GPT2LMHeadModel(made).save_pretrained(folder)
+    written = json.loads((folder / "config.json").read_text())
+    kept = {key: value for key, value in written.items() if not key.endswith("_token_id")}
+    (folder / "config.json").write_text(json.dumps({**kept, **(config or {})}))
+    (folder / "generation_config.json").write_text(json.dumps(generation or {}))
+    return f"hf-causal:{folder}"
+
+
+SEVERAL = {"pad_token": "[PAD]", "sep_token": "[SEP]", "cls_token": "[CLS]"}
+
+
+@pytest.mark.parametrize(
+    ("files", "end"),
+    [
+        ({"config": {"eos_token_id": 1}}, 1),
+        ({"config": {"eos_token_id": [1, 2]}, "pad_token": "[PAD]"}, 1),
+        ({"generation": {"eos_token_id": 1}, "config": {"eos_token_id": 2}}, 1),
+        ({"config": {"text_config": {"eos_token_id": 1}}}, 1),
+        ({"config": {"eos_token_id": 50256}, **SEVERAL}, 2),
+        (SEVERAL, 2),
+        ({"eos_token": "<stop>"}, 1),
+    ],
+    ids=str,
+)
+def test_the_end_of_a_text_is_the_one_that_the_files_name(files, end, tmp_path):
+    model = mmzoo.build(tiny("cnn-prefix-gpt"), language_model=language_model(tmp_path / "lm", **files), seed=0)
+    batch = model.collator(training=True)([Example("x", Image.new("RGB", (32, 32)), "", ("a dog",))])
+    (labels,) = batch["tasks"]["vqa"]["labels"]
+    assert labels[-1] == end
+    assert end in model.language_model.end_ids
+    assert isinstance(model.predict(image=Image.new("RGB", (32, 32))).label, str)
+    saved = mmzoo.load(model.save(tmp_path / "model"))
+    assert saved.language_model.tokenizer.eos_token_id == end
+
+
+@pytest.mark.parametrize("special", [{"pad_token": "[PAD]"}, {"unk_token": "<none>"}, {"bos_token": "[CLS]", "pad_token": "[PAD]"}])
+def test_a_tokenizer_without_an_end_is_refused_for_tasks_that_write_only(special, tmp_path):
+    name = language_model(tmp_path / "lm", **special)
+    for make in (mmzoo.check, mmzoo.build):
+        with pytest.raises(DoesNotFit, match=r"(?s)'vqa' generates text, and the tokenizer of .* names no end.*eos_token"):
+            make(tiny("cnn-prefix-gpt"), language_model=name)
+    model = mmzoo.build(tiny("cnn-prefix-gpt"), language_model=name, task={"use": "classify", "labels": ["a", "b"]}, seed=0)
+    assert model.predict(image=Image.new("RGB", (32, 32)), text="").label in ("a", "b")
+    assert model.predict(image=Image.new("RGB", (32, 32)), text="what").label in ("a", "b")
+
+
+def test_a_tokenizer_with_nothing_to_pad_with_is_refused(tmp_path):
+    name = language_model(tmp_path / "lm")
+    with pytest.raises(SourceError, match="neither a padding nor an end token"):
+        mmzoo.check(tiny("cnn-prefix-gpt"), language_model=name)
