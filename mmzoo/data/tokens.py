@@ -64,6 +64,7 @@ def prompt_ids(text: TextContext, prompts: Sequence[str], *, framed: bool = Fals
     start, own = start_ids(text, visual), start_ids(replace(text, optional=False), True)
     # The tokenizer's own start token stays first, before inputs without a placeholder.
     ids = [id for id, added in zip(text.placeholders.values(), text.added.values(), strict=True) if added != 0 and own]
+    rows = [row[len(start) :] if row[: len(start)] == start else row for row in rows]  # a rendered conversation may have it
     return [start + [id for id in ids if id not in row] + row for row in rows]
 
 
@@ -95,8 +96,10 @@ def _with_inputs(tokenizer: Any, prompts: Sequence[str], placeholders: Mapping[s
     return [[own.get(i, i) for i in row] for row in encode_texts(extended, prompts)]
 
 
-def render_chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs: Mapping[str, int]) -> str:
-    """Render a conversation with the tokenizer's own template, up to the start of the assistant's turn.
+def render_chat(
+    text: TextContext, messages: Sequence[Mapping[str, str]], inputs: Mapping[str, int], *, add_generation_prompt: bool = True
+) -> str:
+    """Render a conversation with the tokenizer's own template.
 
     If the fusions insert inputs of a modality into the text and the conversation has no placeholder of it, one for each input is
     put at the start of the user's first turn. The result is the template's own, which may drop the reasoning of earlier answers.
@@ -104,6 +107,7 @@ def render_chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs
     Args:
         messages: ``[{"role": "user", "content": "<image> What is it?"}, ...]``.
         inputs: the number of inputs by modality.
+        add_generation_prompt: end with the start of the assistant's turn.
 
     Raises:
         BadRecipe: the tokenizer has no template; or the template fails, or drops words of the user or placeholders.
@@ -122,7 +126,8 @@ def render_chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs
     marks = tuple(mark for mark, count in counts.items() if count)
     forms = {role: _content_form(tokenizer, role, marks) for role in dict.fromkeys(turn["role"] for turn in turns)}
     try:
-        rendered = _rendered(tokenizer, [{**turn, "content": forms[turn["role"]](turn["content"], marks)} for turn in turns])
+        formed = [{**turn, "content": forms[turn["role"]](turn["content"], marks)} for turn in turns]
+        rendered = tokenizer.apply_chat_template(formed, tokenize=False, add_generation_prompt=add_generation_prompt)
     except Exception as error:  # a template may raise anything
         raise BadRecipe(f"the chat template rejects these messages: {error}") from None
     whole = _squeezed(rendered)
@@ -140,10 +145,6 @@ def render_chat(text: TextContext, messages: Sequence[Mapping[str, str]], inputs
 
 _FIX = "change the conversation, or the tokenizer's chat_template, or omit chat"
 _PROBE = "mmzooprobe"
-
-
-def _rendered(tokenizer: Any, turns: Sequence[Mapping[str, Any]]) -> str:
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
 def _squeezed(text: str) -> str:
@@ -195,7 +196,8 @@ def _content_form(tokenizer: Any, role: str, marks: tuple[str, ...]) -> Form:
         user = {"role": "user", "content": users("".join(marks) + _PROBE + "user", marks)}
         other = {"role": role, "content": form(_PROBE + role, ())}
         try:
-            written = _rendered(tokenizer, {"user": [user], "system": [other, user], "assistant": [user, other, user]}[role])
+            turns = {"user": [user], "system": [other, user], "assistant": [user, other, user]}[role]
+            written = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except Exception:
             failed = failed or form is _as_text
             continue

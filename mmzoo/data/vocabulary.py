@@ -126,6 +126,7 @@ class LearnedVocabulary:
     """
 
     options: Any
+    has_local_tokenizer = False  # a check need not read one that always fits
 
     @classmethod
     def learn(cls, options: Any, texts: Iterable[str]) -> dict[str, Any]:

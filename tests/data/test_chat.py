@@ -262,7 +262,9 @@ def test_the_end_of_a_text_is_the_one_that_the_files_name(files, end, tmp_path):
     assert saved.language_model.tokenizer.eos_token_id == end
 
 
-@pytest.mark.parametrize("special", [{"pad_token": "[PAD]"}, {"unk_token": "<none>"}, {"bos_token": "[CLS]", "pad_token": "[PAD]"}])
+@pytest.mark.parametrize(
+    "special", [{"pad_token": "[PAD]"}, {"unk_token": "<none>"}, {"bos_token": "[CLS]", "pad_token": "[PAD]"}]
+)
 def test_a_tokenizer_without_an_end_is_refused_for_tasks_that_write_only(special, tmp_path):
     name = language_model(tmp_path / "lm", **special)
     for make in (mmzoo.check, mmzoo.build):
@@ -277,3 +279,11 @@ def test_a_tokenizer_with_nothing_to_pad_with_is_refused(tmp_path):
     name = language_model(tmp_path / "lm")
     with pytest.raises(SourceError, match="neither a padding nor an end token"):
         mmzoo.check(tiny("cnn-prefix-gpt"), language_model=name)
+
+
+def test_a_rendered_conversation_is_not_begun_twice():
+    tokenizer = byte_tokenizer("causal")
+    text = TextContext(tokenizer, CAUSAL, None, {"image": 0})
+    begun, plain = prompt_ids(text, [f"{tokenizer.bos_token}a", "a"])
+    assert begun == plain
+    assert begun[0] == tokenizer.bos_token_id

@@ -1,5 +1,6 @@
 """Models of this package through the transformers library's own pipelines and auto classes."""
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -13,7 +14,7 @@ from hub_server import serve_writable
 import mmzoo
 import mmzoo.integrations.transformers
 from mmzoo.backbones import repository
-from mmzoo.errors import BadRecipe, CheckpointError, DataError, DoesNotFit, SourceError
+from mmzoo.errors import BadImage, BadRecipe, CheckpointError, DataError, DoesNotFit, SourceError
 from mmzoo.testing import Sample, no_network, tiny
 from mmzoo_transformers.bytes import byte_tokenizer
 
@@ -216,3 +217,88 @@ def test_one_import_registers_the_auto_classes(models):
 def test_importing_mmzoo_leaves_the_import_system_alone():
     code = "import sys, mmzoo.integrations.transformers; print([f for f in sys.meta_path if 'mmzoo' in type(f).__module__])"
     assert run("-c", code, env=dict(os.environ)).stdout.strip() == "[]"
+
+
+def turns_of(*content):
+    return [{"role": "user", "content": list(content)}]
+
+
+IMAGE, QUESTION = {"type": "image"}, {"type": "text", "text": "what?"}
+
+
+def test_a_processor_renders_conversations_as_the_librarys_do(models):
+    model, folder = models["chat"]
+    processor, loaded = (auto.from_pretrained(folder) for auto in (transformers.AutoProcessor, transformers.AutoModel))
+    turns, start = turns_of(IMAGE, QUESTION), {"add_generation_prompt": True}
+    assert processor.apply_chat_template(turns) == "<user><image>what?\n"
+    text = processor.apply_chat_template(turns, **start)
+    assert text == "<user><image>what?\n<assistant>"
+    assert processor.apply_chat_template([turns, turns_of(QUESTION)], **start) == [text, "<user>what?\n<assistant>"]
+    expected = model.generate(image=PICTURES[0], prompt="what?", chat=True, max_new_tokens=5)
+
+    def answer(inputs):
+        out = loaded.generate(**inputs, max_new_tokens=5)
+        return processor.decode(out[0, inputs["input_ids"].shape[1] :])
+
+    ready = {"tokenize": True, "return_dict": True, "return_tensors": "pt", **start}
+    in_two_steps = processor(images=PICTURES[0], text=text)
+    assert answer(in_two_steps) == expected
+    for given in (PICTURES[0], [PICTURES[0]], [[PICTURES[0]]]):
+        apart = processor.apply_chat_template(turns, images=given, **ready)
+        assert answer(apart) == expected
+        assert torch.equal(apart["input_ids"], in_two_steps["input_ids"])
+    inside = turns_of({**IMAGE, "image": PICTURES[0]}, QUESTION)
+    assert answer(processor.apply_chat_template(inside, **ready)) == expected
+    assert torch.equal(processor.apply_chat_template(inside, tokenize=True, **start), in_two_steps["input_ids"])
+    assert answer(processor.apply_chat_template(turns_of(QUESTION), images=PICTURES[0], **ready)) == expected
+    several = processor.apply_chat_template(
+        [turns_of(IMAGE, QUESTION, {**IMAGE, "image": PICTURES[1]}), turns], images=[PICTURES[0], PICTURES[2]], **ready
+    )
+    again = processor(images=[PICTURES[:2], [PICTURES[2]]], text=["<user><image>what?<image>\n<assistant>", text])
+    assert all(torch.equal(several[name], again[name]) for name in again)
+
+
+def test_images_of_conversations_are_read_from_files_and_links(models, tmp_path):
+    processor = transformers.AutoProcessor.from_pretrained(models["chat"][1])
+    path = tmp_path / "a.png"
+    PICTURES[0].save(path)
+    ready = {"tokenize": True, "return_dict": True}
+    expected = processor.apply_chat_template(turns_of({**IMAGE, "image": PICTURES[0]}), **ready)["pixel_values"]
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    for part in (
+        {**IMAGE, "path": str(path)},
+        {**IMAGE, "url": str(path)},
+        {**IMAGE, "base64": encoded},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}},
+    ):
+        assert torch.equal(processor.apply_chat_template(turns_of(part), **ready)["pixel_values"], expected)
+    with pytest.raises(BadImage, match="missing.png"):
+        processor.apply_chat_template(turns_of({**IMAGE, "path": str(tmp_path / "missing.png")}), **ready)
+
+
+@pytest.mark.parametrize(
+    ("turns", "options", "message"),
+    [
+        (turns_of(IMAGE, QUESTION), {"tokenize": True}, r"1 images of the conversation are not in it and 0 are given.*images=\["),
+        (
+            turns_of(IMAGE, IMAGE),
+            {"tokenize": True, "images": PICTURES[0]},
+            "2 images of the conversation are not in it and 1 are",
+        ),
+        (turns_of({"type": "audio", "audio": "a.wav"}), {}, "reads images: a turn may have text and image parts, not .*a.wav"),
+        (turns_of({"type": "video"}), {}, "text and image parts, not"),
+        (turns_of({"type": "text"}), {}, "text and image parts, not"),
+        (turns_of("what"), {}, "text and image parts, not 'what'"),
+        ([{"role": "user"}], {}, "a turn of a conversation is"),
+        ([{"content": "x"}], {}, "a turn of a conversation is"),
+        ([], {}, "a conversation is a list of turns"),
+        ("what", {}, "a turn of a conversation is"),
+        (turns_of(QUESTION), {"tools": [{"a": 1}]}, "tools: this processor has no such option"),
+        (turns_of(QUESTION), {"continue_final_message": True}, "must end with the user's turn"),
+        (turns_of(QUESTION), {"tokenize": True}, "an image is needed"),
+    ],
+)
+def test_conversations_that_a_processor_cannot_render_are_refused(models, turns, options, message):
+    processor = transformers.AutoProcessor.from_pretrained(models["chat"][1])
+    with pytest.raises((DataError, BadRecipe), match=message):
+        processor.apply_chat_template(turns, **options)
