@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     # Helpers
     from mmzoo.common.files import cache_folder, staged_folder, write_atomically
     from mmzoo.common.sanitize import one_line
+    from mmzoo.common.scripts import UNSPACED
     from mmzoo.common.suggestions import close_names, did_you_mean
 
     # Data sets and metrics

@@ -99,6 +99,7 @@ class EvaluationRecord(DataRecord):
     device: Name = ""
     hardware: Name = ""
     energy: EnergyRecord | None = None
+    notes: dict[Name, Name] = {}
     samples: Annotated[list[SampleRecord], Field(max_length=20)] = []
     versions: dict[Name, Name] = {}
 

@@ -28,6 +28,7 @@ class Metric(ABC):
     Attributes:
         groups: for a metric that compares all, the identity of each example's input, set before `rows` is called; None if each
             has its own.
+        note: what a reader of the score must know of how it was computed, such as the unit, set by `rows`; may be empty.
     """
 
     Options: ClassVar[type[BaseModel]] = Options
@@ -35,6 +36,7 @@ class Metric(ABC):
     smaller_is_better: ClassVar[bool] = False
     compares_all: ClassVar[bool] = False
     groups: Sequence[Hashable] | None = None
+    note: str = ""
 
     def __init__(self, options: Any = None) -> None:
         self.options = options

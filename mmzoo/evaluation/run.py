@@ -57,6 +57,7 @@ class Evaluation:
     options: dict[str, Any] = field(default_factory=dict)
     device: str = ""
     energy: dict[str, Any] | None = None
+    notes: dict[str, str] = field(default_factory=dict)  # of scores: how they were computed
     samples: list[dict[str, Any]] = field(default_factory=list, repr=False)
     predictions: list[Any] = field(default_factory=list, repr=False)  # by task if there are several
     errors: frozenset[str] = frozenset()  # the scores that are better if they are smaller
@@ -81,7 +82,12 @@ class Evaluation:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
+        lines += [f"{', '.join(names)}: {note}" for note, names in self._noted().items()]
         return f"{self.dataset}, split {self.split}, {self.examples} examples\n" + "\n".join(lines)
+
+    def _noted(self) -> dict[str, list[str]]:
+        """Return the scores with each note."""
+        return {note: [name for name in self.notes if self.notes[name] == note] for note in self.notes.values()}
 
     @property
     def ignores_images(self) -> bool:
@@ -186,6 +192,7 @@ def evaluate(
         options=provenance.as_json(options),
         device=where,
         energy=meter.energy,
+        notes=results[AS_IS].notes,
         samples=_sample(model, examples, predictions, min(samples, MAX_SAMPLES)),
         predictions=predictions,
         errors=frozenset(name for name, metric in chosen.items() if metric.smaller_is_better),

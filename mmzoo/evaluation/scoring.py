@@ -22,10 +22,12 @@ from mmzoo.registry.isolation import attribute_errors_to
 
 @dataclass(frozen=True)
 class ConditionResult:
-    """Hold the predictions under one condition, in order (by task for a model of several), and their score by each metric."""
+    """Hold the predictions under one condition, in order (by task for a model of several), and their score by each metric, with
+    the note of each metric that has one."""
 
     scores: dict[str, Score]
     predictions: list[Any]
+    notes: dict[str, str]
 
 
 def metrics_of(model: MultimodalModel, names: Sequence[str] | None = None) -> dict[str, Metric]:
@@ -94,7 +96,7 @@ def score_examples(
         for group in batches(condition.examples, batch_size):
             predictions += model.predict_examples(group, batch_size=batch_size, blank=condition.blank, **(options or {}))
             advance(len(group), name)
-        scores = {}
+        scores, notes = {}, {}
         for metric_name, metric in metrics.items():
             task = metric_name.partition("/")[0] if len(model.tasks) > 1 else next(iter(model.tasks))
             rows = list(references[task])
@@ -103,7 +105,9 @@ def score_examples(
                 scores[metric_name] = measure(
                     metric, own, list(references[task].values()), [groups[task][i] for i in rows], seed=seed
                 )
-        results[name] = ConditionResult(scores, predictions)
+            if metric.note:
+                notes[metric_name] = metric.note
+        results[name] = ConditionResult(scores, predictions, notes)
     return results
 
 

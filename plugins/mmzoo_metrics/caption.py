@@ -1,6 +1,7 @@
 """Score captions: BLEU (Papineni et al. 2002, https://aclanthology.org/P02-1040), ROUGE-L (Lin 2004,
 https://aclanthology.org/W04-1013) and CIDEr-D (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726), as pycocoevalcap
 computes them for COCO (https://github.com/salaniz/pycocoevalcap), over the tokens of `mmzoo_metrics.ptb`; no Java is needed.
+Captions in scripts without spaces are compared by characters, and the score's `note` says so.
 
 The references of an *example* are one item, as those of an image are in COCO. In a data set with one example for each caption
 of an image, each caption is therefore measured against its own references only; list all captions as the targets of one example
@@ -18,11 +19,15 @@ from typing import ClassVar
 import numpy as np
 
 from mmzoo.api import DataError, Metric, Prediction
+from mmzoo_metrics.characters import has_characters, tokenize_characters
 from mmzoo_metrics.ptb import tokenize
 
 
-def tokens_of(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
-    """Return predictions [examples], and each example's references, as tokens joined by spaces.
+def tokens_of(
+    predictions: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[Sequence[str], list[tuple[str, ...]], int]:
+    """Return predictions [examples], and each example's references, as tokens joined by spaces; and in how many they are
+    characters (`has_characters`).
 
     Raises:
         DataError: an example has no reference.
@@ -30,8 +35,15 @@ def tokens_of(predictions: Sequence[str], references: Sequence[Sequence[str]]) -
     for i, (_, captions) in enumerate(zip(predictions, references, strict=True)):
         if not captions:
             raise DataError(f"example {i + 1} has no reference")
-    flat = iter(tokenize([caption for captions in references for caption in captions]))
-    return tokenize(predictions), [tuple(islice(flat, len(captions))) for captions in references]
+    # All captions of one kind are read together, since the next line can decide how one ends.
+    rows: list[tuple[str, ...]] = [()] * len(predictions)
+    kinds = [has_characters(captions) for captions in references]
+    for kind, read in ((False, tokenize), (True, tokenize_characters)):
+        own = [i for i, found in enumerate(kinds) if found == kind]
+        flat = iter(read([caption for i in own for caption in references[i]]))
+        for i, prediction in zip(own, read([predictions[i] for i in own]), strict=True):
+            rows[i] = (prediction, *islice(flat, len(references[i])))
+    return [row[0] for row in rows], [row[1:] for row in rows], sum(kinds)
 
 
 class CaptionMetric(Metric):
@@ -43,7 +55,10 @@ class CaptionMetric(Metric):
         Raises:
             DataError: an example has no reference.
         """
-        return self.rows_of_tokens(*tokens_of([prediction.text for prediction in predictions], references))
+        texts, wanted, count = tokens_of([prediction.text for prediction in predictions], references)
+        some = "" if count == len(texts) else f" in {count} of {len(texts)} examples, words in the others"
+        self.note = f"unit: characters, of scripts without spaces{some}" if count else ""
+        return self.rows_of_tokens(texts, wanted)
 
     @abstractmethod
     def rows_of_tokens(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
