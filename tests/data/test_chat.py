@@ -245,7 +245,6 @@ SEVERAL = {"pad_token": "[PAD]", "sep_token": "[SEP]", "cls_token": "[CLS]"}
         ({"config": {"eos_token_id": 1}}, 1),
         ({"config": {"eos_token_id": [1, 2]}, "pad_token": "[PAD]"}, 1),
         ({"generation": {"eos_token_id": 1}, "config": {"eos_token_id": 2}}, 1),
-        ({"config": {"text_config": {"eos_token_id": 1}}}, 1),
         ({"config": {"eos_token_id": 50256}, **SEVERAL}, 2),
         (SEVERAL, 2),
         ({"eos_token": "<stop>"}, 1),

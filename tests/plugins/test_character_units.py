@@ -69,11 +69,13 @@ def test_characters_are_letters_with_their_marks(caption, tokens):
 
 
 def test_other_captions_are_compared_by_words_as_before():
-    signs = ["a sign that says 停车 in red", "the word 犬 on a wall"]
+    signs = ["a sign that says 停车 in red", "the words 公園でサッカーをしている子供たち on a wall"]
     _, notes = scores(signs, [[sign] for sign in signs])
     assert notes == {""}
-    exact, _ = scores(["a sign that says 停在 in red", "the word 犬 on a wall"], [[sign] for sign in signs])
-    assert exact["bleu-1"] == pytest.approx(12 / 13), "a word of two characters is one word"
+    exact, _ = scores(["a sign that says 停在 in red", signs[1]], [[sign] for sign in signs])
+    assert exact["bleu-1"] == pytest.approx(12 / 13), "each is one word"
+    _, notes = scores(["我爱 Python 和 C"], [["我爱 Python 和 C 语言"]])
+    assert notes == {"unit: characters, of scripts without spaces"}
     _, notes = scores(["개가 달린다", "소년"], [["개가 달린다"], ["소년"]])
     assert notes == {""}
 
