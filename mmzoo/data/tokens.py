@@ -164,7 +164,7 @@ def _as_parts(text: str, marks: Sequence[str]) -> Any:
     """Return a turn's content as templates of multimodal models take it, where they write the placeholders themselves."""
     pieces = enumerate(_pieces(text, marks))
     parts = [{"type": "text", "text": piece} if i % 2 == 0 else {"type": piece.strip("<>")} for i, piece in pieces]
-    return [part for part in parts if part.get("text") != ""]
+    return [part for part in parts if part.get("text") != ""] or parts
 
 
 def _as_text_part(text: str, marks: Sequence[str]) -> Any:

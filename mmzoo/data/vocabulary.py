@@ -58,44 +58,43 @@ def make_tokenizer(vocabulary: list[str] | None, *, verbatim: bool = False) -> A
     units = vocabulary or default_vocabulary(verbatim=verbatim)
     built = Tokenizer(models.WordPiece({unit: i for i, unit in enumerate(units)}, unk_token=UNK))
     _prepare(built, verbatim=verbatim, units=units)
-    alone = f"[{UNSPACED}{SPACE}{JOIN}]"
-    built.decoder = decoders.Sequence(
-        [
-            decoders.WordPiece(prefix="##", cleanup=not verbatim),
-            decoders.Fuse(),
-            decoders.Replace(Regex(f"(?<={alone}) | (?={alone})"), ""),
-            decoders.Replace(SPACE, " "),
-            decoders.Replace(JOIN, ""),
-        ]
-    )
+    steps = [decoders.WordPiece(prefix="##", cleanup=not verbatim)]
+    if alone := _alone(units):
+        steps += [decoders.Fuse(), decoders.Replace(Regex(f"(?<={alone}) | (?={alone})"), "")]
+        steps += [decoders.Replace(SPACE, " "), decoders.Replace(JOIN, "")]
+    built.decoder = decoders.Sequence(steps)
     return PreTrainedTokenizerFast(
         tokenizer_object=built, pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token=UNK, clean_up_tokenization_spaces=False
     )
 
 
+def _alone(units: Collection[str]) -> str:
+    """Return the class of characters that are a token each, as a regular expression; empty if the vocabulary has none."""
+    characters = (UNSPACED + SPACE) * (SPACE in units) + JOIN * (JOIN in units)
+    return f"[{characters}]" if characters else ""
+
+
 def _prepare(tokenizer: Any, *, verbatim: bool, units: Collection[str] = (SPACE, JOIN)) -> None:
-    """Set the normalizer and the splitting into words. Where ``units`` lack `SPACE` or `JOIN`, it is left out."""
+    """Set the normalizer and the splitting into words. What is for marks that ``units`` lack is left out, as it takes time."""
     from tokenizers import Regex, normalizers, pre_tokenizers
 
     # In lower case punctuation ends a word: Unicode's, and ASCII's symbols, as BertPreTokenizer has it.
     ends = r"\s" if verbatim else r"\s\p{P}$+<=>^`|~"
     inside = f"[^{ends}{UNSPACED}]"
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.NFC(),
-            *([] if verbatim else [normalizers.Lowercase()]),
-            # \\K makes the match empty and lets the next one begin behind it.
-            normalizers.Replace(Regex(rf"{inside}{{{LONGEST}}}\K(?={inside})"), JOIN),
-            normalizers.Replace(Regex(rf"(?<=[{UNSPACED}])\s+(?=\S)|(?<=\S)\s+(?=[{UNSPACED}])"), SPACE),
-        ]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.WhitespaceSplit() if verbatim else pre_tokenizers.BertPreTokenizer(),
-            pre_tokenizers.Split(Regex(f"[{UNSPACED}]"), "isolated"),
-            *(pre_tokenizers.Split(mark, "isolated" if mark in units else "removed") for mark in (SPACE, JOIN)),
-        ]
-    )
+    # \K makes the match empty, so that the next one begins behind it.
+    normal = [normalizers.NFC(), normalizers.Replace(Regex(rf"{inside}{{{LONGEST}}}\K(?={inside})"), JOIN)]
+    words = [pre_tokenizers.WhitespaceSplit() if verbatim else pre_tokenizers.BertPreTokenizer()]
+    if not verbatim:
+        normal.insert(1, normalizers.Lowercase())
+    if SPACE in units:
+        spaces = rf"(?<=[{UNSPACED}])\s+(?=\S)|(?<=\S)\s+(?=[{UNSPACED}])"
+        normal.append(normalizers.Replace(Regex(spaces), SPACE))
+    if JOIN not in units:
+        words.append(pre_tokenizers.Split(JOIN, "removed"))
+    if alone := _alone(units):
+        words.append(pre_tokenizers.Split(Regex(alone), "isolated"))
+    tokenizer.normalizer = normalizers.Sequence(normal)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
 
 
 class VocabularyOptions(Options):
