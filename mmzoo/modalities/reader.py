@@ -83,15 +83,17 @@ def file_of(source: Any) -> Path | BytesIO | None:
 def is_missing(value: Any) -> bool:
     """Return whether a value of a table stands for none: None, NaN, NaT, pandas' NA, a blank text, or nothing but these in a
     list."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # of pandas, which need not be installed
-        return True
-    if isinstance(value, str | bytes):
-        return not value.strip()
+    if isinstance(value, str):
+        return not value or value.isspace()
     if isinstance(value, list | tuple):
         return all(map(is_missing, value))
     if isinstance(value, Decimal):
         return value.is_nan()
-    return isinstance(value, float | np.generic) and bool(value != value)
+    if isinstance(value, float | np.generic):
+        return bool(value != value)
+    if isinstance(value, bytes):
+        return not value
+    return value is None or type(value).__name__ in ("NAType", "NaTType")  # of pandas, perhaps not installed
 
 
 def unwrap_mapping(source: Any) -> Any:

@@ -210,10 +210,10 @@ class RowReader:
         return tuple(text for each in present if (text := self._text(column, each)))
 
     def _text(self, column: str | None, value: Any) -> str:
-        if names := self.labels.get(column or ""):
-            return names[int(value)] if 0 <= value < len(names) else ""  # -1 stands for a hidden label
         if isinstance(value, str):
             return check_text(column, value)
+        if names := self.labels.get(column or ""):
+            return names[int(value)] if 0 <= value < len(names) else ""  # -1 stands for a hidden label
         if isinstance(value, bool | np.bool_):
             return "true" if value else "false"
         if isinstance(value, list | tuple | dict | bytes | np.ndarray):
@@ -251,13 +251,15 @@ class RowReader:
 
 def _number(value: Any) -> str:
     """Return a number as text, a whole one without a point."""
-    if abs(value) < 2**53 and value == int(value):
-        return str(int(value))
+    if abs(exact := float(value)) < 2**53 and exact.is_integer():
+        return str(int(exact))
     return format(value.normalize(), "f") if isinstance(value, Decimal) else str(value)
 
 
 def check_text(column: str | None, text: str) -> str:
     """Return a text; raise a `ValueError` if it holds what no text should."""
+    if text.isascii() and "\0" not in text:
+        return text
     if "\0" in text:
         raise ValueError(f"column '{column}' holds a NUL character; remove it, or leave the row out")
     try:
@@ -293,9 +295,21 @@ class TableExamples(Sequence[Example]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = range(len(self))[index]
-        with self.reader.errors_at(place):  # a text that is not UTF-8
-            row = self.table[place]
+        with self.reader.errors_at(place):
+            try:
+                row = self.table[place]
+            except UnicodeError as error:
+                raise ValueError(f"column '{self._unreadable(place)}': {error}") from None
         return self.reader(row, place)
+
+    def _unreadable(self, place: int) -> str:
+        """Return the first column whose text in a row is not UTF-8."""
+        for name in self.table.column_names:
+            try:
+                self.table.select_columns([name])[place]
+            except UnicodeError:
+                return str(name)
+        return "?"
 
 
 def check_targets(wanted: Collection[str], known: Sequence[str], where: str) -> None:
