@@ -170,7 +170,8 @@ def _check_examples(model: MultimodalModel, examples: Sequence[Example]) -> dict
         By task a target of each example that has one outside the label set, which the loss leaves out.
 
     Raises:
-        DataError: a target that its task cannot represent, or none is in a label set. DoesNotFit: no example has an input of an encoder.
+        DataError: a target that its task cannot represent, or none is in a label set.
+        DoesNotFit: no example has an input of an encoder.
     """
     absent = {encoder.modality for encoder in model.encoders.values() if encoder.transform is not None}
     left_out: dict[str, list[str]] = {}

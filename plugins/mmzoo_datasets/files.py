@@ -193,8 +193,8 @@ def _check_alternatives(columns: Columns, options: ColumnOptions, filled: Mappin
             line = next((line for names, line in filled.items() if other in names), None)
             if line is not None and not any({chosen, other} <= names for names in filled):
                 raise DataError(
-                    f"{where} {line} has {other!r} where others have {chosen!r}, and one column is read: give them the same name, "
-                    f"or set {key}_column to {chosen!r} to leave out the others"
+                    f"{where} {line} has {other!r} where others have {chosen!r}, and one column is read: give them the same "
+                    f"name, or set {key}_column to {chosen!r} to leave out the others"
                 )
 
 

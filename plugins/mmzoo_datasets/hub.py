@@ -87,8 +87,8 @@ def _explained(error: Exception) -> str:
         advice = "\nA data set's own code is never run; convert it to Parquet."
     elif "column names don't match" in text or "truncated converting" in text:
         advice = (
-            "\nIts files, or early and late rows, have different columns or types. Give all of them the same; or put the rows into "
-            "one file of JSON lines and name its path without `datasets:`, which reads rows that differ."
+            "\nIts files, or early and late rows, have different columns or types. Give all of them the same; or put the rows "
+            "into one file of JSON lines and name its path without `datasets:`, which reads rows that differ."
         )
     return text + advice
 

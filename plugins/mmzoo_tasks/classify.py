@@ -40,9 +40,7 @@ class Classify(Labelled):
             None, min_length=2, description="the label set; training learns it from the data; two placeholders until then"
         )
         top_answers: int | None = Field(
-            None,
-            ge=2,
-            description="learn as labels only this many targets of the data, the most frequent; null for each example's first",
+            None, ge=2, description="learn as labels the targets that are most frequent in the data, this many; null for all"
         )
         alternatives: Literal["vote", "any"] | None = Field(
             None,
@@ -75,8 +73,8 @@ class Classify(Labelled):
 
     @classmethod
     def learn(cls, options: Any, examples: Iterable[Example]) -> dict[str, Any]:
-        """Return ``labels``, ``alternatives`` if examples have several targets, and ``label_weights`` for balanced classes, as far
-        as the options lack them.
+        """Return ``labels``, ``alternatives`` if examples have several targets, and ``label_weights`` for balanced classes, as
+        far as the options lack them.
 
         The labels are the most frequent target of each example (the first of equal ones), or the ``top_answers``.
 
@@ -120,9 +118,9 @@ class Classify(Labelled):
         return unseen if len(unseen) == len(example.targets) else []
 
     def collate(self, examples: Sequence[Example], text: TextContext, *, training: bool) -> dict[str, Tensor]:
-        """Return ``ids`` and ``mask`` [batch, text], and in training ``labels`` [batch]: the most frequent target that is a label.
+        """Return ``ids`` and ``mask`` [batch, text], and in training ``labels`` [batch]: the most frequent label of each example.
 
-        If an example has several, also ``answers`` [batch, targets] and ``shares`` of the same shape, whose sum is 1.
+        If an example has several labels, also ``answers`` [batch, answers] and ``shares`` of the same shape, whose sum is 1.
         """
         batch = text_batch([example.text for example in examples], examples, text)
         if training:
@@ -196,9 +194,9 @@ def _kind_of_alternatives(lists: Sequence[Sequence[str]], labels: Collection[str
         return "any"
     shown = ", ".join(map(repr, dict.fromkeys(together[0][:5])))
     raise DataError(
-        f"{len(together)} of the {len(lists)} training examples have several targets that are each a label, such as {shown}. If all "
-        "of them apply, use the task multi-label; if several people answered and each answer counts, set task.alternatives to "
-        "vote; if any one of them is right, to any"
+        f"{len(together)} of the {len(lists)} training examples have several targets that are each a label, such as {shown}. If "
+        "all of them apply, use the task multi-label; if several people answered and each answer counts, set task.alternatives "
+        "to vote; if any one of them is right, to any"
     )
 
 

@@ -18,7 +18,7 @@ from mmzoo_tasks.pooled import Labelled, LabelOptions, label_forms, refuse, text
 class MultiLabel(Labelled):
     """Train with binary cross-entropy. All targets of an example are its labels; an example without targets has none of them.
 
-    The loss is the mean over examples and labels: its number is batch * labels. A target outside the label set takes no part in it.
+    The loss is the mean over examples and labels: its number is batch * labels. A target outside the label set takes no part.
     """
 
     metrics = ("multi-label-f1", "multi-label-f1-micro", "subset-accuracy", "map")
