@@ -63,6 +63,7 @@ class TrainingRecord(DataRecord):
     hardware: Name = ""
     energy: EnergyRecord | None = None
     skipped: Count = 0
+    left_out: dict[Name, Count] = {}
     history: list[LossRecord] = []
     versions: dict[Name, Name]
 
@@ -99,6 +100,7 @@ class EvaluationRecord(DataRecord):
     device: Name = ""
     hardware: Name = ""
     energy: EnergyRecord | None = None
+    unseen: dict[Name, Count] = {}
     samples: Annotated[list[SampleRecord], Field(max_length=20)] = []
     versions: dict[Name, Name] = {}
 
