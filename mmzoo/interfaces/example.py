@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,7 +113,10 @@ def _as_targets(targets: Any, name: str) -> Targets:
 
 
 def _as_tuple(targets: Any, name: str) -> tuple[str, ...]:
-    several = (targets,) if isinstance(targets, str) else tuple(targets)
+    if isinstance(targets, Iterable) and not isinstance(targets, str):
+        several = tuple(targets)
+    else:
+        several = () if is_missing(targets) and targets != "" else (targets,)
     if not all(isinstance(target, str) for target in several):
         raise DataError(f"example {name}: targets must be texts (got {several!r})")
     return several

@@ -98,7 +98,7 @@ class Classify(Labelled):
             learned["labels"] = _labels(lists, options.top_answers)
         labels = options.labels or learned["labels"]
         if options.alternatives is None and any(len(set(targets)) > 1 for targets in lists):
-            learned["alternatives"] = _kind_of_alternatives(lists, options.labels or set(map(_most_frequent, lists)))
+            learned["alternatives"] = _kind_of_alternatives(lists, set(options.labels or map(_most_frequent, lists)))
         if weighs:
             index, found = LabelIndex(labels), [0.0] * len(labels)
             for targets in lists:
@@ -179,7 +179,7 @@ def _kind_of_alternatives(lists: Sequence[Sequence[str]], labels: Collection[str
     """Return what several targets of an example are.
 
     They are votes if most lists are equally long and most have a target twice, as the ten answers to a question of VQA. They are
-    forms of one answer (``any``) if none has two ``labels``.
+    forms of one answer (``any``) if every target goes with one label only.
 
     Raises:
         DataError: neither; they may be labels that apply together.
@@ -188,15 +188,19 @@ def _kind_of_alternatives(lists: Sequence[Sequence[str]], labels: Collection[str
     repeated = sum(len(set(targets)) < len(targets) for targets in several)
     if min(repeated, Counter(map(len, several)).most_common(1)[0][1]) > len(several) / 2:
         return "vote"
-    labels = set(labels)
-    together = [targets for targets in several if len(labels & set(targets)) > 1]
+    goes_with = {label: {label} for label in labels}
+    for targets in lists:
+        if own := [target for target in targets if target in labels]:
+            for target in targets:
+                goes_with.setdefault(target, set()).add(_most_frequent(own))
+    together = [targets for targets in several if any(len(goes_with.get(target, ())) > 1 for target in targets)]
     if not together:
         return "any"
-    shown = ", ".join(map(repr, dict.fromkeys(together[0][:5])))
+    shown = ", ".join(map(repr, list(dict.fromkeys(together[0]))[:5]))
     raise DataError(
-        f"{len(together)} of the {len(lists)} training examples have several targets that are each a label, such as {shown}. If "
-        "all of them apply, use the task multi-label; if several people answered and each answer counts, set task.alternatives "
-        "to vote; if any one of them is right, to any"
+        f"{len(together)} of the {len(lists)} training examples have several targets that are not forms of one label, such as "
+        f"{shown}. If all of them apply, use the task multi-label; if several people answered and each answer counts, set "
+        "task.alternatives to vote; if any one of them is right, to any"
     )
 
 

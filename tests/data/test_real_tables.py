@@ -78,6 +78,14 @@ def test_a_value_that_is_missing(value):
     assert Example("1", value).inputs == {}
 
 
+def test_missing_targets_of_an_example():
+    assert Example("1", targets=None).targets == Example("1", targets=NAN).targets == ()
+    assert Example("1", targets={"a": NAN, "b": "x"}).targets == {"a": (), "b": ("x",)}
+    for wrong in (3, 2.5, ("a", NAN), [None]):
+        with pytest.raises(DataError, match="example 1: targets must be texts"):
+            Example("1", targets=wrong)
+
+
 @pytest.mark.parametrize("value", [0, False, 0.0, "nan", "None", "0", b"x", ["", "a"], np.zeros((2, 2)), {}], ids=repr)
 def test_a_value_that_is_not_missing(value):
     assert not is_missing(value)

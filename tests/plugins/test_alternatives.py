@@ -64,6 +64,7 @@ VQA = [["yes"] * 7 + ["no"] * 3, ["no"] * 9 + ["nope"], ["red", "red", "crimson"
 WORKERS = [["cat", "cat", "dog"], ["dog", "cat", "dog"], ["dog"] * 3]
 COCO = [["person", "car"], ["dog"], ["person", "dog"], ["car", "dog", "bus"]]
 INSTANCES = [["person", "person", "car"], ["dog", "person", "dog", "dog"], ["car", "car"], ["bus"] * 5 + ["car"], ["dog", "car"]]
+ATTRIBUTES = [["red", "round"], ["blue", "square"], ["red", "square"], ["blue", "round"]]
 PHRASES = [["yes", "yes, it is"], ["no"], ["no", "not really"], ["yes"]]
 
 
@@ -83,7 +84,9 @@ def test_the_kind_of_alternatives_is_learned(targets, kind, labels):
     assert kind in make(labels=labels, alternatives=kind).shape
 
 
-@pytest.mark.parametrize("targets", [COCO, INSTANCES, [["a", "b"], ["b", "a"]]], ids=["labels", "instances", "two orders"])
+@pytest.mark.parametrize(
+    "targets", [COCO, INSTANCES, ATTRIBUTES, [["a", "b"], ["b", "a"]]], ids=["labels", "instances", "attributes", "two orders"]
+)
 def test_labels_that_apply_together_are_not_trained_as_one(targets):
     with pytest.raises(DataError, match="such as '.*multi-label.*task.alternatives to vote.* to any"):
         learn(targets)
