@@ -63,6 +63,7 @@ class TrainingRecord(DataRecord):
     hardware: Name = ""
     energy: EnergyRecord | None = None
     skipped: Count = 0
+    left_out: dict[Name, Count] = {}
     history: list[LossRecord] = []
     versions: dict[Name, Name]
 
@@ -100,6 +101,7 @@ class EvaluationRecord(DataRecord):
     hardware: Name = ""
     energy: EnergyRecord | None = None
     notes: dict[Name, Name] = {}
+    unseen: dict[Name, Count] = {}
     samples: Annotated[list[SampleRecord], Field(max_length=20)] = []
     versions: dict[Name, Name] = {}
 

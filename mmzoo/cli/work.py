@@ -37,6 +37,7 @@ def train(
     as_json: arg.Json = False,
 ) -> None:
     """Train a recipe on a data set. Ctrl-C saves a checkpoint; --resume continues from it."""
+    from mmzoo.evaluation.scoring import describe_unseen
     from mmzoo.training.output import is_main_process
     from mmzoo.training.run import train as run_training
 
@@ -55,6 +56,8 @@ def train(
     if not is_main_process():
         return
     _print_skipped(run)
+    for task, targets in run.left_out.items():
+        print(f"note: {describe_unseen(run.model, task, targets)}; the loss leaves these targets out", file=sys.stderr)
     if not run.finished:
         print(f"stopped at step {run.steps}; the checkpoint is {run.stopped_at}", file=sys.stderr)
         print("to continue: the same command with --resume", file=sys.stderr)

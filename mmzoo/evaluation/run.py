@@ -20,7 +20,7 @@ from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_for, takes_default, target_of
 from mmzoo.errors import BadRecipe, CheckpointError, DataError
 from mmzoo.evaluation.controls import AS_IS, CONTROLS, SHUFFLED, default_controls, make_conditions
-from mmzoo.evaluation.scoring import metrics_of, score_examples
+from mmzoo.evaluation.scoring import describe_unseen, metrics_of, score_examples, unseen
 from mmzoo.evaluation.statistics import Score
 from mmzoo.interfaces import Example, Prediction
 from mmzoo.modalities.reader import plural
@@ -31,7 +31,7 @@ from mmzoo.recipes.schema import PartConfig
 from mmzoo.sharing.locations import is_folder
 
 MAX_SAMPLES, MAX_SAMPLE_LENGTH, MAX_SAMPLE_TARGETS = 20, 300, 3  # of examples that a card shows
-UNRECORDED = {"modalities", "predictions", "errors", "unrecorded"}  # attributes of an Evaluation
+UNRECORDED = {"modalities", "predictions", "errors", "unrecorded", "notes"}  # attributes of an Evaluation
 
 
 @dataclass
@@ -60,6 +60,8 @@ class Evaluation:
     notes: dict[str, str] = field(default_factory=dict)  # of scores: how they were computed
     samples: list[dict[str, Any]] = field(default_factory=list, repr=False)
     predictions: list[Any] = field(default_factory=list, repr=False)  # by task if there are several
+    unseen: dict[str, int] = field(default_factory=dict)  # by task, examples with an answer outside its label set
+    remarks: list[str] = field(default_factory=list)  # about these
     errors: frozenset[str] = frozenset()  # the scores that are better if they are smaller
     unrecorded: str = ""  # why the result could not be recorded in the checkpoint
 
@@ -83,7 +85,7 @@ class Evaluation:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
         lines += [f"{', '.join(names)}: {note}" for note, names in self._noted().items()]
-        return f"{self.dataset}, split {self.split}, {self.examples} examples\n" + "\n".join(lines)
+        return f"{self.dataset}, split {self.split}, {self.examples} examples\n" + "\n".join([*lines, *self.remarks])
 
     def _noted(self) -> dict[str, list[str]]:
         """Return the scores with each note."""
@@ -147,7 +149,7 @@ def evaluate(
         options: passed to the task's prediction, such as ``num_beams``.
 
     Raises:
-        DataError: the split is missing or empty, or a target is outside the label set. BadInput: an input cannot be read.
+        DataError: the split is missing or empty, or an example has no target. BadInput: an input cannot be read.
         DoesNotFit: the data is of another modality than the encoder's. BadRecipe: an option of the prediction.
     """
     folder = None if isinstance(model, MultimodalModel) or not is_folder(model) else Path(model)
@@ -178,6 +180,7 @@ def evaluate(
     predictions = results[AS_IS].predictions
     data = provenance.describe(dataset)
     del data["license"]
+    impossible = unseen(model, examples)
     evaluation = Evaluation(
         **data,
         split=split,
@@ -195,6 +198,8 @@ def evaluate(
         notes=results[AS_IS].notes,
         samples=_sample(model, examples, predictions, min(samples, MAX_SAMPLES)),
         predictions=predictions,
+        unseen={task: len(targets) for task, targets in impossible.items()},
+        remarks=[f"{describe_unseen(model, task, targets)}: counted as wrong" for task, targets in impossible.items()],
         errors=frozenset(name for name, metric in chosen.items() if metric.smaller_is_better),
     )
     _add_to_run(model.provenance.run, evaluation)

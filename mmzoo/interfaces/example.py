@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mmzoo.errors import DataError
-from mmzoo.modalities.reader import NONE
+from mmzoo.modalities.reader import NONE, is_missing
 
 INPUT_KEYWORDS = ("image", "audio", "video")  # modalities that are keywords of `Example`, `predict` and `generate`
 PLACEHOLDER = "<image>"  # marks the place of an image in a text
@@ -53,10 +53,10 @@ class Example:
         video: Any = None,
         inputs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Create an example; ``image``, ``audio`` and ``video`` are short for items of ``inputs``."""
+        """Create an example; ``image``, ``audio`` and ``video`` are short for items of ``inputs``. An empty path is no input."""
         given = {"image": image, "audio": audio, "video": video, **(inputs or {})}
         targets = _as_targets(targets, id)
-        present = {modality: value for modality, value in given.items() if value is not None}
+        present = {modality: _present(value) for modality, value in given.items() if not is_missing(value)}
         for name, value in {"id": id, "inputs": present, "text": text, "targets": targets}.items():
             object.__setattr__(self, name, value)
 
@@ -99,6 +99,12 @@ class Example:
         return self.inputs.get("audio")
 
 
+def _present(value: Any) -> Any:
+    """Return an input, or a list of inputs without those that are missing."""
+    several = isinstance(value, list | tuple) and any(map(is_missing, value))
+    return [each for each in value if not is_missing(each)] if several else value
+
+
 def _as_targets(targets: Any, name: str) -> Targets:
     """Return targets with a single text as a tuple; raise a `DataError` for what is no text."""
     if isinstance(targets, Mapping):
@@ -107,7 +113,10 @@ def _as_targets(targets: Any, name: str) -> Targets:
 
 
 def _as_tuple(targets: Any, name: str) -> tuple[str, ...]:
-    several = (targets,) if isinstance(targets, str) else tuple(targets)
+    if isinstance(targets, Iterable) and not isinstance(targets, str):
+        several = tuple(targets)
+    else:
+        several = () if is_missing(targets) and targets != "" else (targets,)
     if not all(isinstance(target, str) for target in several):
         raise DataError(f"example {name}: targets must be texts (got {several!r})")
     return several

@@ -92,9 +92,16 @@ class Task(Part, ABC):
         """Return the answers that count as right.
 
         Raises:
-            DataError: the example has none, or one that the task cannot predict.
+            DataError: the example has none, or one that the task has no use for.
         """
         raise NotImplementedError
+
+    def unseen(self, example: Example) -> list[str]:
+        """Return the targets because of which no prediction can be right: answers outside a label set; empty if there are none.
+
+        An evaluation counts such an example as wrong, and training leaves these targets out of the loss; both say how many.
+        """
+        return []
 
     @abstractmethod
     def collate(self, examples: Sequence[Example], text: TextContext, *, training: bool) -> dict[str, Tensor]:

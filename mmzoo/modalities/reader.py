@@ -10,12 +10,14 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+import numpy as np
 from torch import Tensor
 
 from mmzoo.errors import BadInput
@@ -68,12 +70,30 @@ def file_of(source: Any) -> Path | BytesIO | None:
     source = unwrap_mapping(source)
     if isinstance(source, bytes):
         return BytesIO(source)
+    if isinstance(source, str) and not source.strip():
+        raise ValueError("its path is empty")  # pathlib takes it for the current folder
     if isinstance(source, str) and "://" in source:
         url = urlparse(source)
         if url.scheme != "file":
             raise ValueError("only file:// URLs are opened; download it first")
         source = url2pathname(url.path)
     return Path(source).expanduser() if isinstance(source, str | os.PathLike) else None
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value of a table stands for none: None, NaN, NaT, pandas' NA, a blank text, or nothing but these in a
+    list."""
+    if isinstance(value, str):
+        return not value or value.isspace()
+    if isinstance(value, list | tuple):
+        return all(map(is_missing, value))
+    if isinstance(value, Decimal):
+        return value.is_nan()
+    if isinstance(value, float | np.generic):
+        return bool(value != value)
+    if isinstance(value, bytes):
+        return not value
+    return value is None or type(value).__name__ in ("NAType", "NaTType")  # of pandas, perhaps not installed
 
 
 def unwrap_mapping(source: Any) -> Any:

@@ -23,7 +23,7 @@ from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, no_target, open_for, takes_default, target_of
 from mmzoo.data.tokens import check_marks
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit, TrainingError
-from mmzoo.evaluation.scoring import references_of
+from mmzoo.evaluation.scoring import describe_unseen, references_of
 from mmzoo.interfaces import Example
 from mmzoo.modalities.reader import plural
 from mmzoo.models.assemble import assemble
@@ -54,6 +54,7 @@ class Run:
     stopped_at: Path | None = None  # the checkpoint to resume from
     signal: int = 0  # the number of the signal
     skipped: list[tuple[str, str]] = field(default_factory=list)  # id and error of each example that could not be read
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # by task a target of each example with one outside the labels
 
 
 def train(
@@ -94,8 +95,7 @@ def train(
     checkpoint = prepare_output(output, config, resume=resume, overwrite=overwrite)
     torch.manual_seed(config.training.seed)
     model = assemble(config)
-    if isinstance(examples, Sequence):
-        _check_examples(model, examples)
+    left_out = _check_examples(model, examples) if isinstance(examples, Sequence) else {}
     with unfinished_output(output, config):
         trainer = make_trainer(model, examples, output, skip_bad=skip_bad, progress=progress)
         started = time.monotonic()
@@ -113,6 +113,7 @@ def train(
         if "loss" in entry
     ]
     run = Run(model, output, history, trainer.state.global_step, seconds, skipped=trainer.skipped)
+    run.left_out = left_out
     if trainer.stop.signal:
         last = last_checkpoint(output)
         run.finished, run.stopped_at, run.signal = False, Path(last) if last else None, trainer.stop.signal
@@ -162,23 +163,39 @@ class _OfTask:
                 yield own
 
 
-def _check_examples(model: MultimodalModel, examples: Sequence[Example]) -> None:
-    """Check, before the first step, that the tasks can represent each target, and that each encoder has an input at all.
+def _check_examples(model: MultimodalModel, examples: Sequence[Example]) -> dict[str, list[str]]:
+    """Check, before the first step, that the tasks can represent the targets, and that each encoder has an input at all.
+
+    Returns:
+        By task a target of each example that has one outside the label set, which the loss leaves out.
 
     Raises:
-        DataError: a target that its task cannot represent. DoesNotFit: no example has an input of an encoder.
+        DataError: a target that its task cannot represent, or none is in a label set.
+        DoesNotFit: no example has an input of an encoder.
     """
     absent = {encoder.modality for encoder in model.encoders.values() if encoder.transform is not None}
+    left_out: dict[str, list[str]] = {}
+    usable: set[str] = set()
     for example in examples:
         check_marks(example, model.modalities)
         absent -= set(example.inputs)
-        for name in model.tasks:
+        for name, task in model.tasks.items():
             references_of(model, name, example)
+            own = example.for_task(target_of(model.recipe, name), default=takes_default(model.recipe, name))
+            if unseen := task.unseen(own):
+                left_out.setdefault(name, []).append(unseen[0])
+            if len(unseen) < len(own.targets):
+                usable.add(name)
     if absent and model.takes_missing_inputs:
         raise DoesNotFit(
             f"no example of the data has {plural(min(absent))}, which an encoder takes; name its column with "
             f"{min(absent)}_column, or leave the encoder out"
         )
+    for name, targets in left_out.items():
+        if name not in usable:
+            problem = describe_unseen(model, name, targets)
+            raise DataError(f"{problem}, so there is nothing to train on; is the target column right, and task.labels?")
+    return left_out
 
 
 def _open_examples(recipe: Recipe, dataset: str | PartConfig | Dataset, split: str) -> Iterable[Example]:
@@ -210,6 +227,7 @@ def _describe_run(run: Run, trainer: MultimodalTrainer, examples: Iterable[Examp
         "hardware": hardware(device),
         "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32",
         "skipped": len(trainer.skipped) if trainer.skip_bad else 0,
+        "left_out": {task: len(targets) for task, targets in run.left_out.items()},
         "history": run.history,
         "versions": environment(),
     }

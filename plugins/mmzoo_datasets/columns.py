@@ -1,17 +1,26 @@
-"""Turn rows of a table into examples; `files` and `datasets` share this."""
+"""Turn rows of a table into examples; `files` and `datasets` share this.
+
+A cell without a value (`mmzoo.api.is_missing`: null, NaN, NaT, a blank text) is missing, whatever its column holds. Numbers are
+written alike wherever they come from: a whole number has no point, since pandas makes floats of the integers of a column that
+lacks one, and a number of 32 bits has the digits that it needs. So 1, 1.0 and Decimal("1.00") are the text "1", and true is
+"true". Only a text is taken as it is written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import chain
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from mmzoo.api import DataError, Example, Options
+from mmzoo.api import DataError, Example, Options, is_missing
 
 IMAGE = ("image", "file_name", "image_path", "path")
 AUDIO = ("audio", "audio_path", "wav")
@@ -20,6 +29,8 @@ INPUTS = {"image": IMAGE, "audio": AUDIO, "video": VIDEO}
 KINDS = {"image": "picture", "audio": "clip", "video": "video"}
 TEXT = ("text", "question", "prompt")
 TARGET = ("target", "answer", "answers", "caption", "captions", "label")
+ROLES = {**INPUTS, "text": TEXT, "target": TARGET}
+USUAL = frozenset(chain.from_iterable(ROLES.values()))
 SPLIT = "split"
 SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 
@@ -150,6 +161,7 @@ class RowReader:
         where: the source, for messages.
         root: the folder that relative paths start from.
         labels: for columns of class numbers, their names.
+        narrow: for columns of floats of fewer than 64 bits, their type.
     """
 
     columns: Columns
@@ -157,6 +169,7 @@ class RowReader:
     where: str
     root: Path | None = None
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    narrow: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, row: Mapping[str, Any], index: int, place: str = "row") -> Example:
         """Return the example of row ``index`` (from 0), which messages call ``place`` and its number (from 1).
@@ -165,41 +178,53 @@ class RowReader:
             DataError: a value is not a picture, text or answer by its type.
         """
         columns = self.columns
-        try:
-            names = self._texts(columns.id, row)
+        with self.errors_at(index, place):
             return Example(
-                id=names[0] if names else f"{self.prefix}/{index}",
+                id=self.text(columns.id, row) or f"{self.prefix}/{index}",
                 inputs={kind: self._source(name, row.get(name), KINDS[kind]) for kind, name in columns.inputs.items()},
-                text="".join(self._texts(columns.text, row)),
-                targets={task: self._targets(name, row) for task, name in columns.targets.items()}
-                or self._targets(columns.target, row),
+                text=self.text(columns.text, row),
+                targets={task: self._texts(name, row) for task, name in columns.targets.items()}
+                or self._texts(columns.target, row),
             )
+
+    @contextmanager
+    def errors_at(self, index: int, place: str = "row") -> Iterator[None]:
+        """Raise a `DataError` with the source and the place of a row instead of errors about its values."""
+        try:
+            yield
         except (TypeError, ValueError) as error:
             raise DataError(f"{self.where}, {place} {index + 1}: {error}") from None
 
-    def _targets(self, column: str | None, row: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(text for text in self._texts(column, row, many=True) if text.strip())
-
-    def _texts(self, column: str | None, row: Mapping[str, Any], *, many: bool = False) -> list[str]:
+    def text(self, column: str | None, row: Mapping[str, Any]) -> str:
+        """Return the text of a cell; empty if it is missing, or if there is no column."""
         value = row.get(column) if column else None
-        if many and isinstance(value, list | tuple):
-            return [text for item in value for text in self._text(column, item)]
-        return self._text(column, value)
+        return "" if is_missing(value) else self._text(column, value)
 
-    def _text(self, column: str | None, value: Any) -> list[str]:
-        if value is None or value != value:  # NaN stands for an empty cell
-            return []
+    def _texts(self, column: str | None, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the texts of a cell that may hold a list."""
+        value = row.get(column) if column else None
+        values = value if isinstance(value, list | tuple) else [value]
+        present = [each for each in values if not is_missing(each)]
+        if len(present) < len(values) and any(isinstance(each, float) and not each.is_integer() for each in present):
+            raise ValueError(f"column '{column}' holds a list of numbers that lacks one; leave the row out, or all its numbers")
+        return tuple(text for each in present if (text := self._text(column, each)))
+
+    def _text(self, column: str | None, value: Any) -> str:
+        if isinstance(value, str):
+            return check_text(column, value)
         if names := self.labels.get(column or ""):
-            return [names[value]] if 0 <= value < len(names) else []  # -1 stands for a hidden label
-        if isinstance(value, bool):
-            return ["true" if value else "false"]
-        if isinstance(value, list | tuple | dict | bytes):
+            return names[int(value)] if 0 <= value < len(names) else ""  # -1 stands for a hidden label
+        if isinstance(value, bool | np.bool_):
+            return "true" if value else "false"
+        if isinstance(value, list | tuple | dict | bytes | np.ndarray):
             raise TypeError(f"column '{column}' holds {_kind(value)}, not a text")
-        return [str(value)]
+        if isinstance(value, float | np.floating | Decimal):
+            return _number(self.narrow.get(column or "", lambda number: number)(value))
+        return str(value)
 
     def _source(self, column: str, value: Any, what: str) -> Any:
         """Return an input, or several, as `mmzoo.Example` holds them; None for an empty cell."""
-        if isinstance(value, str | list) and not value:
+        if is_missing(value):
             return None
         if isinstance(value, str):
             if self.root is None or "://" in value:
@@ -208,24 +233,49 @@ class RowReader:
         if isinstance(value, dict) and "array" in value:
             return {**value, "array": np.asarray(value["array"])}
         if isinstance(value, dict) and not value.get("bytes"):
-            if not isinstance(value.get("path"), str | None):
+            path = value.get("path")
+            if not value.keys() & {"bytes", "path"} or not (is_missing(path) or isinstance(path, str)):
                 raise TypeError(f"column '{column}' holds {_kind(value)}, not a {what}")
-            return self._source(column, value.get("path"), what)
+            return self._source(column, path, what)
         if isinstance(value, list):
-            if value and not any(isinstance(item, list | int | float) for item in value):
-                sources = [self._source(column, item, what) for item in value]
+            if not any(isinstance(item, list | Number) for item in value):
+                sources = [self._source(column, item, what) for item in value if not is_missing(item)]
                 return sources[0] if len(sources) == 1 else sources
-            if value and not isinstance(value[0], list):
+            if not isinstance(value[0], list):
                 raise TypeError(f"column '{column}' holds {_kind(value)} of numbers, not a {what}")
             return np.asarray(value)
-        if isinstance(value, bool | int | float):
+        if isinstance(value, Number):
             raise TypeError(f"column '{column}' holds {_kind(value)}, not a {what}")
         return value
 
 
+def _number(value: Any) -> str:
+    """Return a number as text, a whole one without a point."""
+    if abs(exact := float(value)) < 2**53 and exact.is_integer():
+        return str(int(exact))
+    return format(value.normalize(), "f") if isinstance(value, Decimal) else str(value)
+
+
+def check_text(column: str | None, text: str) -> str:
+    """Return a text; raise a `ValueError` if it holds what no text should."""
+    if text.isascii() and "\0" not in text:
+        return text
+    if "\0" in text:
+        raise ValueError(f"column '{column}' holds a NUL character; remove it, or leave the row out")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise ValueError(
+            f"column '{column}' holds {half}, half of a surrogate pair, which is no character: an emoji was cut in two; write "
+            "the text anew, or leave the row out"
+        ) from None
+    return text
+
+
 def _kind(value: Any) -> str:
-    names = {list: "a list", tuple: "a list", dict: "a mapping", bytes: "bytes", bool: "a truth value"}
-    return names.get(type(value), "a number")
+    names = {list: "a list", tuple: "a list", dict: "a mapping", bytes: "bytes", bool: "a truth value", str: "a text"}
+    return names.get(type(value), "a number" if isinstance(value, Number) else f"a {type(value).__name__}")
 
 
 class TableExamples(Sequence[Example]):
@@ -245,7 +295,21 @@ class TableExamples(Sequence[Example]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = range(len(self))[index]
-        return self.reader(self.table[place], place)
+        with self.reader.errors_at(place):
+            try:
+                row = self.table[place]
+            except UnicodeError as error:
+                raise ValueError(f"column '{self._unreadable(place)}': {error}") from None
+        return self.reader(row, place)
+
+    def _unreadable(self, place: int) -> str:
+        """Return the first column whose text in a row is not UTF-8."""
+        for name in self.table.column_names:
+            try:
+                self.table.select_columns([name])[place]
+            except UnicodeError:
+                return str(name)
+        return "?"
 
 
 def check_targets(wanted: Collection[str], known: Sequence[str], where: str) -> None:
@@ -259,20 +323,24 @@ def in_order(splits: Iterable[str]) -> list[str]:
     return sorted(splits, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name))
 
 
-def features(table: Any) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Return the columns of inputs of a `datasets` table by modality, and the class names of its columns of class numbers."""
+def features(table: Any) -> tuple[dict[str, list[str]], dict[str, list[str]], dict[str, Any]]:
+    """Return the columns of inputs of a `datasets` table by modality, the class names of its columns of class numbers, and the
+    type of its columns of narrow floats."""
     import datasets
 
     kinds = {"image": datasets.Image, "audio": datasets.Audio, "video": datasets.Video}
     inputs: dict[str, list[str]] = {modality: [] for modality in kinds}
     labels: dict[str, list[str]] = {}
+    narrow: dict[str, Any] = {}
     for name, kind in (table.features or {}).items():
         inner = getattr(kind, "feature", kind)
         if modality := next((modality for modality, known in kinds.items() if isinstance(inner, known)), None):
             inputs[modality].append(name)
         elif isinstance(inner, datasets.ClassLabel):
             labels[name] = list(inner.names)
-    return inputs, labels
+        elif getattr(inner, "dtype", None) in ("float16", "float32"):
+            narrow[name] = getattr(np, inner.dtype)
+    return inputs, labels, narrow
 
 
 def read_table(
@@ -293,7 +361,7 @@ def read_table(
     Raises:
         DataError: it lacks a column.
     """
-    inputs, labels = features(table)
+    inputs, labels, narrow = features(table)
     columns = Columns.find(options, names, where, inputs, wanted, exact)
     for column in columns.inputs.values():
         kind = table.features[column] if column in chain.from_iterable(inputs.values()) else None
@@ -302,4 +370,4 @@ def read_table(
             undecoded = type(inner)(decode=False)
             table = table.cast_column(column, undecoded if inner is kind else type(kind)(undecoded))
     used = dict.fromkeys((*columns.used, *(name for name in keep if name in names)))
-    return table.select_columns(list(used)), RowReader(columns, split, where, root, labels)
+    return table.select_columns(list(used)), RowReader(columns, split, where, root, labels, narrow)

@@ -8,7 +8,8 @@ file is called data or metadata, and a single file, have the splits of the colum
 file's name says).
 
 Texts and answers are taken as they are written: "007", "NA" and "2020-01-31" stay what they are. (The readers of the `datasets`
-library guess a type for each column, which changes such answers, so that it reads only Parquet here.) Text files are held in
+library guess a type for each column, which changes such answers, so that it reads only Parquet here.) A number of JSON or Parquet
+has a text as `mmzoo_datasets.columns` says. Text files are held in
 memory, Parquet is mapped into it; for millions of examples choose Parquet.
 """
 
@@ -17,10 +18,11 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from io import StringIO
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,16 +32,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from mmzoo.api import DataError, Dataset
+from mmzoo.api import DataError, Dataset, is_missing
 from mmzoo_datasets.columns import (
     INPUTS,
     KINDS,
+    ROLES,
     SPLIT,
     SPLITS,
+    USUAL,
     ColumnOptions,
     Columns,
     RowReader,
     TableExamples,
+    check_text,
     in_order,
     read_table,
 )
@@ -48,8 +53,8 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 WHOLE = ("data", "metadata")
 EMPTY = "{}: the file is empty; training and evaluation need at least one example"
 
-_HEAD = 1000  # rows from which the names of columns are taken
 _BATCH = 10_000  # rows that are converted at a time
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that were not decoded
 _COLUMNS = Columns("image", "text", "target", "id", "audio", "video")
 
 
@@ -120,7 +125,7 @@ class Files(Dataset):
             if SPLIT not in rows.table.column_names:
                 self._whole[self.wanted] = {name: rows}
             else:
-                values = np.asarray([str(value or "") for value in rows.table[SPLIT]])
+                values = np.asarray([rows.reader.text(SPLIT, {SPLIT: value}) for value in rows.table[SPLIT]])
                 if (missing := np.flatnonzero(values == "")).size:
                     raise DataError(f"{path}: example {missing[0] + 1} has nothing in column '{SPLIT}'")
                 self._whole[self.wanted] = {
@@ -148,23 +153,49 @@ class Files(Dataset):
         return rows
 
     def _read_text(self, path: Path, split: str) -> TableExamples:
-        records = _csv(path) if path.suffix == ".csv" else _json(path)
-        head = list(islice(records, _HEAD))
-        names = list(dict.fromkeys(name for _, record in head for name in record))
-        if not head:
-            return TableExamples(datasets.Dataset.from_list([]), RowReader(_COLUMNS, split, str(path)))
-        reader = RowReader(Columns.find(self.options, names, str(path), wanted=self.wanted, exact=self.exact), split, str(path))
-        columns = replace(_COLUMNS, targets={task: f"target/{task}" for task in reader.columns.targets})
-        schema = _schema(columns)
         place = _place(path)
-        batches = []
-        rest = chain(head, records)
-        while batch := [_row(record, reader, line, place) for line, record in islice(rest, _BATCH)]:
+        keys: dict[str, None] = {}
+        filled: dict[frozenset[str], int] = {}  # which usual columns have a value together, with the first line
+        for line, record in _records(path):  # all of them first, because a key may appear late
+            keys |= dict.fromkeys(record)
+            filled.setdefault(frozenset(name for name in record.keys() & USUAL if not is_missing(record[name])), line)
+        names = list(keys)
+        if not filled:
+            return TableExamples(datasets.Dataset.from_list([]), RowReader(_COLUMNS, split, str(path)))
+        found = Columns.find(self.options, names, str(path), wanted=self.wanted, exact=self.exact)
+        _check_alternatives(found, self.options, filled, f"{path}, {place}")
+        reader = RowReader(found, split, str(path))
+        columns = replace(_COLUMNS, targets={task: f"target/{task}" for task in found.targets})
+        schema = _schema(columns)
+        batches, records = [], _records(path)
+        while batch := [_row(record, reader, line, place) for line, record in islice(records, _BATCH)]:
             batches.append(pa.RecordBatch.from_pylist(batch, schema))
         table = pa.Table.from_batches(batches)
         if SPLIT not in names:
             table = table.drop_columns(SPLIT)
         return TableExamples(datasets.Dataset(table), replace(reader, columns=columns, root=path.parent))
+
+
+def _check_alternatives(columns: Columns, options: ColumnOptions, filled: Mapping[frozenset[str], int], where: str) -> None:
+    """Check that no column which is not read stands for one that is, as where two files with other names were put together.
+
+    Args:
+        columns: those that are read.
+        filled: the columns of usual names that have a value together in a row, with the first line of such a row.
+        where: the file, and what its lines are called.
+
+    Raises:
+        DataError: there is one; the message names a line and the option to set.
+    """
+    for key, usual in ROLES.items():
+        chosen = getattr(columns, key)
+        for other in set(usual) - set(columns.used) if chosen and getattr(options, f"{key}_column") is None else ():
+            line = next((line for names, line in filled.items() if other in names), None)
+            if line is not None and not any({chosen, other} <= names for names in filled):
+                raise DataError(
+                    f"{where} {line} has {other!r} where others have {chosen!r}, and one column is read: give them the same "
+                    f"name, or set {key}_column to {chosen!r} to leave out the others"
+                )
 
 
 def _schema(columns: Columns) -> pa.Schema:
@@ -181,25 +212,42 @@ def _is_data(path: Path) -> bool:
 def _row(record: Mapping[str, Any], reader: RowReader, line: int, place: str) -> dict[str, Any]:
     example = reader(record, line - 1, place)
     inputs = {modality: example.of(modality) for modality in INPUTS}
-    for modality, sources in inputs.items():
-        if not all(isinstance(source, str | None) for source in sources):
-            raise DataError(f"{reader.where}, {place} {line}: a {KINDS[modality]} in a text file must be the path of a file")
     targets = example.targets if isinstance(example.targets, Mapping) else {}
-    name = record.get(reader.columns.id) if reader.columns.id else None
-    split = record.get(SPLIT)
-    return {
-        **inputs,
-        "text": example.text,
-        "target": () if targets else example.targets,
-        **{f"target/{task}": texts for task, texts in targets.items()},
-        "id": None if name is None else example.id,
-        SPLIT: None if split is None else str(split),
-    }
+    with reader.errors_at(line - 1, place):
+        for modality, sources in inputs.items():
+            column = reader.columns.inputs.get(modality, "")
+            if not all(isinstance(source, str) for source in sources):
+                raise TypeError(f"column '{column}': a {KINDS[modality]} in a text file must be the path of a file")
+            for source in sources:
+                check_text(column, source)
+        return {
+            **inputs,
+            "text": example.text,
+            "target": () if targets else example.targets,
+            **{f"target/{task}": texts for task, texts in targets.items()},
+            "id": reader.text(reader.columns.id, record),
+            SPLIT: reader.text(SPLIT, record),
+        }
+
+
+def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    return _csv(path) if path.suffix == ".csv" else _json(path)
+
+
+def _decoded(path: Path, file: TextIO) -> Iterator[str]:
+    """Yield the lines of a file that was opened with ``errors="surrogateescape"``; raise a `DataError` if one is not UTF-8."""
+    for line, text in enumerate(file, 1):
+        if not text.isascii() and (wrong := _NOT_UTF8.search(text)):
+            byte = ord(wrong[0]) - 0xDC00
+            raise DataError(
+                f"{path}, line {line}, character {wrong.start() + 1}: the byte 0x{byte:02x} is not UTF-8; save the file as UTF-8"
+            )
+        yield text
 
 
 def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the objects of a file of JSON lines, or of one JSON list, each with its line (or its place in the list)."""
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for line, item in _json_list(path, file) if path.suffix == ".json" else _json_lines(path, file):
             if not isinstance(item, dict):
                 raise DataError(f'{path}, {_place(path)} {line}: {str(item)[:40]!r} is not an object such as {{"image": ...}}')
@@ -207,7 +255,7 @@ def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _json_lines(path: Path, file: TextIO) -> Iterator[tuple[int, Any]]:
-    for line, text in enumerate(file, 1):
+    for line, text in enumerate(_decoded(path, file), 1):
         if text.strip():
             try:
                 yield line, json.loads(text)
@@ -216,7 +264,7 @@ def _json_lines(path: Path, file: TextIO) -> Iterator[tuple[int, Any]]:
 
 
 def _json_list(path: Path, file: TextIO) -> Iterator[tuple[int, Any]]:
-    text = file.read()
+    text = "".join(_decoded(path, file))
     try:
         data = json.loads(text or "[]")
     except (ValueError, RecursionError) as error:
@@ -229,8 +277,8 @@ def _json_list(path: Path, file: TextIO) -> Iterator[tuple[int, Any]]:
 
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the rows of a file with a header, each with the line that it ends on."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, strict=True)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        rows = csv.reader(_decoded(path, file), strict=True)
         try:
             header = next(rows, [])
             if repeated := {name for name in header if header.count(name) > 1}:

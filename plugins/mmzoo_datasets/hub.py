@@ -74,13 +74,23 @@ class HubDataset(Dataset):
         return TableExamples(table.select(range(min(len(table), options.limit or len(table)))), reader)
 
     def _failed(self, error: Exception) -> SourceError:
-        text = one_line(error.__cause__ or error, 500)
-        advice = ""
-        if "onfig name is missing" in text or "BuilderConfig" in text:
-            advice = "\nSet subset to one of its configurations."
-        elif "scripts are no longer supported" in text:
-            advice = "\nA data set's own code is never run; convert it to Parquet."
-        return SourceError(f"data set '{self.options.variant}' cannot be read: {text}{advice}")
+        return SourceError(f"data set '{self.options.variant}' cannot be read: {_explained(error)}")
+
+
+def _explained(error: Exception) -> str:
+    """Return what the library says, in one line, and what to do about it."""
+    text = one_line(error.__cause__ or error, 500)
+    advice = ""
+    if "onfig name is missing" in text or "BuilderConfig" in text:
+        advice = "\nSet subset to one of its configurations."
+    elif "scripts are no longer supported" in text:
+        advice = "\nA data set's own code is never run; convert it to Parquet."
+    elif "column names don't match" in text or "truncated converting" in text:
+        advice = (
+            "\nIts files, or early and late rows, have different columns or types. Give all of them the same; or put the rows "
+            "into one file of JSON lines and name its path without `datasets:`, which reads rows that differ."
+        )
+    return text + advice
 
 
 class Stream(Iterable[Example]):
@@ -108,7 +118,7 @@ class Stream(Iterable[Example]):
             except StopIteration:
                 break
             except Exception as error:
-                raise SourceError(f"{self.reader.where}: reading example {index + 1} failed: {error}") from None
+                raise SourceError(f"{self.reader.where}: reading example {index + 1} failed: {_explained(error)}") from None
             yield self.reader(row, index)
             index += 1
         if not index:

@@ -1,12 +1,14 @@
 """Score labels: accuracy, exact match, precision, recall and F1, as scikit-learn defines them (`zero_division=0`).
 
 A reference may hold several right answers. A prediction that is one of them is right; if it is none of them, precision, recall
-and F1 count the first as missed.
+and F1 count the most frequent as missed (the first of equal ones). An answer that no prediction can be is a class like any other,
+one that is never found.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -69,7 +71,7 @@ class _ByClass(Metric):
         for i, (text, right) in enumerate(zip(texts, references, strict=True)):
             if not right:
                 raise DataError(f"example {i + 1} has no reference")
-            actual.append(text if text in right else right[0])
+            actual.append(text if text in right else Counter(right).most_common(1)[0][0])
         classes = {name: i for i, name in enumerate(sorted({*texts, *actual}))}
         if self.options.average == "micro":
             classes = dict.fromkeys(classes, 0)

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmzoo.api import DataError, Example, Outputs, Prediction, TextContext
-from mmzoo_tasks.pooled import Labelled, LabelOptions, refuse, text_batch
+from mmzoo_tasks.pooled import Labelled, LabelOptions, label_forms, refuse, text_batch
 
 
 class MultiLabel(Labelled):
     """Train with binary cross-entropy. All targets of an example are its labels; an example without targets has none of them.
 
-    The loss is the mean over examples and labels: its number is batch * labels.
+    The loss is the mean over examples and labels: its number is batch * labels. A target outside the label set takes no part.
     """
 
     metrics = ("multi-label-f1", "multi-label-f1-micro", "subset-accuracy", "map")
@@ -31,7 +31,7 @@ class MultiLabel(Labelled):
         """Return ``labels``, unless the options have them; raise a `DataError` if no example has one."""
         if options.labels:
             return {}
-        labels = sorted({target for example in examples for target in example.targets})
+        labels = sorted(set(label_forms({target for example in examples for target in example.targets}).values()))
         if not labels:
             raise DataError("no training example has a label; is the target column right?")
         return {"labels": labels}
@@ -42,7 +42,7 @@ class MultiLabel(Labelled):
         if training:
             labels = torch.zeros(len(examples), len(self.labels))
             for row, example in zip(labels, examples, strict=True):
-                row[[self._index[target] for target in self.references(example)]] = 1
+                row[[i for target in example.targets if (i := self._index[target]) is not None]] = 1
             batch["labels"] = labels
         return batch
 

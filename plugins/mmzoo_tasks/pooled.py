@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +12,6 @@ from torch import Tensor, nn
 
 from mmzoo.api import (
     BadRecipe,
-    DataError,
     Example,
     FeatureSpec,
     LanguageSpec,
@@ -24,6 +25,7 @@ from mmzoo.api import (
 )
 
 PLACEHOLDERS = ("label_0", "label_1")
+_WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")
 
 
 class HeadOptions(Options):
@@ -71,6 +73,17 @@ class Pooled(Task):
         return self.head(outputs.pooled).float()
 
 
+class LabelIndex(dict[str, int]):
+    """Find the number of a label, also in another form: 1.0 of 1, and True of true, as other programs write them."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        super().__init__({label: i for i, label in enumerate(labels)})
+        self._plain = {plain_label(label): i for i, label in reversed(list(enumerate(labels)))}
+
+    def __missing__(self, target: str) -> int | None:
+        return self._plain.get(plain_label(target))
+
+
 class Labelled(Pooled):
     """Predict labels of a fixed set, ``labels``."""
 
@@ -78,17 +91,35 @@ class Labelled(Pooled):
         super().__init__(options, language_model, encoders)
         self.labels = list(options.labels or PLACEHOLDERS)
         self.shape = f"{len(self.labels)} labels" + ("" if options.labels else " (not learned yet)")
-        self._index = {label: i for i, label in enumerate(self.labels)}
+        self._index = LabelIndex(self.labels)
 
     @classmethod
     def width(cls, options: Any) -> int:
         return len(options.labels or PLACEHOLDERS)
 
     def references(self, example: Example) -> list[str]:
-        if unknown := [target for target in example.targets if target not in self._index]:
-            shown = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")
-            raise DataError(f"example {example.id}: {unknown[0]!r} is not in the label set (task.labels: {shown})")
-        return list(example.targets)
+        """Return the targets of an example; those that are labels in the form of the label."""
+        numbers = [self._index[target] for target in example.targets]
+        return [target if i is None else self.labels[i] for i, target in zip(numbers, example.targets, strict=True)]
+
+    def unseen(self, example: Example) -> list[str]:
+        return [target for target in example.targets if self._index[target] is None]
+
+
+def plain_label(text: str) -> str:
+    """Return the form by which labels are compared: a whole number without a point, and true and false in small letters."""
+    if whole := _WHOLE.fullmatch(text):
+        return whole[1]
+    return lower if (lower := text.lower()) in ("true", "false") else text
+
+
+def label_forms(targets: Iterable[str]) -> dict[str, str]:
+    """Return the label of each target: the target itself, unless another target is the same label in another form, or all are
+    whole numbers, which pandas writes as 1.0 where one is missing."""
+    plain = {target: plain_label(target) for target in targets}
+    whole = all(map(_WHOLE.fullmatch, plain))
+    forms = Counter(plain.values())
+    return {target: form if whole or forms[form] > 1 else target for target, form in plain.items()}
 
 
 def text_batch(texts: Sequence[str], examples: Sequence[Example], text: TextContext) -> dict[str, Tensor]:

@@ -343,12 +343,12 @@ class TestFiles:
             ("a.json", json.dumps(ROW) + "\n{", "line 2: not JSON"),
             ("a.jsonl", "[" * 100_000, "line 1: not JSON"),
             ("a.jsonl", "[1]", r"line 1: '\[1\]' is not an object"),
-            ("a.jsonl", '{"image": "\\ud800", "answer": ""}', "cannot be read"),
+            ("a.jsonl", '{"image": "\\ud800", "answer": ""}', r"line 1: column 'image' holds \\ud800"),
             ("a.jsonl", '{"image": 3, "answer": ""}', "line 1: column 'image' holds a number"),
             ("a.jsonl", '{"image": [1, 2], "answer": ""}', "holds a list of numbers, not a picture"),
             ("a.jsonl", '{"image": [[1], [1, 2]], "answer": ""}', "line 1: .*inhomogeneous"),
-            ("a.jsonl", '{"image": [[1]], "answer": ""}', "line 1: a picture in a text file must be the path"),
-            ("a.jsonl", '{"video": [[1]], "answer": ""}', "line 1: a video in a text file must be the path"),
+            ("a.jsonl", '{"image": [[1]], "answer": ""}', "line 1: column 'image': a picture in a text file must be the path"),
+            ("a.jsonl", '{"video": [[1]], "answer": ""}', "line 1: column 'video': a video in a text file must be the path"),
             ("a.jsonl", '{"image": "a", "answer": {"x": 1}}', "line 1: column 'answer' holds a mapping"),
             ("a.jsonl", '{"image": "a", "text": ["x"], "answer": ""}', "line 1: column 'text' holds a list"),
             ("a.csv", "image,answer\na.png,x\nb.png\n", "line 3: 1 cells where the header has 2"),
@@ -371,7 +371,7 @@ class TestFiles:
 
     def test_an_encoding_other_than_utf8(self, tmp_path):
         (tmp_path / "a.csv").write_bytes("image,answer\na,ä".encode("latin-1"))
-        with pytest.raises(DataError, match=r"a\.csv cannot be read: 'utf-8'"):
+        with pytest.raises(DataError, match=r"a\.csv, line 2, character 3: the byte 0xe4 is not UTF-8"):
             load(tmp_path / "a.csv")
 
     def test_parquet_without_rows(self, tmp_path):

@@ -242,8 +242,8 @@ def test_bad_data_is_refused_before_the_first_step(classifier, tmp_path, quick):
         assert not (tmp_path / "m").exists()
     with pytest.raises(DataError, match="no split 'dev'"):
         train(classifier, Sample(), tmp_path / "m", split="dev", training=quick)
-    outside = {"labels": ["red", "green"]}
-    with pytest.raises(DataError, match=r"'blue' is not in the label set .*task\.labels"):
+    outside = {"labels": ["gold", "grey"]}
+    with pytest.raises(DataError, match=r"examples have a target that is not in the label set, such as .*'blue'.*task\.labels"):
         train(classifier, Sample(), tmp_path / "m", training=quick, task=outside)
 
 
