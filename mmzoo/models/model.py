@@ -363,13 +363,16 @@ class MultimodalModel(nn.Module):
         transform = Tiled(module.transform, tiles) if tiles > 1 else module.transform
         return InputPipeline(module.modality, module.reader, transform, module.variable_length)
 
-    def collator(self, *, training: bool, blank: bool | Collection[str] = False, task: str | None = None) -> Collator:
+    def collator(
+        self, *, training: bool, blank: bool | Collection[str] = False, task: str | None = None, skip_bad: bool = False
+    ) -> Collator:
         """Return the function that collates examples into batches.
 
         Args:
             training: add labels, and leave a task out for examples that have no target of it.
             blank: the modalities whose inputs are blanked; true for all.
             task: the only task to collate for; None for all.
+            skip_bad: leave out examples that a task refuses, as those whose input cannot be read.
         """
         layouts = {
             name: TaskLayout(module, target_of(self.recipe, name), default=takes_default(self.recipe, name))
@@ -377,8 +380,8 @@ class MultimodalModel(nn.Module):
             if task is None or name == task
         }
         blanked = tuple(self.modalities if blank is True else blank or ())
-        optional = self.takes_missing_inputs
-        return Collator(layouts, self._context, self.input_pipelines(), training=training, blank=blanked, optional=optional)
+        options: dict[str, Any] = {"blank": blanked, "optional": self.takes_missing_inputs, "skip_bad": skip_bad}
+        return Collator(layouts, self._context, self.input_pipelines(), training=training, **options)
 
     # Prediction and generation
 
