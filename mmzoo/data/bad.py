@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 from mmzoo.errors import DataError
 from mmzoo.interfaces import Example
 
+Bad = list[tuple[str, str]]  # id and error of each example that is left out
 
-@dataclass
-class BadExamples:
-    """Hold the error of each example that is left out, by id."""
 
-    problems: dict[str, str] = field(default_factory=dict)
-
-    def note(self, name: str, error: DataError) -> None:
-        """Add an example."""
-        self.problems.setdefault(name, str(error).removeprefix(f"example {name}: "))
+def note(bad: Bad, name: str, error: DataError) -> None:
+    """Add an example that is left out."""
+    bad.append((name, str(error).removeprefix(f"example {name}: ")))
 
 
 class Chosen(Sequence[Example]):
@@ -34,7 +30,13 @@ class Chosen(Sequence[Example]):
         return self.examples[self.numbers[index]]
 
 
-def without_bad(examples: Sequence[Example], check: Callable[[Example], None], bad: BadExamples | None) -> Sequence[Example]:
+def none_usable(bad: Bad) -> str:
+    """Return the message of an error: every example was left out."""
+    name, problem = bad[0]
+    return f"none of the {len(bad)} examples can be used; the first, {name}: {problem}"
+
+
+def without_bad(examples: Sequence[Example], check: Callable[[Example], None], bad: Bad | None) -> Sequence[Example]:
     """Return the examples that can be read and that ``check`` accepts, and note the others; without ``bad`` only check all.
 
     Raises:
@@ -52,11 +54,23 @@ def without_bad(examples: Sequence[Example], check: Callable[[Example], None], b
             check(example)
             numbers.append(number)
         except DataError as error:
-            bad.note(name, error)
+            note(bad, name, error)
     if not numbers:
-        name, problem = next(iter(bad.problems.items()))
-        raise DataError(f"no example can be used; the first is {name}: {problem}")
+        raise DataError(none_usable(bad))
     return examples if len(numbers) == len(examples) else Chosen(examples, numbers)
+
+
+def read_all(rows: Sequence[Example] | Iterable[Example], limit: int | None, bad: Bad) -> Sequence[Example]:
+    """Return those of the first ``limit`` rows that can be read, and note the others."""
+    if isinstance(rows, Sequence):
+        return without_bad(Chosen(rows, range(len(rows))[:limit]), lambda example: None, bad)
+    examples = []
+    for number, row in enumerate(islice(readable(iter(rows), skip_bad=True), limit)):
+        if isinstance(row, DataError):
+            note(bad, f"#{number + 1}", row)
+        else:
+            examples.append(row)
+    return examples
 
 
 def readable(rows: Iterator[Example], *, skip_bad: bool) -> Iterator[Example | DataError]:

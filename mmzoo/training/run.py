@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
+from mmzoo.checkpoints.record import skipped_record
 from mmzoo.common.energy import Meter, hardware
 from mmzoo.common.environment import environment
 from mmzoo.data import provenance
-from mmzoo.data.bad import BadExamples, readable, without_bad
+from mmzoo.data.bad import Bad, none_usable, readable, without_bad
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, no_target, open_for, takes_default, target_of
@@ -40,7 +41,6 @@ from mmzoo.training.output import is_main_process, last_checkpoint, prepare_outp
 from mmzoo.training.trainer import MultimodalTrainer, check_finite
 
 LEARNING_SAMPLE = 100_000  # examples of a stream that labels and vocabulary are learned from
-MAX_SKIPPED = 100  # examples left out that the record names
 
 
 @dataclass
@@ -91,10 +91,10 @@ def train(
         raise TrainingError("the output is empty; name a folder")
     output = Path(output).expanduser()
     config = read_recipe(recipe, **changes)
-    bad = BadExamples() if skip_bad else None
+    bad: Bad | None = [] if skip_bad else None
     examples = _open_examples(config, dataset, split, bad)
     config, _ = inherit_options(config)  # first, so that what a checkpoint has learned is not learned again
-    config = learn(config, examples, streamed=not isinstance(examples, Sequence), bad=bad)
+    config = learn(config, examples, streamed=not isinstance(examples, Sequence), skip_bad=skip_bad)
     checkpoint = prepare_output(output, config, resume=resume, overwrite=overwrite)
     torch.manual_seed(config.training.seed)
     model = assemble(config)
@@ -127,18 +127,18 @@ def train(
     return run
 
 
-def learn(recipe: Recipe, examples: Iterable[Example], *, streamed: bool = False, bad: BadExamples | None = None) -> Recipe:
+def learn(recipe: Recipe, examples: Iterable[Example], *, streamed: bool = False, skip_bad: bool = False) -> Recipe:
     """Return the recipe with what the data decide: the task's labels and the language model's vocabulary.
 
-    Examples that a task refuses are noted in ``bad``; without one they are an error.
+    An example that a task refuses is an error; with ``skip_bad`` it is left out here, and noted when it is checked or trained on.
 
     Raises:
         DataError: there is nothing to learn from.
     """
-    sample = list(islice(_stream(examples, bad), LEARNING_SAMPLE)) if streamed else examples
+    sample = list(islice(_stream(examples, skip_bad), LEARNING_SAMPLE)) if streamed else examples
     if streamed and not sample:
         raise DataError("the streamed data set is empty")
-    if len(recipe.tasks) > 1 or bad is not None:  # read once, since a data set may make its inputs when they are read
+    if len(recipe.tasks) > 1 or skip_bad:  # read once, since a data set may make its inputs when they are read
         sample = [replace(example, inputs={}) for example in sample]
     texts: list[str] = []
     for name in recipe.tasks:
@@ -146,28 +146,27 @@ def learn(recipe: Recipe, examples: Iterable[Example], *, streamed: bool = False
         if next(iter(own), None) is None:
             raise no_target(recipe, name, sample)
         task = resolve("task", recipe.tasks[name])
-        recipe = recipe.with_part(f"tasks.{name}", **_learn_task(task, own, bad))
+        recipe = recipe.with_part(f"tasks.{name}", **_learn_task(task, own, skip_bad))
         learned = resolve("task", recipe.tasks[name])
         texts += [text for example in own for text in learned.cls.texts(learned.options, example)]
     language = resolve("language_model", recipe.language_model)
     return recipe.with_part("language_model", **language.cls.learn(language.options, texts))
 
 
-def _learn_task(task: Any, own: _OfTask, bad: BadExamples | None) -> dict[str, Any]:
-    """Return what a task learns from examples. With ``bad`` those are left out at which it raises an error."""
+def _learn_task(task: Any, own: _OfTask, skip_bad: bool) -> dict[str, Any]:
+    """Return what a task learns from examples; with ``skip_bad`` without those at which it raises an error."""
     while True:
         try:
             return task.cls.learn(task.options, own)
-        except DataError as error:
-            if bad is None or own.last is None:  # it read all of them
+        except DataError:
+            if not skip_bad or own.last is None:  # it read all of them
                 raise
-            bad.note(own.last.id, error)
             own.examples = [example for example in own.examples if example is not own.last]
 
 
-def _stream(examples: Iterable[Example], bad: BadExamples | None) -> Iterator[Example]:
-    """Yield the examples of a stream that can be read; with ``bad`` those that cannot are left out."""
-    return (row for row in readable(iter(examples), skip_bad=bad is not None) if isinstance(row, Example))
+def _stream(examples: Iterable[Example], skip_bad: bool) -> Iterator[Example]:
+    """Yield the examples of a stream; with ``skip_bad`` those that can be read."""
+    return (row for row in readable(iter(examples), skip_bad=skip_bad) if isinstance(row, Example))
 
 
 @dataclass
@@ -189,7 +188,7 @@ class _OfTask:
         self.last = None
 
 
-def _check_examples(model: MultimodalModel, examples: Sequence[Example], bad: BadExamples | None) -> Sequence[Example]:
+def _check_examples(model: MultimodalModel, examples: Sequence[Example], bad: Bad | None) -> Sequence[Example]:
     """Check, before the first step, that the tasks can represent each target, and that each encoder has an input at all. Return
     the examples; with ``bad`` without those that cannot be used.
 
@@ -215,7 +214,7 @@ def _check_examples(model: MultimodalModel, examples: Sequence[Example], bad: Ba
 
 
 def _open_examples(
-    recipe: Recipe, dataset: str | PartConfig | Dataset, split: str, bad: BadExamples | None
+    recipe: Recipe, dataset: str | PartConfig | Dataset, split: str, bad: Bad | None
 ) -> Sequence[Example] | Iterable[Example]:
     """Load a split and check that the recipe can be trained on it. With ``bad`` rows that cannot be read are left out."""
     source = open_for(recipe, dataset)
@@ -226,7 +225,7 @@ def _open_examples(
     elif recipe.training.max_steps is None:
         raise BadRecipe("training.max_steps: a streamed data set has no length; set the number of steps to train")
     else:
-        first = next(_stream(examples, bad), None)
+        first = next(_stream(examples, bad is not None), None)
     check_data(recipe, first, dataset if isinstance(dataset, str) else type(source).__name__)
     return examples
 
@@ -246,25 +245,25 @@ def _describe_run(run: Run, trainer: MultimodalTrainer, examples: Iterable[Examp
         "hardware": hardware(device),
         "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32",
         "skipped": len(run.skipped),
-        "skipped_examples": [{"id": name[:1000], "error": problem[:1000]} for name, problem in run.skipped[:MAX_SKIPPED]],
+        "skipped_examples": skipped_record(run.skipped),
         "history": run.history,
         "versions": environment(),
     }
 
 
-def _skipped(trainer: MultimodalTrainer, output: Path, bad: BadExamples | None) -> list[tuple[str, str]]:
+def _skipped(trainer: MultimodalTrainer, output: Path, bad: Bad | None) -> list[tuple[str, str]]:
     """Return id and error of the examples that were left out, in all processes.
 
     Raises:
         DataError: every example was left out, so that nothing was learned, and there is nothing to resume.
     """
     progress = trainer.progress()
-    if progress["skipped"] and not progress["seen"]:
+    skipped = [*(bad or []), *progress["skipped"].items()]
+    if skipped and not progress["seen"]:
         if is_main_process():
             remove_checkpoints(output)
-        model, (name, problem) = trainer.model, next(iter(progress["skipped"].items()))
-        raise input_error(model)(f"no {model.modality} could be read; the first is of example {name}: {problem}")
-    return list({**(bad.problems if bad else {}), **progress["skipped"]}.items())
+        raise input_error(trainer.model)(none_usable(skipped))
+    return skipped
 
 
 def _save_model(trainer: MultimodalTrainer, output: Path) -> None:
