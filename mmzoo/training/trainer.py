@@ -184,7 +184,8 @@ class MultimodalTrainer(Trainer):
         result: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
         loss, outputs = result
         if self.step_has_loss and inputs.get("tasks"):
-            self.losses.add({"": outputs["loss"].detach(), **outputs["terms"]}, self.state.global_step)
+            share = loss.detach() / self.args.world_size  # gradients are averaged over processes, so the trainer multiplies it
+            self.losses.add({"": share, **outputs["terms"]}, self.state.global_step)
         if not bool(torch.isfinite(loss)):
             more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
             raise TrainingError(
