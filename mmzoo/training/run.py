@@ -104,7 +104,7 @@ def train(
         trainer = make_trainer(model, examples, output, skip_bad=skip_bad, progress=progress)
         started = time.monotonic()
         with Meter(str(trainer.args.device)) as meter:
-            cached = trainer.cache_features(progress=progress)
+            cached = trainer.cache_features(checkpoint=checkpoint, progress=progress)
             with trainer.stop.signals_handled():
                 trainer.train(resume_from_checkpoint=checkpoint)
         skipped = _skipped(trainer, output, bad)

@@ -72,8 +72,9 @@ class Randomness:
     def used(self, seed: tuple[Any, ...] | None = None) -> Iterator[None]:
         """Use these states within the block, and the program's afterwards. Without a ``seed`` the block continues where the last
         one ended."""
-        before = random.getstate(), np.random.get_bit_generator(), torch.get_rng_state()
-        np.random.set_bit_generator(self.numpy)
+        numpy: Any = np.random  # whose types lack these functions
+        before = random.getstate(), numpy.get_bit_generator(), torch.get_rng_state()
+        numpy.set_bit_generator(self.numpy)
         if seed is None:
             random.setstate(self.python)
             torch.set_rng_state(self.torch)
@@ -87,7 +88,7 @@ class Randomness:
         finally:
             self.python, self.torch = random.getstate(), torch.get_rng_state()
             random.setstate(before[0])
-            np.random.set_bit_generator(before[1])
+            numpy.set_bit_generator(before[1])
             torch.set_rng_state(before[2])
 
 
@@ -120,7 +121,7 @@ class TrainingBatches(Dataset):
         return self.examples[number].in_epoch(self.seed, number, epoch)  # type: ignore[index]
 
 
-def as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+def as_it_is(batch: Any) -> Any:
     """Return a batch that is collated already."""
     return batch
 

@@ -67,8 +67,13 @@ class MultimodalTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(ProgressCallback(shown=progress and self.is_world_process_zero()))
 
-    def cache_features(self, *, progress: bool) -> bool:
-        """Cache the features of each input if `TrainingOptions.cache_features` allows it, and return whether it was done."""
+    def cache_features(self, *, checkpoint: str | None, progress: bool) -> bool:
+        """Cache the features of each input if `TrainingOptions.cache_features` allows it, and return whether it was done.
+
+        A run without a cache that is resumed from a ``checkpoint`` gets none: cached features may differ in the last bits.
+        """
+        if checkpoint is not None and read_progress(checkpoint).get("cached") is False:
+            return False
         steps = self._examples_in(self.args.max_steps)
         examples: Any = self.train_dataset
         collator: Any = self.data_collator
@@ -221,7 +226,13 @@ class MultimodalTrainer(Trainer):
         for _, _, other in every:
             losses.update(other)
         skipped = {name: problem for _, problems, _ in every for name, problem in problems.items()}
-        return {"seen": sum(seen for seen, _, _ in every), "skipped": skipped, "losses": losses.to_dict()}
+        cached: Any = self.data_collator
+        return {
+            "seen": sum(seen for seen, _, _ in every),
+            "skipped": skipped,
+            "losses": losses.to_dict(),
+            "cached": bool(cached.features),
+        }
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -238,11 +249,16 @@ class MultimodalTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         weights = load_file(Path(resume_from_checkpoint) / WEIGHTS)
         self.model.load_state_dict(weights, strict=False)  # frozen weights are not in it
-        path = Path(resume_from_checkpoint) / PROGRESS
-        if self.is_world_process_zero() and path.is_file():  # the sums of all processes
-            progress = json.loads(path.read_text(encoding="utf-8"))
+        progress = read_progress(resume_from_checkpoint)
+        if self.is_world_process_zero() and progress:  # the sums of all processes
             self.seen, self.skipped = progress["seen"], progress["skipped"]
             self.losses.update(progress["losses"])
+
+
+def read_progress(checkpoint: str) -> dict[str, Any]:
+    """Return `MultimodalTrainer.progress` as a checkpoint has it; nothing if it has none."""
+    path = Path(checkpoint) / PROGRESS
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def remove_task(tasks: dict[str, Any], name: str) -> None:

@@ -169,6 +169,30 @@ def test_a_stream_read_by_workers_from_any_position(workers):
     assert read == [(str(i % 7), (0, i % 7, i // 7)) for i in range(12, 40)]
 
 
+def test_a_stream_of_the_datasets_library_goes_on_at_a_position_and_after_a_bad_row():
+    import datasets
+
+    from mmzoo_datasets.columns import Columns, RowReader
+    from mmzoo_datasets.hub import Stream as HubStream
+
+    table = datasets.Dataset.from_list([{"image": str(i), "target": {"x": i if i == 2 else None}} for i in range(5)])
+
+    class Strict(RowReader):
+        def __call__(self, row, index):
+            if row["target"]["x"] == 2:
+                raise mmzoo.errors.DataError("row 3: no")
+            return Example(str(index), row["image"])
+
+    stream = HubStream(table.to_iterable_dataset(2), Strict(Columns("image", None, "target", None), "train", "x"))
+    whole = StreamReader(stream, 0, skip_bad=True).read(range(12))
+    assert [e.id for e in whole[0]] == ["0", "1", "3", "4", "0", "1", "3", "4", "0", "1"]
+    assert whole[1] == [("#3", "row 3: no")] * 2
+    again = StreamReader(stream, 0, skip_bad=True).read(range(7, 12))
+    assert [(e.id, e.draw) for e in again[0]] == [(e.id, e.draw) for e in whole[0][-4:]]
+    with pytest.raises(mmzoo.errors.DataError, match="row 3"):
+        StreamReader(stream, 0, skip_bad=False).read([4])
+
+
 def test_an_empty_pass_of_a_stream_is_an_error():
     with pytest.raises(mmzoo.errors.DataError, match="empty"):
         StreamReader(Stream([]), 0, skip_bad=False).read([0])
