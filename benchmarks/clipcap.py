@@ -167,7 +167,6 @@ def plain(seed: int) -> None:
     """Train one epoch as the original does."""
     import torch
     from torch.nn import functional as F
-    from transformers import TrainerState
 
     import mmzoo as package
     from mmzoo.training.sampling import Shuffled
@@ -193,7 +192,7 @@ def plain(seed: int) -> None:
         mask[i, : LENGTH + len(row)] = 1
     gpt.requires_grad_(True).eval()
     optimizer = torch.optim.AdamW(mapper.parameters(), lr=RATE, weight_decay=0.01)
-    order = list(Shuffled(examples, seed, False, TrainerState()))
+    order = list(Shuffled(examples, seed, ""))
     losses = []
     began = time.perf_counter()
     for at in range(0, len(order), BATCH):

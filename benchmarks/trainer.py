@@ -7,6 +7,7 @@ first step to the end of the last, so building and saving do not count.
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 import time
@@ -93,18 +94,21 @@ def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
     """Train by hand, and return the same as `_mmzoo`."""
     import torch
     from torch.utils.data import DataLoader
-    from transformers import TrainerState, get_cosine_schedule_with_warmup
 
     import mmzoo
     from mmzoo.data.collate import tensors
     from mmzoo.recipes.reading import read_recipe
     from mmzoo.training.run import learn
-    from mmzoo.training.sampling import Shuffled  # so that both sides see the same batches
+    from mmzoo.training.sampling import Shuffled  # so that both sides see the same batches, at the same rates
+    from mmzoo.training.trainer import rate_at
 
     recipe = learn(read_recipe(RECIPE), examples)
     options = recipe.training
     model = mmzoo.build(recipe, seed=options.seed)
-    order = list(Shuffled(examples, options.seed, options.keep_images_together, TrainerState()))
+    together = "image" if options.keep_images_together else ""
+    epochs = itertools.count()
+    shuffled = Shuffled(examples, options.seed, together, lambda: next(epochs))
+    order = [0] * len(examples)  # of the epoch
     loader = DataLoader(
         examples,  # type: ignore[arg-type]
         batch_size=options.batch_size,
@@ -117,12 +121,14 @@ def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
-    schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(options.warmup * steps), steps)
+    rate = rate_at(options.schedule, math.ceil(options.warmup * steps), steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     model.train()
     losses: list[float] = []
     ends: list[float] = []
     step = 0
     while step < steps:
+        order[:] = [position % len(examples) for position in shuffled]
         for batch in loader:
             loss = model(**tensors(batch, model.device))["loss"]
             loss.backward()

@@ -5,7 +5,8 @@ It is validated when a checkpoint is read, because cards are rendered from it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,6 +47,13 @@ class DataRecord(OpenRecord):
     dataset_options: OptionValues = {}
 
 
+class SkippedRecord(OpenRecord):
+    """Name an example that was left out, and why."""
+
+    id: Name
+    error: Name
+
+
 class TrainingRecord(DataRecord):
     """Describe a training run: its data, options, duration in seconds, hardware and loss curve."""
 
@@ -64,6 +72,7 @@ class TrainingRecord(DataRecord):
     energy: EnergyRecord | None = None
     skipped: Count = 0
     left_out: dict[Name, Count] = {}
+    skipped_examples: Annotated[list[SkippedRecord], Field(max_length=100)] = []  # the first of them
     history: list[LossRecord] = []
     versions: dict[Name, Name]
 
@@ -90,6 +99,8 @@ class EvaluationRecord(DataRecord):
 
     split: Name
     examples: Count
+    skipped: Count = 0  # beside these
+    skipped_examples: Annotated[list[SkippedRecord], Field(max_length=100)] = []
     limit: Count | None = None
     options: OptionValues = {}
     fingerprint: Name
@@ -122,6 +133,14 @@ class RunRecord(OpenRecord):
     training: TrainingRecord | None = None
     evaluations: list[EvaluationRecord] = []
     weights: dict[Name, WarmStartRecord] = {}
+
+
+MAX_SKIPPED = 100  # examples left out that a record names
+
+
+def skipped_record(skipped: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    """Return the first examples that were left out, from pairs of id and error, as a record has them."""
+    return [{"id": name[:1000], "error": error[:1000]} for name, error in islice(skipped, MAX_SKIPPED)]
 
 
 def control_title(control: str, modalities: Sequence[str]) -> str:

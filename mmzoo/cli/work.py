@@ -11,11 +11,14 @@ import typer
 from mmzoo.cli import arguments as arg
 from mmzoo.cli.printing import print_json, quiet
 from mmzoo.cli.root import app
+from mmzoo.common.sanitize import sanitize
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mmzoo.training.run import Run
 
-SHOWN_SKIPPED = 10  # unreadable examples that are named
+SHOWN_SKIPPED = 10  # examples left out that are named
 
 
 @app.command()
@@ -33,7 +36,7 @@ def train(
     data: arg.Data = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in the output folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out examples whose input cannot be read.")] = False,
+    skip_bad: arg.SkipBad = False,
     as_json: arg.Json = False,
 ) -> None:
     """Train a recipe on a data set. Ctrl-C saves a checkpoint; --resume continues from it."""
@@ -55,7 +58,7 @@ def train(
     )
     if not is_main_process():
         return
-    _print_skipped(run)
+    _print_skipped(len(run.skipped), run.skipped)
     for task, targets in run.left_out.items():
         print(f"note: {describe_unseen(run.model, task, targets)}; the loss leaves these targets out", file=sys.stderr)
     if not run.finished:
@@ -72,12 +75,12 @@ def train(
         _warn_about_large_batch(run)
 
 
-def _print_skipped(run: Run) -> None:
-    """Print the first examples that could not be read."""
-    if errors := dict(run.skipped):
-        print(f"skipped {len(errors)} examples whose {run.model.modality} cannot be read:", file=sys.stderr)
-        for name, message in list(errors.items())[:SHOWN_SKIPPED]:
-            print(f"  {name}: {message}", file=sys.stderr)
+def _print_skipped(count: int, skipped: Sequence[tuple[str, str]]) -> None:
+    """Print how many examples were left out, and the first of them."""
+    if count:
+        print(f"skipped {count} example{'s' * (count > 1)}:", file=sys.stderr)
+        for name, message in skipped[:SHOWN_SKIPPED]:
+            print(sanitize(f"  {name}: {message}"), file=sys.stderr)
 
 
 def _warn_about_large_batch(run: Run) -> None:
@@ -105,6 +108,7 @@ def evaluate(
         typer.Option(help="Only this control, e.g. shuffled:audio, missing:image or blanked:text; may be repeated."),
     ] = None,
     samples: Annotated[int, typer.Option(min=0, max=20, help="Examples whose predictions are recorded, for the card.")] = 5,
+    skip_bad: arg.SkipBad = False,
     device: arg.Device = None,
     data: arg.Data = None,
     as_json: arg.Json = False,
@@ -123,8 +127,10 @@ def evaluate(
         seed=seed,
         controls=control or (None if controls else ()),
         samples=samples,
+        skip_bad=skip_bad,
         device=arg.device_of(device),
     )
+    _print_skipped(evaluation.skipped, [(example["id"], example["error"]) for example in evaluation.skipped_examples])
     if evaluation.unrecorded:
         print(f"warning: {evaluation.unrecorded}", file=sys.stderr)
     if as_json:
@@ -196,6 +202,7 @@ def predict(
     video: arg.Videos = None,
     text: Annotated[str | None, typer.Option(help="The question or text that goes with each file.")] = None,
     task: Annotated[str | None, typer.Option(help="Predict only with this task of a model of several.")] = None,
+    skip_bad: arg.SkipBad = False,
     device: arg.Device = None,
     as_json: arg.Json = False,
 ) -> None:
@@ -205,15 +212,17 @@ def predict(
     quiet()
     loaded = load(model, device=arg.device_of(device))
     inputs = arg.inputs_of(loaded.modality, files, image=image, audio=audio, video=video)
-    predictions = loaded.predict(text=text, task=task, **inputs)
+    predictions = loaded.predict(text=text, task=task, skip_bad=skip_bad, **inputs)
     predictions = predictions if isinstance(predictions, list) else [predictions]
-    rows = arg.rows_of(inputs, len(predictions))
+    given = arg.rows_of(inputs, len(predictions))
+    rows = [row for row, prediction in zip(given, predictions, strict=True) if prediction is not None]
+    predictions = [prediction for prediction in predictions if prediction is not None]
     if as_json:
         absent = dict.fromkeys(loaded.modalities)
         print_json([{**absent, **row, **_as_data(own)} for row, own in zip(rows, predictions, strict=True)])
         return
     for row, prediction in zip(rows, predictions, strict=True):
-        head = "" if len(rows) == 1 else f"{next(iter(row.values()))}: "
+        head = "" if len(given) == 1 else f"{next(iter(row.values()))}: "
         if isinstance(prediction, dict):
             print(head + ", ".join(f"{name}: {_as_text(own)}" for name, own in prediction.items()))
         else:

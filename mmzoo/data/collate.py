@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmzoo.data.tokens import check_placeholders, pad_rows
-from mmzoo.errors import BadInput, FeatureCacheError, MmzooError
+from mmzoo.errors import BadInput, DataError, MmzooError
 from mmzoo.interfaces import Example, Task, TextContext
 from mmzoo.modalities.identity import input_key
 from mmzoo.modalities.pipeline import InputPipeline
@@ -73,13 +74,15 @@ class Collator:
     without input no input is opened, and the one input of a batch is empty.
 
     It runs in data workers, so it has no weights of the encoders or the language model. Problems with inputs are stored in the
-    batch (``bad``: pairs of id and message), and the main process raises or counts them.
+    batch (``bad``: pairs of id and message), and the main process raises or counts them. ``kept`` holds the places of the other
+    examples, which are those of the batch.
 
     Args:
         pipelines: by encoder.
         blank: the modalities whose inputs are blanked.
         optional: whether an example may lack an input.
         features: precomputed features, by encoder.
+        skip_bad: treat an example that a task refuses, such as one whose text is too long, as one whose input cannot be read.
     """
 
     tasks: Mapping[str, TaskLayout]
@@ -89,30 +92,41 @@ class Collator:
     blank: Collection[str] = ()
     optional: bool = False
     features: dict[str, FeatureSource] = field(default_factory=dict)
+    skip_bad: bool = False
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        opened = {name: _Opened(self, name) for name in self.pipelines}
-        readable: list[Example] = []
-        bad: list[tuple[str, str]] = []
-        for example in examples:
-            try:
-                placed = {name: inputs.place(example) for name, inputs in opened.items()}
-            except BadInput as error:
-                bad.append((example.id, str(error)))
-            except FeatureCacheError as error:  # an exception from a worker process would lose its type
-                return {"bad": bad, "error": (type(error), str(error))}
-            else:
-                readable.append(example)
-                for name, row in placed.items():
+        problems: dict[int, str] = {}  # by the place of the example
+        try:
+            problems = self._refused_by_tasks(examples) if self.skip_bad else {}
+            opened = {name: _Opened(self, name) for name in self.pipelines}
+            for i, example in enumerate(examples):
+                try:
+                    placed = {} if i in problems else {name: inputs.place(example) for name, inputs in opened.items()}
+                except BadInput as error:
+                    problems[i] = str(error)
+                for name, row in placed.items() if i not in problems else ():
                     opened[name].index.append(row)
-        batch: dict[str, Any] = {"bad": bad, "names": [example.id for example in readable]}
-        if readable:
-            batch["encoders"] = {name: inputs.batch() for name, inputs in opened.items()}
+            kept = [i for i in range(len(examples)) if i not in problems]
+            batch: dict[str, Any] = {"names": [examples[i].id for i in kept], "kept": kept}
+            if kept:
+                batch["encoders"] = {name: inputs.batch() for name, inputs in opened.items()}
+                batch["tasks"] = self._collate_tasks([examples[i] for i in kept])
+        except MmzooError as error:  # an exception from a worker process would lose its type
+            batch = {"error": (type(error), str(error))}
+        return {**batch, "bad": [(examples[i].id, problem) for i, problem in problems.items()]}
+
+    def _refused_by_tasks(self, examples: Sequence[Example]) -> dict[int, str]:
+        """Return why a task refuses an example, by its place. Inputs are not opened."""
+        with suppress(DataError):
+            self._collate_tasks(examples)
+            return {}
+        problems = {}
+        for i, example in enumerate(examples):
             try:
-                batch["tasks"] = self._collate_tasks(readable)
-            except MmzooError as error:
-                batch["error"] = (type(error), str(error))
-        return batch
+                self._collate_tasks([example])
+            except DataError as error:
+                problems[i] = str(error).removeprefix(f"example {example.id}: ")
+        return problems
 
     def _collate_tasks(self, examples: Sequence[Example]) -> dict[str, dict[str, Any]]:
         batches: dict[str, dict[str, Any]] = {}

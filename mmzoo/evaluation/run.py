@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.checkpoints.folder import update_run
-from mmzoo.checkpoints.record import control_title
+from mmzoo.checkpoints.record import control_title, skipped_record
 from mmzoo.common.energy import Meter, hardware
 from mmzoo.common.environment import environment
 from mmzoo.common.progress import bar
 from mmzoo.data import provenance
+from mmzoo.data.bad import Bad, read_all
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_for, takes_default, target_of
 from mmzoo.errors import BadRecipe, CheckpointError, DataError
 from mmzoo.evaluation.controls import AS_IS, CONTROLS, SHUFFLED, default_controls, make_conditions
-from mmzoo.evaluation.scoring import describe_unseen, metrics_of, score_examples, unseen
+from mmzoo.evaluation.scoring import describe_unseen, metrics_of, score_examples, unseen, usable_examples
 from mmzoo.evaluation.statistics import Score
 from mmzoo.interfaces import Example, Prediction
 from mmzoo.modalities.reader import plural
@@ -59,9 +60,11 @@ class Evaluation:
     energy: dict[str, Any] | None = None
     notes: dict[str, str] = field(default_factory=dict)  # of scores: how they were computed
     samples: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    skipped: int = 0  # examples that were left out; the scores are of the others
     predictions: list[Any] = field(default_factory=list, repr=False)  # by task if there are several
     unseen: dict[str, int] = field(default_factory=dict)  # by task, examples with an answer outside its label set
     remarks: list[str] = field(default_factory=list)  # about these
+    skipped_examples: list[dict[str, str]] = field(default_factory=list, repr=False)  # ``id`` and ``error`` of the first 100
     errors: frozenset[str] = frozenset()  # the scores that are better if they are smaller
     unrecorded: str = ""  # why the result could not be recorded in the checkpoint
 
@@ -85,7 +88,8 @@ class Evaluation:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
         lines += [f"{', '.join(names)}: {note}" for note, names in self._noted().items()]
-        return f"{self.dataset}, split {self.split}, {self.examples} examples\n" + "\n".join([*lines, *self.remarks])
+        skipped = f" ({self.skipped} left out)" if self.skipped else ""
+        return "\n".join([f"{self.dataset}, split {self.split}, {self.examples} examples{skipped}", *lines, *self.remarks])
 
     def _noted(self) -> dict[str, list[str]]:
         """Return the scores with each note."""
@@ -130,6 +134,7 @@ def evaluate(
     progress: bool = True,
     record: bool | None = None,
     samples: int = 5,
+    skip_bad: bool = False,
     **options: Any,
 ) -> Evaluation:
     """Measure a model on a split.
@@ -146,6 +151,9 @@ def evaluate(
         device: where to run; None for the model's device.
         record: add the result to the checkpoint's run.json and card; None does so when ``model`` is a folder.
         samples: how many examples to record with their predictions, for the card: evenly spread over the split, at most 20.
+        skip_bad: leave out examples that cannot be used, instead of stopping: whose input cannot be read, whose text exceeds the
+            context, or whose target is empty or none that the task can represent. The scores are of the others; how many were
+            left out is reported and recorded.
         options: passed to the task's prediction, such as ``num_beams``.
 
     Raises:
@@ -163,13 +171,16 @@ def evaluate(
     source = open_for(model.recipe, dataset)
     if not split:
         split = splits[0] if len(splits := source.splits()) == 1 else "test"
-    examples = _load_examples(source, split, limit)
+    bad: Bad = []
+    examples = _load_examples(source, split, limit, bad if skip_bad else None)
     check_data(model.recipe, examples[0], dataset if isinstance(dataset, str) else type(source).__name__)
     chosen = metrics_of(model, metrics)
     if "task" in options:
         name = f"{options['task']}/{next(iter(chosen)).rpartition('/')[2]}"
         raise BadRecipe(f"task: an evaluation measures every task; choose metrics of one: metrics=['{name}']")
     controls = default_controls(model.modalities) if controls is None else controls
+    if skip_bad:
+        examples = usable_examples(model, examples, bad, batch_size)
     inputs: Any = {"modalities": model.modalities, "optional": model.takes_missing_inputs}
     conditions = make_conditions(examples, controls, seed=seed, **inputs)
     where = str(model.device)
@@ -185,6 +196,8 @@ def evaluate(
         **data,
         split=split,
         examples=len(examples),
+        skipped=len(bad),
+        skipped_examples=skipped_record(bad),
         fingerprint=fingerprint(examples),
         scores=results[AS_IS].scores,
         controls={name: result.scores for name, result in results.items() if name != AS_IS},
@@ -216,10 +229,13 @@ def _record(model: MultimodalModel, folder: Path, evaluation: Evaluation) -> Non
         evaluation.unrecorded = str(error)
 
 
-def _load_examples(dataset: Dataset, split: str, limit: int | None) -> Sequence[Example]:
-    """Return the first ``limit`` examples of a split; all if that is None."""
+def _load_examples(dataset: Dataset, split: str, limit: int | None, bad: Bad | None) -> Sequence[Example]:
+    """Return the first ``limit`` examples of a split; all if that is None. With ``bad`` rows that cannot be read are left out."""
     loaded: Sequence[Example] | Iterable[Example] = load_split(dataset, split)
-    examples = loaded if isinstance(loaded, Sequence) and limit is None else list(islice(loaded, limit))
+    if bad is not None:
+        examples = read_all(loaded, limit, bad)
+    else:
+        examples = loaded if isinstance(loaded, Sequence) and limit is None else list(islice(loaded, limit))
     if not examples:
         raise DataError(f"split '{split}' is empty; there is nothing to measure")
     return examples

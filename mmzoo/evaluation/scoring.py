@@ -6,7 +6,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmzoo.data.bad import Bad, Chosen, none_usable, without_bad
 from mmzoo.data.batching import batches
+from mmzoo.data.collate import raise_bad
 from mmzoo.data.open import no_target, takes_default, target_of
 from mmzoo.errors import DataError, UnknownName
 from mmzoo.evaluation.controls import Condition
@@ -15,6 +17,7 @@ from mmzoo.evaluation.statistics import Score, measure
 from mmzoo.interfaces import Example
 from mmzoo.modalities.identity import input_key
 from mmzoo.models.model import MultimodalModel
+from mmzoo.models.prediction import input_error
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.registry.isolation import attribute_errors_to
@@ -109,6 +112,32 @@ def score_examples(
                 notes[metric_name] = metric.note
         results[name] = ConditionResult(scores, predictions, notes)
     return results
+
+
+def usable_examples(model: MultimodalModel, examples: Sequence[Example], bad: Bad, batch_size: int = 128) -> Sequence[Example]:
+    """Return the examples that can be read, have references and can be predicted, and note the others. It opens every input.
+
+    They are found before anything is measured, because a control gives the input of an example to others.
+
+    Raises:
+        DataError: there are none.
+    """
+
+    def check(example: Example) -> None:
+        for task in model.tasks:
+            references_of(model, task, example)
+
+    numbers: list[int] = []
+    read, collate = 0, model.collator(training=False, skip_bad=True)
+    checked = without_bad(examples, check, bad)
+    for group in batches(checked, batch_size):
+        batch = collate(group)
+        bad += raise_bad(batch)
+        numbers += [read + i for i in batch["kept"]]
+        read += len(group)
+    if not numbers:
+        raise input_error(model)(none_usable(bad))
+    return Chosen(checked, numbers)
 
 
 def _groups(examples: Sequence[Example], modality: str) -> list[Hashable]:

@@ -16,13 +16,14 @@ from mmzoo.checkpoints.record import control_title
 from mmzoo.checkpoints.screening import CARD
 from mmzoo.common.progress import bar
 from mmzoo.data import provenance
+from mmzoo.data.bad import read_all
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_for
 from mmzoo.errors import DataError, MmzooError
 from mmzoo.evaluation.controls import AS_IS, make_conditions
 from mmzoo.evaluation.run import evaluate
-from mmzoo.evaluation.scoring import metrics_of, score_examples
+from mmzoo.evaluation.scoring import metrics_of, score_examples, usable_examples
 from mmzoo.evaluation.statistics import Score
 from mmzoo.interfaces import Example, Task
 from mmzoo.models.compatibility import check_data
@@ -173,7 +174,9 @@ def _check_claim(
     check = EvaluationCheck(claim["dataset"], claim["split"], claim["examples"], modalities=tuple(model.modalities))
     try:
         source = open_for(model.recipe, provenance.reopen(claim) if copy is None else provenance.substitute(copy, claim))
-        examples = list(islice(load_split(source, claim["split"]), max(0, claim["examples"])))
+        skipped = claim.get("skipped") or 0
+        rows, count = load_split(source, claim["split"]), max(0, claim["examples"]) + skipped
+        examples = list(usable_examples(model, read_all(rows, count, []), [], how[0]) if skipped else islice(rows, count))
     except MmzooError as error:
         if copy is not None:
             raise

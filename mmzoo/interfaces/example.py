@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmzoo.errors import DataError
@@ -33,14 +35,16 @@ class Example:
         id: names the example in messages.
         inputs: by modality an input, or a list of inputs: anything that the encoder's `mmzoo.modalities.reader.Reader` opens.
         text: a question or prompt.
-        targets: the answers, captions or labels that count as right, of which training uses the first; or a mapping with those of
-            each task. A tuple serves every task.
+        targets: the answers, captions or labels that count as right; or a mapping with those of each task. A tuple serves every
+            task. Where they are alternatives, as captions are, training uses one in each epoch: see `drawn`.
+        draw: the seed of a training run, the number of the example and the epoch; None outside training.
     """
 
     id: str
     inputs: Mapping[str, Any]
     text: str
     targets: Targets
+    draw: tuple[int, int, int] | None = field(default=None, compare=False, repr=False)
 
     def __init__(
         self,
@@ -52,12 +56,13 @@ class Example:
         audio: Any = None,
         video: Any = None,
         inputs: Mapping[str, Any] | None = None,
+        draw: tuple[int, int, int] | None = None,
     ) -> None:
         """Create an example; ``image``, ``audio`` and ``video`` are short for items of ``inputs``. An empty path is no input."""
         given = {"image": image, "audio": audio, "video": video, **(inputs or {})}
         targets = _as_targets(targets, id)
         present = {modality: _present(value) for modality, value in given.items() if not is_missing(value)}
-        for name, value in {"id": id, "inputs": present, "text": text, "targets": targets}.items():
+        for name, value in {"id": id, "inputs": present, "text": text, "targets": targets, "draw": draw}.items():
             object.__setattr__(self, name, value)
 
     def of(self, modality: str) -> list[Any]:
@@ -82,6 +87,30 @@ class Example:
             return self
         first = next(iter(self.targets.values()), ()) if default else ()
         return replace(self, targets=tuple(self.targets.get(target, first)))
+
+    def in_epoch(self, seed: int, number: int, epoch: int) -> Example:
+        """Return a copy for an epoch of a training run, in which it is the example of that number."""
+        example = copy.copy(self)
+        object.__setattr__(example, "draw", (seed, number, epoch))
+        return example
+
+    def drawn(self, alternatives: Sequence[str]) -> str:
+        """Return the one of the alternatives, such as captions, that training uses in this epoch; blank ones are left out.
+
+        It is the first outside training. In training the alternatives are walked through in a random order, so that n epochs use
+        each of n once; which one depends on seed, example and epoch only.
+
+        Raises:
+            DataError: all are blank.
+        """
+        texts = [text for text in alternatives if text.strip()]
+        if not texts:
+            raise DataError(f"example {self.id} has no target text")
+        if self.draw is None or len(texts) == 1:
+            return texts[0]
+        seed, number, epoch = self.draw
+        walk, step = divmod(epoch, len(texts))
+        return random.Random(f"{seed} {number} {walk}").sample(texts, len(texts))[step]
 
     @property
     def modalities(self) -> list[str]:

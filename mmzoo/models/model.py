@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mmzoo.checkpoints.folder import write_checkpoint
 from mmzoo.checkpoints.summary import Summary
 from mmzoo.data.batching import batches
-from mmzoo.data.collate import TEXT, Collator, TaskLayout, Tiled, tensors
+from mmzoo.data.collate import TEXT, Collator, TaskLayout, Tiled, raise_bad, tensors
 from mmzoo.data.open import takes_default, target_of
 from mmzoo.errors import UnknownName
 from mmzoo.interfaces import IGNORE, Encoder, Example, Features, Fusion, LanguageModel, Part, Prediction, Task, TextContext
@@ -365,13 +365,16 @@ class MultimodalModel(nn.Module):
         transform = Tiled(module.transform, tiles) if tiles > 1 else module.transform
         return InputPipeline(module.modality, module.reader, transform, module.variable_length)
 
-    def collator(self, *, training: bool, blank: bool | Collection[str] = False, task: str | None = None) -> Collator:
+    def collator(
+        self, *, training: bool, blank: bool | Collection[str] = False, task: str | None = None, skip_bad: bool = False
+    ) -> Collator:
         """Return the function that collates examples into batches.
 
         Args:
             training: add labels, and leave a task out for examples that have no target of it.
             blank: the modalities whose inputs are blanked; true for all.
             task: the only task to collate for; None for all.
+            skip_bad: leave out examples that a task refuses, as those whose input cannot be read.
         """
         layouts = {
             name: TaskLayout(module, target_of(self.recipe, name), default=takes_default(self.recipe, name))
@@ -379,8 +382,8 @@ class MultimodalModel(nn.Module):
             if task is None or name == task
         }
         blanked = tuple(self.modalities if blank is True else blank or ())
-        optional = self.takes_missing_inputs
-        return Collator(layouts, self._context, self.input_pipelines(), training=training, blank=blanked, optional=optional)
+        options: dict[str, Any] = {"blank": blanked, "optional": self.takes_missing_inputs, "skip_bad": skip_bad}
+        return Collator(layouts, self._context, self.input_pipelines(), training=training, **options)
 
     # Prediction and generation
 
@@ -393,6 +396,7 @@ class MultimodalModel(nn.Module):
         video: Any = None,
         task: str | None = None,
         batch_size: int = 64,
+        skip_bad: bool = False,
         **options: Any,
     ) -> Any:
         """Predict with the tasks; lists give lists, in order.
@@ -404,6 +408,8 @@ class MultimodalModel(nn.Module):
             audio, video: likewise for encoders of these: a path, ``file://`` URL, bytes, whatever else their reader takes, or a
                 list of them. An encoder of another modality has a keyword of that name.
             task: the only task to predict with; None for all.
+            skip_bad: give None in place of a prediction where an input cannot be read or a text is too long, and log the reason.
+                If that is so for all, it is an error.
             options: of the task, such as ``num_beams`` where it generates.
 
         Returns:
@@ -417,7 +423,9 @@ class MultimodalModel(nn.Module):
         given = prediction.select_inputs(self, {"image": image, "audio": audio, "video": video}, options)
         pairs, is_list = prediction.pair_inputs(self, given, text)
         examples = [prediction.make_example(i, inputs, prediction.plain(words)) for i, (inputs, words) in enumerate(pairs)]
-        predictions = self.predict_examples(examples, batch_size=batch_size, task=task, **options)
+        skipped: list[tuple[str, str]] | None = [] if skip_bad else None
+        predictions = self.predict_examples(examples, batch_size=batch_size, task=task, skipped=skipped, **options)
+        prediction.report_skipped(self, skipped or [], len(examples))
         return predictions if is_list else predictions[0]
 
     @torch.no_grad()
@@ -428,15 +436,26 @@ class MultimodalModel(nn.Module):
         batch_size: int = 64,
         blank: bool | Collection[str] = False,
         task: str | None = None,
+        skipped: list[tuple[str, str]] | None = None,
         **options: Any,
     ) -> list[Any]:
-        """Predict `Example` objects, in order; ``blank`` names the modalities to blank, or is true for all. See `predict`."""
+        """Predict `Example` objects, in order; ``blank`` names the modalities to blank, or is true for all. See `predict`.
+
+        An example that cannot be used is an error, or, if there is a list ``skipped``, has None in place of a prediction; its id
+        and the reason are added to the list.
+        """
         prediction.check_task(self, task)
-        collate = self.collator(training=False, blank=blank, task=task)
+        collate = self.collator(training=False, blank=blank, task=task, skip_bad=skipped is not None)
         predictions: list[Any] = []
         with self.evaluating():
             for group in batches(examples, batch_size):
-                predictions += self.predict_batch(collate(group), **options)
+                batch = collate(group)
+                kept = batch.get("kept", ())
+                if skipped is not None:
+                    skipped += raise_bad(batch)
+                own = self.predict_batch(batch, **options) if kept or skipped is None else []
+                rows = dict(zip(kept, own, strict=True))
+                predictions += [rows.get(i) for i in range(len(group))]
         return predictions
 
     @torch.no_grad()

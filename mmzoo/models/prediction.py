@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from mmzoo.common.suggestions import did_you_mean
+from mmzoo.data.bad import Bad, none_usable
 from mmzoo.data.batching import paired
 from mmzoo.data.collate import raise_bad
 from mmzoo.errors import BadInput, BadRecipe, DataError
 from mmzoo.interfaces import INPUT_KEYWORDS, Example
 from mmzoo.modalities.reader import plural
+
+log = logging.getLogger(__name__)
+
+MAX_SHOWN = 10  # examples left out that a message names
 
 
 def select_inputs(model: Any, inputs: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -75,6 +81,19 @@ def check_readable(model: Any, batch: dict[str, Any]) -> None:
     """
     for name, message in raise_bad(batch):
         raise input_error(model)(f"example {name}: {message}")
+
+
+def report_skipped(model: Any, skipped: Bad, count: int) -> None:
+    """Log how many of ``count`` examples were left out, and why.
+
+    Raises:
+        BadInput: all were; in the class of the encoder's reader.
+    """
+    if skipped and len(skipped) == count:
+        raise input_error(model)(none_usable(skipped))
+    if skipped:
+        shown = "".join(f"\n  {name}: {problem}" for name, problem in skipped[:MAX_SHOWN])
+        log.warning("left out %d of %d examples:%s", len(skipped), count, shown)
 
 
 def input_error(model: Any) -> type[BadInput]:

@@ -17,7 +17,11 @@ class TrainingOptions(BaseModel):
     epochs: float = Field(1.0, gt=0, le=1e9, description="passes over the training split")
     max_steps: int | None = Field(None, ge=1, le=1 << 40, description="stop after this many steps; overrides `epochs`")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay; not on biases and norms")
-    warmup: float = Field(0.03, ge=0, description="linear warm-up: below 1 a share of all steps, else a number of steps")
+    warmup: float = Field(
+        0.03,
+        ge=0,
+        description="linear warm-up from peak / steps: below 1 a share of all steps, else their number",
+    )
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
         "cosine", description="learning rate after the warm-up"
     )
@@ -29,7 +33,7 @@ class TrainingOptions(BaseModel):
     gradient_checkpointing: bool = Field(False, description="trade compute for memory in the language model")
     seed: int = Field(0, ge=0, lt=1 << 32, description="random seed of initialisation, shuffling and dropout")
     workers: int | None = Field(None, ge=0, le=256, description="data loading processes; empty for 0 on a CPU, else up to 8")
-    save_every: int = Field(0, ge=0, description="steps between checkpoints for resuming; 0 for one per epoch")
+    save_every: int = Field(0, ge=0, description="steps between checkpoints; 0 for one per epoch, or none of a stream")
     log_every: int = Field(20, ge=1, description="steps between entries of the loss curve")
     keep_images_together: bool = Field(
         False, description="shuffle images instead of examples: all examples of an image are in one batch, which encodes it once"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from mmzoo.errors import TrainingError
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.training_options import TrainingOptions
 from mmzoo.registry.manager import plugin_manager
-from mmzoo.training.sampling import StreamedExamples
 from mmzoo.training.trainer import MultimodalTrainer
 
 
@@ -42,8 +40,8 @@ def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_ba
     return MultimodalTrainer(
         model=model,
         args=_arguments(options, output),
-        train_dataset=examples if isinstance(examples, Sequence) else StreamedExamples(examples),
-        data_collator=model.collator(training=True, blank=options.blank_images),
+        train_dataset=examples,
+        data_collator=model.collator(training=True, blank=options.blank_images, skip_bad=skip_bad),
         callbacks=[callback for callbacks in hook_results for callback in callbacks],
         skip_bad=skip_bad,
         progress=progress,

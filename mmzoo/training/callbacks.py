@@ -47,6 +47,18 @@ class StopOnSignal(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
+class SkipStepWithoutLoss(TrainerCallback):
+    """Leave the weights as they are after a step in which every example was left out: it has no gradient, but the optimizer
+    would apply its momentum and the weight decay."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not self.trainer.step_has_loss and not args.fp16:  # whose scaler needs gradients
+            self.trainer.model.zero_grad(set_to_none=True)
+
+
 class ProgressCallback(TrainerCallback):
     """Show a progress bar with the loss."""
 

@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 
+from mmzoo.checkpoints.record import skipped_record
 from mmzoo.common.energy import Meter, hardware
 from mmzoo.common.environment import environment
 from mmzoo.data import provenance
+from mmzoo.data.bad import Bad, none_usable, readable, without_bad
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, no_target, open_for, takes_default, target_of
@@ -35,7 +37,7 @@ from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.training.arguments import make_trainer
-from mmzoo.training.output import last_checkpoint, prepare_output, remove_checkpoints, unfinished_output
+from mmzoo.training.output import is_main_process, last_checkpoint, prepare_output, remove_checkpoints, unfinished_output
 from mmzoo.training.trainer import MultimodalTrainer, check_finite
 
 LEARNING_SAMPLE = 100_000  # examples of a stream that labels and vocabulary are learned from
@@ -53,7 +55,7 @@ class Run:
     finished: bool = True  # False if a signal stopped the run
     stopped_at: Path | None = None  # the checkpoint to resume from
     signal: int = 0  # the number of the signal
-    skipped: list[tuple[str, str]] = field(default_factory=list)  # id and error of each example that could not be read
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # id and error of each example that was left out
     left_out: dict[str, list[str]] = field(default_factory=dict)  # by task a target of each example with one outside the labels
 
 
@@ -75,9 +77,10 @@ def train(
     Args:
         recipe: a recipe as `mmzoo.build` takes it; ``changes`` are merged into it, for example ``training={"epochs": 3}``.
         dataset: a name, a path, an id, or a `Dataset`.
-        resume: continue from the last checkpoint in ``output``; gives the same numbers as an uninterrupted run.
+        resume: continue from the last checkpoint in ``output``; on a CPU it gives the same numbers as an uninterrupted run.
         overwrite: replace a model or an unfinished run in ``output``.
-        skip_bad: leave out examples whose input, such as an image, cannot be read, instead of stopping.
+        skip_bad: leave out examples that cannot be used, instead of stopping: whose input, such as an image, cannot be read,
+            whose text exceeds the context, or whose target is empty or none that the task can represent.
 
     Raises:
         UnknownName, BadRecipe, DoesNotFit: the recipe is wrong.
@@ -89,21 +92,24 @@ def train(
         raise TrainingError("the output is empty; name a folder")
     output = Path(output).expanduser()
     config = read_recipe(recipe, **changes)
-    examples = _open_examples(config, dataset, split)
+    bad: Bad | None = [] if skip_bad else None
+    examples = _open_examples(config, dataset, split, bad)
     config, _ = inherit_options(config)  # first, so that what a checkpoint has learned is not learned again
-    config = learn(config, examples, streamed=not isinstance(examples, Sequence))
+    config = learn(config, examples, streamed=not isinstance(examples, Sequence), skip_bad=skip_bad)
     checkpoint = prepare_output(output, config, resume=resume, overwrite=overwrite)
     torch.manual_seed(config.training.seed)
     model = assemble(config)
-    left_out = _check_examples(model, examples) if isinstance(examples, Sequence) else {}
+    left_out: dict[str, list[str]] = {}
+    if isinstance(examples, Sequence):
+        examples, left_out = _check_examples(model, examples, bad)
     with unfinished_output(output, config):
         trainer = make_trainer(model, examples, output, skip_bad=skip_bad, progress=progress)
         started = time.monotonic()
         with Meter(str(trainer.args.device)) as meter:
-            cached = trainer.cache_features(progress=progress)
+            cached = trainer.cache_features(checkpoint=checkpoint, progress=progress)
             with trainer.stop.signals_handled():
                 trainer.train(resume_from_checkpoint=checkpoint)
-        _check_some_input_read(trainer, output, resumed=checkpoint is not None)
+        skipped = _skipped(trainer, output, bad)
         seconds = time.monotonic() - started
     model.eval()
     history = [
@@ -112,8 +118,7 @@ def train(
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
-    run = Run(model, output, history, trainer.state.global_step, seconds, skipped=trainer.skipped)
-    run.left_out = left_out
+    run = Run(model, output, history, trainer.state.global_step, seconds, skipped=skipped, left_out=left_out)
     if trainer.stop.signal:
         last = last_checkpoint(output)
         run.finished, run.stopped_at, run.signal = False, Path(last) if last else None, trainer.stop.signal
@@ -124,16 +129,18 @@ def train(
     return run
 
 
-def learn(recipe: Recipe, examples: Iterable[Example], *, streamed: bool = False) -> Recipe:
+def learn(recipe: Recipe, examples: Iterable[Example], *, streamed: bool = False, skip_bad: bool = False) -> Recipe:
     """Return the recipe with what the data decide: the task's labels and the language model's vocabulary.
+
+    An example that a task refuses is an error; with ``skip_bad`` it is left out here, and noted when it is checked or trained on.
 
     Raises:
         DataError: there is nothing to learn from.
     """
-    sample = list(islice(examples, LEARNING_SAMPLE)) if streamed else examples
+    sample = list(islice(_stream(examples, skip_bad), LEARNING_SAMPLE)) if streamed else examples
     if streamed and not sample:
         raise DataError("the streamed data set is empty")
-    if len(recipe.tasks) > 1:  # read once for all tasks, since a data set may make its inputs when they are read
+    if len(recipe.tasks) > 1 or skip_bad:  # read once, since a data set may make its inputs when they are read
         sample = [replace(example, inputs={}) for example in sample]
     texts: list[str] = []
     for name in recipe.tasks:
@@ -141,33 +148,56 @@ def learn(recipe: Recipe, examples: Iterable[Example], *, streamed: bool = False
         if next(iter(own), None) is None:
             raise no_target(recipe, name, sample)
         task = resolve("task", recipe.tasks[name])
-        recipe = recipe.with_part(f"tasks.{name}", **task.cls.learn(task.options, own))
+        recipe = recipe.with_part(f"tasks.{name}", **_learn_task(task, own, skip_bad))
         learned = resolve("task", recipe.tasks[name])
         texts += [text for example in own for text in learned.cls.texts(learned.options, example)]
     language = resolve("language_model", recipe.language_model)
     return recipe.with_part("language_model", **language.cls.learn(language.options, texts))
 
 
-@dataclass(frozen=True)
+def _learn_task(task: Any, own: _OfTask, skip_bad: bool) -> dict[str, Any]:
+    """Return what a task learns from examples; with ``skip_bad`` without those at which it raises an error."""
+    while True:
+        try:
+            return task.cls.learn(task.options, own)
+        except DataError:
+            if not skip_bad or own.last is None:  # it read all of them
+                raise
+            own.examples = [example for example in own.examples if example is not own.last]
+
+
+def _stream(examples: Iterable[Example], skip_bad: bool) -> Iterator[Example]:
+    """Yield the examples of a stream; with ``skip_bad`` those that can be read."""
+    return (row for row in readable(iter(examples), skip_bad=skip_bad) if isinstance(row, Example))
+
+
+@dataclass
 class _OfTask:
-    """Iterate over examples with the targets of one task; over those that have one, unless it takes the ``default``."""
+    """Iterate over examples with the targets of one task; over those that have one, unless it takes the ``default``. ``last`` is
+    the example that was given last; None at the end."""
 
     examples: Iterable[Example]
     target: str
     default: bool
+    last: Example | None = None
 
     def __iter__(self) -> Iterator[Example]:
         for example in self.examples:
             own = example.for_task(self.target, default=self.default)
             if own.targets or self.default:
+                self.last = example
                 yield own
+        self.last = None
 
 
-def _check_examples(model: MultimodalModel, examples: Sequence[Example]) -> dict[str, list[str]]:
+def _check_examples(
+    model: MultimodalModel, examples: Sequence[Example], bad: Bad | None
+) -> tuple[Sequence[Example], dict[str, list[str]]]:
     """Check, before the first step, that the tasks can represent the targets, and that each encoder has an input at all.
 
     Returns:
-        By task a target of each example that has one outside the label set, which the loss leaves out.
+        The examples; with ``bad`` without those that cannot be used. By task a target of each example that has one outside the
+        label set, which the loss leaves out.
 
     Raises:
         DataError: a target that its task cannot represent, or none is in a label set.
@@ -175,8 +205,10 @@ def _check_examples(model: MultimodalModel, examples: Sequence[Example]) -> dict
     """
     absent = {encoder.modality for encoder in model.encoders.values() if encoder.transform is not None}
     left_out: dict[str, list[str]] = {}
-    usable: set[str] = set()
-    for example in examples:
+    trained: set[str] = set()  # the tasks that have a target of their label set
+
+    def check(example: Example) -> None:
+        nonlocal absent
         check_marks(example, model.modalities)
         absent -= set(example.inputs)
         for name, task in model.tasks.items():
@@ -185,29 +217,34 @@ def _check_examples(model: MultimodalModel, examples: Sequence[Example]) -> dict
             if unseen := task.unseen(own):
                 left_out.setdefault(name, []).append(unseen[0])
             if len(unseen) < len(own.targets):
-                usable.add(name)
+                trained.add(name)
+
+    usable = without_bad(examples, check, bad)
     if absent and model.takes_missing_inputs:
         raise DoesNotFit(
             f"no example of the data has {plural(min(absent))}, which an encoder takes; name its column with "
             f"{min(absent)}_column, or leave the encoder out"
         )
     for name, targets in left_out.items():
-        if name not in usable:
+        if name not in trained:
             problem = describe_unseen(model, name, targets)
             raise DataError(f"{problem}, so there is nothing to train on; is the target column right, and task.labels?")
-    return left_out
+    return usable, left_out
 
 
-def _open_examples(recipe: Recipe, dataset: str | PartConfig | Dataset, split: str) -> Iterable[Example]:
-    """Load a split and check that the recipe can be trained on it."""
+def _open_examples(
+    recipe: Recipe, dataset: str | PartConfig | Dataset, split: str, bad: Bad | None
+) -> Sequence[Example] | Iterable[Example]:
+    """Load a split and check that the recipe can be trained on it. With ``bad`` rows that cannot be read are left out."""
     source = open_for(recipe, dataset)
     examples = load_split(source, split)
     if isinstance(examples, Sequence):
+        examples = without_bad(examples, lambda example: None, bad) if bad is not None else examples
         first = examples[0]
     elif recipe.training.max_steps is None:
         raise BadRecipe("training.max_steps: a streamed data set has no length; set the number of steps to train")
     else:
-        first = next(iter(examples), None)
+        first = next(_stream(examples, bad is not None), None)
     check_data(recipe, first, dataset if isinstance(dataset, str) else type(source).__name__)
     return examples
 
@@ -226,19 +263,27 @@ def _describe_run(run: Run, trainer: MultimodalTrainer, examples: Iterable[Examp
         "device": device,
         "hardware": hardware(device),
         "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32",
-        "skipped": len(trainer.skipped) if trainer.skip_bad else 0,
+        "skipped": len(run.skipped),
         "left_out": {task: len(targets) for task, targets in run.left_out.items()},
+        "skipped_examples": skipped_record(run.skipped),
         "history": run.history,
         "versions": environment(),
     }
 
 
-def _check_some_input_read(trainer: MultimodalTrainer, output: Path, *, resumed: bool) -> None:
-    """Raise an error if every example was skipped: then nothing was learned, and there is nothing to resume."""
-    if trainer.skipped and not trainer.seen and not resumed and trainer.args.world_size == 1:
-        remove_checkpoints(output)
-        model, (name, problem) = trainer.model, trainer.skipped[0]
-        raise input_error(model)(f"no {model.modality} could be read; the first is of example {name}: {problem}")
+def _skipped(trainer: MultimodalTrainer, output: Path, bad: Bad | None) -> list[tuple[str, str]]:
+    """Return id and error of the examples that were left out, in all processes.
+
+    Raises:
+        DataError: every example was left out, so that nothing was learned, and there is nothing to resume.
+    """
+    progress = trainer.progress()
+    skipped = [*(bad or []), *progress["skipped"].items()]
+    if skipped and not progress["seen"]:
+        if is_main_process():
+            remove_checkpoints(output)
+        raise input_error(trainer.model)(none_usable(skipped))
+    return skipped
 
 
 def _save_model(trainer: MultimodalTrainer, output: Path) -> None:

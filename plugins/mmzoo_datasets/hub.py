@@ -101,28 +101,38 @@ class Stream(Iterable[Example]):
         self.reader = reader
 
     def __iter__(self) -> Iterator[Example]:
-        """Yield the examples.
+        return _Rows(self)
+
+
+class _Rows(Iterator[Example]):
+    """Read the examples of a stream. It can go on after one that cannot be used, which a generator could not."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.reader, self.index = stream.reader, 0
+        # Not `iter(table)`, which in a data worker reads only the worker's own shards: the trainer distributes examples.
+        self.rows = stream.table.iter(1)
+
+    def __next__(self) -> Example:
+        """Return the next example.
 
         Raises:
             SourceError: the table cannot be read, or reading it failed on the way.
-            DataError: it has no rows.
+            DataError: it has no rows, or the row cannot be used.
         """
-        index = 0
-        # Not `iter(table)`, which in a data worker reads only the worker's own shards: the trainer distributes examples.
-        rows = self.table.iter(1)
-        while True:
-            try:
-                row = {name: values[0] for name, values in next(rows).items()}
-                for column in self.reader.columns.inputs.values():
-                    row = _fetched(row, column)
-            except StopIteration:
-                break
-            except Exception as error:
-                raise SourceError(f"{self.reader.where}: reading example {index + 1} failed: {_explained(error)}") from None
-            yield self.reader(row, index)
-            index += 1
-        if not index:
-            raise DataError(EMPTY.format(self.reader.where, self.reader.prefix))
+        reader = self.reader
+        try:
+            row = {name: values[0] for name, values in next(self.rows).items()}
+            for column in reader.columns.inputs.values():
+                row = _fetched(row, column)
+        except StopIteration:
+            if self.index:
+                raise
+            self.index = 1  # so that the next call ends
+            raise DataError(EMPTY.format(reader.where, reader.prefix)) from None
+        except Exception as error:
+            raise SourceError(f"{reader.where}: reading example {self.index + 1} failed: {_explained(error)}") from None
+        self.index += 1
+        return reader(row, self.index - 1)
 
 
 def _fetched(row: dict[str, Any], column: str) -> dict[str, Any]:

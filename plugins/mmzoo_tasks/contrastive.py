@@ -43,8 +43,9 @@ class Contrastive(Task):
     """Compare the pooled features of an encoder with the language model's own vector of the text, both through a linear layer
     without bias.
 
-    The text is the first target; without targets a prediction takes the example's text. The negatives of a pair are the other
-    pairs of the batch, of all processes. An example without the input is no pair, and left out of the loss.
+    The text is a target: in training another one in each epoch, else the first; without targets a prediction takes the example's
+    text. The negatives of a pair are the other pairs of the batch, of all processes. An example without the input is no pair, and
+    left out of the loss.
     """
 
     gathers = True
@@ -75,20 +76,20 @@ class Contrastive(Task):
             self.bias = nn.Parameter(torch.tensor(bias))
 
     def references(self, example: Example) -> list[str]:
-        if not example.targets or not example.targets[0].strip():
-            raise DataError(f"example {example.id} has no text to compare with: its first target is empty")
-        return list(example.targets)
+        if not (texts := [target for target in example.targets if target.strip()]):
+            raise DataError(f"example {example.id} has no text to compare with: it has no target, or only empty ones")
+        return texts
 
     def collate(self, examples: Sequence[Example], text: TextContext, *, training: bool) -> dict[str, Tensor]:
         """Return ``ids`` and ``mask`` [batch, text], and in training ``labels`` [batch], the identity of each text (-100 without
         an input), and ``sources`` [batch], that of each input."""
-        texts = [(example.targets or (example.text,))[0] for example in examples]
+        given = [training or any(map(str.strip, example.targets)) for example in examples]
+        texts = [e.drawn(self.references(e)) if has_target else e.text for e, has_target in zip(examples, given, strict=True)]
         # No input is put into the text, which begins as a text alone does.
         batch = text_batch(texts, examples, replace(text, added=dict.fromkeys(text.added, 0)))
         if training:
             inputs = [example.of(self.modality) for example in examples]
-            keys = [self.references(example)[0] for example in examples]
-            labels = [_identity(key) if each else IGNORE for key, each in zip(keys, inputs, strict=True)]
+            labels = [_identity(text) if each else IGNORE for text, each in zip(texts, inputs, strict=True)]
             batch |= {"labels": torch.tensor(labels), "sources": torch.tensor([_identity(input_key(each)) for each in inputs])}
         return batch
 

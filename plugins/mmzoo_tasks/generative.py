@@ -86,7 +86,7 @@ class Generative(Task):
             check_length(rows, text, names, self.options.max_new_tokens if self._causal else 0)
             ids, mask = pad_with_mask(rows, padding, left=self._causal)
             return {"ids": ids, "mask": mask}
-        targets = self._targets([self.references(e)[0] for e in examples], prompts, text)
+        targets = self._targets([e.drawn(self.references(e)) for e in examples], prompts, text)
         if not self._causal:
             check_length(rows, text, names)
             return _seq2seq(rows, targets, padding)
