@@ -1,9 +1,9 @@
 """Turn rows of a table into examples; `files` and `datasets` share this.
 
-A cell without a value (`mmzoo.api.is_missing`: null, NaN, NaT, a blank text) is missing, whatever its column holds. Numbers are
-written alike wherever they come from: a whole number has no point, since pandas makes floats of the integers of a column that
-lacks one, and a number of 32 bits has the digits that it needs. So 1, 1.0 and Decimal("1.00") are the text "1", and true is
-"true". Only a text is taken as it is written.
+A cell without a value (`mmzoo.api.is_missing`: null, NaN, NaT, a blank text) is missing, whatever its column holds. A target that
+is a whole number has no point, since pandas makes floats of the integers of a column that lacks one: 1, 1.0 and Decimal("1.00")
+are the target "1". In a list with another number, such as [0.5, 1.0], each stays as it is. A number of 32 bits has the digits it
+needs. A text is taken as it is written.
 """
 
 from __future__ import annotations
@@ -205,11 +205,13 @@ class RowReader:
         value = row.get(column) if column else None
         values = value if isinstance(value, list | tuple) else [value]
         present = [each for each in values if not is_missing(each)]
-        if len(present) < len(values) and any(isinstance(each, float) and not each.is_integer() for each in present):
+        fractions = any(isinstance(each, float | Decimal) and each % 1 for each in present)
+        if fractions and len(present) < len(values):
             raise ValueError(f"column '{column}' holds a list of numbers that lacks one; leave the row out, or all its numbers")
-        return tuple(text for each in present if (text := self._text(column, each)))
+        return tuple(text for each in present if (text := self._text(column, each, whole=not fractions)))
 
-    def _text(self, column: str | None, value: Any) -> str:
+    def _text(self, column: str | None, value: Any, *, whole: bool = False) -> str:
+        """Return the text of a value; with ``whole``, that of a whole number has no point."""
         if isinstance(value, str):
             return check_text(column, value)
         if names := self.labels.get(column or ""):
@@ -218,9 +220,11 @@ class RowReader:
             return "true" if value else "false"
         if isinstance(value, list | tuple | dict | bytes | np.ndarray):
             raise TypeError(f"column '{column}' holds {_kind(value)}, not a text")
-        if isinstance(value, float | np.floating | Decimal):
-            return _number(self.narrow.get(column or "", lambda number: number)(value))
-        return str(value)
+        if whole and isinstance(value, float | Decimal) and abs(value) < 2**53 and not value % 1:
+            return str(int(value))
+        if isinstance(value, Decimal):
+            return format(value.normalize(), "f")
+        return str(self.narrow[column or ""](value) if column in self.narrow and isinstance(value, float) else value)
 
     def _source(self, column: str, value: Any, what: str) -> Any:
         """Return an input, or several, as `mmzoo.Example` holds them; None for an empty cell."""
@@ -247,13 +251,6 @@ class RowReader:
         if isinstance(value, Number):
             raise TypeError(f"column '{column}' holds {_kind(value)}, not a {what}")
         return value
-
-
-def _number(value: Any) -> str:
-    """Return a number as text, a whole one without a point."""
-    if abs(exact := float(value)) < 2**53 and exact.is_integer():
-        return str(int(exact))
-    return format(value.normalize(), "f") if isinstance(value, Decimal) else str(value)
 
 
 def check_text(column: str | None, text: str) -> str:

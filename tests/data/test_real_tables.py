@@ -159,7 +159,8 @@ def test_numbers_of_other_types_in_parquet(tmp_path):
         "3.5": pa.array([decimal.Decimal("3.50")], pa.decimal128(5, 2)),
         "7": pa.array([7], pa.uint8()),
         "false": pa.array([False]),
-        "1,2.5": pa.array([[1.0, 2.5]]),
+        "1,2": pa.array([[1.0, 2.0]]),
+        "1.0,2.5": pa.array([[1.0, 2.5]]),
     }
     for text, column in columns.items():
         pq.write_table(pa.table({"image": ["a"], "label": column}), tmp_path / "a.parquet")
