@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -55,7 +56,8 @@ def allow_single_values(model: nn.Module) -> None:
 
     One picture with a feature map of 1 x 1, such as an epoch's last, has no variance, and torch refuses it.
     """
-    for module in model.modules():
+    modules: Iterator[Any] = model.modules()
+    for module in modules:
         # A synchronised one sees the values of all processes.
         if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm) and module.track_running_stats:
             module.sees_single_values = False
