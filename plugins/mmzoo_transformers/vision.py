@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -264,6 +265,8 @@ class HFVision(Encoder):
         out = model(pixel_values=inputs, output_hidden_states=layer != -1, **self._noise(inputs))
         last = _as_tokens(out.last_hidden_state, len(inputs))
         tokens = last if layer == -1 else _as_tokens(out.hidden_states[layer], len(inputs))
+        if (boxes := getattr(self._config, "num_detection_tokens", 0)) > 0:  # after the patches, as in YOLOS
+            last, tokens = last[:, :-boxes], tokens[:, :-boxes]
         pooled = getattr(out, "image_embeds", None)
         if pooled is None:
             pooled = getattr(out, "pooler_output", None)
@@ -307,7 +310,8 @@ def prefix_tokens(config: PreTrainedConfig, tokens: int, height: int, width: int
     """Return how many of ``tokens`` come before the patches: class, distillation and register tokens; 0 for a CNN."""
     if config.model_type == "dinov3_convnext":  # a CNN that puts its pooled vector before its feature map
         return 1
-    patch = getattr(config, "patch_size", None)
+    strides = getattr(config, "strides", None)  # of stages, whose last may have a class token, as in PVT
+    patch = math.prod(strides) if isinstance(strides, list | tuple) else getattr(config, "patch_size", None)
     if isinstance(patch, list | tuple):
         patch = patch[0] if len(set(patch)) == 1 else None
     if not isinstance(patch, int) or patch < 1:

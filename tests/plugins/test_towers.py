@@ -19,7 +19,7 @@ VIT = {
     "image_size": 32,
     "patch_size": 8,
 }
-SIAMESE = {
+CONFIGS = {
     "vit": VIT,
     "vit_mae": VIT,
     "vit_msn": VIT,
@@ -38,6 +38,9 @@ SIAMESE = {
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
     "convnext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "patch_size": 2, "image_size": 32},
     "swin": {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 2], "window_size": 2, "image_size": 32, "patch_size": 4},
+    "pvt": {"hidden_sizes": [8, 8, 8, 8], "depths": [1] * 4, "num_attention_heads": [1] * 4, "image_size": 64},
+    "dinov3_convnext": {"hidden_sizes": [8, 8, 8, 8], "depths": [1] * 4, "image_size": 64},
+    "yolos": {**VIT, "image_size": [32, 32], "num_detection_tokens": 5},
     "hiera": {"embed_dim": 8, "depths": [1, 1, 1], "num_heads": [1, 2, 4], "num_query_pool": 2, "image_size": [64, 64]},
 }
 
@@ -58,7 +61,7 @@ class Given(mmzoo.Dataset):
 
 def tower(kind, seed=0, **changes):
     torch.manual_seed(seed)
-    return HFVision(VisionOptions(config={"model_type": kind, **SIAMESE.get(kind, VIT), **changes})).eval()
+    return HFVision(VisionOptions(config={"model_type": kind, **CONFIGS.get(kind, VIT), **changes})).eval()
 
 
 def pictures(encoder, count=3):
@@ -66,7 +69,7 @@ def pictures(encoder, count=3):
     return torch.stack([encoder.transform(Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8))) for _ in range(count)])
 
 
-@pytest.mark.parametrize("kind", SIAMESE)
+@pytest.mark.parametrize("kind", CONFIGS)
 def test_passes_and_batches_agree(kind):
     encoder = tower(kind)
     inputs = pictures(encoder)
@@ -84,6 +87,18 @@ def test_passes_and_batches_agree(kind):
     features = encoder(inputs)
     (features.tokens.square().sum() + features.pooled.square().sum()).backward()
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit", "pvt", "dinov3_convnext", "yolos", "dinov2_with_registers"])
+def test_what_is_no_patch_is_no_token(kind):
+    encoder = tower(kind)
+    side = 4 if CONFIGS[kind] is VIT or kind == "yolos" else 2
+    assert encoder.spec.tokens == side**2
+    inputs = pictures(encoder, 1)
+    with torch.no_grad():
+        whole = encoder.model(pixel_values=inputs).last_hidden_state
+        assert torch.equal(encoder(inputs).tokens, whole[:, encoder._prefix : encoder._prefix + side**2])
+    assert encoder._prefix == {"deit": 2, "dinov2_with_registers": 5}.get(kind, 1)
 
 
 def test_vit_mae_sees_every_patch_in_its_place():
