@@ -279,8 +279,8 @@ class HFVision(Encoder):
 def _as_tokens(hidden: Tensor, inputs: Tensor) -> Tensor:
     """Turn a feature map of ``inputs`` into tokens [batch, height * width, dim]; tokens stay as they are.
 
-    Maps are [batch, dim, height, width], or [batch, height, width, dim] where that alone has the inputs' proportions, as in SAM 2.
-    Tokens of several pictures in one row, as in Pixtral, become a row for each.
+    Maps are [batch, dim, height, width], or [batch, height, width, dim] where that alone has the inputs' proportions, as in
+    SAM 2. Tokens of several pictures in one row, as in Pixtral, become a row for each.
     """
     if hidden.ndim == 4:
         height, width = inputs.shape[-2:]
