@@ -262,7 +262,9 @@ class _HFLanguageModel(LanguageModel):
         """Return the error for a configuration of another kind; ``architecture`` is that of the text model in a larger model."""
         # The likely entry comes first; one that refuses too is not named.
         entries = {"hf-causal": HFCausal, "hf-seq2seq": HFSeq2Seq, "hf-encoder": HFEncoder, "hf-vision": HFVision}
-        likely = next((name for name, cls in entries.items() if getattr(cls, "architecture", "") == architecture), kind_of(config))
+        likely = next(
+            (name for name, cls in entries.items() if getattr(cls, "architecture", "") == architecture), kind_of(config)
+        )
         order = {name: entries[name] for name in sorted(entries, key=lambda name: name != likely)}
         entry = DECODER if likely == DECODER else towers.entry_that_takes(self, order)
         advice = f"write '{entry}:{self.name}'" if entry and self.source else "choose another entry"

@@ -35,6 +35,7 @@ _WHOLE = (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_MAPPING,
 )
+_CACHE = ("cache", "past_key_values")  # as versions of the library call it
 _TRYING: ContextVar[bool] = ContextVar("trying", default=False)
 
 
@@ -65,6 +66,9 @@ def text_model(config: PreTrainedConfig) -> InnerModel | None:
         return InnerModel(type(inner), text, WholeModel(whole_class, config, {f"{path}.": ""}), {}, BIDIRECTIONAL)
     # The larger model says whether its vocabulary is tied, whatever the text's own configuration says.
     text.tie_word_embeddings = _is_tied(inner if own_head else whole)
+    if (both_ways := getattr(text, "use_bidirectional_attention", None)) in (True, "all"):
+        # PaliGemma reads a prompt both ways, and causally what it is trained to write; here both are one text.
+        text.use_bidirectional_attention = None if isinstance(both_ways, str) else False
     architecture = SEQ2SEQ if text.is_encoder_decoder else CAUSAL
     if own_head:
         return InnerModel(type(inner), text, WholeModel(whole_class, config, {f"{path}.": ""}), {}, architecture)
@@ -90,7 +94,9 @@ def vision_tower(config: PreTrainedConfig, name: str) -> InnerModel | None:
         return None
     whole, path, inner = found
     parameters = dict(inspect.signature(type(inner).forward).parameters)
-    needed = [key for key, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and key != "self"]
+    needed = [
+        key for key, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and key != "self"
+    ]
     if "pixel_values" not in parameters or set(needed) - {"pixel_values"}:
         raise DoesNotFit(
             f"'{name}': its vision tower, a {type(inner).__name__}, takes no plain pictures of one size but "
@@ -134,7 +140,7 @@ def _is_tied(model: PreTrainedModel) -> bool:
     return isinstance(inputs, nn.Embedding) and outputs is not None and inputs.weight is outputs.weight
 
 
-class _TextWithHead(GenerationMixin):
+class _TextWithHead:
     """Add a vocabulary to a text model that the library has only inside larger models, such as Qwen2-VL's."""
 
     base_model_prefix = "model"
@@ -142,7 +148,7 @@ class _TextWithHead(GenerationMixin):
     text_class: type[PreTrainedModel]
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[call-arg]
         self.model = self.text_class(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()  # type: ignore[attr-defined]
@@ -152,20 +158,14 @@ class _TextWithHead(GenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
         **options: Any,
     ) -> CausalLMOutputWithPast:
-        out = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-        )
-        return CausalLMOutputWithPast(logits=self.lm_head(out.last_hidden_state), past_key_values=out.past_key_values)
+        options |= {"attention_mask": attention_mask, "position_ids": position_ids}
+        out = self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, **options)
+        logits = self.lm_head(out.last_hidden_state[:, -logits_to_keep:])
+        return CausalLMOutputWithPast(logits=logits, **dict([(name, out[name]) for name in _CACHE if name in out][:1]))
 
 
 @cache
@@ -173,7 +173,7 @@ def with_head(text_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """Return a class that adds a vocabulary to a text model, and has what else the text model's family defines."""
     family = next(cls for cls in text_class.__mro__[1:] if issubclass(cls, PreTrainedModel))
     members = {"text_class": text_class, "config_class": text_class.config_class, "input_modalities": ("text",)}
-    return type(f"{text_class.__name__}WithHead", (_TextWithHead, family), members)
+    return type(f"{text_class.__name__}WithHead", (_TextWithHead, GenerationMixin, family), members)
 
 
 # Pictures

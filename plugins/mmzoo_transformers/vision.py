@@ -201,7 +201,9 @@ class HFVision(Encoder):
         transform, size = ProcessorTransform(processor), getattr(self._config, "image_size", None)
         if self._within and size is not None:
             pictures = [transform(Image.new("RGB", shape)) for shape in ((64, 48), (48, 80))]
-            if {tuple(picture.shape[-2:]) for picture in pictures} - {_pair(size)} or {picture.ndim for picture in pictures} != {3}:
+            if {tuple(picture.shape[-2:]) for picture in pictures} - {_pair(size)} or {picture.ndim for picture in pictures} != {
+                3
+            }:
                 return ProcessorTransform(towers.whole_picture(processor, *_pair(size)))
         return transform
 
