@@ -63,6 +63,8 @@ def text_model(config: PreTrainedConfig) -> InnerModel | None:
     whole_class, head, text = type(whole), _head(whole), copy.deepcopy(text)
     own_head = inner.get_output_embeddings() is not None  # as in BLIP-2
     if not own_head and (head is None or not whole.can_generate()):
+        if any(getattr(module, "is_causal", False) for module in inner.modules()):
+            return None  # reads in one direction, but has no vocabulary
         return InnerModel(type(inner), text, WholeModel(whole_class, config, {f"{path}.": ""}), {}, BIDIRECTIONAL)
     # The larger model says whether its vocabulary is tied, whatever the text's own configuration says.
     text.tie_word_embeddings = _is_tied(inner if own_head else whole)
