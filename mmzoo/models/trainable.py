@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +19,8 @@ from mmzoo.interfaces.kinds import key_of
 
 log = logging.getLogger(__name__)
 
+# Where code reads a layer's weight itself, and not only what kind of weight it is.
+_WEIGHT = re.compile(r"(?<!isinstance\()\bself\.(\w+)\.weight\b(?!\.(?:dtype|device|shape|data)\b)")
 _EXPERTS = threading.RLock()  # held while experts with adapters run
 
 
@@ -173,17 +178,33 @@ def _lora_targets(part: Part) -> tuple[list[str], list[str]]:
     names = {module: name for name, module in part.named_modules()}
     layers, tensors = [], []
     for block in part.blocks():
-        routers = _in_routers(block)
+        without = _in_routers(block) | _read_directly(block)
         for module in block.modules():
-            if module in routers:
-                continue
-            # nn.MultiheadAttention reads its out_proj's weight directly, so an adapter there would do nothing
             if isinstance(module, nn.Linear | Conv1D):
-                if not isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
-                    layers.append(names[module])
+                layers += [] if module in without else [names[module]]
             else:
                 tensors += [f"{names[module]}.{name}" for name in _experts(module)]
     return layers, tensors
+
+
+def _read_directly(block: nn.Module) -> set[nn.Module]:
+    """Return the layers whose weight the code of the module around them reads, so that an adapter in their place would do
+    nothing: the last one of `torch.nn.MultiheadAttention`, and those that kernels of Mamba take."""
+    found = set()
+    for parent in block.modules():
+        named = set(_WEIGHT.findall(_source(type(parent))))
+        found.update(child for name, child in parent.named_children() if name in named)
+    return found
+
+
+@cache
+def _source(cls: type) -> str:
+    """Return the source of a class and of its bases up to `torch.nn.Module`; empty where there is none."""
+    text = ""
+    for each in cls.__mro__[: cls.__mro__.index(nn.Module)]:
+        with suppress(OSError, TypeError):
+            text += inspect.getsource(each)
+    return text
 
 
 def _experts(module: nn.Module) -> dict[str, int]:
