@@ -193,6 +193,9 @@ def predict(
     video: arg.Videos = None,
     text: Annotated[str | None, typer.Option(help="The question or text that goes with each file.")] = None,
     task: Annotated[str | None, typer.Option(help="Predict only with this task of a model of several.")] = None,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Also the probability of each text that is written; takes one more pass.")
+    ] = False,
     device: arg.Device = None,
     as_json: arg.Json = False,
 ) -> None:
@@ -202,7 +205,7 @@ def predict(
     quiet()
     loaded = load(model, device=arg.device_of(device))
     inputs = arg.inputs_of(loaded.modality, files, image=image, audio=audio, video=video)
-    predictions = loaded.predict(text=text, task=task, **inputs)
+    predictions = loaded.predict(text=text, task=task, scores=scores, **inputs)
     predictions = predictions if isinstance(predictions, list) else [predictions]
     rows = arg.rows_of(inputs, len(predictions))
     if as_json:

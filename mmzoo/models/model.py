@@ -391,6 +391,7 @@ class MultimodalModel(nn.Module):
         video: Any = None,
         task: str | None = None,
         batch_size: int = 64,
+        scores: bool = False,
         **options: Any,
     ) -> Any:
         """Predict with the tasks; lists give lists, in order.
@@ -402,10 +403,12 @@ class MultimodalModel(nn.Module):
             audio, video: likewise for encoders of these: a path, ``file://`` URL, bytes, whatever else their reader takes, or a
                 list of them. An encoder of another modality has a keyword of that name.
             task: the only task to predict with; None for all.
+            scores: also compute the probability of each text that a task generates, which takes one more forward pass. Classes
+                always have scores.
             options: of the task, such as ``num_beams`` where it generates.
 
         Returns:
-            A `Prediction` with ``label`` and ``score``, or ``value``; for a model of several tasks a mapping of them by task,
+            A `Prediction` with ``label`` (and ``score``), or ``value``; for a model of several tasks a mapping of them by task,
             unless ``task`` names one.
 
         Raises:
@@ -415,7 +418,7 @@ class MultimodalModel(nn.Module):
         given = prediction.select_inputs(self, {"image": image, "audio": audio, "video": video}, options)
         pairs, is_list = prediction.pair_inputs(self, given, text)
         examples = [prediction.make_example(i, inputs, prediction.plain(words)) for i, (inputs, words) in enumerate(pairs)]
-        predictions = self.predict_examples(examples, batch_size=batch_size, task=task, **options)
+        predictions = self.predict_examples(examples, batch_size=batch_size, task=task, scores=scores, **options)
         return predictions if is_list else predictions[0]
 
     @torch.no_grad()
@@ -426,6 +429,7 @@ class MultimodalModel(nn.Module):
         batch_size: int = 64,
         blank: bool | Collection[str] = False,
         task: str | None = None,
+        scores: bool = False,
         **options: Any,
     ) -> list[Any]:
         """Predict `Example` objects, in order; ``blank`` names the modalities to blank, or is true for all. See `predict`."""
@@ -434,11 +438,11 @@ class MultimodalModel(nn.Module):
         predictions: list[Any] = []
         with self.evaluating():
             for group in batches(examples, batch_size):
-                predictions += self.predict_batch(collate(group), **options)
+                predictions += self.predict_batch(collate(group), scores=scores, **options)
         return predictions
 
     @torch.no_grad()
-    def predict_batch(self, batch: dict[str, Any], **options: Any) -> list[Any]:
+    def predict_batch(self, batch: dict[str, Any], *, scores: bool = False, **options: Any) -> list[Any]:
         """Predict one collated batch; see `predict`. With one task in the batch each example has a `Prediction`."""
         prediction.check_readable(self, batch)
         moved = tensors(batch, self.device)
@@ -446,6 +450,8 @@ class MultimodalModel(nn.Module):
         results: dict[str, list[Prediction]] = {}
         for name, own in self._with_texts(moved["tasks"]).items():
             used = options if prediction.takes_options(self, name, moved["tasks"], options) else {}
+            if scores and self.tasks[name].needs_generation:
+                used = {**used, "scores": True}
             results[name] = self.tasks[name].predict(outputs[name], own, **used)
         if len(self.tasks) == 1 or len(results) == 1:
             return next(iter(results.values()))
