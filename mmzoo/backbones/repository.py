@@ -17,8 +17,8 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, RemoteEntr
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from mmzoo.backbones import local_backbones
-from mmzoo.backbones.hub_errors import hub_error, is_final, root_cause
-from mmzoo.backbones.weights import explain_errors
+from mmzoo.backbones.hub_errors import check_connection, hub_error, is_final, root_cause
+from mmzoo.backbones.weights import explain_errors, quiet
 from mmzoo.checkpoints import screening
 from mmzoo.checkpoints.screening import TOKENIZER_CONFIG
 from mmzoo.common.files import hash_unchanged
@@ -52,12 +52,19 @@ class Source:
         files: the path of each file that was used, by name.
     """
 
-    def __init__(self, name: str, revision: str | None = None) -> None:
-        """Open a folder, or name a repository, of which nothing is fetched yet; a `SourceError` for a folder with a revision."""
+    def __init__(self, name: str, revision: str | None = None, *, carried: Path | None = None) -> None:
+        """Open a folder, or name a repository, of which nothing is fetched yet; a `SourceError` for a folder with a revision.
+
+        Args:
+            name, revision: a folder, or a repository's id and perhaps a branch, tag or commit.
+            carried: a folder of a plugin, which has for some repositories the configurations, in ``owner--name/config.json``.
+                Where no weights are wanted and no revision is named, they are used in place of the Hub's.
+        """
         self.name, self.revision = name, revision
         self.commit: str | None = None
         self.files: dict[str, Path] = {}
         self._unreachable = ""
+        self._carried: Path | None = None
         self._packed = local_backbones.find_local(name, revision)
         self._record = local_backbones.fetch_record(name, revision)
         if self._packed is not None:
@@ -70,8 +77,15 @@ class Source:
             raise SourceError(f"'{name}': there is no such folder; it must hold {CONFIG_FILE} and {WEIGHTS_FILE}")
         if self.folder is not None and revision is not None:
             raise SourceError(f"'{name}' is a folder and has no revision '{revision}'; leave '@{revision}' out")
+        if carried is not None and self.folder is None and revision is None and local_backbones.uses_carried():
+            self._carried = carried / name.replace("/", "--")
 
     # Files
+
+    @property
+    def is_carried(self) -> bool:
+        """Return whether its files are, until another one is asked for, those that a plugin carries."""
+        return self._carried is not None
 
     def get(self, name: str) -> Path | None:
         """Return the path of a file, fetched if necessary; None if the repository or folder has no such file.
@@ -80,6 +94,10 @@ class Source:
             Unreachable: the Hub does not answer.
             SourceError: the repository cannot be used, or the disk is full.
         """
+        if self._carried is not None:
+            if (path := self._carried / name).is_file():
+                return path
+            self._carried = None  # from here on every file is the Hub's, so that all come from one commit
         if self._packed is not None:
             path = self._packed.files.get(name)
         elif self.folder is not None:
@@ -115,6 +133,8 @@ class Source:
         if cached is None and self._unreachable:  # another request would wait as long
             raise Unreachable(self._unreachable)
         try:
+            if cached is None:
+                check_connection(self.name, name, revision)
             path = Path(cached or hf_hub_download(self.name, name, revision=revision))
         except RemoteEntryNotFoundError:
             return None
@@ -180,7 +200,8 @@ class Source:
             screening.check_reach(data)
         except ValueError as error:
             raise SourceError(f"'{self.name}': {CONFIG_FILE}: {error}; choose another repository or folder") from None
-        with explain_errors(f"'{self.name}': {CONFIG_FILE} cannot be used"):
+        # Quiet, since it warns of ids of its own defaults.
+        with explain_errors(f"'{self.name}': {CONFIG_FILE} cannot be used"), quiet():
             return AutoConfig.from_pretrained(str(path.parent), trust_remote_code=False)
 
     def weights(self, model: str) -> list[Path]:

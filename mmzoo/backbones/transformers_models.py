@@ -7,8 +7,7 @@ read from safetensors only, and a configuration that would make the library fetc
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, initialization
 
 from mmzoo.backbones.repository import Source
-from mmzoo.backbones.weights import explain_errors, first_names
+from mmzoo.backbones.weights import explain_errors, first_names, quiet
 from mmzoo.checkpoints import screening
 from mmzoo.errors import BadRecipe, SourceError
 
@@ -130,18 +129,3 @@ def _below(within: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
         return state
     parted = {f".{name}".partition(f".{within}")[::2]: value for name, value in state.items()}
     return {rest: value for (_, rest), value in parted.items() if rest}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide the loading report and progress bars of transformers in the block; errors are raised all the same."""
-    logging_ = transformers.utils.logging
-    verbosity, bars = logging_.get_verbosity(), logging_.is_progress_bar_enabled()
-    logging_.set_verbosity_error()
-    logging_.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging_.set_verbosity(verbosity)
-        if bars:
-            logging_.enable_progress_bar()

@@ -46,7 +46,7 @@ from mmzoo.api import (
 from mmzoo_transformers import bytes as byte_level
 from mmzoo_transformers import frozen, unpadded
 from mmzoo_transformers.blocks import find_blocks
-from mmzoo_transformers.vision import check_source
+from mmzoo_transformers.vision import CARRIED, check_source
 
 GENERATION = "generation_config.json"
 DECODER = "bert-decoder"  # the entry for encoders that write
@@ -93,7 +93,7 @@ class _HFLanguageModel(LanguageModel):
         self.options = options
         # A subclass has other options.
         self._keeps_tokenizer, self._data = options.tokenizer == CHECKPOINT, options.config
-        self.source = None if options.config is not None else Source(options.variant, options.revision)
+        self.source = None if options.config is not None else Source(options.variant, options.revision, carried=CARRIED)
         self.name = options.variant if self.source is not None else f"a {options.config['model_type']}"  # type: ignore[index]
         config = config_of(options.config) if self.source is None else self.source.config()  # type: ignore[arg-type]
         self._class, self._config, self._extra = self._plan(config)
@@ -176,7 +176,13 @@ class _HFLanguageModel(LanguageModel):
                 else:
                     name, _, revision = chosen.partition("@")
                     self._tokenizer_source = Source(name, revision or None)
-                tokenizer = self._tokenizer_source.tokenizer()  # type: ignore[union-attr]
+                try:
+                    tokenizer = self._tokenizer_source.tokenizer()  # type: ignore[union-attr]
+                except SourceError as error:
+                    if self._pretrained:
+                        raise
+                    fix = f"without the weights another one serves too: language_model.tokenizer={byte_level.NAME} needs no file"
+                    raise type(error)(f"{error}; {fix}") from error
             self._tokenizer = self._fitting(tokenizer, chosen or self.name)
         return self._tokenizer
 
@@ -233,8 +239,9 @@ class _HFLanguageModel(LanguageModel):
 
     @property
     def end_ids(self) -> list[int]:
+        ends = super().end_ids  # first: where the tokenizer is the Hub's, the ids are too
         own = self._own_ids().get("eos_token_id")
-        return sorted({*super().end_ids, *(own if isinstance(own, list) else [own] if isinstance(own, int) else [])})
+        return sorted({*ends, *(own if isinstance(own, list) else [own] if isinstance(own, int) else [])})
 
     def _own_ids(self) -> dict[str, Any]:
         """Return the special ids that the checkpoint names, unless another tokenizer gives them other meanings."""
@@ -242,7 +249,7 @@ class _HFLanguageModel(LanguageModel):
             return self._data or {}
         if self.source is None or self.options.tokenizer is not None:
             return {}
-        return {**self.source.json("config.json"), **self.source.json(GENERATION)}
+        return {**self.source.json("config.json"), **({} if self.source.is_carried else self.source.json(GENERATION))}
 
     def _wrong_kind(self, config: PreTrainedConfig) -> DoesNotFit:
         entry = kind_of(config)

@@ -11,6 +11,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -47,6 +48,7 @@ from mmzoo.api import (
 )
 from mmzoo_transformers.blocks import find_blocks
 
+CARRIED = Path(__file__).with_name("known")  # configurations of the entries' default variants
 log = logging.getLogger(__name__)
 
 
@@ -108,7 +110,7 @@ class HFVision(Encoder):
         """
         super().__init__()
         self.options = options
-        self.source = None if options.config is not None else Source(options.variant, options.revision)
+        self.source = None if options.config is not None else Source(options.variant, options.revision, carried=CARRIED)
         self.name = options.variant if self.source is not None else f"a {options.config['model_type']}"  # type: ignore[index]
         config = config_of(options.config) if self.source is None else self.source.config()  # type: ignore[arg-type]
         self._class, self._config, self._extra = self._plan(config)
