@@ -38,6 +38,13 @@ CONVERTER, CONVERTED = "SFconvertbot", "Adding `safetensors` variant of this mod
 log = logging.getLogger(__name__)
 
 
+def is_local(name: str) -> bool:
+    """Return whether a `Source` of this name is a folder; also for one that is not there, if only a folder can have the name."""
+    path = Path(name).expanduser()
+    files = (CONFIG_FILE, FAST_TOKENIZER[0], *SLOW_TOKENIZER)
+    return name.startswith((".", "/", "~")) or any((path / file).is_file() for file in files)
+
+
 class Unreachable(SourceError):
     """Report that the Hub does not answer and the cache has no copy."""
 
@@ -274,6 +281,20 @@ class Source:
         if tokenizer.pad_token_id is None:
             raise SourceError(f"'{self.name}': the tokenizer has neither a padding nor an end token; choose another one")
         return tokenizer
+
+    def portable_config(self) -> dict[str, Any]:
+        """Return the data of config.json from which `mmzoo.backbones.transformers_models.config_of` makes the same configuration.
+
+        What would name a path of this machine, or what a recipe may not name, is left out.
+        """
+
+        def kept(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: kept(item) for key, item in value.items() if key not in dropped}
+            return [kept(item) for item in value] if isinstance(value, list) else value
+
+        dropped = screening.REACHING | {"_name_or_path", "name_or_path", "transformers_version"}
+        return kept(self.json(CONFIG_FILE))
 
     def lock(self) -> dict[str, Any]:
         """Return where the files came from, and the sha256 of each that was used."""

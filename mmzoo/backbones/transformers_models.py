@@ -20,10 +20,6 @@ from mmzoo.backbones.weights import explain_errors, first_names, quiet
 from mmzoo.checkpoints import screening
 from mmzoo.errors import BadRecipe, SourceError
 
-# Keys of a configuration that make the library fetch or run something.
-_IMPLEMENTATIONS = {"attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"}
-REACHING = screening.FETCHED | _IMPLEMENTATIONS | {"auto_map", "trust_remote_code", "custom_pipelines", "quantization_config"}
-
 
 def config_of(data: dict[str, Any]) -> PreTrainedConfig:
     """Return a configuration from plain data with a ``model_type``.
@@ -37,7 +33,7 @@ def config_of(data: dict[str, Any]) -> PreTrainedConfig:
     except ValueError as error:
         raise BadRecipe(f"config.{error}") from None
     for key, value in screening.walk(data):
-        if key in REACHING and value:
+        if key in screening.REACHING and value:
             raise BadRecipe(f"config.{key}: is not allowed in a recipe, since the library would fetch or run what it names")
     kind = str(data.get("model_type"))
     if kind not in transformers.CONFIG_MAPPING or kind == "mmzoo":

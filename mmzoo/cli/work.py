@@ -104,6 +104,7 @@ def evaluate(
     samples: Annotated[int, typer.Option(min=0, max=20, help="Examples whose predictions are recorded, for the card.")] = 5,
     device: arg.Device = None,
     data: arg.Data = None,
+    bases: arg.Bases = None,
     as_json: arg.Json = False,
 ) -> None:
     """Measure a model: each score with a 95% interval, beside the same with images (or other inputs) shuffled and blanked."""
@@ -121,6 +122,7 @@ def evaluate(
         controls=control or (None if controls else ()),
         samples=samples,
         device=arg.device_of(device),
+        bases=arg.bases_of(bases),
     )
     if evaluation.unrecorded:
         print(f"warning: {evaluation.unrecorded}", file=sys.stderr)
@@ -151,6 +153,7 @@ def generate(
     temperature: Annotated[float | None, typer.Option(min=0.01, help="Temperature of sampling.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of sampling.")] = 0,
     device: arg.Device = None,
+    bases: arg.Bases = None,
     as_json: arg.Json = False,
 ) -> None:
     """Generate text for images, audio, or whatever else the model takes."""
@@ -163,7 +166,7 @@ def generate(
     options["do_sample"] = sample or temperature is not None
     if temperature is not None:
         options["temperature"] = temperature
-    loaded = load(model, device=arg.device_of(device))
+    loaded = load(model, device=arg.device_of(device), bases=arg.bases_of(bases))
     inputs = arg.inputs_of(loaded.modality, files, image=image, audio=audio, video=video)
     torch.manual_seed(seed)
     if stream and not as_json:
@@ -197,13 +200,14 @@ def predict(
         bool, typer.Option("--scores", help="Also the probability of each text that is written; takes one more pass.")
     ] = False,
     device: arg.Device = None,
+    bases: arg.Bases = None,
     as_json: arg.Json = False,
 ) -> None:
     """Predict a label, an answer or a value for images, audio, or whatever else the model takes."""
     from mmzoo.models.load import load
 
     quiet()
-    loaded = load(model, device=arg.device_of(device))
+    loaded = load(model, device=arg.device_of(device), bases=arg.bases_of(bases))
     inputs = arg.inputs_of(loaded.modality, files, image=image, audio=audio, video=video)
     predictions = loaded.predict(text=text, task=task, scores=scores, **inputs)
     predictions = predictions if isinstance(predictions, list) else [predictions]

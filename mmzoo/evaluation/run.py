@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -122,6 +122,7 @@ def evaluate(
     progress: bool = True,
     record: bool | None = None,
     samples: int = 5,
+    bases: Mapping[str, str | Path] | None = None,
     **options: Any,
 ) -> Evaluation:
     """Measure a model on a split.
@@ -138,6 +139,7 @@ def evaluate(
         device: where to run; None for the model's device.
         record: add the result to the checkpoint's run.json and card; None does so when ``model`` is a folder.
         samples: how many examples to record with their predictions, for the card: evenly spread over the split, at most 20.
+        bases: as `mmzoo.load` takes them, for a model that is not loaded yet.
         options: passed to the task's prediction, such as ``num_beams``.
 
     Raises:
@@ -148,7 +150,7 @@ def evaluate(
     if record and folder is None:
         raise DataError("record=True needs a checkpoint folder, not a model in memory or in a repository")
     if not isinstance(model, MultimodalModel):
-        model = load(model)
+        model = load(model, bases=bases)
     if device is not None:
         model.to(device)
     started = time.monotonic()

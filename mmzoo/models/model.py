@@ -29,7 +29,7 @@ from mmzoo.interfaces.fusion import current_pass
 from mmzoo.interfaces.kinds import GROUPS
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import NONE
-from mmzoo.models import describe, generation, prediction, streaming, trainable
+from mmzoo.models import bases, describe, generation, prediction, streaming, trainable
 from mmzoo.models.generation import NEW_TOKENS
 from mmzoo.models.hooks import AttachedHooks
 from mmzoo.models.outputs import LazyOutputs, fuse_late
@@ -553,19 +553,22 @@ class MultimodalModel(nn.Module):
     def save(self, folder: str | Path, *, full: bool = False) -> Path:
         """Write a checkpoint folder: the trained weights (with ``full`` all weights), the recipe, the lock and the card.
 
+        A full checkpoint needs no local folder that a part is built on: its configuration and tokenizer are saved too.
+
         Raises:
             CheckpointError: the folder cannot be written or the disk is full; an older checkpoint there is unchanged.
         """
         full = full or self.provenance.full
+        recipe, lock = bases.standalone(self) if full else (self.recipe, self.lock())
         state = self.state_dict()
         return write_checkpoint(
             folder,
-            recipe=self.recipe.to_dict(),
+            recipe=recipe.to_dict(),
             weights={name: state[name].detach().cpu() for name in self.saved_names(full=full)},
             plugins=self.provenance.plugins(),
-            lock=self.lock(),
+            lock=lock,
             run=self.provenance.run,
-            card=self.card(),
+            card=describe.model_card(self, recipe),
             save_tokenizer=self.language_model.tokenizer.save_pretrained,
             full=full,
         )

@@ -120,6 +120,13 @@ class HFAudio(Encoder):
     def lock(self) -> dict[str, Any]:
         return self.source.lock() if self.source is not None and self._loaded else {}
 
+    def standalone_options(self) -> dict[str, Any] | None:
+        plain = self.mel is not None or self.transform.extractor.to_dict() == Wav2Vec2FeatureExtractor().to_dict()
+        if self.source is None or not plain:  # no option has the extractor's settings
+            return None
+        own = self.options.model_dump(exclude_defaults=True, exclude={"variant", "revision"})
+        return {**own, "config": self.source.portable_config()}
+
     def blocks(self) -> Sequence[nn.Module]:
         return tuple(self.model.layers if self.mel is not None else self.model.encoder.layers)
 

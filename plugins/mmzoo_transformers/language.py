@@ -154,6 +154,16 @@ class _HFLanguageModel(LanguageModel):
             lock["files"].update({f"{other['id']}:{name}": digest for name, digest in other["files"].items()})
         return lock
 
+    def standalone_options(self) -> dict[str, Any] | None:
+        if self.source is None:
+            return None
+        ids, config = self._own_ids(), self.source.portable_config()
+        # Beside another tokenizer the ids of the configuration have no meaning.
+        config |= {name: ids.get(name) for name in ("bos_token_id", "eos_token_id", "decoder_start_token_id")}
+        tokenizer = self.options.tokenizer if self.options.tokenizer == byte_level.NAME else CHECKPOINT
+        own = self.options.model_dump(exclude_defaults=True, exclude={"variant", "revision"})
+        return {**own, "config": {name: value for name, value in config.items() if value is not None}, "tokenizer": tokenizer}
+
     @property
     def tokenizer(self) -> Any:
         """Return the tokenizer, loaded on first use; one without a padding token pads with its end token.

@@ -8,6 +8,7 @@ tokens before the last layer follows LLaVA, https://arxiv.org/abs/2304.08485.
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,6 +142,14 @@ class HFVision(Encoder):
             return {}
         next((name for name in PROCESSORS if self.source.find(name)), None)
         return self.source.lock()
+
+    def standalone_options(self) -> dict[str, Any] | None:
+        if self.source is None:
+            return None
+        own = self.options.model_dump(exclude_defaults=True, exclude={"variant", "revision"})
+        processor = getattr(self.transform, "processor", None) if isinstance(self.transform, ProcessorTransform) else None
+        prepared = {} if processor is None else {"processor": json.loads(processor.to_json_string())}
+        return {**own, "config": self.source.portable_config(), **prepared}
 
     def blocks(self) -> Sequence[nn.Module]:
         return find_blocks(self.model)

@@ -40,7 +40,7 @@ MAKE = (
     SAY
     + """
 folder, found = sys.argv[1], {}
-for name, options, full in (("locked", {}, False), ("random", {"pretrained": False}, False), ("full", {}, True),
+for name, options, full in (("locked", {}, False), ("random", {"pretrained": False, "encoder": "clip@main", "language_model": "gpt2@main"}, False), ("full", {}, True),
                             ("tokenizer", {"language_model": {"tokenizer": "openai/clip-vit-base-patch32"}}, False)):
     model = mmzoo.build("clip-prefix-gpt2", seed=0, **options)
     mmzoo.pack(model.save(f"{folder}/{name}", full=full), f"{folder}/{name}.mmzoo")
