@@ -102,8 +102,8 @@ class Source:
             SourceError: the repository cannot be used, or the disk is full.
         """
         if self._carried is not None:
-            if (path := self._carried / name).is_file():
-                return path
+            if (own := self._carried / name).is_file():
+                return own
             self._carried = None  # from here on every file is the Hub's, so that all come from one commit
         if self._packed is not None:
             path = self._packed.files.get(name)

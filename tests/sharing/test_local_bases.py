@@ -126,6 +126,26 @@ def test_a_full_push_loads_where_the_folder_is_not(name, saved, bases, tmp_path,
     assert says(mmzoo.load(loaded.save("again"))) == expected, "and it can be saved again"
 
 
+def test_a_full_push_that_would_lose_something_is_refused_too(bases, tmp_path):
+    folder = bases / "my-waves"
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 32}
+    sizes |= {"conv_dim": (8, 8), "conv_kernel": (4, 2), "conv_stride": (4, 2), "num_feat_extract_layers": 2}
+    sizes |= {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**sizes)).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
+    model = build({"encoder": "hf-audio:./my-waves"}, bases)
+    with pytest.raises(DoesNotFit, match="also with --full, since its class has no options") as refused:
+        mmzoo.push(model, shared(tmp_path), full=True)
+    assert "mmzoo pack" in str(refused.value)
+    assert "--full (full=True)" not in str(refused.value)
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    model = build({"encoder": "hf-audio:./my-waves"}, bases)
+    mmzoo.push(model, shared(tmp_path), full=True)
+    expected = says(model)
+    shutil.rmtree(folder)
+    assert says(mmzoo.load(shared(tmp_path))) == expected
+
+
 def test_the_licence_of_the_entry_does_not_cover_a_folder(bases, tmp_path):
     mmzoo.push(build(BUILDS["encoder"][0], bases), shared(tmp_path), full=True)
     rows = {row.part: row for row in mmzoo.load(shared(tmp_path)).summary().parts}
