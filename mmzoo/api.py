@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     # Registration
     # Pretrained weights
     from mmzoo.backbones.repository import CONFIG_FILE, PROCESSORS, WEIGHTS_FILE, Source
-    from mmzoo.backbones.transformers_models import class_for, config_of, construct_model, load_backbone, quiet
+    from mmzoo.backbones.transformers_models import class_for, config_of, construct_model, load_backbone
     from mmzoo.backbones.weights import (
         Weights,
         explain_errors,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         fetch_weights,
         first_names,
         names_in,
+        quiet,
         read_metadata,
         read_pickle,
         read_tensors,

@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmzoo.backbones import local_backbones
 from mmzoo.backbones.local_backbones import LocalBackbone
@@ -15,9 +16,11 @@ from mmzoo.checkpoints import card, screening
 from mmzoo.checkpoints.folder import FileFacts, Manifest, read_manifest, verify_checkpoint
 from mmzoo.checkpoints.screening import BACKBONES, CARD, MANIFEST, PACK, WHEELS
 from mmzoo.common.files import hash_unchanged, staged_file
-from mmzoo.errors import CheckpointError, HubError
+from mmzoo.errors import BadRecipe, CheckpointError, DoesNotFit, HubError
+from mmzoo.models.bases import local_bases
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel
+from mmzoo.recipes.schema import Recipe
 from mmzoo.sharing.archive import write_archive
 from mmzoo.sharing.locations import check_revision, is_repository, local_folder, open_remote
 from mmzoo.sharing.repository import Pushed, files_of
@@ -33,6 +36,7 @@ def push(
     create_pr: bool = False,
     full: bool = False,
     tag: str | None = None,
+    bases: Mapping[str, str | Path] | None = None,
 ) -> Pushed:
     """Share a model in one commit, which holds all of it. Files that the repository has already are not sent again.
 
@@ -46,8 +50,10 @@ def push(
         create_pr: propose the commit as a pull request.
         full: share all weights, not only the trained ones.
         tag: a name for the commit.
+        bases: what a checkpoint is to be built on in place of a folder or repository, as in `mmzoo.load`.
 
     Raises:
+        DoesNotFit: the model is built on a folder of this machine, so that nobody else could load it.
         CheckpointError: the folder is no complete checkpoint, or the disk is full. HubError: the place refuses, fails or cannot
             be reached, someone else pushed meanwhile (on a Hub), or the card is refused; the branch is then unchanged.
     """
@@ -58,7 +64,7 @@ def push(
         raise HubError("the model to push is itself a repository; pull it first: mmzoo pull REPOSITORY --to DIR")
     with tempfile.TemporaryDirectory(prefix="mmzoo-push-") as name:
         temporary = Path(name)
-        folder = _checkpoint_folder(model, temporary, full=full)
+        folder = _checkpoint_folder(model, temporary, full=full, bases=bases)
         files = files_of(folder)
         if CARD in files:
             text = card.addressed(files[CARD].read_text(encoding="utf-8"), remote.name)
@@ -72,12 +78,44 @@ def push(
         return remote.send(files, private=private, revision=branch, create_pr=create_pr, tag=tag, message=message)
 
 
-def _checkpoint_folder(model: MultimodalModel | str | Path, temporary: Path, *, full: bool) -> Path:
+def _checkpoint_folder(
+    model: MultimodalModel | str | Path, temporary: Path, *, full: bool, bases: Mapping[str, str | Path] | None
+) -> Path:
+    """Return a checkpoint folder of what is to be pushed, written to ``temporary`` if it has to be another one."""
     if isinstance(model, MultimodalModel):
-        return model.save(temporary, full=full)
-    folder = unpacked(model) if is_pack(model) else Path(model).expanduser()
-    manifest = verify_checkpoint(folder)
-    return load(folder).save(temporary, full=True) if full and not manifest.full else folder
+        if bases:
+            raise BadRecipe("bases: are for a checkpoint folder; load it with them, mmzoo.load(folder, bases=...), and push that")
+        if not full and not model.provenance.full:
+            _refuse_local_bases(model.recipe, model.lock(), full=False)
+        folder = model.save(temporary, full=full)
+    else:
+        folder = unpacked(model) if is_pack(model) else Path(model).expanduser()
+        manifest = verify_checkpoint(folder)
+        recipe = Recipe.of(manifest.recipe, str(folder))
+        if bases or (full and not manifest.full) or (full and local_bases(recipe, _locks(manifest))):
+            folder = load(folder, bases=bases).save(temporary, full=full)
+    manifest = read_manifest(folder)
+    _refuse_local_bases(Recipe.of(manifest.recipe, str(folder)), _locks(manifest), full=full)
+    return folder
+
+
+def _locks(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    return {key: lock.model_dump() for key, lock in manifest.lock.items()}
+
+
+def _refuse_local_bases(recipe: Recipe, lock: Mapping[str, Mapping[str, Any]], *, full: bool) -> None:
+    """Raise `DoesNotFit` if a part is built on a folder, which nobody has who loads what is pushed."""
+    for key, (name, *_) in local_bases(recipe, lock).items():
+        even = ", also with --full, since its class has no options for the folder's configuration" if full else ""
+        ways = [
+            "share every weight, with the configuration and tokenizer: --full (full=True)",
+            "write one file that holds the folder's files too: mmzoo pack MODEL out.mmzoo",
+            f"share the folder on a hub, and name it there: --base {name}=owner/name (bases={{'{name}': 'owner/name'}})",
+        ]
+        raise DoesNotFit(
+            f"the {recipe.label(key).replace('_', ' ')} is built on the folder '{name}' of this machine, so nobody else could "
+            f"load what is pushed{even}; nothing was sent. Choose one:\n  " + "\n  ".join(ways[full:])
+        )
 
 
 def pack(model: MultimodalModel | str | Path, path: str | Path, *, wheels: str | Path | None = None) -> Path:

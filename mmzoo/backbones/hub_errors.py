@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from huggingface_hub import constants, get_token
+from huggingface_hub import constants, get_session, get_token, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -28,6 +28,7 @@ from mmzoo.errors import HubError, MmzooError
 
 _TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TRANSIENT_CLASSES = frozenset({"TransportError", "ConnectionError", "TimeoutError", "Timeout", "LocalEntryNotFoundError"})
+_NO_CONNECTION = frozenset({"ConnectError", "ConnectTimeout", "ProxyError"})
 _TIMEOUT_CLASSES = frozenset({"TimeoutException", "Timeout"})
 # No space, a quota, no permission.
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
@@ -40,6 +41,21 @@ _REASONS = {
     413: "is too large for the hub (413)",
     429: "too many requests (429); wait a few minutes and try again",
 }
+
+
+def check_connection(repository: str, name: str, revision: str | None) -> None:
+    """Raise the HTTP client's error if there is no connection to the Hub, and no copy of a file in the library's cache.
+
+    To be called before a download: the library would wait and try again for most of a minute, and log each try. Faults of a Hub
+    that answers are left to it.
+    """
+    if constants.is_offline_mode() or isinstance(try_to_load_from_cache(repository, name, revision=revision), str):
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception as error:  # HTTP clients raise many types
+        if _class_names(error) & _NO_CONNECTION:
+            raise
 
 
 def root_cause(error: BaseException) -> Exception:

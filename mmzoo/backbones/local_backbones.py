@@ -1,4 +1,4 @@
-"""Use files of backbones that a pack carries in place of the Hub, and record which files are fetched, so that they can be packed.
+"""Use files of backbones that a pack or a plugin carries in place of the Hub; record which are fetched, to be packed.
 
 `mmzoo.backbones.repository` and `mmzoo.backbones.weights` ask `find_local` before the Hub or a folder. A backbone that it finds
 is read from local files only.
@@ -30,6 +30,7 @@ class LocalBackbone:
 
 
 _local: ContextVar[Sequence[LocalBackbone]] = ContextVar("local", default=())
+_carried: ContextVar[bool] = ContextVar("carried", default=False)
 _fetched: ContextVar[dict[tuple[str, str | None], LocalBackbone] | None] = ContextVar("fetched", default=None)
 
 
@@ -48,6 +49,16 @@ def fetch_record(id: str, revision: str | None) -> LocalBackbone:
 def use_local(backbones: Sequence[LocalBackbone]) -> AbstractContextManager[object]:
     """Use these local files for each `Source` that is made in the block, for as long as the `Source` exists."""
     return _set(_local, backbones)
+
+
+def uses_carried() -> bool:
+    """Return whether a `Source` that is made here is to use the configurations that its plugin carries."""
+    return _carried.get()
+
+
+def use_carried(on: bool = True) -> AbstractContextManager[object]:
+    """Use, for each `Source` that is made in the block, the configurations that its plugin carries: no weights are wanted."""
+    return _set(_carried, on)
 
 
 def record_fetches() -> AbstractContextManager[dict[tuple[str, str | None], LocalBackbone]]:

@@ -18,8 +18,8 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, RemoteEntr
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from mmzoo.backbones import local_backbones
-from mmzoo.backbones.hub_errors import hub_error, is_final, root_cause
-from mmzoo.backbones.weights import explain_errors
+from mmzoo.backbones.hub_errors import check_connection, hub_error, is_final, root_cause
+from mmzoo.backbones.weights import explain_errors, quiet
 from mmzoo.checkpoints import screening
 from mmzoo.checkpoints.screening import TOKENIZER_CONFIG
 from mmzoo.common.files import hash_unchanged
@@ -39,6 +39,13 @@ CONVERTER, CONVERTED = "SFconvertbot", "Adding `safetensors` variant of this mod
 log = logging.getLogger(__name__)
 
 
+def is_local(name: str) -> bool:
+    """Return whether a `Source` of this name is a folder; also for one that is not there, if only a folder can have the name."""
+    path = Path(name).expanduser()
+    files = (CONFIG_FILE, FAST_TOKENIZER[0], *SLOW_TOKENIZER)
+    return name.startswith((".", "/", "~")) or any((path / file).is_file() for file in files)
+
+
 class Unreachable(SourceError):
     """Report that the Hub does not answer and the cache has no copy."""
 
@@ -53,12 +60,19 @@ class Source:
         files: the path of each file that was used, by name.
     """
 
-    def __init__(self, name: str, revision: str | None = None) -> None:
-        """Open a folder, or name a repository, of which nothing is fetched yet; a `SourceError` for a folder with a revision."""
+    def __init__(self, name: str, revision: str | None = None, *, carried: Path | None = None) -> None:
+        """Open a folder, or name a repository, of which nothing is fetched yet; a `SourceError` for a folder with a revision.
+
+        Args:
+            name, revision: a folder, or a repository's id and perhaps a branch, tag or commit.
+            carried: a folder of a plugin, which has for some repositories the configurations, in ``owner--name/config.json``.
+                Where no weights are wanted and no revision is named, they are used in place of the Hub's.
+        """
         self.name, self.revision = name, revision
         self.commit: str | None = None
         self.files: dict[str, Path] = {}
         self._unreachable = ""
+        self._carried: Path | None = None
         self._packed = local_backbones.find_local(name, revision)
         self._record = local_backbones.fetch_record(name, revision)
         if self._packed is not None:
@@ -71,8 +85,15 @@ class Source:
             raise SourceError(f"'{name}': there is no such folder; it must hold {CONFIG_FILE} and {WEIGHTS_FILE}")
         if self.folder is not None and revision is not None:
             raise SourceError(f"'{name}' is a folder and has no revision '{revision}'; leave '@{revision}' out")
+        if carried is not None and self.folder is None and revision is None and local_backbones.uses_carried():
+            self._carried = carried / name.replace("/", "--")
 
     # Files
+
+    @property
+    def is_carried(self) -> bool:
+        """Return whether its files are, until another one is asked for, those that a plugin carries."""
+        return self._carried is not None
 
     def get(self, name: str) -> Path | None:
         """Return the path of a file, fetched if necessary; None if the repository or folder has no such file.
@@ -81,6 +102,10 @@ class Source:
             Unreachable: the Hub does not answer.
             SourceError: the repository cannot be used, or the disk is full.
         """
+        if self._carried is not None:
+            if (own := self._carried / name).is_file():
+                return own
+            self._carried = None  # from here on every file is the Hub's, so that all come from one commit
         if self._packed is not None:
             path = self._packed.files.get(name)
         elif self.folder is not None:
@@ -116,6 +141,8 @@ class Source:
         if cached is None and self._unreachable:  # another request would wait as long
             raise Unreachable(self._unreachable)
         try:
+            if cached is None:
+                check_connection(self.name, name, revision)
             path = Path(cached or hf_hub_download(self.name, name, revision=revision))
         except RemoteEntryNotFoundError:
             return None
@@ -181,7 +208,8 @@ class Source:
             screening.check_reach(data)
         except ValueError as error:
             raise SourceError(f"'{self.name}': {CONFIG_FILE}: {error}; choose another repository or folder") from None
-        with explain_errors(f"'{self.name}': {CONFIG_FILE} cannot be used"):
+        # Quiet, since it warns of ids of its own defaults.
+        with explain_errors(f"'{self.name}': {CONFIG_FILE} cannot be used"), quiet():
             return AutoConfig.from_pretrained(str(path.parent), trust_remote_code=False)
 
     def weights(self, model: str, wanted: Callable[[str], bool] = lambda name: True) -> list[Path]:
@@ -270,6 +298,20 @@ class Source:
                     if isinstance(end, int) and 0 <= end < len(tokenizer):
                         return tokenizer.convert_ids_to_tokens(end)
         return None
+
+    def portable_config(self) -> dict[str, Any]:
+        """Return the data of config.json from which `mmzoo.backbones.transformers_models.config_of` makes the same configuration.
+
+        What would name a path of this machine, or what a recipe may not name, is left out.
+        """
+
+        def kept(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: kept(item) for key, item in value.items() if key not in dropped}
+            return [kept(item) for item in value] if isinstance(value, list) else value
+
+        dropped = screening.REACHING | {"_name_or_path", "name_or_path", "transformers_version"}
+        return kept(self.json(CONFIG_FILE))
 
     def lock(self) -> dict[str, Any]:
         """Return where the files came from, and the sha256 of each that was used."""

@@ -7,8 +7,7 @@ read from safetensors only, and a configuration that would make the library fetc
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,14 +16,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, initialization
 
 from mmzoo.backbones.repository import Source
-from mmzoo.backbones.weights import explain_errors, first_names
+from mmzoo.backbones.weights import explain_errors, first_names, quiet
 from mmzoo.backbones.whole_models import WholeModel
 from mmzoo.checkpoints import screening
 from mmzoo.errors import BadRecipe, SourceError
-
-# Keys of a configuration that make the library fetch or run something.
-_IMPLEMENTATIONS = {"attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"}
-REACHING = screening.FETCHED | _IMPLEMENTATIONS | {"auto_map", "trust_remote_code", "custom_pipelines", "quantization_config"}
 
 
 def config_of(data: dict[str, Any]) -> PreTrainedConfig:
@@ -39,7 +34,7 @@ def config_of(data: dict[str, Any]) -> PreTrainedConfig:
     except ValueError as error:
         raise BadRecipe(f"config.{error}") from None
     for key, value in screening.walk(data):
-        if key in REACHING and value:
+        if key in screening.REACHING and value:
             raise BadRecipe(f"config.{key}: is not allowed in a recipe, since the library would fetch or run what it names")
     kind = str(data.get("model_type"))
     if kind not in transformers.CONFIG_MAPPING or kind == "mmzoo":
@@ -145,18 +140,3 @@ def _below(within: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
         return state
     parted = {f".{name}".partition(f".{within}")[::2]: value for name, value in state.items()}
     return {rest: value for (_, rest), value in parted.items() if rest}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide the loading report and progress bars of transformers in the block; errors are raised all the same."""
-    logging_ = transformers.utils.logging
-    verbosity, bars = logging_.get_verbosity(), logging_.is_progress_bar_enabled()
-    logging_.set_verbosity_error()
-    logging_.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging_.set_verbosity(verbosity)
-        if bars:
-            logging_.enable_progress_bar()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors import SafetensorError, safe_open
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmzoo.backbones import local_backbones
-from mmzoo.backbones.hub_errors import explain_hub_errors
+from mmzoo.backbones.hub_errors import check_connection, explain_hub_errors
 from mmzoo.common.files import hash_unchanged
 from mmzoo.common.sanitize import one_line
 from mmzoo.errors import CheckpointError, MmzooError, SourceError
@@ -70,6 +71,7 @@ def _download(label: str, repository: str, name: str, revision: str | None) -> P
     subject, alternative = f"{label}: the repository '{repository}' of its weights", "set pretrained: false"
     with explain_hub_errors(subject, repository, item=name, revision=revision, kind=SourceError, alternative=alternative):
         try:
+            check_connection(repository, name, revision)
             return Path(hf_hub_download(repository, name, revision=revision))
         except RemoteEntryNotFoundError:
             return None
@@ -91,6 +93,21 @@ def explain_loading(label: str) -> Iterator[None]:
     """Raise a `SourceError` for whatever a library raises while it loads the weights of the part ``label`` in the block."""
     with explain_errors(f"{label}: its weights cannot be loaded"):
         yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide the loading report and progress bars of transformers in the block; errors are raised all the same."""
+    logging_ = transformers.utils.logging
+    verbosity, bars = logging_.get_verbosity(), logging_.is_progress_bar_enabled()
+    logging_.set_verbosity_error()
+    logging_.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging_.set_verbosity(verbosity)
+        if bars:
+            logging_.enable_progress_bar()
 
 
 # Reading

@@ -54,6 +54,9 @@ _METADATA = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.S | re.M)
 # Keys that make transformers fetch a part of the model from elsewhere. `architecture` belongs to timm_wrapper; timm looks it up
 # on the Hub or in a folder.
 FETCHED = frozenset({"architecture", "backbone", "use_pretrained_backbone", "use_timm_backbone"})
+# Keys of a configuration that make the library fetch or run something.
+_IMPLEMENTATIONS = _words("attn_implementation _attn_implementation experts_implementation _experts_implementation")
+REACHING = FETCHED | _IMPLEMENTATIONS | _words("auto_map trust_remote_code custom_pipelines quantization_config")
 _KERNELS = re.compile(r"_?(attn|experts)_implementation")
 _REPEATED = re.compile(r"layer|depth|block|expert|stage")
 _SIZES = re.compile(r"size|dim|len|width|capacity|channel")

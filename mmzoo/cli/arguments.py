@@ -55,6 +55,14 @@ ModelFolder = Annotated[
         metavar="MODEL",
     ),
 ]
+Bases = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--base",
+        metavar="OLD=NEW",
+        help="Use the folder or repository NEW where the model is built on OLD; its files must be the same. May be repeated.",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Examples in a batch; changes speed and memory, not scores.")]
 Metrics = Annotated[list[str] | None, typer.Option(help="A metric; may be repeated.", autocompletion=complete("metric"))]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default the best available.")]
@@ -65,6 +73,14 @@ def changes_of(sets: list[str] | None, **parts: str | None) -> dict[str, Any]:
     from mmzoo.recipes.merging import assignments, merge
 
     return merge({kind: name for kind, name in parts.items() if name is not None}, assignments(sets or []))
+
+
+def bases_of(bases: list[str] | None) -> dict[str, str]:
+    """Return what replaces the bases of a model, by their recorded names."""
+    pairs = [pair.partition("=") for pair in bases or []]
+    if wrong := ["".join(pair) for pair in pairs if not (pair[0] and pair[2])]:
+        raise BadRecipe(f"--base {wrong[0]}: write OLD=NEW, such as ./my-lm=owner/name")
+    return {old: new for old, _, new in pairs}
 
 
 def inputs_of(modality: str, files: list[str] | None, **others: list[str] | None) -> dict[str, Any]:

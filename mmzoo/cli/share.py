@@ -76,13 +76,15 @@ def push(
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Propose it as a pull request.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Share all weights, not only the trained ones.")] = False,
     tag: Annotated[str | None, typer.Option(metavar="TAG", help="A name for the commit.")] = None,
+    bases: arg.Bases = None,
     as_json: arg.Json = False,
 ) -> None:
     """Share a model in one commit. Credentials: `hf auth login` or HF_TOKEN; of an object store, where its package looks."""
     from mmzoo.publish import push as run_push
 
     quiet()
-    done = run_push(model, repo, private=private, revision=revision, create_pr=create_pr, full=full, tag=tag)
+    options: dict[str, Any] = {"private": private, "revision": revision, "create_pr": create_pr, "full": full, "tag": tag}
+    done = run_push(model, repo, bases=arg.bases_of(bases), **options)
     if as_json:
         print_json(done.to_dict())
         return
@@ -146,6 +148,7 @@ def verify(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N examples: faster, but no proof.")] = None,
     batch_size: arg.BatchSize = 128,
     device: arg.Device = None,
+    bases: arg.Bases = None,
     as_json: arg.Json = False,
 ) -> None:
     """Measure again what a model claims, and print which scores are reproduced. Exit code 1 if not all are."""
@@ -155,9 +158,8 @@ def verify(
     if data and dataset is None:
         raise BadRecipe("--data: gives options of a data set; name it with --dataset")
     copy = None if dataset is None else arg.dataset_of(dataset, data)
-    report = run_verification(
-        model, revision=revision, dataset=copy, limit=limit, batch_size=batch_size, device=arg.device_of(device)
-    )
+    options: dict[str, Any] = {"dataset": copy, "limit": limit, "batch_size": batch_size, "device": arg.device_of(device)}
+    report = run_verification(model, revision=revision, bases=arg.bases_of(bases), **options)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -171,14 +173,17 @@ def pack(
     model: arg.ModelFolder,
     output: Annotated[str, typer.Argument(help="The file to write, such as out.mmzoo.", metavar="OUT.mmzoo")],
     wheels: Annotated[str | None, typer.Option(metavar="DIR", help="Add the needed plugins' wheels from this folder.")] = None,
+    bases: arg.Bases = None,
     as_json: arg.Json = False,
 ) -> None:
     """Write one file with a model, its backbones, tokenizer and processor, which loads without network and cache."""
+    from mmzoo.models.load import load as load_model
     from mmzoo.publish import pack as run_pack
     from mmzoo.sharing.unpack import read_index
 
     quiet()
-    path = run_pack(model, output, wheels=wheels)
+    replaced = arg.bases_of(bases)
+    path = run_pack(load_model(model, bases=replaced) if replaced else model, output, wheels=wheels)
     index = read_index(path)
     if as_json:
         print_json({"pack": str(path), **_contents(path, index)})

@@ -111,6 +111,7 @@ def evaluate(
     skip_bad: arg.SkipBad = False,
     device: arg.Device = None,
     data: arg.Data = None,
+    bases: arg.Bases = None,
     as_json: arg.Json = False,
 ) -> None:
     """Measure a model: each score with a 95% interval, beside the same with images (or other inputs) shuffled and blanked."""
@@ -129,6 +130,7 @@ def evaluate(
         samples=samples,
         skip_bad=skip_bad,
         device=arg.device_of(device),
+        bases=arg.bases_of(bases),
     )
     _print_skipped(evaluation.skipped, [(example["id"], example["error"]) for example in evaluation.skipped_examples])
     if evaluation.unrecorded:
@@ -160,6 +162,7 @@ def generate(
     temperature: Annotated[float | None, typer.Option(min=0.01, help="Temperature of sampling.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of sampling.")] = 0,
     device: arg.Device = None,
+    bases: arg.Bases = None,
     as_json: arg.Json = False,
 ) -> None:
     """Generate text for images, audio, or whatever else the model takes."""
@@ -172,7 +175,7 @@ def generate(
     options["do_sample"] = sample or temperature is not None
     if temperature is not None:
         options["temperature"] = temperature
-    loaded = load(model, device=arg.device_of(device))
+    loaded = load(model, device=arg.device_of(device), bases=arg.bases_of(bases))
     inputs = arg.inputs_of(loaded.modality, files, image=image, audio=audio, video=video)
     torch.manual_seed(seed)
     if stream and not as_json:
@@ -203,16 +206,20 @@ def predict(
     text: Annotated[str | None, typer.Option(help="The question or text that goes with each file.")] = None,
     task: Annotated[str | None, typer.Option(help="Predict only with this task of a model of several.")] = None,
     skip_bad: arg.SkipBad = False,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Also the probability of each text that is written; takes one more pass.")
+    ] = False,
     device: arg.Device = None,
+    bases: arg.Bases = None,
     as_json: arg.Json = False,
 ) -> None:
     """Predict a label, an answer or a value for images, audio, or whatever else the model takes."""
     from mmzoo.models.load import load
 
     quiet()
-    loaded = load(model, device=arg.device_of(device))
+    loaded = load(model, device=arg.device_of(device), bases=arg.bases_of(bases))
     inputs = arg.inputs_of(loaded.modality, files, image=image, audio=audio, video=video)
-    predictions = loaded.predict(text=text, task=task, skip_bad=skip_bad, **inputs)
+    predictions = loaded.predict(text=text, task=task, scores=scores, skip_bad=skip_bad, **inputs)
     predictions = predictions if isinstance(predictions, list) else [predictions]
     given = arg.rows_of(inputs, len(predictions))
     rows = [row for row, prediction in zip(given, predictions, strict=True) if prediction is not None]

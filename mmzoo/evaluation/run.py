@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -135,6 +135,7 @@ def evaluate(
     record: bool | None = None,
     samples: int = 5,
     skip_bad: bool = False,
+    bases: Mapping[str, str | Path] | None = None,
     **options: Any,
 ) -> Evaluation:
     """Measure a model on a split.
@@ -154,6 +155,7 @@ def evaluate(
         skip_bad: leave out examples that cannot be used, instead of stopping: whose input cannot be read, whose text exceeds the
             context, or whose target is empty or none that the task can represent. The scores are of the others; how many were
             left out is reported and recorded.
+        bases: as `mmzoo.load` takes them, for a model that is not loaded yet.
         options: passed to the task's prediction, such as ``num_beams``.
 
     Raises:
@@ -164,7 +166,7 @@ def evaluate(
     if record and folder is None:
         raise DataError("record=True needs a checkpoint folder, not a model in memory or in a repository")
     if not isinstance(model, MultimodalModel):
-        model = load(model)
+        model = load(model, bases=bases)
     if device is not None:
         model.to(device)
     started = time.monotonic()

@@ -126,6 +126,7 @@ def verify(
     batch_size: int = 128,
     device: str | None = None,
     progress: bool = True,
+    bases: Mapping[str, str | Path] | None = None,
 ) -> Verification:
     """Measure the scores that a shared model claims, on the same examples, with the same options, metrics, controls and seed.
 
@@ -138,6 +139,7 @@ def verify(
         dataset: a copy of a data set that has no public name because it is the author's own. If every data set has one, it
             replaces all of them. Recorded options apply where it sets none.
         limit: measure only this many examples of each evaluation; the intervals then only need to overlap.
+        bases: as `mmzoo.load` takes them.
 
     Raises:
         HubError, CheckpointError: as `mmzoo.load`. DataError, BadRecipe: ``dataset`` cannot be opened, or ``limit`` is below 1.
@@ -145,7 +147,7 @@ def verify(
     if limit is not None and limit < 1:
         raise DataError(f"limit: must be 1 or more, not {limit}")
     folder = local_folder(model, revision=revision)
-    loaded = load(folder, device=device)
+    loaded = load(folder, device=device, bases=bases)
     pulled = is_repository(model) and _COMMIT.fullmatch(folder.name)
     claims = list(loaded.provenance.run.get("evaluations", []))
     verification = Verification(str(model), folder.name if pulled else None, unrecorded=_unrecorded(folder, claims))

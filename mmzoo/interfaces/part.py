@@ -62,6 +62,11 @@ class Part(nn.Module):
         """
         return ()
 
+    def standalone_options(self) -> dict[str, Any] | None:
+        """Return the options that build the same part without its source, for a checkpoint that holds all weights; None if there
+        are none. What `restore` reads is in the checkpoint."""
+        return None
+
     def lock(self) -> dict[str, Any]:
         """Return the source of the pretrained weights; empty if there are none.
 

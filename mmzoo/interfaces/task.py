@@ -25,7 +25,7 @@ class Prediction:
 
     Args:
         label: a class, or the generated text.
-        score: confidence in [0, 1], or the similarity of a pair.
+        score: confidence in [0, 1], or the similarity of a pair; None for a generated text, unless it was asked for.
         value: the result of a regression of one number.
         scores: score by label, for tasks with labels.
         labels: the classes of a task that may choose several or none; None for other tasks.
@@ -120,4 +120,7 @@ class Task(Part, ABC):
 
     @abstractmethod
     def predict(self, outputs: Outputs, batch: Mapping[str, Tensor], **options: Any) -> list[Prediction]:
-        """Return one prediction per example, in order."""
+        """Return one prediction per example, in order.
+
+        A task with ``needs_generation`` is given ``scores=True`` if its caller asks for the probability of each text.
+        """

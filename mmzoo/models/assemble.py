@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mmzoo.backbones import local_backbones
 from mmzoo.errors import PluginBroken
 from mmzoo.interfaces import FeatureSpec, LanguageSpec, Part
 from mmzoo.interfaces.kinds import GROUPS
@@ -17,7 +18,7 @@ from mmzoo.models.model import MultimodalModel, Provenance
 from mmzoo.models.trainable import apply_policy
 from mmzoo.models.warm_start import WarmStart, inherit_options, without_sources
 from mmzoo.recipes.resolve import Resolved, resolve, resolve_parts
-from mmzoo.recipes.schema import Recipe
+from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.recipes.shape import ALL
 from mmzoo.registry import isolation
 from mmzoo.registry.entries import Entry
@@ -53,15 +54,17 @@ def assemble(
     resolved = resolve_parts(recipe)
     compatibility.check_classes(resolved)
     policies = {key: part.train or resolved[key].cls.default_train for key, part in recipe.parts().items()}
+    # Where a part gets no weights from the Hub, the configurations that its plugin carries are enough.
+    carried = {key for key, part in recipe.parts().items() if meta or key in sources or not _asks_for_weights(recipe, part)}
     with torch.device("meta"):
-        parts = _make(resolved, {})
+        parts = _make(resolved, {}, carried)
     compatibility.check_parts(recipe, resolved, parts, policies)
     for key, source in sources.items():
         source.check(parts[key])
     pretrained = {key: key not in sources and _wants_weights(recipe, key, part) for key, part in parts.items()}
     if not meta:
         loading = {key: parts[key] for key in parts if pretrained[key] and not random}
-        parts = _make_with_weights(resolved, loading, sources, None if random else lock)
+        parts = _make_with_weights(resolved, loading, sources, carried, None if random else lock)
     for key, part in parts.items():
         if folder is not None:
             part.restore(folder)
@@ -88,6 +91,7 @@ def _make_with_weights(
     resolved: dict[str, Resolved],
     pretrained: dict[str, Part],
     sources: Mapping[str, WarmStart],
+    carried: Collection[str],
     lock: Mapping[str, Mapping[str, Any]] | None,
 ) -> dict[str, Part]:
     """Load the ``pretrained`` parts, which are on the meta device, and make the others, with the weights of their sources."""
@@ -99,17 +103,20 @@ def _make_with_weights(
             raise PluginBroken(f"{entry.label}: load_pretrained left {empty[0]} without a value")
     if lock is not None:
         locks.check_lock(lock, pretrained)
-    parts = _make(resolved, pretrained)
+    parts = _make(resolved, pretrained, carried)
     for key, source in sources.items():
         source.load_into(parts[key])
     return parts
 
 
-def _make(resolved: dict[str, Resolved], loaded: Mapping[str, Part]) -> dict[str, Part]:
-    """Make the parts on the current device, except those that are already loaded."""
+def _make(resolved: dict[str, Resolved], loaded: Mapping[str, Part], carried: Collection[str]) -> dict[str, Part]:
+    """Make the parts on the current device, except those that are already loaded; those in ``carried`` need no weights."""
 
     def make(key: str, *specs: Any) -> Any:
-        return loaded[key] if key in loaded else _instance(resolved[key], resolved[key].options, *specs)
+        if key in loaded:
+            return loaded[key]
+        with local_backbones.use_carried(key in carried):
+            return _instance(resolved[key], resolved[key].options, *specs)
 
     names = {group: [key.partition(".")[2] for key in resolved if key.startswith(f"{group}.")] for group in GROUPS.values()}
     encoders = {name: make(f"encoders.{name}") for name in names["encoders"]}
@@ -150,6 +157,10 @@ def _attribute_errors_to(entry: Entry, what: str) -> Iterator[None]:
 
 def _wants_weights(recipe: Recipe, key: str, part: Part) -> bool:
     """Return whether pretrained weights are to be loaded into a part."""
-    chosen = recipe.parts()[key].pretrained
-    wanted = recipe.pretrained if chosen is None else chosen
+    wanted = _asks_for_weights(recipe, recipe.parts()[key])
     return bool(wanted and type(part).pretrainable and getattr(part, "has_pretrained", True))
+
+
+def _asks_for_weights(recipe: Recipe, part: PartConfig) -> bool:
+    """Return whether a recipe asks for pretrained weights of a part, if it has any."""
+    return recipe.pretrained if part.pretrained is None else part.pretrained

@@ -11,12 +11,17 @@ from mmzoo.interfaces import Encoder
 from mmzoo.interfaces.kinds import kind_of
 from mmzoo.models.trainable import adapted
 from mmzoo.recipes import licence
+from mmzoo.recipes.schema import Recipe
 from mmzoo.registry.manager import plugin_manager
 
 
-def summarise_model(model: Any, *, activations: bool = True) -> Summary:
-    """Return the summary of a model, which may be on the meta device; without ``activations`` it runs nothing."""
-    recipe, parts = model.recipe, model.recipe.parts()
+def summarise_model(model: Any, *, activations: bool = True, recipe: Recipe | None = None) -> Summary:
+    """Return the summary of a model, which may be on the meta device; without ``activations`` it runs nothing.
+
+    ``recipe`` is another one for the same model, if it is to be described by that.
+    """
+    recipe = model.recipe if recipe is None else recipe
+    parts = recipe.parts()
     rows = [
         summarise(
             recipe.label(key),
@@ -32,13 +37,13 @@ def summarise_model(model: Any, *, activations: bool = True) -> Summary:
     ]
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
     return total_summary(
-        model.recipe.name or "unnamed",
+        recipe.name or "unnamed",
         rows,
         buffers,
-        licences=licence.of_recipe(model.recipe, model.provenance.run.get("weights")),
+        licences=licence.of_recipe(recipe, model.provenance.run.get("weights")),
         adds=model.added_tokens(),
         activations=_activations(model) if activations else None,
-        batch_size=model.recipe.training.batch_size,
+        batch_size=recipe.training.batch_size,
     )
 
 
@@ -51,13 +56,14 @@ def _activations(model: Any) -> Activations:
     return estimate(model)
 
 
-def model_card(model: Any) -> str:
-    """Return the model card, in Markdown, with the sections that plugins add."""
+def model_card(model: Any, recipe: Recipe | None = None) -> str:
+    """Return the model card, in Markdown, with the sections that plugins add; ``recipe`` as in `summarise_model`."""
+    recipe = model.recipe if recipe is None else recipe
     run = model.provenance.run
     added = plugin_manager().manager.hook.mmzoo_card_sections(model=model, run=run)
     return card.render(
-        model.recipe,
-        summarise_model(model, activations=False),
+        recipe,
+        summarise_model(model, activations=False, recipe=recipe),
         run,
         generates=any(task.needs_generation for task in model.tasks.values()),
         modalities=model.modalities,

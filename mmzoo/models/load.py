@@ -17,6 +17,7 @@ from mmzoo.errors import BadRecipe, DoesNotFit, PluginBroken, UnknownName
 from mmzoo.interfaces.kinds import key_of
 from mmzoo.models import locks
 from mmzoo.models.assemble import assemble
+from mmzoo.models.bases import check_tokens, replace_bases
 from mmzoo.models.model import MultimodalModel
 from mmzoo.models.warm_start import MISSING, WarmStart, without_sources
 from mmzoo.recipes import licence
@@ -27,13 +28,21 @@ from mmzoo.sharing.locations import local_folder
 from mmzoo.sharing.unpack import backbones
 
 
-def load(model: str | Path, *, revision: str | None = None, device: str | torch.device | None = None) -> MultimodalModel:
+def load(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+    bases: Mapping[str, str | Path] | None = None,
+) -> MultimodalModel:
     """Load a checkpoint that `MultimodalModel.save` wrote. The loaded model's outputs are identical to the saved one's.
 
     Args:
         model: a folder, a pack (``"name.mmzoo"``), ``"me/repository"`` on the Hub, or ``"file:///a/folder/me/repository"``.
         revision: a branch, tag or commit of a repository; ``"me/repository@REVISION"`` means the same.
         device: the device to move it to; None for the CPU.
+        bases: what to use in place of a repository or folder that the model is built on, by the recorded name: a folder, or
+            ``"owner/name[@REVISION]"``. Its files must have the recorded sha256.
 
     Raises:
         CheckpointError: a file is missing, truncated or altered, a backbone differs from the locked one, the weights do not
@@ -41,7 +50,7 @@ def load(model: str | Path, *, revision: str | None = None, device: str | torch.
         HubError: the repository cannot be reached or does not exist.
     """
     folder = local_folder(model, revision=revision)
-    contents = read_checkpoint(folder)
+    contents = replace_bases(read_checkpoint(folder), bases or {})
     plugin_manager().check_needed(contents.plugins)
     with local_backbones.use_local(backbones(folder)), locks.explain_locked_backbone(contents):
         plan, dtype = _plan(contents)
@@ -49,6 +58,8 @@ def load(model: str | Path, *, revision: str | None = None, device: str | torch.
         loaded = assemble(recipe, lock=contents.lock, random=contents.full, folder=folder)
         loaded.load_state_dict(read_weights(folder, dict(plan.named_parameters())), strict=False)
         _ = loaded.language_model.tokenizer  # loaded on first use: now its files are accessible
+    if bases:
+        check_tokens(contents, loaded)
     loaded.provenance.run, loaded.provenance.full = contents.run, contents.full
     return loaded.to(device, dtype)
 

@@ -16,7 +16,9 @@ from mmzoo.common.sanitize import sanitize
 from mmzoo.errors import CheckpointError, SourceError
 from mmzoo.interfaces import Part
 from mmzoo.interfaces.kinds import key_of
+from mmzoo.models.bases import local_bases
 from mmzoo.models.model import MultimodalModel
+from mmzoo.recipes.schema import Recipe
 
 PRECISIONS = {torch.float32, torch.float16, torch.bfloat16}  # a model may be saved in any of them
 MAX_COMPUTED = 2 << 30  # bytes
@@ -57,10 +59,20 @@ def check_tensors(stored: Mapping[str, StoredTensor], plan: MultimodalModel, whe
 
 @contextmanager
 def explain_locked_backbone(contents: CheckpointContents) -> Iterator[None]:
-    """Add the lock and the ways out to the error about a backbone that cannot be fetched at its commit any more."""
+    """Add the lock and the ways out to the error about a backbone that cannot be read where it was any more."""
     try:
         yield
     except SourceError as error:
+        where = contents.folder / MANIFEST
+        for key, names in local_bases(Recipe.of(contents.recipe, str(where)), contents.lock).items():
+            for name in names:
+                if f"'{name}'" in str(error):
+                    raise SourceError(
+                        f"{error}\n{where}: its {key.replace('_', ' ')} is built on the folder '{name}' of the machine that "
+                        f"saved it. If you have it elsewhere: mmzoo.load(MODEL, bases={{'{name}': 'FOLDER or owner/name'}}), or "
+                        f"--base {name}=FOLDER; its files must have the recorded sha256. Else its author can share it with "
+                        "`mmzoo pack`, or with every weight: `mmzoo push --full`"
+                    ) from None
         for key, facts in contents.lock.items():
             if facts["source"] == "hub" and f"'{facts['id']}'" in str(error):
                 raise SourceError(

@@ -30,7 +30,7 @@ from mmzoo.interfaces.kinds import GROUPS
 from mmzoo.modalities.image import BoundedTransform, ImageReader
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import NONE
-from mmzoo.models import describe, generation, prediction, streaming, trainable
+from mmzoo.models import bases, describe, generation, prediction, streaming, trainable
 from mmzoo.models.compatibility import check_end
 from mmzoo.models.generation import NEW_TOKENS
 from mmzoo.models.hooks import AttachedHooks
@@ -405,6 +405,7 @@ class MultimodalModel(nn.Module):
         video: Any = None,
         task: str | None = None,
         batch_size: int = 64,
+        scores: bool = False,
         skip_bad: bool = False,
         **options: Any,
     ) -> Any:
@@ -417,12 +418,14 @@ class MultimodalModel(nn.Module):
             audio, video: likewise for encoders of these: a path, ``file://`` URL, bytes, whatever else their reader takes, or a
                 list of them. An encoder of another modality has a keyword of that name.
             task: the only task to predict with; None for all.
+            scores: also compute the probability of each text that a task generates, which takes one more forward pass. Classes
+                always have scores.
             skip_bad: give None in place of a prediction where an input cannot be read or a text is too long, and log the reason.
                 If that is so for all, it is an error.
             options: of the task, such as ``num_beams`` where it generates.
 
         Returns:
-            A `Prediction` with ``label`` and ``score``, or ``value``; for a model of several tasks a mapping of them by task,
+            A `Prediction` with ``label`` (and ``score``), or ``value``; for a model of several tasks a mapping of them by task,
             unless ``task`` names one.
 
         Raises:
@@ -433,7 +436,7 @@ class MultimodalModel(nn.Module):
         pairs, is_list = prediction.pair_inputs(self, given, text)
         examples = [prediction.make_example(i, inputs, prediction.plain(words)) for i, (inputs, words) in enumerate(pairs)]
         skipped: list[tuple[str, str]] | None = [] if skip_bad else None
-        predictions = self.predict_examples(examples, batch_size=batch_size, task=task, skipped=skipped, **options)
+        predictions = self.predict_examples(examples, batch_size=batch_size, task=task, scores=scores, skipped=skipped, **options)
         prediction.report_skipped(self, skipped or [], len(examples))
         return predictions if is_list else predictions[0]
 
@@ -445,6 +448,7 @@ class MultimodalModel(nn.Module):
         batch_size: int = 64,
         blank: bool | Collection[str] = False,
         task: str | None = None,
+        scores: bool = False,
         skipped: list[tuple[str, str]] | None = None,
         **options: Any,
     ) -> list[Any]:
@@ -462,13 +466,13 @@ class MultimodalModel(nn.Module):
                 kept = batch.get("kept", ())
                 if skipped is not None:
                     skipped += raise_bad(batch)
-                own = self.predict_batch(batch, **options) if kept or skipped is None else []
+                own = self.predict_batch(batch, scores=scores, **options) if kept or skipped is None else []
                 rows = dict(zip(kept, own, strict=True))
                 predictions += [rows.get(i) for i in range(len(group))]
         return predictions
 
     @torch.no_grad()
-    def predict_batch(self, batch: dict[str, Any], **options: Any) -> list[Any]:
+    def predict_batch(self, batch: dict[str, Any], *, scores: bool = False, **options: Any) -> list[Any]:
         """Predict one collated batch; see `predict`. With one task in the batch each example has a `Prediction`."""
         prediction.check_readable(self, batch)
         moved = tensors(batch, self.device)
@@ -476,6 +480,8 @@ class MultimodalModel(nn.Module):
         results: dict[str, list[Prediction]] = {}
         for name, own in self._with_texts(moved["tasks"]).items():
             used = options if prediction.takes_options(self, name, moved["tasks"], options) else {}
+            if scores and self.tasks[name].needs_generation:
+                used = {**used, "scores": True}
             results[name] = self.tasks[name].predict(outputs[name], own, **used)
         if len(self.tasks) == 1 or len(results) == 1:
             return next(iter(results.values()))
@@ -579,19 +585,22 @@ class MultimodalModel(nn.Module):
     def save(self, folder: str | Path, *, full: bool = False) -> Path:
         """Write a checkpoint folder: the trained weights (with ``full`` all weights), the recipe, the lock and the card.
 
+        A full checkpoint needs no local folder that a part is built on: its configuration and tokenizer are saved too.
+
         Raises:
             CheckpointError: the folder cannot be written or the disk is full; an older checkpoint there is unchanged.
         """
         full = full or self.provenance.full
+        recipe, lock = bases.standalone(self) if full else (self.recipe, self.lock())
         state = self.state_dict()
         return write_checkpoint(
             folder,
-            recipe=self.recipe.to_dict(),
+            recipe=recipe.to_dict(),
             weights={name: state[name].detach().cpu() for name in self.saved_names(full=full)},
             plugins=self.provenance.plugins(),
-            lock=self.lock(),
+            lock=lock,
             run=self.provenance.run,
-            card=self.card(),
+            card=describe.model_card(self, recipe),
             save_tokenizer=self.language_model.tokenizer.save_pretrained,
             full=full,
         )

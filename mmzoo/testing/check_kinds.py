@@ -319,8 +319,8 @@ def missing_inputs(subject: Subject) -> None:
     expect(finite(total), "the loss is not finite where an input is missing")
     alone = torch.stack([loss([example]) for example in examples]).sum()
     expect(close(total, alone), "a missing input changes the loss of others")
-    together = model.predict_examples(examples)
-    apart = [model.predict_examples([example])[0] for example in examples]
+    together = model.predict_examples(examples, scores=True)
+    apart = [model.predict_examples([example], scores=True)[0] for example in examples]
     expect([p.text for p in together] == [p.text for p in apart], "a missing input changes what is predicted for others")
 
 
@@ -332,9 +332,9 @@ def several_callers(subject: Subject) -> None:
     """
     model = subject.model
     examples = subject.examples * 2
-    alone = [model.predict_examples([example])[0] for example in examples]
+    alone = [model.predict_examples([example], scores=True)[0] for example in examples]
     with ThreadPoolExecutor(3) as pool:
-        together = list(pool.map(lambda example: model.predict_examples([example])[0], examples))
+        together = list(pool.map(lambda example: model.predict_examples([example], scores=True)[0], examples))
     expect(_same_answers(together, alone), "threads that predict at the same time get other predictions than alone")
     copied = copy.deepcopy(model)
     changed = subject.build()
@@ -342,10 +342,10 @@ def several_callers(subject: Subject) -> None:
         for own, other in zip(mine.parameters(), theirs.parameters(), strict=True):
             other.add_(0.5)
             own.add_(0.5)
-    wanted = [changed.predict_examples([example])[0] for example in subject.examples]
-    got = [copied.predict_examples([example])[0] for example in subject.examples]
+    wanted = [changed.predict_examples([example], scores=True)[0] for example in subject.examples]
+    got = [copied.predict_examples([example], scores=True)[0] for example in subject.examples]
     expect(_same_answers(got, wanted), "a deep copy of the model runs the fusion of the original")
-    again = [model.predict_examples([example])[0] for example in subject.examples]
+    again = [model.predict_examples([example], scores=True)[0] for example in subject.examples]
     expect(_same_answers(again, alone[: len(again)]), "what changes a deep copy of the model changes the original")
 
 

@@ -249,7 +249,10 @@ def _write_and_read(chosen: Format, model: MultimodalModel, folder: Path) -> Non
     expect(any(folder.iterdir()), "it writes no file")
     if "import" in chosen.ways():
         sample = Sample().load("test")
-        actual, wanted = chosen.read(str(folder)).predict_examples(sample), model.predict_examples(sample)
+        actual, wanted = (
+            chosen.read(str(folder)).predict_examples(sample, scores=True),
+            model.predict_examples(sample, scores=True),
+        )
         expect(actual == wanted, f"it predicts {actual[0]} after reading back, and {wanted[0]} before")
 
 

@@ -59,10 +59,10 @@ def _check_move(subject: Subject, moved: MultimodalModel, where: str) -> None:
             owner, _, leaf = name.rpartition(".")
             value.copy_(getattr(real.get_submodule(owner), leaf))
     try:
-        predictions = moved.eval().predict_examples(subject.examples)
+        predictions = moved.eval().predict_examples(subject.examples, scores=True)
     except (RuntimeError, NotImplementedError) as error:
         raise AssertionError(f"moved to {where} it fails, which happens if a tensor is not a buffer: {error}") from error
-    _same(predictions, real.predict_examples(subject.examples), f"moved to {where} it predicts otherwise")
+    _same(predictions, real.predict_examples(subject.examples, scores=True), f"moved to {where} it predicts otherwise")
 
 
 def _tensors(part: Any) -> dict[str, Tensor]:
@@ -112,8 +112,8 @@ def batches(subject: Subject) -> None:
     of one. The loss must be finite for each.
     """
     model = subject.model
-    together = model.predict_examples(subject.examples)
-    alone = [model.predict_examples([example])[0] for example in subject.examples]
+    together = model.predict_examples(subject.examples, scores=True)
+    alone = [model.predict_examples([example], scores=True)[0] for example in subject.examples]
     _same(together, alone, "predictions in a batch and alone differ")
     with torch.no_grad():
         for example in subject.examples:
@@ -129,7 +129,7 @@ def seeded(subject: Subject) -> None:
     one, other = subject.model.state_dict(), subject.build().state_dict()
     differ = [name for name in one if not torch.equal(one[name], other[name])]
     expect(not differ, f"with one seed, two builds differ in {', '.join(differ[:5])}")
-    predictions = [subject.model.predict_examples(subject.examples) for _ in range(2)]
+    predictions = [subject.model.predict_examples(subject.examples, scores=True) for _ in range(2)]
     expect(predictions[0] == predictions[1], "two predictions of one model differ")
     model = subject.build()
     batch = subject.batch(model)

@@ -173,16 +173,16 @@ def round_trip(recipe: Recipe, folder: Path, *, steps: int = 2, dataset: Dataset
     sample = dataset or Sample()
     examples = list(sample.load(sample.splits()[-1]))
     built = build(recipe, seed=0)
-    first = built.predict_examples(examples)
+    first = built.predict_examples(examples, scores=True)
     assert len(first) == len(examples), f"predict returns {len(first)} predictions for {len(examples)} examples"
     options = {"max_steps": steps, "batch_size": 4, "precision": "fp32", "log_every": 1}
     run = train(recipe, dataset=sample, output=folder, progress=False, training=options)
     assert run.steps == steps, f"trained {run.steps} steps of {steps}"
     assert all(np.isfinite(entry["loss"]) for entry in run.history), "the loss is not finite"
-    trained = run.model.predict_examples(examples)
+    trained = run.model.predict_examples(examples, scores=True)
     loaded = load(folder)
     state = loaded.state_dict()
     for name, value in run.model.state_dict().items():
         assert (state[name] == value).all(), f"{name} differs after loading"
-    assert trained == loaded.predict_examples(examples), "the loaded model predicts otherwise than the saved one"
+    assert trained == loaded.predict_examples(examples, scores=True), "the loaded model predicts otherwise than the saved one"
     return loaded

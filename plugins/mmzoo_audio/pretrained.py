@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from mmzoo.api import (
 from mmzoo_audio.clips import RATE, Clip, ClipReader, Waveform
 from mmzoo_audio.mel import HOP, LogMel, frames, mean, within
 
+CARRIED = Path(__file__).with_name("known")  # configurations of the entry's default variant
 WAVEFORM = ("wav2vec2", "hubert", "wavlm", "unispeech-sat", "data2vec-audio")
 STRIDE = 2  # frames to a token, by Whisper's second convolution
 
@@ -77,7 +79,7 @@ class HFAudio(Encoder):
         """
         super().__init__()
         self.options = options
-        self.source = None if options.config is not None else Source(options.variant, options.revision)
+        self.source = None if options.config is not None else Source(options.variant, options.revision, carried=CARRIED)
         self._config = config_of(options.config) if self.source is None else self.source.config()
         kind = self._config.model_type
         name = options.variant or f"a {kind}"
@@ -117,6 +119,13 @@ class HFAudio(Encoder):
 
     def lock(self) -> dict[str, Any]:
         return self.source.lock() if self.source is not None and self._loaded else {}
+
+    def standalone_options(self) -> dict[str, Any] | None:
+        plain = self.mel is not None or self.transform.extractor.to_dict() == Wav2Vec2FeatureExtractor().to_dict()
+        if self.source is None or not plain:  # no option has the extractor's settings
+            return None
+        own = self.options.model_dump(exclude_defaults=True, exclude={"variant", "revision"})
+        return {**own, "config": self.source.portable_config()}
 
     def blocks(self) -> Sequence[nn.Module]:
         return tuple(self.model.layers if self.mel is not None else self.model.encoder.layers)

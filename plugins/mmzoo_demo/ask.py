@@ -18,7 +18,7 @@ from mmzoo.api import MmzooError
 
 def answers(model: Any, images: Sequence[str], questions: Sequence[str]) -> list[dict[str, Any]]:
     """Return a model's predictions as plain data; JSON keeps every bit of a float."""
-    predictions = model.predict(image=list(images), text=list(questions))
+    predictions = model.predict(image=list(images), text=list(questions), scores=True)
     return [{"label": prediction.label, "score": prediction.score} for prediction in predictions]
 
 

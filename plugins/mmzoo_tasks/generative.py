@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import StoppingCriteria, StopStringCriteria
 
 from mmzoo.api import (
     CAUSAL,
@@ -119,29 +121,36 @@ class Generative(Task):
         losses, _ = self.token_losses(outputs, batch["labels"])
         return {"tokens": (losses.sum(), losses.new_tensor(len(losses)))}
 
-    def predict(self, outputs: Outputs, batch: Mapping[str, Tensor], **options: Any) -> list[Prediction]:
-        """Generate texts; ``score`` is the probability of the whole text, end token included.
+    def predict(self, outputs: Outputs, batch: Mapping[str, Tensor], *, scores: bool = False, **options: Any) -> list[Prediction]:
+        """Generate texts.
+
+        Args:
+            scores: also compute each text's probability, end token included, which takes one more forward pass; else ``score``
+                is None.
+            options: those of `transformers.GenerationMixin.generate`.
 
         Raises:
             BadRecipe: several texts are asked for one example.
         """
         if options.get("num_return_sequences", 1) != 1:
             raise BadRecipe("predict: num_return_sequences: an example has one prediction; use model.generate for more")
-        out = outputs.write(**{"max_new_tokens": self.options.max_new_tokens, "num_beams": self.options.num_beams, **options})
-        tokenizer = outputs.text.tokenizer
+        options = {"max_new_tokens": self.options.max_new_tokens, "num_beams": self.options.num_beams, **options}
+        tokenizer, stops = outputs.text.tokenizer, None
+        if scores:
+            options, stops = _watched(options, tokenizer, skipped=0 if self._causal else 1)
+        out = outputs.write(**options)
         answers = [answer.strip() for answer in tokenizer.batch_decode(out, skip_special_tokens=True)]
-        scores = self._probabilities(outputs, batch, out)
-        return [Prediction(label=answer, score=score) for answer, score in zip(answers, scores, strict=True)]
+        if stops is None:
+            return [Prediction(label=answer) for answer in answers]
+        ends = options.get("eos_token_id", outputs.language_model.end_ids)
+        ends = set(ends) if isinstance(ends, list | tuple) else {ends}
+        rows = [row[: _length(row, ends, stops)] for row in out.tolist()]
+        probabilities = self._probabilities(outputs, batch, rows)
+        return [Prediction(label=answer, score=score) for answer, score in zip(answers, probabilities, strict=True)]
 
-    def _probabilities(self, outputs: Outputs, batch: Mapping[str, Tensor], out: Tensor) -> list[float]:
+    def _probabilities(self, outputs: Outputs, batch: Mapping[str, Tensor], targets: list[list[int]]) -> list[float]:
         """Return the model's probability of each generated row, from one more forward pass over it."""
-        tokenizer = outputs.text.tokenizer
-        padding, end = tokenizer.pad_token_id, tokenizer.eos_token_id
-        targets = []
-        for row in out.tolist():
-            if end in row:
-                row = row[: row.index(end) + 1]
-            targets.append(row or [end])
+        padding = outputs.text.tokenizer.pad_token_id
         prompts = [ids[mask.bool()].tolist() for ids, mask in zip(batch["ids"], batch["mask"], strict=True)]
         if self._causal:
             ids, mask = pad_with_mask([p + t for p, t in zip(prompts, targets, strict=True)], padding)
@@ -149,9 +158,47 @@ class Generative(Task):
             again = {"ids": ids, "mask": mask, "labels": labels}
         else:
             again = _seq2seq(prompts, targets, padding)
-        again = {key: value.to(out.device) for key, value in again.items()}
+        again = {key: value.to(batch["ids"].device) for key, value in again.items()}
         losses, rows = self.token_losses(outputs.with_text(again), again["labels"])
-        return (-losses.new_zeros(len(targets)).index_add(0, rows, losses)).exp().tolist()
+        sums = torch.zeros(len(targets), dtype=torch.float64).index_add(0, rows.cpu(), losses.double().cpu())
+        return (-sums).exp().tolist()
+
+
+class _Watched(StoppingCriteria):
+    """Keep the texts at which a stopping criterion was met: what follows such a text in its row was not generated for it."""
+
+    def __init__(self, inner: StoppingCriteria, texts: set[tuple[int, ...]], skipped: int) -> None:
+        self.inner, self.texts, self.skipped = inner, texts, skipped
+
+    def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Tensor:
+        done = torch.as_tensor(self.inner(input_ids, scores, **options), device=input_ids.device).expand(len(input_ids))
+        self.texts.update(tuple(row[self.skipped :]) for row in input_ids[done].tolist())
+        return done
+
+
+def _watched(options: dict[str, Any], tokenizer: Any, *, skipped: int) -> tuple[dict[str, Any], set[tuple[int, ...]]]:
+    """Return the options with criteria that keep the texts at which they stop, and the set that will hold these texts.
+
+    ``skipped`` is the number of tokens that a criterion is given before the text.
+    """
+    texts: set[tuple[int, ...]] = set()
+    criteria = list(options.get("stopping_criteria") or ())
+    if (strings := options.get("stop_strings")) is not None:
+        options = {name: value for name, value in options.items() if name not in ("stop_strings", "tokenizer")}
+        criteria.append(StopStringCriteria(tokenizer, strings))
+    watched = [_Watched(criterion, texts, skipped) for criterion in criteria]
+    return {**options, **({"stopping_criteria": watched} if watched else {})}, texts
+
+
+def _length(row: list[int], ends: set[Any], stops: set[tuple[int, ...]]) -> int:
+    """Return how many tokens of a generated row are its text: up to the first end token, or to where a criterion stopped it.
+
+    The padding behind that depends on the other rows of the batch; padding cannot be told by its id, which may be an end.
+    """
+    for i, token in enumerate(row, 1):
+        if token in ends or (stops and tuple(row[:i]) in stops):
+            return i
+    return len(row)
 
 
 def _seq2seq(prompts: list[list[int]], targets: list[list[int]], padding: int) -> dict[str, Tensor]:

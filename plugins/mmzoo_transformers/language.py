@@ -47,7 +47,7 @@ from mmzoo.api import (
 from mmzoo_transformers import bytes as byte_level
 from mmzoo_transformers import frozen, towers, unpadded
 from mmzoo_transformers.blocks import find_blocks
-from mmzoo_transformers.vision import HFVision, check_source
+from mmzoo_transformers.vision import CARRIED, HFVision, check_source
 
 GENERATION = "generation_config.json"
 DECODER = "bert-decoder"  # the entry for encoders that write
@@ -94,7 +94,7 @@ class _HFLanguageModel(LanguageModel):
         self.options = options
         # A subclass has other options.
         self._keeps_tokenizer, self._data = options.tokenizer == CHECKPOINT, options.config
-        self.source = None if options.config is not None else Source(options.variant, options.revision)
+        self.source = None if options.config is not None else Source(options.variant, options.revision, carried=CARRIED)
         self.name = options.variant if self.source is not None else f"a {options.config['model_type']}"  # type: ignore[index]
         config = config_of(options.config) if self.source is None else self.source.config()  # type: ignore[arg-type]
         self._within: str | WholeModel = ""  # the larger model in the source, if this is a part of one
@@ -166,6 +166,16 @@ class _HFLanguageModel(LanguageModel):
             lock["files"].update({f"{other['id']}:{name}": digest for name, digest in other["files"].items()})
         return lock
 
+    def standalone_options(self) -> dict[str, Any] | None:
+        if self.source is None:
+            return None
+        ids, config = self._own_ids(), self.source.portable_config()
+        # Beside another tokenizer the ids of the configuration have no meaning.
+        config |= {name: ids.get(name) for name in ("bos_token_id", "eos_token_id", "decoder_start_token_id")}
+        tokenizer = self.options.tokenizer if self.options.tokenizer == byte_level.NAME else CHECKPOINT
+        own = self.options.model_dump(exclude_defaults=True, exclude={"variant", "revision"})
+        return {**own, "config": {name: value for name, value in config.items() if value is not None}, "tokenizer": tokenizer}
+
     @property
     def tokenizer(self) -> Any:
         """Return the tokenizer, loaded on first use; one without a padding token pads with its end token.
@@ -188,7 +198,13 @@ class _HFLanguageModel(LanguageModel):
                 else:
                     name, _, revision = chosen.partition("@")
                     self._tokenizer_source = Source(name, revision or None)
-                tokenizer = self._tokenizer_source.tokenizer()  # type: ignore[union-attr]
+                try:
+                    tokenizer = self._tokenizer_source.tokenizer()  # type: ignore[union-attr]
+                except SourceError as error:
+                    if self._pretrained:
+                        raise
+                    fix = f"without the weights another one serves too: language_model.tokenizer={byte_level.NAME} needs no file"
+                    raise type(error)(f"{error}; {fix}") from error
             if self.generates and tokenizer.eos_token_id is None:
                 tokenizer.eos_token = tokenizer.sep_token  # BERT's, which also GPT-2s in Chinese have
             self._tokenizer = self._fitting(tokenizer, chosen or self.name)
@@ -254,8 +270,9 @@ class _HFLanguageModel(LanguageModel):
 
     @property
     def end_ids(self) -> list[int]:
+        ends = super().end_ids  # first: where the tokenizer is the Hub's, the ids are too
         own = self._own_ids().get("eos_token_id")
-        return sorted({*super().end_ids, *(own if isinstance(own, list) else [own] if isinstance(own, int) else [])})
+        return sorted({*ends, *(own if isinstance(own, list) else [own] if isinstance(own, int) else [])})
 
     def _own_ids(self) -> dict[str, Any]:
         """Return the special ids that the checkpoint names, unless another tokenizer gives them other meanings."""
@@ -265,7 +282,8 @@ class _HFLanguageModel(LanguageModel):
             return {}
         config = self.source.json("config.json")
         text = config.get("text_config") if self._within else None
-        return {**config, **(text if isinstance(text, dict) else {}), **self.source.json(GENERATION)}
+        generation = {} if self.source.is_carried else self.source.json(GENERATION)
+        return {**config, **(text if isinstance(text, dict) else {}), **generation}
 
     def _wrong_kind(self, config: PreTrainedConfig, architecture: str = "") -> DoesNotFit:
         """Return the error for a configuration of another kind; ``architecture`` is that of the text model in a larger model."""

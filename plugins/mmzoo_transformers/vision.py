@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -52,6 +54,7 @@ from mmzoo.api import (
 from mmzoo_transformers import towers
 from mmzoo_transformers.blocks import find_blocks
 
+CARRIED = Path(__file__).with_name("known")  # configurations of the entries' default variants
 log = logging.getLogger(__name__)
 
 
@@ -114,7 +117,7 @@ class HFVision(Encoder):
         """
         super().__init__()
         self.options = options
-        self.source = None if options.config is not None else Source(options.variant, options.revision)
+        self.source = None if options.config is not None else Source(options.variant, options.revision, carried=CARRIED)
         self.name = options.variant if self.source is not None else f"a {options.config['model_type']}"  # type: ignore[index]
         config = config_of(options.config) if self.source is None else self.source.config()  # type: ignore[arg-type]
         self._within: str | WholeModel = ""  # the larger model in the source, if this is a part of one
@@ -146,6 +149,14 @@ class HFVision(Encoder):
             return {}
         next((name for name in PROCESSORS if self.source.find(name)), None)
         return self.source.lock()
+
+    def standalone_options(self) -> dict[str, Any] | None:
+        if self.source is None:
+            return None
+        own = self.options.model_dump(exclude_defaults=True, exclude={"variant", "revision"})
+        processor = getattr(self.transform, "processor", None) if isinstance(self.transform, ProcessorTransform) else None
+        prepared = {} if processor is None else {"processor": json.loads(processor.to_json_string())}
+        return {**own, "config": self.source.portable_config(), **prepared}
 
     def blocks(self) -> Sequence[nn.Module]:
         return find_blocks(self.model)

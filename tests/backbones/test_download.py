@@ -68,13 +68,15 @@ def sizes(model):
 
 
 mark("check")
-found["check"] = command("check", "clip-prefix-gpt2", "--json")
+found["check"] = command("check", "clip-prefix-gpt2", "--encoder", "clip@main", "--language-model", "gpt2@main", "--json")
 mark("misfit")
 found["no_kind"] = refused(DoesNotFit, "clip-prefix-gpt2", language_model="bert")
 found["no_room"] = refused(DoesNotFit, "clip-prefix-gpt2", fusion={"length": 300})
 found["no_blocks"] = refused(DoesNotFit, "clip-prefix-gpt2", language_model={"train": "last:9"})
+mark("carried")
+found["carried"] = command("check", "clip-prefix-gpt2", "--json")
 mark("random")
-random = mmzoo.build("clip-prefix-gpt2", pretrained=False, seed=0)
+random = mmzoo.build("clip-prefix-gpt2", encoder="clip@main", language_model="gpt2@main", pretrained=False, seed=0)
 found["random_sizes"] = sizes(random)
 found["random_finite"] = all(bool(p.isfinite().all()) for p in random.parameters())
 mark("unknown")
@@ -177,6 +179,14 @@ def test_check_fetches_no_weights(hub, first):
     assert json.loads(out)["fits"] is True
     assert contents(hub.section("check")), "it reads the configurations"
     assert weights(hub.section("check")) == []
+
+
+def test_a_default_variant_is_checked_without_the_hub(hub, first):
+    """By the configurations that the plugin carries, which are of the real checkpoints; a revision is asked of the hub."""
+    code, out = first["carried"]
+    assert code == 0
+    assert [p["parameters"] for p in json.loads(out)["parts"]][::2] == [87_849_216, 124_439_808]
+    assert hub.section("carried") == []
 
 
 @pytest.mark.parametrize(

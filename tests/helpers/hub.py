@@ -101,8 +101,9 @@ class Hub:
 
     def section(self, name: str) -> list[Request]:
         """The requests from a mark to the next one."""
-        start = self._marks[name]
-        return self.requests[start : min((at for at in self._marks.values() if at > start), default=None)]
+        names, marks = list(self._marks), [*self._marks.values(), None]
+        at = names.index(name)
+        return self.requests[marks[at] : marks[at + 1]]
 
 
 @contextmanager

@@ -44,13 +44,13 @@ def model_of(fusion="projector", language_model="gpt2", **task):
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_several_images_in_batches_of_unequal_prompts(fusion, language_model):
     model = model_of(fusion, language_model)
-    together = model.predict_examples(SEVERAL)
-    alone = [model.predict_examples([example])[0] for example in SEVERAL]
+    together = model.predict_examples(SEVERAL, scores=True)
+    alone = [model.predict_examples([example], scores=True)[0] for example in SEVERAL]
     assert [p.label for p in together] == [p.label for p in alone]
     assert [p.label for p in together] == [p.label for p in model.predict_examples(SEVERAL, use_cache=False)]
     for a, b in zip(together, alone, strict=True):
         assert a.score == pytest.approx(b.score, rel=1e-4)
-    swapped = model.predict_examples([Example("swapped", [GREEN, RED], SEVERAL[0].text, ("x",))])[0]
+    swapped = model.predict_examples([Example("swapped", [GREEN, RED], SEVERAL[0].text, ("x",))], scores=True)[0]
     seen = swapped.score != together[0].score
     assert seen == (fusion != "late-concat"), "only a mean over the images is the same in any order"
 

@@ -105,9 +105,9 @@ def test_many_images_beside_a_long_text_fit_the_context(task):
     model = build(encoder="cnn", fusion="projector", language_model="gpt2", task=task)  # with 256 learned positions
     count = 200 // model.fusion.added_tokens
     many, long = Example("1", [RED] * count, "<image>" * count), Example("2", GREEN, "<image>" + "x" * 200)
-    together = model.predict_examples([many, long])
+    together = model.predict_examples([many, long], scores=True)
     for example, row in zip([many, long], together, strict=True):
-        (alone,) = model.predict_examples([example])
+        (alone,) = model.predict_examples([example], scores=True)
         assert row.label == alone.label
         assert [row.value or row.score] == pytest.approx([alone.value or alone.score], rel=1e-4)
 

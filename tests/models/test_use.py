@@ -49,7 +49,7 @@ def test_one_gives_one_and_a_list_gives_a_list(model, generator, picture):
     assert isinstance(generator.generate(image=path, prompt="a"), str)
     assert [type(t) for t in generator.generate(image=[path], prompt="a")] == [str]
     assert model.predict(image=[]) == []
-    assert 0 <= generator.predict(image=path, text="what").score <= 1
+    assert 0 <= generator.predict(image=path, text="what", scores=True).score <= 1
 
 
 def test_order_is_kept_over_batches(model, picture):

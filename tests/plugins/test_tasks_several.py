@@ -70,6 +70,7 @@ class Writer(nn.Module):
     def __init__(self, tokenizer, trained=True):
         super().__init__()
         self.spec = LanguageSpec(CAUSAL, DIM, len(tokenizer), None, True, 0)
+        self.end_ids = [tokenizer.eos_token_id]
         self.logits = nn.Linear(DIM, len(tokenizer)).requires_grad_(trained)
 
     def blocks(self):
@@ -435,7 +436,7 @@ def test_a_written_text_has_its_probability(architecture):
     outputs.language_model = Writer(outputs.text.tokenizer)
     task = make("vqa", architecture, template="{text}", max_new_tokens=9)
     batch = task.collate(examples("red", "no"), outputs.text, training=False)
-    predictions = task.predict(outputs, batch, num_beams=2)
+    predictions = task.predict(outputs, batch, num_beams=2, scores=True)
     options, again = outputs.asked
     assert options == {"max_new_tokens": 9, "num_beams": 2}
     assert [prediction.text for prediction in predictions] == ["red", "no"]

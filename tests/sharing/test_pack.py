@@ -40,7 +40,8 @@ MAKE = (
     SAY
     + """
 folder, found = sys.argv[1], {}
-for name, options, full in (("locked", {}, False), ("random", {"pretrained": False}, False), ("full", {}, True),
+random = {"pretrained": False, "encoder": "clip@main", "language_model": "gpt2@main"}  # with the small hub's configurations
+for name, options, full in (("locked", {}, False), ("random", random, False), ("full", {}, True),
                             ("tokenizer", {"language_model": {"tokenizer": "openai/clip-vit-base-patch32"}}, False)):
     model = mmzoo.build("clip-prefix-gpt2", seed=0, **options)
     mmzoo.pack(model.save(f"{folder}/{name}", full=full), f"{folder}/{name}.mmzoo")
@@ -194,7 +195,8 @@ def test_an_unpacked_folder_is_a_checkpoint_with_its_backbones(model, packed, ba
         words = ("--prompt", "what", "--max-new-tokens", 5, "--json")
         assert json.loads(command("generate", packed, tmp_path / "p.png", *words)[1].out)[0]["text"] == said(model)[0]
         assert "prefix-linear" in command("card", packed)[1].out
-        code, out = command("push", packed, f"file://{tmp_path}/zoo/me/x", "--json")
+        assert command("push", packed, f"file://{tmp_path}/zoo/me/x")[0] == 2, "nobody else has the folder"
+        code, out = command("push", packed, f"file://{tmp_path}/zoo/me/x", "--full", "--json")
         assert code == 0, out.err
         assert not any(name.startswith(("pack", "backbones")) for name in json.loads(out.out)["sent"])
         assert command("pack", tmp_path / "to", tmp_path / "b.mmzoo")[0] == 0
