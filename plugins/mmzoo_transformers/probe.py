@@ -11,18 +11,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import StoppingCriteria
+from transformers import GenerationMixin, StoppingCriteria
 
 from mmzoo.api import CAUSAL, DoesNotFit, first_names, one_line, quiet
 from mmzoo_transformers.around import Reads, name_of, replaced
-from mmzoo_transformers.private_names import version_of
+from mmzoo_transformers.private_names import is_stateful, version_of
 
 LENGTH, SHORT = 4, 2  # positions of the two texts of a probe; the second is padded
 WORDS = 256  # of a vocabulary, for which logits are compared
@@ -92,7 +92,7 @@ def _compare_reads(language: Any) -> Findings:
     mask = torch.ones_like(ids)
     whole, own = Reads(language.model), Reads(language.model)
     versions = [version_of(each) for each in language.model.parameters()]
-    with torch.device("meta"):
+    with _meta():
         try:
             with own:
                 language.own_output(language.embed(ids), mask)
@@ -123,11 +123,20 @@ class _Twice(StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
+def _meta() -> AbstractContextManager[Any]:
+    """Return a context in which new tensors are on the meta device; a second one in another would cost time."""
+    return nullcontext() if torch.get_default_device().type == "meta" else torch.device("meta")
+
+
 def _writes_on_meta(language: Any) -> bool:
-    """Return whether a class runs when it continues embeddings by two tokens, with its cache."""
+    """Return whether a class continues embeddings by two tokens, with its cache."""
     if language.architecture != CAUSAL:
         return True
-    with torch.device("meta"):
+    if type(language.model).prepare_inputs_for_generation is GenerationMixin.prepare_inputs_for_generation and not is_stateful(
+        language.model
+    ):
+        return True  # by the library's own code and cache, which need no trial
+    with _meta():
         embeddings, mask = language.embed(torch.ones(1, LENGTH, dtype=torch.long)), torch.ones(1, LENGTH, dtype=torch.long)
         try:
             if not language.passes_embeddings():
