@@ -82,7 +82,8 @@ _REFORMER = {"is_decoder": True, "attn_layers": ["local", "lsh"], "num_buckets":
 _REFORMER |= {"axial_pos_embds_dim": [16, 16], "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8}
 _DORY = {"num_hidden_layers": 4, "n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1}
 _DORY |= {"layer_types": ["sliding_attention", "full_attention"] * 2}
-_PLE = {"ngram_vocab_size_base": 64, "split_ngram_parts": 2, "ple_embed_dim": 32, "make_ngram_vocab_size_divisible_by": 1}
+_PLE = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 16, "indexer_compress_ratio": 4}
+_PLE |= {"ngram_vocab_size_base": 64, "split_ngram_parts": 2, "ple_embed_dim": 32, "make_ngram_vocab_size_divisible_by": 1}
 OVERRIDES: dict[str, Data] = {
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
     "bamba": {"attn_layer_indices": [1]},
@@ -105,6 +106,7 @@ OVERRIDES: dict[str, Data] = {
     "qwen4_exp": {"text_config": _PLE},
     "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": _REFORMER,
+    "xlstm": {"hidden_size": 64, "embedding_dim": 64},
     "xmod": {"default_language": "en_XX"},
     "zamba": {**_ZAMBA, "attention_hidden_size": 64, "attention_head_dim": 32},
     "zamba2": {**_ZAMBA, "attention_hidden_size": 64, "attention_head_dim": 32},
@@ -112,8 +114,11 @@ OVERRIDES: dict[str, Data] = {
 }
 
 
-def tiny_config(model_type: str) -> Data:
+def tiny_config(model_type: str, *, dropout: bool = True) -> Data:
     """Return a small configuration of a type as plain data, with its ``model_type``.
+
+    Args:
+        dropout: keep the default rates of dropout and of router noise; else they are 0.
 
     Raises:
         Exception: whatever the library raises where its default configuration cannot be made.
@@ -122,7 +127,20 @@ def tiny_config(model_type: str) -> Data:
     given = OVERRIDES.get(model_type, {})
     default = cls(**given.get("_default", {}))
     data = merged(shrunk(default), {key: value for key, value in given.items() if key != "_default"})
+    if not dropout:
+        data = merged(data, _without_dropout(default))
     return {"model_type": model_type, **data}
+
+
+def _without_dropout(config: PreTrainedConfig) -> Data:
+    """Return rates of 0 for each of a configuration that is not."""
+    data: Data = {}
+    for key, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            data[key] = _without_dropout(value)
+        elif re.search(r"drop|jitter", key) and isinstance(value, float) and value:
+            data[key] = 0.0
+    return data
 
 
 def merged(data: Mapping[str, Any], more: Mapping[str, Any]) -> Data:
@@ -256,8 +274,10 @@ def _staged(values: Data) -> Data:
     for key in ("embed_dim", "hidden_size", "embedding_size", "hidden_dim"):
         if isinstance(values.get(key), int) and not isinstance(values.get(key), bool):
             out[key] = 16 if "depths" in values else 32
-    if values.get("image_size"):
+    if isinstance(values.get("image_size"), int):
         out["image_size"] = 64
+    if isinstance(values.get("window_size"), int):
+        out["window_size"] = 2
     return out
 
 
