@@ -429,10 +429,10 @@ def run(wanted: Sequence[tuple[str, str]], record: Path, *, jobs: int = 1) -> It
                     _child(kind, name, path)
                 running[pid] = kind, name, path, time.monotonic()
             pid, status = os.waitpid(-1, os.WNOHANG)
-            for each, (*_, started) in list(running.items()):
-                if time.monotonic() - started > LIMIT:
-                    os.kill(each, signal.SIGKILL)
             if not pid:
+                for each, (*_, started) in running.items():
+                    if time.monotonic() - started > LIMIT:
+                        os.kill(each, signal.SIGKILL)
                 time.sleep(0.05)
                 continue
             kind, name, path, started = running.pop(pid)

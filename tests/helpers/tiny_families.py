@@ -37,7 +37,7 @@ SIZES = _table(
     32 projector_output_dim encoder_hidden_size cross_attention_hidden_size bottleneck_size q_lora_rank kv_lora_rank true_hidden_size
     32 attention_hidden_size entity_emb_size projection_dim intra_bottleneck_size o_lora_rank d_latents decoder_hidden_size
     64 intermediate_size ffn_dim encoder_ffn_dim decoder_ffn_dim n_inner d_ff d_inner dff dim_ff moe_intermediate_size hidden_dim
-    64 ffn_hidden_size expert_ffn_hidden_size intermediate_size_mlp shared_expert_intermediate_size shared_intermediate_size mlp_dim
+    64 index_topk ffn_hidden_size expert_ffn_hidden_size intermediate_size_mlp shared_expert_intermediate_size shared_intermediate_size mlp_dim
     64 shared_experts_intermediate_size moe_shared_expert_intermediate_size dense_intermediate_size feed_forward_size
     64 speech_encoder_intermediate_size t2u_encoder_ffn_dim t2u_decoder_ffn_dim prompt_mid_dim dense_ffn_hidden_size
     2 num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_encoder_layers num_decoder_layers num_blocks
@@ -53,7 +53,7 @@ SIZES = _table(
     16 embedding_rank laurel_rank hidden_size_per_layer_input moe_latent_size
     32 qk_head_dim router_hidden_size
     8 state_size mamba_d_state ssm_state_size rotary_dim adapter_rank gated_norm_rank loop_gate_rank
-    8 time_step_rank mamba_dt_rank chunk_size mamba_chunk_size block_size d_rel num_latents index_topk
+    8 time_step_rank mamba_dt_rank chunk_size mamba_chunk_size block_size d_rel num_latents
     4 mamba_n_heads mamba_num_heads n_mamba_heads
     1 mamba_n_groups mamba_ngroups n_groups n_group topk_group num_expert_group o_groups altup_group_size
     4 num_experts n_routed_experts num_local_experts moe_num_experts n_experts
@@ -85,9 +85,15 @@ _DORY |= {"layer_types": ["sliding_attention", "full_attention"] * 2}
 _PLE = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 16, "indexer_compress_ratio": 4}
 _PLE |= {"ngram_vocab_size_base": 64, "split_ngram_parts": 2, "ple_embed_dim": 32, "make_ngram_vocab_size_divisible_by": 1}
 OVERRIDES: dict[str, Data] = {
+    "bit": {"hidden_sizes": [128, 128, 128, 128], "embedding_size": 32, "depths": [1, 1, 1, 1]},
+    "cvt": {"depth": [1, 2, 3]},
+    "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.1, "image_size": 64, "hidden_dim": 320},
+    "levit": {"down_ops": [["Subsample", 16, 1, 4, 2, 2], ["Subsample", 16, 2, 4, 2, 2]], "image_size": 64, "patch_size": 16},
+    "mobilenet_v1": {"depth_multiplier": 0.125, "image_size": 64},
+    "mobilenet_v2": {"depth_multiplier": 0.25, "image_size": 64},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
     "bamba": {"attn_layer_indices": [1]},
-    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
     "deepseek_v2": {"num_experts_per_tok": 2, "first_k_dense_replace": 1},
     "diffllama": {"num_key_value_heads": 2},
     "dory": _DORY,
@@ -178,7 +184,7 @@ def shrunk(config: PreTrainedConfig) -> Data:
         elif key == "intermediate_size" and isinstance(value, list | tuple):
             data[key] = [64] * len(value)
         elif key in SIZES and isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            data[key] = min(SIZES[key], value) if key.endswith("groups") else SIZES[key]
+            data[key] = min(SIZES[key], value) if key.endswith("groups") or key == "patch_size" else SIZES[key]
         elif key in ("rope_parameters", "rope_scaling") and isinstance(value, dict):
             data[key] = _rope(value)
     data |= _layers({**values, **{k: v for k, v in data.items() if k == "intermediate_size" and isinstance(v, list)}}, data)
