@@ -19,7 +19,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,14 @@ def examples(kind: str) -> list[Any]:
     return made
 
 
-def try_type(kind: str, name: str, note: Callable[[str, str], None]) -> None:
-    """Try a type, and note the result of each column: `OK`, `NONE` where it does not apply, ``refused: why`` or an error."""
+def try_type(
+    kind: str, name: str, note: Callable[[str, str], None], columns: Collection[str] = COLUMNS
+) -> None:
+    """Try a type, and note the result of each column: `OK`, `NONE` where it does not apply, ``refused: why`` or an error.
+
+    Args:
+        columns: those to try; ``load`` is tried with what was trained.
+    """
     import tiny_families
 
     import mmzoo
@@ -124,14 +130,18 @@ def try_type(kind: str, name: str, note: Callable[[str, str], None]) -> None:
         "generation": lambda: NONE if kind in ("bidirectional", "vision") else generation(model, kind),
     }
     for column, step in steps.items():
-        note(column, outcome(step))
+        if column in columns:
+            note(column, outcome(step))
     with tempfile.TemporaryDirectory() as folder:
         loads = []
         for column, policy in POLICIES.items():
+            if column not in columns:
+                continue
             note(column, outcome(lambda column=column, policy=policy: trained(kind, config, policy, Path(folder) / column)))  # type: ignore[misc]
-            if (Path(folder) / column / "mmzoo.json").is_file():
+            if policy != "frozen" and (Path(folder) / column / "mmzoo.json").is_file():
                 loads.append(outcome(lambda column=column: loaded(kind, Path(folder) / column)))  # type: ignore[misc]
-        note("load", next((line for line in loads if line != OK), OK if loads else NONE))
+        if "load" in columns:
+            note("load", next((line for line in loads if line != OK), OK if loads else NONE))
 
 
 def outcome(step: Callable[[], str]) -> str:
@@ -388,8 +398,9 @@ def loaded(kind: str, folder: Path) -> str:
 
     import mmzoo
 
-    model = mmzoo.load(folder)
-    before = model.predict_examples(examples(kind))
+    model, rows = mmzoo.load(folder), examples(kind)[:2]
+    limit = {} if kind == "bidirectional" else {"max_new_tokens": 3}
+    before = model.predict_examples(rows, **limit)
     again = folder.with_name(folder.name + "-again")
     model.save(again)
     second = mmzoo.load(again)
@@ -399,7 +410,7 @@ def loaded(kind: str, folder: Path) -> str:
     for name, value in state.items():
         if not torch.equal(value, other[name]):
             raise Difference(f"load: {name} differs")
-    if before != second.predict_examples(examples(kind)):
+    if before != second.predict_examples(rows, **limit):
         raise Difference("load: other predictions")
     return OK
 
@@ -416,7 +427,9 @@ def families(kind: str) -> tuple[str, ...]:
     return tiny_families.families(kind)
 
 
-def run(wanted: Sequence[tuple[str, str]], record: Path, *, jobs: int = 1) -> Iterator[tuple[str, str, dict[str, str]]]:
+def run(
+    wanted: Sequence[tuple[str, str]], *, jobs: int = 1, columns: Collection[str] = COLUMNS
+) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Try types, ``jobs`` at a time, each in a forked process; yield the kind, the name and the results of each."""
     waiting, running = list(wanted), {}
     with tempfile.TemporaryDirectory() as folder:
@@ -426,7 +439,7 @@ def run(wanted: Sequence[tuple[str, str]], record: Path, *, jobs: int = 1) -> It
                 path = Path(folder) / f"{kind}-{name}.jsonl"
                 pid = os.fork()
                 if not pid:
-                    _child(kind, name, path)
+                    _child(kind, name, path, columns)
                 running[pid] = kind, name, path, time.monotonic()
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
@@ -439,12 +452,12 @@ def run(wanted: Sequence[tuple[str, str]], record: Path, *, jobs: int = 1) -> It
             results = dict(json.loads(line) for line in path.read_text().splitlines()) if path.is_file() else {}
             if status:
                 died = "ran past the time limit" if time.monotonic() - started > LIMIT else f"the process ended with {status}"
-                results[next((column for column in COLUMNS if column not in results), "check")] = died
+                results[next((column for column in COLUMNS if column in columns and column not in results), "check")] = died
             results["seconds"] = f"{time.monotonic() - started:.1f}"
             yield kind, name, results
 
 
-def _child(kind: str, name: str, path: Path) -> None:
+def _child(kind: str, name: str, path: Path, columns: Collection[str]) -> None:
     """Try a type in this forked process, and end it."""
     code = 1
     try:
@@ -458,7 +471,7 @@ def _child(kind: str, name: str, path: Path) -> None:
                 file.write(json.dumps([column, result]) + "\n")
                 file.flush()
 
-            try_type(kind, name, note)
+            try_type(kind, name, note, columns)
         code = 0
     finally:
         os._exit(code)
@@ -475,8 +488,15 @@ def is_right(results: Mapping[str, str]) -> bool:
     if results.get("check", "").startswith(REFUSED):
         return True
     return results.get("check") == OK and all(
-        results.get(column, "").partition(":")[0] in (OK, NONE, REFUSED) for column in COLUMNS
+        results.get(column, NONE).partition(":")[0] in (OK, NONE, REFUSED) for column in COLUMNS
     )
+
+
+def complete(results: Mapping[str, str], columns: Collection[str]) -> bool:
+    """Return whether a type has a result in each column, or needs none."""
+    if results.get("check", OK) != OK or "tiny" in results:
+        return True
+    return all(column in results for column in columns)
 
 
 def page(data: Mapping[str, Any]) -> str:
@@ -538,6 +558,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.families", description=__doc__)
     parser.add_argument("--only", action="append", default=[], metavar="TYPE", help="try this type again; may be repeated")
     parser.add_argument("--kind", action="append", default=[], choices=list(ENTRIES), help="only this kind; may be repeated")
+    parser.add_argument("--column", action="append", default=[], choices=COLUMNS, help="only this column; may be repeated")
     parser.add_argument("--again", choices=["all", "faults"], help="try types again that have a result")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--record", type=Path, default=RECORD, help="the record to read and write")
@@ -567,17 +588,17 @@ def _try_all(arguments: Any, data: dict[str, Any]) -> dict[str, Any]:
     transformers.utils.logging.set_verbosity_error()
     mmzoo.check(**recipe("causal", GPT2, "lora:2"), pretrained=False)  # imports what all need before the processes are forked
     gc.freeze()  # or each process would look through all that is imported whenever it collects garbage
-    wanted = []
+    columns, wanted = tuple(arguments.column) or COLUMNS, []
     for kind in arguments.kind or ENTRIES:
         done = data["types"].setdefault(kind, {})
         for name in families(kind):
             again = arguments.again == "all" or (arguments.again == "faults" and name in done and not is_right(done[name]))
-            if name in arguments.only or (not arguments.only and (again or name not in done)):
+            if name in arguments.only or (not arguments.only and (again or not complete(done.get(name, {}), columns))):
                 wanted.append((kind, name))
     data["versions"] = {"transformers": transformers.__version__, "torch": torch.__version__, "python": platform.python_version()}
     with bar("types", len(wanted)) as shown:
-        for kind, name, results in run(wanted, arguments.record, jobs=arguments.jobs):
-            data["types"][kind][name] = results
+        for kind, name, results in run(wanted, jobs=arguments.jobs, columns=columns):
+            data["types"][kind][name] = {**(data["types"][kind].get(name, {}) if arguments.column else {}), **results}
             shown.advance(note=f"{name}{'' if is_right(results) else ' *'}")
             text = json.dumps({**data, "types": {k: dict(sorted(v.items())) for k, v in data["types"].items()}}, indent=1, ensure_ascii=False)
             partial = arguments.record.with_suffix(".partial")
