@@ -7,10 +7,7 @@ decoder starts from what the encoder knows of words, and must be trained before 
 from __future__ import annotations
 
 import copy
-import threading
-from contextvars import ContextVar
 from typing import Any
-from weakref import WeakSet
 
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -18,19 +15,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from mmzoo.api import CrossAttentionStates, class_for
 from mmzoo_transformers.language import HFCausal, can_decode, position_offset
-
-_ATTACHING = threading.Lock()
-_ATTACHED: WeakSet[Any] = WeakSet()  # output layers that have the hook; a copy of one may get it twice, which changes nothing
-_STATES: ContextVar[list[Tensor] | None] = ContextVar("states", default=None)  # of the call, since several may run
-
-
-def _take(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    """Keep the input of an output layer for the call that asked for it, and give the layer no positions."""
-    states = _STATES.get()
-    if states is None:
-        return None
-    states.append(args[0])
-    return (args[0][:, :0], *args[1:])
 
 
 class HFDecoder(HFCausal):
@@ -54,24 +38,6 @@ class HFDecoder(HFCausal):
         if tokenizer.eos_token_id is None:
             tokenizer.eos_token = tokenizer.sep_token
         return tokenizer
-
-    def forward(
-        self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: CrossAttentionStates | None = None
-    ) -> Tensor:
-        # The prediction head transforms states before its output layer. The input of that layer is what late fusion must
-        # read; the layer itself gets no positions, so that no logits are computed.
-        states: list[Tensor] = []
-        head = self.model.get_output_embeddings()
-        with _ATTACHING:
-            if head not in _ATTACHED:
-                head.register_forward_pre_hook(_take)
-                _ATTACHED.add(head)
-        token = _STATES.set(states)
-        try:
-            self.model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
-        finally:
-            _STATES.reset(token)
-        return states[0]
 
     def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:
         """Return new token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""

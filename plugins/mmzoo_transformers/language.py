@@ -8,7 +8,8 @@ Causal: GPT-2 (Radford et al. 2019), OPT (https://arxiv.org/abs/2205.01068), Smo
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,6 @@ import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedConfig
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -45,7 +45,9 @@ from mmzoo.api import (
 )
 from mmzoo_transformers import bytes as byte_level
 from mmzoo_transformers import frozen, unpadded
+from mmzoo_transformers.around import Around, States
 from mmzoo_transformers.blocks import find_blocks
+from mmzoo_transformers.probe import Findings, probe
 from mmzoo_transformers.vision import check_source
 
 GENERATION = "generation_config.json"
@@ -99,13 +101,13 @@ class _HFLanguageModel(LanguageModel):
         self._class, self._config, self._extra = self._plan(config)
         with explain_errors(f"'{self.name}' cannot be built", BadRecipe if self.source is None else SourceError):
             self.model: Any = construct_model(self._class, self._config, **self._extra)
-        self._pretrained = False
+        self._pretrained, self._found = False, Findings()
         self._tokenizer: Any = None
         self._tokenizer_source: Source | None = None
-        self._set_up()
-        embedding = self.model.get_input_embeddings()
-        if not isinstance(embedding, nn.Embedding):
+        embedding = word_embeddings(self.model)
+        if embedding is None:
             raise DoesNotFit(f"'{self.name}' has no table of word embeddings; choose another language model")
+        self._set_up()
         self.spec = LanguageSpec(
             architecture=self.architecture,
             dim=embedding.embedding_dim,
@@ -115,6 +117,7 @@ class _HFLanguageModel(LanguageModel):
             # Deep fusion is sized by dim; OPT-350m's blocks are wider than its embeddings.
             blocks=len(self.blocks()) if self._width() == embedding.embedding_dim else 0,
         )
+        self._found = probe(self)
 
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
         """Return the model class, its configuration, and options of its constructor."""
@@ -122,6 +125,15 @@ class _HFLanguageModel(LanguageModel):
 
     def _set_up(self) -> None:
         """Prepare ``self.model``; called for each new one."""
+
+    def _look_around(self, bases: Iterable[Any], width: int) -> Around:
+        """Return what stands around the output layer; ``bases`` are the modules that may give the last states."""
+        output = self.model.get_output_embeddings()
+        with explain_errors(f"'{self.name}' cannot be run from embeddings", DoesNotFit):
+            around = None if output is None else Around.of(self.model, bases, output, width)
+        if around is None:
+            raise DoesNotFit(f"'{self.name}' has no separate output layer; choose another language model")
+        return around
 
     @property
     def has_pretrained(self) -> bool:
@@ -141,6 +153,34 @@ class _HFLanguageModel(LanguageModel):
             self._tokenizer = None
         self._pretrained = True
         self._set_up()
+        self._found = probe(self)
+
+    def library_output(self, mask: Tensor, **inputs: Tensor) -> Tensor:
+        """Return the logits that the library's class computes of ``input_ids`` or ``inputs_embeds``; states if it has none."""
+        raise NotImplementedError
+
+    def own_output(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """Return the same as this class computes it."""
+        raise NotImplementedError
+
+    def keeps_apart(self, embeddings: Tensor, mask: Tensor) -> bool:
+        """Return whether texts that training lays out in one row get the states that they have in rows of their own."""
+        return False
+
+    def _rows(self, model: Any, embeddings: Tensor, mask: Tensor, **options: Any) -> Tensor:
+        """Return the last states [batch, positions, width] of a module; those at padding are undefined."""
+
+        def run(rows: Tensor, mask: Tensor) -> Tensor:
+            rows = rows.clone() if self._found.overwrites else rows
+            return model(inputs_embeds=rows, attention_mask=mask, **options).last_hidden_state
+
+        if not self._found.mixes_padding or mask.all():
+            return run(embeddings, mask)
+        states = torch.zeros_like(embeddings)
+        for length in mask.sum(1).unique().tolist():
+            rows = mask.sum(1) == length
+            states[rows, :length] = run(embeddings[rows, :length], mask[rows, :length])
+        return states
 
     def lock(self) -> dict[str, Any]:
         if self.source is None or not self._pretrained:
@@ -273,6 +313,15 @@ def can_decode(config: PreTrainedConfig) -> bool:
     return class_for(config, MODEL_FOR_MASKED_LM_MAPPING) is not None and "inputs_embeds" in parameters
 
 
+def word_embeddings(model: Any) -> nn.Embedding | None:
+    """Return a model's table of word embeddings; None if it has none."""
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:  # of characters, as CANINE
+        return None
+    return table if isinstance(table, nn.Embedding) else None
+
+
 def position_offset(model: nn.Module) -> int:
     """Return the index of the first position: RoBERTa and its relatives count from behind the padding token's id."""
     for name, module in model.named_modules():
@@ -304,55 +353,85 @@ class HFCausal(_HFLanguageModel):
     def _set_up(self) -> None:
         unpadded.fuse_activations(self.model, self._fast)
         frozen.prepare(self.model, self._fast)
-        base = self.model.base_model
         output = self.model.get_output_embeddings()
-        if base is self.model or output is None:
+        if output is None:
             raise DoesNotFit(f"'{self.name}' has no separate output layer; choose another language model")
         wide, narrow = output.weight.shape[1], self.model.get_input_embeddings().weight.shape[1]
         if wide != narrow:
             raise DoesNotFit(
                 f"'{self.name}' reads embeddings of {narrow} channels and gives states of {wide}; choose another one"
             )
+        # Llama 4's base model and decoder are itself, OPT's base model is not called, and ModernBERT's decoder is a layer.
+        bases = (self.model.get_decoder(), self.model.base_model, *self.model.children())
+        self._around = self._look_around(bases, self._width() or wide)
         self._set_generation()
+        pass_embeddings(self.model)
 
     def _writes(self) -> bool:
-        # The library's generate checks the same: XLNet, CTRL and Zamba continue only token ids, and an image has none.
-        return "inputs_embeds" in inspect.signature(self._class.prepare_inputs_for_generation).parameters
+        # XLNet and CTRL continue only token ids, and an image has none.
+        device = self.model.device
+        ids, mask = torch.zeros(1, 0, dtype=torch.long, device=device), torch.ones(1, 2, dtype=torch.long, device=device)
+        given = torch.zeros(1, 2, self.model.get_input_embeddings().embedding_dim, device=device)
+        try:
+            inputs = self.model.prepare_inputs_for_generation(
+                ids, inputs_embeds=given, attention_mask=mask, use_cache=True, is_first_iteration=True
+            )
+        except Exception:  # each class has its own
+            return False
+        return inputs.get("inputs_embeds") is not None and inputs.get("input_ids") is None
 
     def forward(
         self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: CrossAttentionStates | None = None
     ) -> Tensor:
         self._fast[0] = self.model_trains and torch.is_grad_enabled()
-        if self._fast[0] and unpadded.serves(self.model) and not self.forbid_packing:
-            states = unpadded.states(self.model, embeddings, mask)
+        if self._fast[0] and self._found.unpads and unpadded.serves(self.model) and not self.forbid_packing:
+            states = unpadded.states(self._base, embeddings, mask)
             if states is not None:
-                return states
-        out = self.model.base_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
-        return out.last_hidden_state
+                return self._around.states(self.model, states)
+        return self._around.states(self.model, self._rows(self._base, embeddings, mask, use_cache=False))
+
+    @property
+    def _base(self) -> Any:
+        return self.model.get_submodule(self._around.base)
+
+    def library_output(self, mask: Tensor, **inputs: Tensor) -> Tensor:
+        return self.model(**inputs, attention_mask=mask, use_cache=False).logits
+
+    def own_output(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        return self.logits(self.forward(embeddings, mask))
+
+    def keeps_apart(self, embeddings: Tensor, mask: Tensor) -> bool:
+        return unpadded.serves(self.model) and unpadded.keeps_apart(self._base, embeddings, mask)
 
     def output_layer(self) -> nn.Module | None:
         return self.model.get_output_embeddings()
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Turn states [..., dim] into logits [..., vocab], with what a family does to its logits after the output layer."""
-        logits = super().logits(hidden)
-        config = self.model.config.get_text_config()
-        if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
-            logits = logits * scale
-        if (scale := getattr(config, "lm_head_multiplier", None)) is not None:  # Falcon-H1
-            logits = logits * scale
-        if (scale := getattr(config, "logits_scaling", None)) is not None:  # Granite
-            logits = logits / scale
-        cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
-        if cap is not None:  # Gemma
-            logits = torch.tanh(logits / cap) * cap
-        return logits
+        """Turn states [..., dim] into logits [..., vocab], with what the library's class does to its logits."""
+        return self._around.logits(self.model, hidden)
 
     def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:
         """Return new token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
         self._fast[0] = False
         options = self._generation(options, mask.shape[1])
         return self.model.generate(inputs_embeds=embeddings, attention_mask=mask, **options)
+
+
+def pass_embeddings(model: Any) -> None:
+    """Let a class generate from embeddings whose generation passes them on without naming them, which the library checks for."""
+    cls = type(model)
+    if "inputs_embeds" not in inspect.signature(cls.prepare_inputs_for_generation).parameters:
+        model.__class__ = _passing(cls)
+
+
+@cache
+def _passing(cls: Any) -> Any:
+    def prepare(self: Any, input_ids: Any, inputs_embeds: Tensor | None = None, **options: Any) -> dict[str, Any]:
+        if inputs_embeds is not None:
+            options["inputs_embeds"] = inputs_embeds
+        return cls.prepare_inputs_for_generation(self, input_ids, **options)
+
+    return type(cls.__name__, (cls,), {"__module__": cls.__module__, "prepare_inputs_for_generation": prepare})
 
 
 class HFEncoder(_HFLanguageModel):
@@ -371,7 +450,7 @@ class HFEncoder(_HFLanguageModel):
         return cls, config, {"add_pooling_layer": False} if has_pooler else {}
 
     def _set_up(self) -> None:
-        narrow, wide = self.model.get_input_embeddings().weight.shape[1], self._config.hidden_size
+        narrow, wide = self.model.get_input_embeddings().weight.shape[1], self._width()
         if narrow != wide:
             raise DoesNotFit(
                 f"'{self.name}' reads embeddings of {narrow} channels and gives states of {wide}; choose another one"
@@ -380,7 +459,13 @@ class HFEncoder(_HFLanguageModel):
     def forward(
         self, embeddings: Tensor, mask: Tensor, decoder_ids: Tensor | None = None, memory: CrossAttentionStates | None = None
     ) -> Tensor:
-        return self.model(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+        return self._rows(self.model, embeddings, mask)
+
+    def library_output(self, mask: Tensor, **inputs: Tensor) -> Tensor:
+        return self.model(**inputs, attention_mask=mask).last_hidden_state
+
+    def own_output(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        return self.forward(embeddings, mask)
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return the state of the first real position, which is the class token: [batch, dim]."""
@@ -405,6 +490,7 @@ class HFSeq2Seq(_HFLanguageModel):
         return class_for(config, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING), config, {}
 
     def _set_up(self) -> None:
+        self._around = self._look_around((self.model.get_decoder(),), self._width() or self._config.d_model)
         self._set_generation()
 
     @property
@@ -414,6 +500,11 @@ class HFSeq2Seq(_HFLanguageModel):
         if own is None:
             own = (self.options.config or {}).get("decoder_start_token_id")
         return own if isinstance(own, int) else self.tokenizer.pad_token_id
+
+    def embed(self, ids: Tensor) -> Tensor:
+        # Marian, Pegasus and others scale the embeddings of ids, not embeddings that they are given; most have it in their table.
+        embeddings, scale = super().embed(ids), getattr(self.model.get_encoder(), "embed_scale", None)
+        return embeddings if scale is None else embeddings * scale
 
     def blocks(self) -> Sequence[nn.Module]:
         """Return the encoder's blocks, then the decoder's."""
@@ -429,13 +520,23 @@ class HFSeq2Seq(_HFLanguageModel):
             return self._encode(embeddings, mask)
         states, mask = self._read(embeddings, mask, memory)
         decoder_ids = torch.cat([torch.full_like(decoder_ids[:, :1], self.start_id), decoder_ids[:, 1:]], 1)
-        out = self.model.get_decoder()(
-            input_ids=decoder_ids, encoder_hidden_states=states, encoder_attention_mask=mask, use_cache=False
-        ).last_hidden_state
-        return out * self._config.d_model**-0.5 if getattr(self._config, "scale_decoder_outputs", False) else out
+        return self._decode(states, mask, decoder_ids)
 
     def _encode(self, embeddings: Tensor, mask: Tensor) -> Tensor:
-        return self.model.get_encoder()(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+        return self._rows(self.model.get_encoder(), embeddings, mask)
+
+    def _decode(self, states: Tensor, mask: Tensor, ids: Tensor) -> Tensor:
+        last = self.model.get_decoder()(
+            input_ids=ids, encoder_hidden_states=states, encoder_attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        return self._around.states(self.model, last)
+
+    def library_output(self, mask: Tensor, **inputs: Tensor) -> Tensor:
+        ids = _decoder_ids(mask)
+        return self.model(**inputs, attention_mask=mask, decoder_input_ids=ids, use_cache=False).logits
+
+    def own_output(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        return self.logits(self._decode(self._encode(embeddings, mask), mask, _decoder_ids(mask)))
 
     def _read(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None) -> tuple[Tensor, Tensor]:
         """Return what the decoder attends to, and its mask: ``memory``, then the encoder's states."""
@@ -453,16 +554,19 @@ class HFSeq2Seq(_HFLanguageModel):
         return self.model.get_output_embeddings()
 
     def logits(self, hidden: Tensor) -> Tensor:
-        logits = super().logits(hidden)
-        bias = getattr(self.model, "final_logits_bias", None)  # Marian and Pegasus; zeros for BART
-        return logits if bias is None else logits + bias[0]
+        return self._around.logits(self.model, hidden)
 
     def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:
         """Return new token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
         states, mask = self._read(embeddings, mask, memory)
         out = self.model.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            encoder_outputs=States(last_hidden_state=states),
             attention_mask=mask,
             **self._generation({"decoder_start_token_id": self.start_id, **options}),
         )
         return out[:, 1:]
+
+
+def _decoder_ids(mask: Tensor) -> Tensor:
+    """Return ids for a probe's decoder, [batch, 3], none of them special in any family."""
+    return torch.arange(5, 8, device=mask.device).expand(len(mask), -1)

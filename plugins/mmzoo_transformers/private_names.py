@@ -1,8 +1,8 @@
 """Collect the private names of torch and transformers that this plugin uses; its other files must use none.
 
 They were seen in torch 2.14.1 and transformers 5.24. `missing_names` lists those that a newer version has no more, and
-tests/plugins/test_unpadded.py fails with that list. Without them nothing else breaks: the two optimisations that need them
-(`mmzoo_transformers.unpadded` and `mmzoo_transformers.frozen`) are then not used.
+tests/plugins/test_unpadded.py fails with that list. Only the two optimisations (`mmzoo_transformers.unpadded` and
+`mmzoo_transformers.frozen`) can do without: they are then not used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 # What torch's compiler, inductor, calls for a frozen linear layer.
@@ -26,6 +26,7 @@ def missing_names() -> list[str]:
         (PreTrainedModel, "_supports_attention_backend"),
         (PreTrainedModel, "_is_stateful"),
         (Tensor, "_version"),
+        (nn.Module(), "_modules"),
     ]
     if torch.backends.mkldnn.is_available():
         names += [(_ONEDNN, name) for name in _OPERATIONS]
@@ -37,7 +38,7 @@ def attention_implementation(config: PreTrainedConfig) -> str | None:
     return getattr(config, "_attn_implementation", None)
 
 
-def set_attention_implementation(config: PreTrainedConfig, name: str) -> None:
+def set_attention_implementation(config: PreTrainedConfig, name: str | None) -> None:
     """Choose a registered attention function, without the checks of the library's own setter, which runs for each batch."""
     config._attn_implementation = name
 
@@ -50,6 +51,14 @@ def takes_attention_functions(model: PreTrainedModel) -> bool:
 def is_stateful(model: PreTrainedModel) -> bool:
     """Return whether a model has a recurrent state, which sees positions in their order."""
     return bool(getattr(model, "_is_stateful", True))
+
+
+def shallow_copy(module: Any, children: dict[str, nn.Module]) -> Any:
+    """Return a copy of a module that shares its weights and its children, except those given by name."""
+    copied = object.__new__(type(module))
+    copied.__dict__.update(module.__dict__)
+    copied.__dict__["_modules"] = {**module._modules, **children}
+    return copied
 
 
 def version_of(weight: Tensor) -> int:

@@ -71,6 +71,8 @@ class _Pad(torch.autograd.Function):
 def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
     """Run transformers' own attention, on rows that are padded for it; without unpadded rows the call is passed on unchanged."""
     rows: RealPositions | None = options.pop("mmzoo_rows", None)
+    if (marked := _marked.get()) is not None:
+        marked.append(rows is not None)
     if rows is None:
         return sdpa_attention_forward(module, query, key, value, mask, **options)
     # [1, heads, real, head_dim] to [batch, heads, width, head_dim]. Padding is on the right, so a causal mask hides it.
@@ -80,6 +82,7 @@ def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask
 
 
 _unpadding: ContextVar[bool] = ContextVar("unpadding", default=False)
+_marked: ContextVar[list[bool] | None] = ContextVar("marked", default=None)  # of a call that asks whether all had rows
 
 
 def attention_mask(*arguments: Any, **options: Any) -> Tensor | None:
@@ -107,19 +110,39 @@ def serves(model: PreTrainedModel) -> bool:
     )
 
 
-def states(model: Any, embeddings: Tensor, mask: Tensor) -> Tensor | None:
+def keeps_apart(base: Any, embeddings: Tensor, mask: Tensor) -> bool:
+    """Return whether texts in one row have the states that they have in rows of their own: a family may not pass the rows on to
+    its attention, or may count positions in another way."""
+    config = base.config.get_text_config()
+    marked: list[bool] = []
+    implementation, before = private_names.attention_implementation(config), _marked.set(marked)
+    try:
+        padded = base(inputs_embeds=embeddings, attention_mask=mask, use_cache=False).last_hidden_state[mask.bool()].float()
+        marked.clear()
+        own = _states(base, embeddings, RealPositions.of(mask))[mask.bool()].float()
+    except Exception:  # a class may take no further keywords
+        return False
+    finally:
+        _marked.reset(before)
+        private_names.set_attention_implementation(config, implementation)
+    return bool(marked) and all(marked) and bool((own - padded).abs().max() <= 1e-3 * padded.abs().max())
+
+
+def states(base: Any, embeddings: Tensor, mask: Tensor) -> Tensor | None:
     """Return the last hidden states [batch, positions, dim] of ``embeddings`` under a ``mask`` whose padding is on the right.
 
     States at padding are undefined. None if the batch has too little padding for a gain.
     """
     rows = RealPositions.of(mask)
-    if len(rows.index) > WORTH * mask.numel():
-        return None
-    positions = torch.arange(rows.width, device=mask.device).expand(rows.batch, -1)
-    private_names.set_attention_implementation(model.config.get_text_config(), NAME)
+    return None if len(rows.index) > WORTH * mask.numel() else _states(base, embeddings, rows)
+
+
+def _states(base: Any, embeddings: Tensor, rows: RealPositions) -> Tensor:
+    positions = torch.arange(rows.width, device=embeddings.device).expand(rows.batch, -1)
+    private_names.set_attention_implementation(base.config.get_text_config(), NAME)
     before = _unpadding.set(True)
     try:
-        out = model.base_model(
+        out = base(
             inputs_embeds=rows.unpad(embeddings).unsqueeze(0),
             position_ids=rows.unpad(positions).unsqueeze(0),
             use_cache=False,
