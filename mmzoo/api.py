@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         read_pickle,
         read_tensors,
     )
+    from mmzoo.backbones.whole_models import WholeModel
 
     # The machine
     from mmzoo.checkpoints.folder import CHECKPOINTS

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ class Source:
         with explain_errors(f"'{self.name}': {CONFIG_FILE} cannot be used"):
             return AutoConfig.from_pretrained(str(path.parent), trust_remote_code=False)
 
-    def weights(self, model: str) -> list[Path]:
+    def weights(self, model: str, wanted: Callable[[str], bool] = lambda name: True) -> list[Path]:
         """Return the safetensors files of the weights.
 
         If the main branch has only pickled weights, all files are taken from the Hub's own conversion to safetensors, if there
@@ -191,18 +192,19 @@ class Source:
 
         Args:
             model: the name of the model's class, for the message that says how to convert pickled weights.
+            wanted: which tensors are needed, by name; of several files only those that hold one are fetched.
 
         Raises:
             SourceError: there are none, or they cannot be fetched.
         """
-        paths = self._weights()
+        paths = self._weights(wanted)
         if not paths and self.folder is None and self.revision is None and (reference := self._converted()):
             log.info("'%s': main has no safetensors; taking the conversion %s by %s", self.name, reference, CONVERTER)
             self.revision, self.commit = reference, None
             self.files.clear()
             self._record.files.clear()
             self.need(CONFIG_FILE)
-            paths = self._weights()
+            paths = self._weights(wanted)
         if not paths:
             other = "" if self.folder is not None else f"Name a revision that has it ('{self.name}@refs/pr/1'), or: "
             raise SourceError(
@@ -213,7 +215,7 @@ class Source:
             )
         return paths
 
-    def _weights(self) -> list[Path]:
+    def _weights(self, wanted: Callable[[str], bool]) -> list[Path]:
         """Return the safetensors files at the current revision; empty if it has none."""
         if path := self.find(WEIGHTS_FILE):
             return [path]
@@ -222,7 +224,8 @@ class Source:
             names = sorted(set(shards.values())) if isinstance(shards, dict) and shards else []
             if not names or any(not isinstance(n, str) or Path(n).name != n or not n.endswith(".safetensors") for n in names):
                 raise SourceError(f"'{self.name}': {INDEX} is damaged")
-            return [self.need(n) for n in names]
+            needed = {file for name, file in shards.items() if wanted(name)}
+            return [self.need(n) for n in names if n in needed]
         for name in (WEIGHTS_FILE, INDEX):
             self.get(name)  # raises if the Hub did not answer
         return []

@@ -18,6 +18,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, initiali
 
 from mmzoo.backbones.repository import Source
 from mmzoo.backbones.weights import explain_errors, first_names
+from mmzoo.backbones.whole_models import WholeModel
 from mmzoo.checkpoints import screening
 from mmzoo.errors import BadRecipe, SourceError
 
@@ -78,31 +79,31 @@ def construct_model(cls: type[PreTrainedModel], config: PreTrainedConfig, **opti
 
 
 def load_backbone(
-    cls: type[PreTrainedModel], config: PreTrainedConfig, source: Source, *, within: str = "", **options: Any
+    cls: type[PreTrainedModel], config: PreTrainedConfig, source: Source, *, within: str | WholeModel = "", **options: Any
 ) -> PreTrainedModel:
     """Return a float32 model on the CPU with the weights of a source.
 
     Args:
         cls, config, options: as for `construct_model`.
         source: the repository or folder with the weights.
-        within: the prefix of the weights to use, such as ``encoder.``, if ``cls`` is a part of the model in the source.
+        within: where the weights are if ``cls`` is a part of the model in the source: the prefix of their names, such as
+            ``encoder.``, or the `WholeModel`, of which only the files that hold the part are fetched.
 
     Raises:
         SourceError: the weights cannot be fetched or read, or some are missing or have another shape.
     """
-    state: dict[str, torch.Tensor] = {}
     model: PreTrainedModel
     info: dict[str, Any]
     with explain_errors(f"'{source.name}': the weights cannot be loaded into {cls.__name__}"):
-        for path in source.weights(cls.__name__):
-            # load_file maps the file, so that only weights that are used take time and memory. Weights from a folder are copied,
-            # since a later write to the file would change the model; files in the Hub's cache are never written to. Weights
-            # that are not float32 are converted below, which copies them.
-            mapped = load_file(path)
-            if source.folder is not None:
-                converted = {torch.float64, torch.float16, torch.bfloat16}
-                mapped = {name: value if value.dtype in converted else value.clone() for name, value in mapped.items()}
-            state.update(_below(within, mapped))
+        if isinstance(within, WholeModel):
+            with torch.device("meta"), quiet():
+                whole = construct_model(within.cls, within.config)
+            with quiet():
+                state = within.read(whole, lambda wanted: source.weights(within.cls.__name__, wanted))
+        else:
+            # load_file maps the file, so that only weights that are used take time and memory.
+            mapped = [load_file(path) for path in source.weights(cls.__name__)]
+            state = _below(within, {name: value for part in mapped for name, value in part.items()})
         with quiet():
             # Without a name transformers reads nothing by itself: no adapter, no pickle, no request to the Hub.
             model, info = cls.from_pretrained(  # type: ignore[misc]
@@ -121,7 +122,21 @@ def load_backbone(
             f"'{source.name}' lacks {len(missing)} weights of {cls.__name__}, or has them in other shapes: "
             f"{first_names(missing)}.\nThe checkpoint is for another architecture; choose one for {cls.__name__}"
         )
+    if source.folder is not None:
+        _copy_mapped(model, state)
     return model
+
+
+def _copy_mapped(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> None:
+    """Copy the tensors that are still mapped from files.
+
+    A later write to a file in a folder would change the model; files in the Hub's cache are never written to. Weights that were
+    not float32 were copied when they were converted.
+    """
+    mapped = {value.data_ptr() for value in state.values()}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.data_ptr() in mapped:
+            tensor.data = tensor.data.clone()
 
 
 def _below(within: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

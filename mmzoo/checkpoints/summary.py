@@ -20,7 +20,10 @@ HEADER = ("part", "entry", "shape", "parameters", "trained", "policy", "licence"
 
 @dataclass(frozen=True)
 class PartSummary:
-    """Describe one part: its entry, shape, parameters, training policy, and the licence and source of its weights."""
+    """Describe one part: its entry, shape, parameters, training policy, and the licence and source of its weights.
+
+    ``adapters`` says in words which of its matrices have adapters; empty if none has.
+    """
 
     part: str
     use: str
@@ -30,6 +33,7 @@ class PartSummary:
     policy: str
     license: str
     source: str
+    adapters: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ class Summary:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
+        lines += [f"{part.part.replace('_', ' ')}: {part.adapters}" for part in self.parts if part.adapters]
         lines += self._memory_lines()
         flagged = [f"the {row.part} is {row.license} ({', '.join(row.flags)})" for row in self.licences if row.flags]
         lines.append("licences: " + "; ".join([*(flagged or ["no part is flagged"]), "the training data have their own"]))

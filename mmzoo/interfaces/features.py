@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -89,6 +90,11 @@ class Features:
             return self
         missing = ~self.present.any(1, keepdim=True)
         return replace(self, pooled=torch.where(missing, vector.to(self.pooled.dtype), self.pooled))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Features:
+        """Return features with changed values: the tokens and the pooled vectors, but not what is real and where."""
+        each = None if self.each is None else change(self.each)
+        return replace(self, tokens=change(self.tokens), pooled=change(self.pooled), each=each)
 
     def rows(self, index: Tensor | None) -> Features:
         """Return the rows ``index`` [rows] of every tensor; all of them if that is None."""

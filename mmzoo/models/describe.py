@@ -9,6 +9,7 @@ from mmzoo.checkpoints.summary import Activations, Summary, summarise, total_sum
 from mmzoo.common.sanitize import one_line
 from mmzoo.interfaces import Encoder
 from mmzoo.interfaces.kinds import kind_of
+from mmzoo.models.trainable import adapted
 from mmzoo.recipes import licence
 from mmzoo.registry.manager import plugin_manager
 
@@ -25,6 +26,7 @@ def summarise_model(model: Any, *, activations: bool = True) -> Summary:
             policy=model.provenance.policies[key],
             license=licence.of_part(kind_of(key), part),
             source=model.provenance.entries[key].source,
+            adapters=str(adapted(model.part(key)) or ""),
         )
         for key, part in parts.items()
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -23,6 +24,12 @@ class AttachedHooks:
         hooks, before = cls(), _all(module)
         yield hooks
         hooks.added = _all(module) - before
+
+    def wrap(self, module: nn.Module, wrapper: Callable[[Any], Any]) -> None:
+        """Replace each recorded hook by ``wrapper(hook)``."""
+        for name, kind, number in self.added:
+            hooks = getattr(module.get_submodule(name), kind)
+            hooks[number] = wrapper(hooks[number])
 
     def remove(self, module: nn.Module) -> None:
         """Remove the recorded hooks from a module that has the same children."""

@@ -11,9 +11,10 @@ It needs private names of torch, which were seen in version 2.14.1: `TorchDispat
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
 from typing import Any
 
@@ -38,13 +39,14 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 WORD = "word"
 
 aten = torch.ops.aten
+_AUTOCAST = threading.Lock()  # held while `torch.autocast` is another
 
 
 def estimate(model: Any) -> Activations:
     """Return what a training step of a model, which may be on the meta device, needs; `Activations.problem` says why it is
     unknown."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
+        with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings(), _autocast_on_meta():
             warnings.simplefilter("ignore")
             torch.manual_seed(0)
             shadow = without_values(model)
@@ -60,6 +62,20 @@ def estimate(model: Any) -> Activations:
     each = max(0, (high - low) / 2 - 2 * SIZES[1] * pairs)
     fixed = max(0, middle - each * SIZES[1] - pairs * SIZES[1] ** 2)
     return Activations(fixed, each, pairs, tokens, lengths)
+
+
+@contextmanager
+def _autocast_on_meta() -> Iterator[None]:
+    """Let `torch.autocast` do nothing for the meta device, which it does not know; peft turns it off for the experts' weights."""
+    with _AUTOCAST:
+        real: Any = torch.autocast
+        torch.autocast = lambda device_type, *args, **options: (
+            nullcontext() if device_type == "meta" else real(device_type, *args, **options)
+        )
+        try:
+            yield
+        finally:
+            torch.autocast = real
 
 
 def _recomputing(model: Any) -> Any:
@@ -295,6 +311,8 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
     aten.nonzero.default: _nonzero,
     aten.equal.default: lambda *_: False,
     aten.masked_select.default: _masked_select,
+    # A product for each expert; the meta device has it in bfloat16 only.
+    aten._grouped_mm.default: lambda tokens, experts, *_, **__: tokens.new_empty(len(tokens), experts.shape[-1]),
 }
 
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from mmzoo.models import describe, generation, prediction, streaming, trainable
 from mmzoo.models.generation import NEW_TOKENS
 from mmzoo.models.hooks import AttachedHooks
 from mmzoo.models.outputs import LazyOutputs, fuse_late
+from mmzoo.models.precision import cast, dtype_of, hook_in_type_of
 from mmzoo.recipes.schema import Recipe
 from mmzoo.recipes.shape import ALL
 from mmzoo.registry.entries import Entry
@@ -95,7 +96,9 @@ class MultimodalModel(nn.Module):
         head = self.language_model.output_layer()
         with AttachedHooks.recorded(self.language_model) as self._hooks:
             for fusion in fusions:
-                fusion.deep(self.language_model)
+                with AttachedHooks.recorded(self.language_model) as own:
+                    fusion.deep(self.language_model)
+                own.wrap(self.language_model, partial(hook_in_type_of, fusion))
             if head is not None and any(fusion.is_late for fusion in fusions):
                 head.register_forward_pre_hook(self._fuse_before_logits)
         self.language_model.forbid_packing = any("deep" in fusion.places() for fusion in fusions)
@@ -163,7 +166,7 @@ class MultimodalModel(nn.Module):
         key = self.recipe.key("encoder") if encoder is None else f"encoders.{encoder}"
         name, module = key.partition(".")[2], self.part(key)
         tiles = inputs.shape[1] if self.fusion_of(name).tiles > 1 else 0
-        inputs = inputs.to(self.dtype) if inputs.is_floating_point() else inputs
+        inputs = inputs.to(dtype_of(module) or self.dtype) if inputs.is_floating_point() else inputs
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.provenance.policies[key] != "frozen"):
             features = module(inputs.flatten(0, 1) if tiles else inputs, *([] if lengths is None else [lengths]))
         if tiles:
@@ -203,7 +206,7 @@ class MultimodalModel(nn.Module):
         """Return one row of zeros, for a batch in which no example has an input of the encoder."""
         spec, tiles = self.encoders[name].spec, self.fusion_of(name).tiles
         count = (1 if spec.tokens is None else spec.tokens) * (1 + tiles**2 if tiles > 1 else 1)
-        zeros: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
+        zeros: dict[str, Any] = {"device": self.device, "dtype": dtype_of(self.encoders[name]) or self.dtype}
         return Features(torch.zeros(1, count, spec.dim, **zeros), torch.zeros(1, spec.pooled_dim, **zeros))
 
     def outputs(self, features: Mapping[str, Features], batch: Mapping[str, Any]) -> LazyOutputs:
@@ -216,7 +219,8 @@ class MultimodalModel(nn.Module):
         features = self.features(batch["encoders"])
         outputs: dict[str, LazyOutputs] = {}
         for name, own in batch["tasks"].items():
-            outputs[name] = outputs[own["text_of"]] if "text_of" in own else self.outputs(features, own)
+            same = outputs[own["text_of"]] if "text_of" in own else self.outputs(features, own)
+            outputs[name] = same.read_by(self.tasks[name])
         return outputs
 
     @staticmethod
@@ -522,7 +526,9 @@ class MultimodalModel(nn.Module):
     def _fuse_before_logits(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Apply late fusions just before the vocabulary, inside the library's own decoding loop."""
         current = current_pass()
-        return (fuse_late(self, current.calls, args[0]), *args[1:]) if current.generates else None
+        if not current.generates:
+            return None
+        return (cast(fuse_late(self, current.calls, args[0]), args[0].dtype), *args[1:])
 
     # Description and saving
 

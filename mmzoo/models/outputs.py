@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmzoo.interfaces import CAUSAL, Features, Fusion, FusionCall, ModelPass, Outputs, repeat_rows, running
+from mmzoo.interfaces import CAUSAL, Features, Fusion, FusionCall, ModelPass, Outputs, Part, repeat_rows, running
+from mmzoo.models.precision import cast, dtype_of
 from mmzoo.models.sequence import drop_none, fuse_input, positions_before, text_states
 
 
@@ -19,7 +21,7 @@ class once(property):
     """
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        kept = vars(instance).setdefault("_once", {})
+        kept = instance._once
         if self.fget not in kept:
             kept[self.fget] = super().__get__(instance, owner)
         return kept[self.fget]
@@ -45,8 +47,20 @@ class LazyOutputs:
     """
 
     def __init__(self, model: Any, features: Mapping[str, Features], batch: Mapping[str, Tensor]) -> None:
-        self.model, self.features, self.batch = model, features, batch
+        self.model, self.batch = model, batch
         self.language_model = model.language_model
+        self._features, self._dtype = features, None
+        self._once: dict[Any, Any] = {}
+
+    def read_by(self, task: Part) -> LazyOutputs:
+        """Return the same outputs, computed once, in the floating-point type of a task's weights."""
+        own = copy.copy(self)
+        own._dtype = dtype_of(task)
+        return own
+
+    @property
+    def features(self) -> Mapping[str, Features]:
+        return cast(self._features, self._dtype)
 
     @once
     def text(self) -> Any:
@@ -64,7 +78,7 @@ class LazyOutputs:
 
     @once
     def states(self) -> States:
-        return self._states(self.features, self.batch.get("decoder_ids"))
+        return self._states(self._features, self.batch.get("decoder_ids"))
 
     def _states(self, features: Mapping[str, Features], decoder_ids: Tensor | None = None) -> States:
         fused, calls = fuse_input(self.model, features, self.batch["ids"], self.batch["mask"])
@@ -75,26 +89,39 @@ class LazyOutputs:
             return States(hidden, torch.ones_like(decoder_ids), slice(0, decoder_ids.shape[1]), calls)
         return States(hidden, fused.mask, fused.text, calls)
 
-    @once
+    @property
     def hidden(self) -> Tensor:
-        return text_states(self.states.hidden, self.states.text)
+        return cast(self._hidden, self._dtype)
 
     @once
+    def _hidden(self) -> Tensor:
+        return text_states(self.states.hidden, self.states.text)
+
+    @property
     def pooled(self) -> Tensor:
+        return cast(self._pooled, self._dtype)
+
+    @once
+    def _pooled(self) -> Tensor:
         if self.language_model.architecture == CAUSAL:  # an input may come after the last word
             vector = self.language_model.pool(self.states.hidden, self.states.mask)
         else:
-            vector = self.language_model.pool(self.hidden, self.mask)
+            vector = self.language_model.pool(self._hidden, self.mask)
         return fuse_late(self.model, self.states.calls, vector.unsqueeze(1)).squeeze(1)
 
-    @once
+    @property
     def text_only(self) -> Tensor:
+        return cast(self._text_only, self._dtype)
+
+    @once
+    def _text_only(self) -> Tensor:
         states = self._states({})
         return self.language_model.pool(text_states(states.hidden, states.text), self._text_mask)
 
     @once
     def _fused(self) -> Tensor:
-        return fuse_late(self.model, self.states.calls, self.states.hidden)
+        fused = fuse_late(self.model, self.states.calls, self.states.hidden)
+        return cast(fused, self.states.hidden.dtype)  # for the output layer
 
     def predicting(self, rows: Tensor, columns: Tensor) -> Tensor:
         # A causal state predicts the next token; a decoder's states are shifted already.
@@ -105,10 +132,12 @@ class LazyOutputs:
         return self.language_model.logits(self.predicting(rows, columns))
 
     def write(self, **options: Any) -> Tensor:
-        return self.model.generate_ids(self.features, self.batch["ids"], self.batch["mask"], **options)
+        return self.model.generate_ids(self._features, self.batch["ids"], self.batch["mask"], **options)
 
     def with_text(self, batch: Mapping[str, Tensor]) -> Outputs:
-        return LazyOutputs(self.model, self.features, batch)
+        other = LazyOutputs(self.model, self._features, batch)
+        other._dtype = self._dtype
+        return other
 
 
 def fuse_late(model: Any, calls: Mapping[Fusion, FusionCall], hidden: Tensor) -> Tensor:
@@ -116,5 +145,6 @@ def fuse_late(model: Any, calls: Mapping[Fusion, FusionCall], hidden: Tensor) ->
     with running(ModelPass(calls)):
         for fusion, _ in model.fused_encoders():
             if fusion.is_late and fusion in calls:
-                hidden = fusion.late(repeat_rows(calls[fusion].given, len(hidden)), hidden)
+                own = cast(hidden, dtype_of(fusion))
+                hidden = fusion.late(repeat_rows(calls[fusion].given, len(hidden)), own)
     return hidden

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from mmzoo.errors import DataError
 from mmzoo.interfaces import CrossAttentionStates, Features, FusedInput, Fusion, FusionCall, ModelPass, running
 from mmzoo.modalities.reader import plural
+from mmzoo.models.precision import cast, dtype_of
 
 
 def fuse_input(
@@ -35,6 +36,7 @@ def fuse_input(
     for marked in places.values():
         ids, mask = ids.masked_fill(marked, 0), mask.masked_fill(marked, 0)
     fused = FusedInput(model.language_model.embed(ids), mask, slice(0, ids.shape[1]))
+    dtype = fused.embeddings.dtype
     calls: dict[Fusion, FusionCall] = {}
     latest: dict[Fusion, tuple[Tensor, Tensor]] = {}
     # Each fusion inserts before what is there, so the last encoder's comes first.
@@ -45,10 +47,11 @@ def fuse_input(
             marked = places.get(model.placeholder_id(name))
             if marked is not None:
                 placed[name], latest[fusion] = _place_inputs(features[name], marked, fused.text)
-        given = placed if fusion.joint else placed[names[0]]
+        own = dtype_of(fusion)
+        given = cast(placed if fusion.joint else placed[names[0]], own)
         calls[fusion] = FusionCall(fusion.prepare(given), given)
         with running(ModelPass(calls)):
-            fused = _join(fused, fusion.early(given, fused.embeddings, fused.mask))
+            fused = _join(fused, fusion.early(given, cast(fused.embeddings, own), fused.mask), dtype)
     before, width = fused.text, fused.mask.shape[1]
     fused, order = pad_to_side(fused, left=left)
     _check_context(model, fused.mask.shape[1])
@@ -81,8 +84,9 @@ def _place_inputs(features: Features, placeholders: Tensor, text: slice | Tensor
     return replace(features, at=places.masked_fill(without, -1)), (latest, without)
 
 
-def _join(before: FusedInput, after: FusedInput) -> FusedInput:
-    """Return ``after``, which was made of the sequence ``before``, with the places of the text in it, and both memories."""
+def _join(before: FusedInput, after: FusedInput, dtype: torch.dtype) -> FusedInput:
+    """Return ``after``, which was made of the sequence ``before``, with the places of the text in it, and both memories, in the
+    type of the language model."""
     if isinstance(after.text, slice):
         start = after.text.start
         text = (
@@ -91,10 +95,12 @@ def _join(before: FusedInput, after: FusedInput) -> FusedInput:
     else:
         text = after.text[:, before.text] if isinstance(before.text, slice) else after.text.gather(1, before.text)
     memory = after.memory
+    if memory is not None:
+        memory = replace(memory, states=cast(memory.states, dtype))
     if memory is not None and before.memory is not None:
         states = torch.cat([memory.states, before.memory.states], 1)
         memory = CrossAttentionStates(states, torch.cat([memory.mask, before.memory.mask], 1))
-    return replace(after, text=text, memory=memory or before.memory)
+    return replace(after, embeddings=cast(after.embeddings, dtype), text=text, memory=memory or before.memory)
 
 
 def _check_context(model: Any, length: int) -> None:

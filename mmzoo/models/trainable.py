@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import inspect
+import logging
+import re
+import threading
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +16,12 @@ from torch import Tensor, nn
 from mmzoo.errors import DoesNotFit
 from mmzoo.interfaces import Part, current_pass, running
 from mmzoo.interfaces.kinds import key_of
+
+log = logging.getLogger(__name__)
+
+# Where code reads a layer's weight itself, and not only what kind of weight it is.
+_WEIGHT = re.compile(r"(?<!isinstance\()\bself\.(\w+)\.weight\b(?!\.(?:dtype|device|shape|data)\b)")
+_EXPERTS = threading.RLock()  # held while experts with adapters run
 
 
 def check_policy(part: Part, policy: str, label: str, key: str) -> None:
@@ -21,12 +33,15 @@ def check_policy(part: Part, policy: str, label: str, key: str) -> None:
     kind, _, number = policy.partition(":")
     if kind == "last" and int(number) > len(part.blocks()):
         raise DoesNotFit(f"{key}.train: {policy}: {label} has {len(part.blocks())} blocks; use full, frozen or fewer")
-    if kind == "lora" and not _lora_targets(part):
+    if kind == "lora" and not any(_lora_targets(part)):
         raise DoesNotFit(f"{key}.train: {policy}: {label} has no linear layers in blocks to adapt; use full or last:N")
 
 
 def apply_policy(part: Part, policy: str) -> None:
-    """Set ``requires_grad`` on every parameter; ``lora:r`` adds adapters (Hu et al. 2021, alpha = 2r) through peft."""
+    """Set ``requires_grad`` on every parameter; ``lora:r`` adds adapters (Hu et al. 2021, alpha = 2r) through peft.
+
+    The experts of a mixture, which are one tensor, have adapters too, each its own; routers have none.
+    """
     kind, _, number = policy.partition(":")
     part.requires_grad_(kind == "full")
     if kind == "last":
@@ -35,8 +50,63 @@ def apply_policy(part: Part, policy: str) -> None:
     elif kind == "lora":
         from peft import LoraConfig, inject_adapter_in_model
 
-        rank, targets = int(number), _lora_targets(part)
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=targets), part)
+        rank, (layers, tensors) = int(number), _lora_targets(part)
+        options: dict[str, Any] = {"target_modules": layers, "target_parameters": tensors or None}
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, **options), part)
+        for module in part.modules():
+            if type(module).__name__ == "ParamWrapper":  # it changes its module while it runs
+                module.register_forward_pre_hook(_begin_experts)
+                module.register_forward_hook(_end_experts, always_call=True)
+        if (reached := adapted(part)) and reached.share < 0.5:
+            log.warning("%s: %s", type(part).__name__, reached)
+
+
+def _begin_experts(*_: Any) -> None:
+    _EXPERTS.acquire()
+
+
+def _end_experts(*_: Any) -> None:
+    _EXPERTS.release()
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """Count the matrices in a part's blocks that have adapters, and the share of the blocks' weights that they hold.
+
+    ``without`` names the others.
+    """
+
+    rank: int
+    matrices: int
+    of: int
+    share: float
+    without: tuple[str, ...]
+
+    def __str__(self) -> str:
+        others = f"; not on: {', '.join(self.without)}" if self.without else ""
+        return f"adapters of rank {self.rank} on {self.matrices} of {self.of} matrices, {int(100 * self.share)}% of the blocks' weights{others}"
+
+
+def adapted(part: Part) -> Adapted | None:
+    """Return which matrices of a part have adapters; None if none has."""
+    ranks: dict[int, int] = {}  # by the identity of the weight
+    for module in part.modules():
+        for rank in getattr(module, "r", {}).values() if hasattr(module, "lora_A") else ():
+            weight = module.get_param() if hasattr(module, "get_param") else module.get_base_layer().weight
+            ranks[id(weight)] = rank
+    weights = {
+        name.replace(".base_layer", ""): weight
+        for block in part.blocks()
+        for name, weight in ((f"{id(block)}.{name}", weight) for name, weight in block.named_parameters())
+        if weight.ndim > 1 and ".lora_" not in name and not name.endswith("bias")  # experts have a bias each
+    }
+    if not ranks or not weights:
+        return None
+    total = sum(weight.numel() for weight in weights.values())
+    reached = {name: weight for name, weight in weights.items() if id(weight) in ranks}
+    others = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in weights if name not in reached})
+    share = sum(weight.numel() for weight in reached.values()) / total
+    return Adapted(next(iter(ranks.values())), len(reached), len(weights), share, tuple(others))
 
 
 def set_training_mode(part: Part, policy: str, training: bool) -> None:
@@ -100,15 +170,62 @@ def saved_names(model: Any, full: bool) -> list[str]:
     return [name for name in unique_state(model) if is_saved(name)]
 
 
-def _lora_targets(part: Part) -> list[str]:
-    """Return the names of the linear layers in a part's blocks."""
+def _lora_targets(part: Part) -> tuple[list[str], list[str]]:
+    """Return the names of the linear layers in a part's blocks, and of the tensors [experts, ...] that hold a matrix for each
+    expert. Routers are left out: another choice of experts is more than a small change of weights."""
     from transformers.pytorch_utils import Conv1D
 
     names = {module: name for name, module in part.named_modules()}
-    return [
-        names[module]
-        for block in part.blocks()
-        for module in block.modules()
-        # nn.MultiheadAttention reads its out_proj's weight directly, so an adapter there would do nothing
-        if isinstance(module, nn.Linear | Conv1D) and not isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear)
-    ]
+    layers, tensors = [], []
+    for block in part.blocks():
+        without = _in_routers(block) | _read_directly(block)
+        for module in block.modules():
+            if isinstance(module, nn.Linear | Conv1D):
+                layers += [] if module in without else [names[module]]
+            else:
+                tensors += [f"{names[module]}.{name}" for name in _experts(module)]
+    return layers, tensors
+
+
+def _read_directly(block: nn.Module) -> set[nn.Module]:
+    """Return the layers whose weight the code of the module around them reads, so that an adapter in their place would do
+    nothing: the last one of `torch.nn.MultiheadAttention`, and those that kernels of Mamba take."""
+    found = set()
+    for parent in block.modules():
+        named = set(_WEIGHT.findall(_source(type(parent))))
+        found.update(child for name, child in parent.named_children() if name in named)
+    return found
+
+
+@cache
+def _source(cls: type) -> str:
+    """Return the source of a class and of its bases up to `torch.nn.Module`; empty where there is none."""
+    text = ""
+    for each in cls.__mro__[: cls.__mro__.index(nn.Module)]:
+        with suppress(OSError, TypeError):
+            text += inspect.getsource(each)
+    return text
+
+
+def _experts(module: nn.Module) -> dict[str, int]:
+    """Return the module's own tensors that hold a matrix for each expert, with the number of experts."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return {}
+    own = module.named_parameters(recurse=False)
+    return {name: len(p) for name, p in own if p.ndim == 3 and len(p) > 1 and min(p.shape[1:]) > 1}
+
+
+def _in_routers(block: nn.Module) -> set[nn.Module]:
+    """Return the modules that choose the experts, and all in them: they stand beside the experts, and each of their matrices has
+    one row for each expert; or one row, for an expert that all share."""
+    found: set[nn.Module] = set()
+    for parent in block.modules():
+        children = dict(parent.named_children())
+        counts = {count for child in children.values() for count in _experts(child).values()}
+        lists = (nn.ModuleList, nn.ModuleDict)
+        counts |= {len(child) for name, child in children.items() if "expert" in name and isinstance(child, lists)}
+        for child in children.values() if counts else ():
+            matrices = [p for p in child.parameters() if p.ndim > 1]
+            if matrices and all(p.ndim == 2 and len(p) in {1, *counts} for p in matrices):
+                found.update(child.modules())
+    return found

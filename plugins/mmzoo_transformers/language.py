@@ -36,6 +36,7 @@ from mmzoo.api import (
     Options,
     Source,
     SourceError,
+    WholeModel,
     class_for,
     config_of,
     construct_model,
@@ -44,11 +45,11 @@ from mmzoo.api import (
     quiet,
 )
 from mmzoo_transformers import bytes as byte_level
-from mmzoo_transformers import frozen, unpadded
+from mmzoo_transformers import frozen, towers, unpadded
 from mmzoo_transformers.around import Around, States
 from mmzoo_transformers.blocks import find_blocks
 from mmzoo_transformers.probe import Findings, probe
-from mmzoo_transformers.vision import check_source
+from mmzoo_transformers.vision import HFVision, check_source
 
 GENERATION = "generation_config.json"
 DECODER = "bert-decoder"  # the entry for encoders that write
@@ -98,6 +99,7 @@ class _HFLanguageModel(LanguageModel):
         self.source = None if options.config is not None else Source(options.variant, options.revision)
         self.name = options.variant if self.source is not None else f"a {options.config['model_type']}"  # type: ignore[index]
         config = config_of(options.config) if self.source is None else self.source.config()  # type: ignore[arg-type]
+        self._within: str | WholeModel = ""  # the larger model in the source, if this is a part of one
         self._class, self._config, self._extra = self._plan(config)
         with explain_errors(f"'{self.name}' cannot be built", BadRecipe if self.source is None else SourceError):
             self.model: Any = construct_model(self._class, self._config, **self._extra)
@@ -122,6 +124,16 @@ class _HFLanguageModel(LanguageModel):
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
         """Return the model class, its configuration, and options of its constructor."""
         raise NotImplementedError
+
+    def _plan_inner(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]] | None:
+        """Return what `_plan` does for the text model of a larger model; None for any other configuration."""
+        inner = towers.text_model(config)
+        if inner is None:
+            return None
+        if inner.architecture != self.architecture:
+            raise self._wrong_kind(config, inner.architecture)
+        self._within = inner.within
+        return inner.cls, inner.config, inner.options
 
     def _set_up(self) -> None:
         """Prepare ``self.model``; called for each new one."""
@@ -148,7 +160,7 @@ class _HFLanguageModel(LanguageModel):
         if self.source is None:
             raise SourceError("config: it has no pretrained weights; set pretrained: false, or give a variant instead")
         commit = self.source.commit
-        self.model = load_backbone(self._class, self._config, self.source, **self._extra)
+        self.model = load_backbone(self._class, self._config, self.source, within=self._within, **self._extra)
         if commit != self.source.commit:  # the source moved to a commit with safetensors
             self._tokenizer = None
         self._pretrained = True
@@ -282,10 +294,19 @@ class _HFLanguageModel(LanguageModel):
             return self._data or {}
         if self.source is None or self.options.tokenizer is not None:
             return {}
-        return {**self.source.json("config.json"), **self.source.json(GENERATION)}
+        config = self.source.json("config.json")
+        text = config.get("text_config") if self._within else None
+        return {**config, **(text if isinstance(text, dict) else {}), **self.source.json(GENERATION)}
 
-    def _wrong_kind(self, config: PreTrainedConfig) -> DoesNotFit:
-        entry = kind_of(config)
+    def _wrong_kind(self, config: PreTrainedConfig, architecture: str = "") -> DoesNotFit:
+        """Return the error for a configuration of another kind; ``architecture`` is that of the text model in a larger model."""
+        # The likely entry comes first; one that refuses too is not named.
+        entries = {"hf-causal": HFCausal, "hf-seq2seq": HFSeq2Seq, "hf-encoder": HFEncoder, "hf-vision": HFVision}
+        likely = next(
+            (name for name, cls in entries.items() if getattr(cls, "architecture", "") == architecture), kind_of(config)
+        )
+        order = {name: entries[name] for name in sorted(entries, key=lambda name: name != likely)}
+        entry = DECODER if likely == DECODER else towers.entry_that_takes(self, order)
         advice = f"write '{entry}:{self.name}'" if entry and self.source else "choose another entry"
         if self.architecture == CAUSAL and entry == "hf-encoder" and can_decode(config):
             advice += f", or '{DECODER}:{self.name}' to have it write" if self.source else f", such as {DECODER}"
@@ -340,11 +361,11 @@ class HFCausal(_HFLanguageModel):
     generates: ClassVar[bool] = True
 
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
+        if (inner := self._plan_inner(config)) is not None:
+            return inner
         if kind_of(config) != "hf-causal":
             raise self._wrong_kind(config)
-        cls = class_for(config, MODEL_FOR_CAUSAL_LM_MAPPING)
-        text = config.get_text_config()
-        return cls, text if getattr(cls, "config_class", None) is type(text) else config, {}
+        return class_for(config, MODEL_FOR_CAUSAL_LM_MAPPING), config, {}
 
     def __init__(self, options: LanguageOptions) -> None:
         self._fast = [False]
@@ -440,8 +461,10 @@ class HFEncoder(_HFLanguageModel):
     architecture: ClassVar[str] = BIDIRECTIONAL
 
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
-        cls = class_for(config, MODEL_MAPPING)
-        if cls is None or kind_of(config) != "hf-encoder":
+        inner = self._plan_inner(config)
+        cls, config, _ = inner or (class_for(config, MODEL_MAPPING), config, {})
+        composite = inner is None and isinstance(getattr(config, "text_config", None), PreTrainedConfig)
+        if cls is None or composite or (inner is None and kind_of(config) != "hf-encoder"):
             raise self._wrong_kind(config)
         if "inputs_embeds" not in inspect.signature(cls.forward).parameters:
             raise DoesNotFit(f"'{self.name}' takes no embeddings; choose another language model")
@@ -485,6 +508,8 @@ class HFSeq2Seq(_HFLanguageModel):
     generates: ClassVar[bool] = True
 
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
+        if (inner := self._plan_inner(config)) is not None:
+            return inner
         if kind_of(config) != "hf-seq2seq":
             raise self._wrong_kind(config)
         return class_for(config, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING), config, {}

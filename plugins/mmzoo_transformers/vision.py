@@ -39,12 +39,14 @@ from mmzoo.api import (
     Options,
     Source,
     SourceError,
+    WholeModel,
     class_for,
     config_of,
     construct_model,
     explain_errors,
     load_backbone,
 )
+from mmzoo_transformers import towers
 from mmzoo_transformers.blocks import find_blocks
 
 log = logging.getLogger(__name__)
@@ -111,6 +113,7 @@ class HFVision(Encoder):
         self.source = None if options.config is not None else Source(options.variant, options.revision)
         self.name = options.variant if self.source is not None else f"a {options.config['model_type']}"  # type: ignore[index]
         config = config_of(options.config) if self.source is None else self.source.config()  # type: ignore[arg-type]
+        self._within: str | WholeModel = ""  # the larger model in the source, if this is a part of one
         self._class, self._config, self._extra = self._plan(config)
         with explain_errors(f"'{self.name}' cannot be built", BadRecipe if self.source is None else SourceError):
             self.model: Any = construct_model(self._class, self._config, **self._extra)
@@ -131,7 +134,7 @@ class HFVision(Encoder):
         """
         if self.source is None:
             raise SourceError("config: it has no pretrained weights; set pretrained: false, or give a variant instead")
-        self.model = load_backbone(self._class, self._config, self.source, **self._extra)
+        self.model = load_backbone(self._class, self._config, self.source, within=self._within, **self._extra)
         self._pretrained = True
 
     def lock(self) -> dict[str, Any]:
@@ -150,15 +153,19 @@ class HFVision(Encoder):
 
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
         """Return the model class, its configuration, and options of its constructor."""
-        vision = getattr(config, "vision_config", None)
+        tower = towers.vision_tower(config, self.name)
+        vision = getattr(config, "vision_config", None) if tower is None else None
         if isinstance(vision, PreTrainedConfig):
             if isinstance(vision, CLIPVisionConfig) and isinstance(getattr(config, "projection_dim", None), int):
                 vision.projection_dim = config.projection_dim  # the whole model uses its own, not the tower's
             config = vision
-        if isinstance(config, CLIPVisionConfig) and "CLIPVisionModel" not in (config.architectures or ()):
+        if tower is not None:
+            cls, config, self._within = tower.cls, tower.config, tower.within
+        elif isinstance(config, CLIPVisionConfig) and "CLIPVisionModel" not in (config.architectures or ()):
             return CLIPVisionModelWithProjection, config, {}
-        cls = class_for(config, MODEL_MAPPING)
-        if cls is None or cls.main_input_name != "pixel_values":
+        else:
+            cls = class_for(config, MODEL_MAPPING)
+        if cls is None or (tower is None and cls.main_input_name != "pixel_values"):
             raise DoesNotFit(
                 f"'{self.name}' is a {config.model_type} model, which takes no images; choose a vision model, e.g. "
                 "clip, siglip, vit, dinov2 or timm"
@@ -182,13 +189,23 @@ class HFVision(Encoder):
             if path is not None:
                 with explain_errors(f"'{self.name}': {path.name} cannot be used"):
                     processor = AutoImageProcessor.from_pretrained(str(path.parent), trust_remote_code=False)
-                return ProcessorTransform(processor)
+                return self._transform_of(processor)
             log.warning("'%s' has no %s: images are resized and scaled to [-1, 1]", self.name, PROCESSORS[0])
         if self.options.processor is not None:
             return ProcessorTransform(processor_of(self.options.processor))
         size = getattr(self._config, "image_size", None) or 224
-        height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-        return PlainTransform(height, width)
+        return PlainTransform(*_pair(size))
+
+    def _transform_of(self, processor: Any) -> ProcessorTransform:
+        """Return the transform of the checkpoint's processor, without the tiles that a larger model's cuts a picture into."""
+        transform, size = ProcessorTransform(processor), getattr(self._config, "image_size", None)
+        if self._within and size is not None:
+            pictures = [transform(Image.new("RGB", shape)) for shape in ((64, 48), (48, 80))]
+            if {tuple(picture.shape[-2:]) for picture in pictures} - {_pair(size)} or {picture.ndim for picture in pictures} != {
+                3
+            }:
+                return ProcessorTransform(towers.whole_picture(processor, *_pair(size)))
+        return transform
 
     def _measure(self) -> None:
         """Set the spec from the model's shapes, which are computed on the meta device for images of the transform's size."""
@@ -206,13 +223,28 @@ class HFVision(Encoder):
             except IndexError:
                 layers = self._config.num_hidden_layers if hasattr(self._config, "num_hidden_layers") else "fewer"
                 raise DoesNotFit(f"encoder.layer: {self.options.layer}: '{self.name}' has {layers} layers") from None
-            except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-                raise DoesNotFit(f"'{self.name}' cannot be run on images alone: {error}") from error
+            except (TypeError, ValueError, RuntimeError, AttributeError):
+                tokens, pooled = self._run_for_real((1, channels, height, width))
             finally:
                 model.train(was_training)
         self._prefix = prefix_tokens(self._config, tokens.shape[1], height, width)
         count = tokens.shape[1] - (0 if self.options.keep_class_token else self._prefix)
         self.spec = FeatureSpec(dim=tokens.shape[2], pooled_dim=pooled.shape[1], tokens=count)
+
+    def _run_for_real(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Return what `_run` does on an image of zeros, for a model that the meta device cannot run, such as Idefics3's tower."""
+        config, layer = copy.deepcopy(self._config), self.options.layer
+        layers = getattr(config, "num_hidden_layers", 1)
+        if not -layers - 1 <= layer <= layers:
+            raise DoesNotFit(f"encoder.layer: {layer}: '{self.name}' has {layers} layers")
+        config.num_hidden_layers = 1  # more change no shape
+        try:
+            with torch.device("cpu"), torch.no_grad(), torch.random.fork_rng(devices=[]):
+                return self._run(construct_model(self._class, config, **self._extra).eval(), torch.zeros(shape), -1)
+        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+            raise DoesNotFit(
+                f"'{self.name}' cannot be run on images alone: {error}; choose another encoder, e.g. clip, siglip, dinov2 or timm"
+            ) from error
 
     def _one_layer(self) -> PreTrainedConfig:
         """Return the configuration with one layer, where all layers are alike.
@@ -228,9 +260,9 @@ class HFVision(Encoder):
         config.num_hidden_layers = 1
         return config
 
-    def _run(self, model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def _run(self, model: nn.Module, inputs: Tensor, layer: int | None = None) -> tuple[Tensor, Tensor]:
         """Return all tokens [batch, tokens, dim], class token included, and the pooled vector [batch, pooled_dim]."""
-        layer = self.options.layer
+        layer = self.options.layer if layer is None else layer
         out = model(pixel_values=inputs, output_hidden_states=layer != -1)
         last = _as_tokens(out.last_hidden_state)
         tokens = last if layer == -1 else _as_tokens(out.hidden_states[layer])
@@ -241,6 +273,11 @@ class HFVision(Encoder):
             has_class = prefix_tokens(self._config, last.shape[1], *inputs.shape[-2:]) > 0
             pooled = last[:, 0] if has_class else last.mean(1)
         return tokens, pooled.flatten(1)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    """Return height and width of a size of images, which is one number for a square."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def _as_tokens(hidden: Tensor) -> Tensor:
