@@ -27,6 +27,7 @@ from mmzoo.errors import UnknownName
 from mmzoo.interfaces import IGNORE, Encoder, Example, Features, Fusion, LanguageModel, Part, Prediction, Task, TextContext
 from mmzoo.interfaces.fusion import current_pass
 from mmzoo.interfaces.kinds import GROUPS
+from mmzoo.modalities.image import BoundedTransform, ImageReader
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import NONE
 from mmzoo.models import describe, generation, prediction, streaming, trainable
@@ -88,6 +89,7 @@ class MultimodalModel(nn.Module):
         self.provenance = provenance
         self._evaluating, self._recomputes_blocks, self._resumes_training = 0, False, False
         self._attach()
+        trainable.allow_single_values(self)
         self.train(False)
 
     def _attach(self) -> None:
@@ -364,7 +366,10 @@ class MultimodalModel(nn.Module):
         """Return the reading, transforming and batching of inputs before an encoder; None for the only one."""
         name = self.recipe.key("encoder").partition(".")[2] if encoder is None else encoder
         module, tiles = self.encoders[name], self.fusion_of(name).tiles
-        transform = Tiled(module.transform, tiles) if tiles > 1 else module.transform
+        transform = module.transform
+        if transform is not None and isinstance(module.reader, ImageReader):
+            transform = BoundedTransform(transform)
+        transform = Tiled(transform, tiles) if tiles > 1 else transform
         return InputPipeline(module.modality, module.reader, transform, module.variable_length)
 
     def collator(self, *, training: bool, blank: bool | Collection[str] = False, task: str | None = None) -> Collator:

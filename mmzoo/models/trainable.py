@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmzoo.errors import DoesNotFit
 from mmzoo.interfaces import Part, current_pass, running
@@ -117,6 +118,30 @@ def set_training_mode(part: Part, policy: str, training: bool) -> None:
     if training and kind == "last":
         for block in list(part.blocks())[-int(number) :]:
             block.train()
+
+
+def allow_single_values(model: nn.Module) -> None:
+    """Let batch norms in training use their running statistics for a batch that gives them one value a channel.
+
+    One picture with a feature map of 1 x 1, such as an epoch's last, has no variance, and torch refuses it.
+    """
+    for module in model.modules():
+        # A synchronised one sees the values of all processes.
+        if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm) and module.track_running_stats:
+            module.sees_single_values = False
+            module.register_forward_pre_hook(_before_norm)
+            module.register_forward_hook(_after_norm, always_call=True)
+
+
+def _before_norm(module: Any, args: tuple[Any, ...]) -> None:
+    module.sees_single_values = module.training and bool(args) and args[0].ndim > 1 and args[0].numel() == args[0].shape[1]
+    if module.sees_single_values:
+        module.training = False
+
+
+def _after_norm(module: Any, args: tuple[Any, ...], out: Any) -> None:
+    if module.sees_single_values:
+        module.training, module.sees_single_values = True, False
 
 
 def recompute_blocks(language_model: Part, on: bool = True) -> None:

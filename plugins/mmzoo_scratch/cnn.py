@@ -32,9 +32,11 @@ class CNN(Encoder):
         super().__init__()
         self.options = options
         stages: list[nn.Module] = []
-        width_in = 3
+        width_in, side = 3, options.image_size
         for width_out in options.channels:
-            groups = 8 if width_out % 8 == 0 else 1
+            side = -(-side // 2)
+            # A group of a single value would be normalised to zero: the features would not depend on the picture.
+            groups = 8 if width_out % 8 == 0 and (side > 1 or width_out > 8) else 1
             stages.append(
                 nn.Sequential(
                     nn.Conv2d(width_in, width_out, 3, stride=2, padding=1, bias=False), nn.GroupNorm(groups, width_out), nn.ReLU()
@@ -42,9 +44,6 @@ class CNN(Encoder):
             )
             width_in = width_out
         self.stages = nn.ModuleList(stages)
-        side = -(-options.image_size // 2 ** len(options.channels))
-        if side < 1:
-            raise ValueError(f"a picture of {options.image_size} pixels is too small for {len(options.channels)} stages")
         self.spec = FeatureSpec(dim=width_in, pooled_dim=2 * width_in, tokens=side * side)
         size = [options.image_size, options.image_size]
         self.transform = v2.Compose(
