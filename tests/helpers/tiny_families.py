@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import transformers
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.models.auto import modeling_auto as auto
 
@@ -33,14 +32,19 @@ SIZES = _table(
     """
     32 hidden_size d_model n_embd dim embedding_size word_embed_proj_dim embed_dim lru_width emb_dim hidden_dim_size
     32 backbone_hidden_size input_embedding_size output_embedding_size pooler_hidden_size prediction_head_size d_hidden
-    32 hidden_size_global adapter_out_dim output_dim out_hidden_size vision_output_dim projector_input_dim input_size embedding_dim
-    32 projector_output_dim encoder_hidden_size cross_attention_hidden_size bottleneck_size q_lora_rank kv_lora_rank true_hidden_size
+    32 hidden_size_global adapter_out_dim output_dim out_hidden_size vision_output_dim projector_input_dim input_size
+    32 embedding_dim
+    32 projector_output_dim encoder_hidden_size cross_attention_hidden_size bottleneck_size q_lora_rank kv_lora_rank
+    32 true_hidden_size
     32 attention_hidden_size entity_emb_size projection_dim intra_bottleneck_size o_lora_rank d_latents decoder_hidden_size
-    64 intermediate_size ffn_dim encoder_ffn_dim decoder_ffn_dim n_inner d_ff d_inner dff dim_ff moe_intermediate_size hidden_dim
-    64 index_topk ffn_hidden_size expert_ffn_hidden_size intermediate_size_mlp shared_expert_intermediate_size shared_intermediate_size mlp_dim
+    64 intermediate_size ffn_dim encoder_ffn_dim decoder_ffn_dim n_inner d_ff d_inner dff dim_ff moe_intermediate_size
+    64 hidden_dim
+    64 index_topk ffn_hidden_size expert_ffn_hidden_size intermediate_size_mlp shared_expert_intermediate_size
+    64 shared_intermediate_size mlp_dim
     64 shared_experts_intermediate_size moe_shared_expert_intermediate_size dense_intermediate_size feed_forward_size
     64 speech_encoder_intermediate_size t2u_encoder_ffn_dim t2u_decoder_ffn_dim prompt_mid_dim dense_ffn_hidden_size
-    2 num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_encoder_layers num_decoder_layers num_blocks
+    2 num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_encoder_layers num_decoder_layers
+    2 num_blocks
     2 depth conf_num_hidden_layers speech_encoder_layers t2u_encoder_layers t2u_decoder_layers num_global_layers
     2 num_attention_heads n_head n_heads encoder_attention_heads decoder_attention_heads attention_heads num_heads
     2 num_encoder_attention_heads num_decoder_attention_heads conf_num_attention_heads num_self_attention_heads
@@ -60,7 +64,8 @@ SIZES = _table(
     2 num_experts_per_tok moe_topk moe_top_k moe_k num_experts_per_token experts_per_token zero_expert_num top_k_experts
     1 n_shared_experts num_shared_experts moe_num_shared_experts num_dense_layers first_k_dense_replace num_codebooks
     0 num_nextn_predict_layers num_kv_shared_layers prompt_length max_window_layers
-    8 sliding_window sliding_window_size attention_window_size attention_chunk_size local_attention window_size attention_window
+    8 sliding_window sliding_window_size attention_window_size attention_chunk_size local_attention window_size
+    8 attention_window
     32 rel_extent max_source_positions num_mel_bins max_pos_emb keep_window_size compress_window
     256 max_position_embeddings n_positions max_sequence_length max_seq_len n_ctx context_length max_target_positions
     256 max_encoder_position_embeddings max_decoder_position_embeddings t2u_max_position_embeddings
@@ -84,6 +89,7 @@ _DORY = {"num_hidden_layers": 4, "n_input_layers": 1, "n_recurrent_layers": 2, "
 _DORY |= {"layer_types": ["sliding_attention", "full_attention"] * 2}
 _PLE = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 16, "indexer_compress_ratio": 4}
 _PLE |= {"ngram_vocab_size_base": 64, "split_ngram_parts": 2, "ple_embed_dim": 32, "make_ngram_vocab_size_divisible_by": 1}
+_NO_PLE = {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
 OVERRIDES: dict[str, Data] = {
     "bit": {"hidden_sizes": [128, 128, 128, 128], "embedding_size": 32, "depths": [1, 1, 1, 1]},
     "cvt": {"depth": [1, 2, 3]},
@@ -99,7 +105,7 @@ OVERRIDES: dict[str, Data] = {
     "dory": _DORY,
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "first_k_dense_replace": 1},
     "falcon_h1": {"mamba_d_ssm": 64},
-    "gemma4_assistant": {"_default": {"text_config": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}}},
+    "gemma4_assistant": {"_default": {"text_config": {"model_type": "gemma4_text", **_NO_PLE}}},
     "granitemoehybrid": {"layer_types": _TWO_KINDS},
     "jamba": _HYBRID,
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
@@ -173,9 +179,7 @@ def shrunk(config: PreTrainedConfig) -> Data:
                 data[key]["model_type"] = value.model_type
         elif key.endswith(("token_id", "token_index", "_index", "_token_ids")) or key in ("eos_token_id", "token_ids"):
             data |= _special(key, value)
-        elif "vocab" in key and isinstance(value, int) and not isinstance(value, bool) and value > VOCABULARY:
-            data[key] = VOCABULARY
-        elif key == "vocab_size":
+        elif key == "vocab_size" or ("vocab" in key and isinstance(value, int) and value > VOCABULARY):
             data[key] = VOCABULARY
         elif value is None and key in NEVER_NONE:
             data[key] = NEVER_NONE[key]
@@ -236,9 +240,7 @@ def _layers(values: Data, data: Data) -> Data:
         }
         if not lists:
             continue
-        kinds = {
-            key: value for key, value in lists.items() if not all(isinstance(v, int) for v in value) or len(set(value)) <= 3
-        }
+        kinds = {key: value for key, value in lists.items() if not all(isinstance(v, int) for v in value) or len(set(value)) <= 3}
         chosen: list[int] = []
         seen = set()
         for index in range(full):
@@ -260,11 +262,19 @@ def _layers(values: Data, data: Data) -> Data:
     return out
 
 
+_WIDTHS = ("hidden_sizes", "embed_dims", "neck_hidden_sizes", "encoder_hidden_sizes", "embed_dim", "decoder_hidden_sizes")
+
+
 def _staged(values: Data) -> Data:
     """Return small lists for models in stages: depths, widths and heads of each."""
     out: Data = {}
     stages = next(
-        (len(values[key]) for key in ("depths", "layer_depths", "hidden_sizes", "embed_dims", "embed_dim") if _numbers(values.get(key))), 0
+        (
+            len(values[key])
+            for key in ("depths", "layer_depths", "hidden_sizes", "embed_dims", "embed_dim")
+            if _numbers(values.get(key))
+        ),
+        0,
     )
     if not stages:
         return out
@@ -273,7 +283,7 @@ def _staged(values: Data) -> Data:
             continue
         if key in ("depths", "depth"):
             out[key] = [1] * stages
-        elif key in ("hidden_sizes", "embed_dims", "neck_hidden_sizes", "encoder_hidden_sizes", "embed_dim", "decoder_hidden_sizes"):
+        elif key in _WIDTHS:
             out[key] = [16 * 2**i for i in range(stages)] if value[0] != value[-1] else [16] * stages
         elif "heads" in key:
             out[key] = [min(2**i, 4) for i in range(stages)] if value[0] != value[-1] else [2] * stages
