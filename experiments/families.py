@@ -2,7 +2,8 @@
 
 For each type `mmzoo.check` is asked first. What it refuses is a row with its words; whatever passes it must be right: a crash
 or a difference afterwards is a fault. Each type runs in a process of its own with a limit on time and memory. The results are
-kept in ``experiments/runs/families.json`` (a type that has one is not tried again) and written to docs/reference/language-models.md.
+kept in ``experiments/runs/families.json`` (a type that has one is not tried again), and docs/reference/language-models.md is
+written from them.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ Causal: GPT-2 (Radford et al. 2019), OPT (https://arxiv.org/abs/2205.01068), Smo
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -365,6 +366,9 @@ class HFCausal(_HFLanguageModel):
             return inner
         if kind_of(config) != "hf-causal":
             raise self._wrong_kind(config)
+        if getattr(config, "is_decoder", None) is False:  # relatives of BERT attend both ways unless they are told
+            config = copy.deepcopy(config)
+            config.is_decoder = True
         return class_for(config, MODEL_FOR_CAUSAL_LM_MAPPING), config, {}
 
     def __init__(self, options: LanguageOptions) -> None:
@@ -447,10 +451,11 @@ def pass_embeddings(model: Any) -> None:
 
 @cache
 def _passing(cls: Any) -> Any:
-    def prepare(self: Any, input_ids: Any, inputs_embeds: Tensor | None = None, **options: Any) -> dict[str, Any]:
+    # The library takes `kwargs`, by this name, to mean that further arguments reach the forward pass.
+    def prepare(self: Any, input_ids: Any, inputs_embeds: Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
         if inputs_embeds is not None:
-            options["inputs_embeds"] = inputs_embeds
-        return cls.prepare_inputs_for_generation(self, input_ids, **options)
+            kwargs["inputs_embeds"] = inputs_embeds
+        return cls.prepare_inputs_for_generation(self, input_ids, **kwargs)
 
     return type(cls.__name__, (cls,), {"__module__": cls.__module__, "prepare_inputs_for_generation": prepare})
 
