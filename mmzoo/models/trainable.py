@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 # Where code reads a layer's weight itself, and not only what kind of weight it is.
 _WEIGHT = re.compile(r"(?<!isinstance\()\bself\.(\w+)\.weight\b(?!\.(?:dtype|device|shape|data)\b)")
+_CALL = re.compile(r"\bself\.(\w+)\(")
 _EXPERTS = threading.RLock()  # held while experts with adapters run
 
 
@@ -213,12 +214,13 @@ def _lora_targets(part: Part) -> tuple[list[str], list[str]]:
 
 
 def _read_directly(block: nn.Module) -> set[nn.Module]:
-    """Return the layers whose weight the code of the module around them reads, so that an adapter in their place would do
-    nothing: the last one of `torch.nn.MultiheadAttention`, and those that kernels of Mamba take."""
+    """Return the layers whose weight the code of the module around them reads in place of calling them, so that an adapter there
+    would do nothing: the last one of `torch.nn.MultiheadAttention`, and those of Mamba, some of which only its kernels read."""
     found = set()
     for parent in block.modules():
-        named = set(_WEIGHT.findall(_source(type(parent))))
-        found.update(child for name, child in parent.named_children() if name in named)
+        source = _source(type(parent))
+        read = set(_WEIGHT.findall(source)) - (set() if hasattr(parent, "A_log") else set(_CALL.findall(source)))
+        found.update(child for name, child in parent.named_children() if name in read)
     return found
 
 

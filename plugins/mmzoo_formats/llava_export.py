@@ -169,14 +169,15 @@ def _bare(name: str) -> str:
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
     """Return the weights under their own names, with the adapters of ``lora:r`` merged."""
-    layers = {name: layer for name, layer in module.named_modules() if hasattr(layer, "get_delta_weight")}
+    changes = {}
+    for name, layer in module.named_modules():
+        if hasattr(layer, "get_delta_weight"):  # one of experts names the tensor that it adapts
+            changes[f"{name}.{getattr(layer, 'parameter_name', 'weight')}".replace(".base_layer", "")] = layer
     state = {}
     for name, value in module.state_dict().items():
-        layer, is_adapted, leaf = name.partition(".base_layer.")
-        if is_adapted:
-            state[f"{layer}.{leaf}"] = value + layers[layer].get_delta_weight("default") if leaf == "weight" else value
-        elif ".lora_" not in name:
-            state[name] = value
+        if ".lora_" not in name:
+            bare = name.replace(".base_layer", "")
+            state[bare] = value + changes[bare].get_delta_weight("default") if bare in changes else value
     return state
 
 

@@ -468,8 +468,8 @@ class HFEncoder(_HFLanguageModel):
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
         inner = self._plan_inner(config)
         cls, config, _ = inner or (class_for(config, MODEL_MAPPING), config, {})
-        composite = inner is None and isinstance(getattr(config, "text_config", None), PreTrainedConfig)
-        if cls is None or composite or (inner is None and kind_of(config) != "hf-encoder"):
+        larger = any(isinstance(getattr(config, name, None), PreTrainedConfig) for name in ("text_config", "vision_config"))
+        if cls is None or (inner is None and (larger or kind_of(config) != "hf-encoder")):
             raise self._wrong_kind(config)
         if "inputs_embeds" not in inspect.signature(cls.forward).parameters:
             raise DoesNotFit(f"'{self.name}' takes no embeddings; choose another language model")

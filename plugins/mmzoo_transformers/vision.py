@@ -166,8 +166,9 @@ class HFVision(Encoder):
         else:
             cls = class_for(config, MODEL_MAPPING)
         if cls is None or (tower is None and cls.main_input_name != "pixel_values"):
+            why = "is not one that transformers can run alone" if vision is not None else "takes no images"
             raise DoesNotFit(
-                f"'{self.name}' is a {config.model_type} model, which takes no images; choose a vision model, e.g. "
+                f"'{self.name}' is a {config.model_type} model, which {why}; choose a vision model, e.g. "
                 "clip, siglip, vit, dinov2 or timm"
             )
         if getattr(config, "use_mask_token", False):  # a weight used in pretraining only: here it would get no gradient
