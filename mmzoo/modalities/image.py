@@ -44,7 +44,7 @@ class ImageReader(Reader):
 class BoundedTransform:
     """Transform images with an encoder's ``transform``, in bounded time and memory.
 
-    Resizing the shorter side of an image of 60,000 x 1 pixels to 224 would make 13 million columns, of which the crop of the centre
+    Resizing the shorter side of an image of 60,000 x 1 pixels to 224 would make 13 million columns, of which a crop of the centre
     keeps 224. Images up to `LONG` times as long as wide are transformed as they are.
     """
 
@@ -78,9 +78,9 @@ class BoundedTransform:
 def open_image(source: Any) -> Image.Image:
     """Open an image as RGB. Transparent pixels become white, and EXIF rotation is applied.
 
-    Pictures of more than 8 bits are scaled by their range: unsigned 16 bits from 0-65535, floats in 0-1 from 0-1, whole numbers in
-    0-255 not at all, and others, such as heights in metres, from their least to their greatest value. What is NaN becomes black,
-    and a picture of a single such value grey. Metadata that cannot be read is ignored.
+    Pictures of more than 8 bits are scaled by their range: unsigned 16 bits from 0-65535, floats in 0-1 from 0-1, whole numbers
+    in 0-255 not at all, and others, such as heights in metres, from their least to their greatest value. What is NaN becomes
+    black, and a picture of a single such value grey. Metadata that cannot be read is ignored.
 
     Args:
         source: a path, a ``file://`` URL, bytes, a mapping with ``bytes`` or ``path`` (as `datasets` stores images), a PIL image,
@@ -139,8 +139,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
         array = _to_8_bits(array, 0, 65535)
     elif array.min() < 0 or array.max() > 255:
         raise ValueError(
-            f"an array of type {array.dtype} must hold integers from 0 to 255; give pixels of 16 bits as uint16, and scale others "
-            "to floats in [0, 1]"
+            f"an array of type {array.dtype} must hold integers from 0 to 255; give pixels of 16 bits as uint16, and scale "
+            "others to floats in [0, 1]"
         )
     return Image.fromarray(array.astype(np.uint8))
 

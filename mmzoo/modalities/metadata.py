@@ -75,7 +75,7 @@ def upright(image: Image.Image, source: Image.Image) -> Image.Image:
     with suppress(Exception):
         source.getexif()  # after an error the second call returns what could be read
     with suppress(Exception):
-        method = _TRANSPOSITIONS.get(source.getexif().get(_ORIENTATION))
+        method = _TRANSPOSITIONS[source.getexif()[_ORIENTATION]]
     if method is None:
         return image
     image = image.transpose(method)

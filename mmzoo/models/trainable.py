@@ -129,15 +129,14 @@ def allow_single_values(model: nn.Module) -> None:
     for module in model.modules():
         # A synchronised one sees the values of all processes.
         if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm) and module.track_running_stats:
-            module.sees_single_values = False
+            module.__dict__["sees_single_values"] = False
             module.register_forward_pre_hook(_before_norm)
             module.register_forward_hook(_after_norm, always_call=True)
 
 
 def _before_norm(module: Any, args: tuple[Any, ...]) -> None:
-    module.sees_single_values = module.training and bool(args) and args[0].ndim > 1 and args[0].numel() == args[0].shape[1]
-    if module.sees_single_values:
-        module.training = False
+    if module.training and args and args[0].ndim > 1 and args[0].numel() == args[0].shape[1]:
+        module.training, module.sees_single_values = False, True
 
 
 def _after_norm(module: Any, args: tuple[Any, ...], out: Any) -> None:

@@ -49,7 +49,7 @@ def features(subject: Subject) -> None:
     """Require that an encoder returns what its ``spec`` states, also in training: tokens [batch, spec.tokens, spec.dim] (any
     number if that is None), pooled [batch, spec.pooled_dim], and a mask [batch, tokens] of zeros and ones or None, all finite.
     The spec must be the same on the meta device, its modality must be that of the entry and the class, and the features of an
-    input must not depend on the batch.
+    input must not depend on the batch, nor differ from one pass to the next.
     """
     encoder = subject.part(subject.model)
     spec, planned = encoder.spec, subject.part(assemble(subject.recipe, meta=True)).spec
@@ -86,8 +86,9 @@ def _check_alone(encoder: Encoder, batch: dict[str, Tensor], i: int) -> None:
         return inputs[:, : int(lengths.max())], [lengths]
 
     inputs, lengths = of(slice(None))
-    together = encoder(inputs, *lengths)
-    expect(close(encoder(inputs, *lengths).pooled, together.pooled), "two passes over one batch give different features")
+    together, again = encoder(inputs, *lengths), encoder(inputs, *lengths)
+    same = close(again.pooled, together.pooled) and close(again.tokens, together.tokens)
+    expect(same, "two passes over one batch give different features")
     inputs, lengths = of(slice(i, i + 1))
     alone = encoder(inputs, *lengths)
     real = alone.token_mask()[0].bool()

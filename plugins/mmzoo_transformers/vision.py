@@ -8,7 +8,9 @@ tokens before the last layer follows LLaVA, https://arxiv.org/abs/2304.08485.
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,6 +19,7 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from transformers import (
@@ -99,13 +102,14 @@ class HFVision(Encoder):
     Options: ClassVar[type[BaseModel]] = VisionOptions
     default_train: ClassVar[str] = "frozen"
     pretrainable: ClassVar[bool] = True
+    _orders_by_noise = False
 
     def __init__(self, options: VisionOptions) -> None:
         """Build the model from its configuration, with random weights.
 
         Raises:
             SourceError: the configuration cannot be fetched or read.
-            DoesNotFit: it is not a vision model, or one whose images differ in size.
+            DoesNotFit: it is not a vision model, or one whose images differ in size, or that draws random numbers in evaluation.
             BadRecipe: ``config`` is not a configuration.
         """
         super().__init__()
@@ -174,6 +178,10 @@ class HFVision(Encoder):
         if getattr(config, "use_mask_token", False):  # a weight used in pretraining only: here it would get no gradient
             config = copy.deepcopy(config)
             config.use_mask_token = False
+        if getattr(config, "mask_ratio", 0) and "noise" in inspect.signature(cls.forward).parameters:  # of pretraining, too
+            config = copy.deepcopy(config)
+            config.mask_ratio = 0.0
+            self._orders_by_noise = isinstance(config.patch_size, int)
         if getattr(config, "num_channels", 3) != 3:
             raise DoesNotFit(f"'{self.name}' takes images of {config.num_channels} channels; only RGB is supported")
         with (
@@ -217,23 +225,37 @@ class HFVision(Encoder):
         channels, height, width = shapes.pop()
         with torch.device("meta"):
             model = construct_model(self._class, self._one_layer(), **self._extra)
-            was_training = model.training
             try:
-                with torch.no_grad():
-                    tokens, pooled = self._run(model.eval(), torch.empty(1, channels, height, width))
-            except IndexError:
-                layers = self._config.num_hidden_layers if hasattr(self._config, "num_hidden_layers") else "fewer"
-                raise DoesNotFit(f"encoder.layer: {self.options.layer}: '{self.name}' has {layers} layers") from None
-            except (TypeError, ValueError, RuntimeError, AttributeError):
-                tokens, pooled = self._run_for_real((1, channels, height, width))
-            finally:
-                model.train(was_training)
+                with torch.no_grad(), RandomOperations() as random:
+                    runs = self._runs(model.eval(), channels, height, width)
+            except Exception as error:  # each model fails in its own way
+                if isinstance(error, IndexError) and self.options.layer != -1:
+                    layers = self._config.num_hidden_layers if hasattr(self._config, "num_hidden_layers") else "fewer"
+                    raise DoesNotFit(f"encoder.layer: {self.options.layer}: '{self.name}' has {layers} layers") from None
+                with RandomOperations() as random:
+                    runs = self._runs_for_real(channels, height, width)
+        if random.names:
+            raise DoesNotFit(
+                f"'{self.name}' draws random numbers in evaluation too ({', '.join(random.names)}): two passes over a picture "
+                "would differ; choose another encoder"
+            )
+        tokens, pooled = runs[0]
+        for i, (own, vector) in enumerate(runs, 1):
+            if own.shape != (i, *tokens.shape[1:]) or vector.shape != (i, pooled.shape[1]):
+                raise DoesNotFit(
+                    f"'{self.name}' gives tokens {list(own.shape)} for {i} pictures, not one row of {tokens.shape[1]} for each; "
+                    "choose another encoder"
+                )
         self._prefix = prefix_tokens(self._config, tokens.shape[1], height, width)
         count = tokens.shape[1] - (0 if self.options.keep_class_token else self._prefix)
         self.spec = FeatureSpec(dim=tokens.shape[2], pooled_dim=pooled.shape[1], tokens=count)
 
-    def _run_for_real(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return what `_run` does on an image of zeros, for a model that the meta device cannot run, such as Idefics3's tower."""
+    def _runs(self, model: nn.Module, *shape: int, layer: int | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Return what `_run` gives for one image and for two of ``shape``."""
+        return [self._run(model, torch.zeros(count, *shape), layer) for count in (1, 2)]
+
+    def _runs_for_real(self, *shape: int) -> list[tuple[Tensor, Tensor]]:
+        """Return what `_runs` does, for a model that the meta device cannot run, such as Idefics3's tower."""
         config, layer = copy.deepcopy(self._config), self.options.layer
         layers = getattr(config, "num_hidden_layers", 1)
         if not -layers - 1 <= layer <= layers:
@@ -241,32 +263,48 @@ class HFVision(Encoder):
         config.num_hidden_layers = 1  # more change no shape
         try:
             with torch.device("cpu"), torch.no_grad(), torch.random.fork_rng(devices=[]):
-                return self._run(construct_model(self._class, config, **self._extra).eval(), torch.zeros(shape), -1)
-        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+                return self._runs(construct_model(self._class, config, **self._extra).eval(), *shape, layer=-1)
+        except Exception as error:  # each model fails in its own way
             raise DoesNotFit(
                 f"'{self.name}' cannot be run on images alone: {error}; choose another encoder, e.g. clip, siglip, dinov2 or timm"
             ) from error
 
+    def _noise(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Return the noise that leaves patches in their order, for models that order them by it (ViTMAE)."""
+        if not self._orders_by_noise:
+            return {}
+        height, width = inputs.shape[-2:]
+        patch = self._config.patch_size
+        patches = (height // patch) * (width // patch)
+        return {"noise": torch.arange(patches, device=inputs.device).expand(len(inputs), -1)}
+
     def _one_layer(self) -> PreTrainedConfig:
-        """Return the configuration with one layer, where all layers are alike.
+        """Return the configuration with one layer where all layers are alike, and with two a stage where there are stages.
 
         More layers change no shape, and a pass through twelve on the meta device takes as long as loading their weights.
         """
         config, layers = self._config, getattr(self._config, "num_hidden_layers", None)
+        depths = getattr(config, "depths", None)
         lists = ("depths", "hidden_sizes", "num_attention_heads")  # one for each stage
         staged = any(isinstance(getattr(config, key, None), list | tuple) for key in lists)
-        if self.options.layer != -1 or not isinstance(layers, int) or staged or not hasattr(config, "patch_size"):
+        if self.options.layer != -1:
             return config
-        config = copy.deepcopy(config)
-        config.num_hidden_layers = 1
+        if isinstance(depths, list | tuple) and all(isinstance(depth, int) for depth in depths):
+            config = copy.deepcopy(config)
+            config.depths = [min(2, depth) for depth in depths]  # of two, one has what alternates, such as shifted windows
+        elif isinstance(layers, int) and not staged and hasattr(config, "patch_size"):
+            config = copy.deepcopy(config)
+            config.num_hidden_layers = 1
         return config
 
     def _run(self, model: nn.Module, inputs: Tensor, layer: int | None = None) -> tuple[Tensor, Tensor]:
         """Return all tokens [batch, tokens, dim], class token included, and the pooled vector [batch, pooled_dim]."""
         layer = self.options.layer if layer is None else layer
-        out = model(pixel_values=inputs, output_hidden_states=layer != -1)
-        last = _as_tokens(out.last_hidden_state)
-        tokens = last if layer == -1 else _as_tokens(out.hidden_states[layer])
+        out = model(pixel_values=inputs, output_hidden_states=layer != -1, **self._noise(inputs))
+        last = _as_tokens(out.last_hidden_state, len(inputs))
+        tokens = last if layer == -1 else _as_tokens(out.hidden_states[layer], len(inputs))
+        if (boxes := getattr(self._config, "num_detection_tokens", 0)) > 0:  # after the patches, as in YOLOS
+            last, tokens = last[:, :-boxes], tokens[:, :-boxes]
         pooled = getattr(out, "image_embeds", None)
         if pooled is None:
             pooled = getattr(out, "pooler_output", None)
@@ -281,14 +319,42 @@ def _pair(size: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def _as_tokens(hidden: Tensor) -> Tensor:
-    """Turn a feature map [batch, dim, height, width] into tokens [batch, height * width, dim]; tokens stay as they are."""
-    return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
+def _as_tokens(hidden: Tensor, count: int) -> Tensor:
+    """Turn a feature map [batch, dim, height, width] into tokens [batch, height * width, dim]; tokens stay as they are.
+
+    Those of ``count`` pictures in one row, each after the other as in Pixtral, become a row for each.
+    """
+    if hidden.ndim == 4:
+        return hidden.flatten(2).transpose(1, 2)
+    return hidden.reshape(count, -1, hidden.shape[-1]) if hidden.ndim == 3 and len(hidden) == 1 else hidden
+
+
+class RandomOperations(TorchDispatchMode):
+    """Record the names of the operations in a ``with`` block that draw random numbers; they need not be computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags and func.__name__ not in self.names and _dropout_of(func, args, kwargs):
+            self.names.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def _dropout_of(func: Any, args: Any, kwargs: Any) -> float:
+    """Return the dropout of an attention operation, which draws nothing without it; 1 for any other operation."""
+    names = [argument.name for argument in func._schema.arguments]
+    given = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
+    return given.get("dropout_p", 0.0) if "dropout_p" in names else 1.0
 
 
 def prefix_tokens(config: PreTrainedConfig, tokens: int, height: int, width: int) -> int:
     """Return how many of ``tokens`` come before the patches: class, distillation and register tokens; 0 for a CNN."""
-    patch = getattr(config, "patch_size", None)
+    if config.model_type == "dinov3_convnext":  # a CNN that puts its pooled vector before its feature map
+        return 1
+    strides = getattr(config, "strides", None)  # of stages, whose last may have a class token, as in PVT
+    patch = math.prod(strides) if isinstance(strides, list | tuple) else getattr(config, "patch_size", None)
     if isinstance(patch, list | tuple):
         patch = patch[0] if len(set(patch)) == 1 else None
     if not isinstance(patch, int) or patch < 1:

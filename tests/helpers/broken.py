@@ -50,6 +50,12 @@ class OtherDim(CNN):
         self.spec = FeatureSpec(self.spec.dim, self.spec.pooled_dim + 1, self.spec.tokens)
 
 
+class Shuffles(CNN):
+    def forward(self, inputs: Any) -> Any:
+        features = super().forward(inputs)
+        return Features(features.tokens[:, torch.randperm(features.tokens.shape[1])], features.pooled)
+
+
 class SeesAhead(BagOfWords):
     architecture = "causal"
 

@@ -66,6 +66,7 @@ MINI = {"tiny": {"dim": 16, "heads": 2, "layers": 1}, "modality": "text"}
 ALSO = [
     ("target", "command", "waits", {}, "is async, and nothing awaits it"),
     ("features", "encoder", "WiderInTraining", IMAGES, "in training tokens are [3, 16, 32], not [3, 16, 16]"),
+    ("features", "encoder", "Shuffles", IMAGES, "two passes over one batch give different features"),
     ("features", "encoder", "RaisesNoException", IMAGES, "BaseExceptionGroup: many"),
     ("states", "language_model", "WritesNumbers", MINI, "not a tensor of token ids"),
     ("states", "language_model", "WritesForOthers", MINI, "generate returns [2, 2] for one text and two new tokens"),
