@@ -57,11 +57,13 @@ class OutputLayer(nn.Module):
 
 
 class Reads(TorchFunctionMode):
-    """Record which weights of a model are read, and answer what the meta device cannot: each number is 1, each condition true."""
+    """Record which weights of a model are read, and answer what the meta device cannot: each number is 1, and each condition
+    ``answer``."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, answer: bool = True) -> None:
         super().__init__()
         self.names = {id(each): name for name, each in [*model.named_parameters(), *model.named_buffers()]}
+        self.answer = answer
         self.read: set[str] = set()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -70,8 +72,10 @@ class Reads(TorchFunctionMode):
             if (name := self.names.get(id(each))) is not None:
                 self.read.add(name)
         if args and isinstance(args[0], Tensor) and args[0].is_meta:
-            if function in _ANSWERS:
-                return _ANSWERS[function]
+            if function is Tensor.__bool__:
+                return self.answer
+            if function in _NUMBERS:
+                return _NUMBERS[function]
             name = getattr(function, "__name__", "")
             if name in ("nonzero", "argwhere"):
                 return args[0].new_empty(args[0].numel(), args[0].ndim, dtype=torch.long)
@@ -80,13 +84,7 @@ class Reads(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-_ANSWERS: dict[Any, Any] = {
-    torch.Tensor.__bool__: True,
-    torch.Tensor.item: 1,
-    torch.Tensor.__int__: 1,
-    torch.Tensor.__index__: 1,
-    torch.Tensor.__float__: 1.0,
-}
+_NUMBERS: dict[Any, Any] = {Tensor.item: 1, Tensor.__int__: 1, Tensor.__index__: 1, Tensor.__float__: 1.0}
 
 
 @dataclass(frozen=True)

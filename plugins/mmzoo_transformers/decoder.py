@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from mmzoo.api import CrossAttentionStates, class_for
+from mmzoo.api import class_for
 from mmzoo_transformers.language import HFCausal, can_decode, position_offset
 
 
@@ -39,9 +39,8 @@ class HFDecoder(HFCausal):
             tokenizer.eos_token = tokenizer.sep_token
         return tokenizer
 
-    def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:
-        """Return new token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
+    def write(self, embeddings: Tensor, mask: Tensor, **options: Any) -> Any:
         offset = position_offset(self.model)
         if offset:  # the library counts positions from 0
             options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0) + offset
-        return super().generate(embeddings, mask, memory, **options)
+        return super().write(embeddings, mask, **options)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -111,16 +112,16 @@ class _HFLanguageModel(LanguageModel):
         if embedding is None:
             raise DoesNotFit(f"'{self.name}' has no table of word embeddings; choose another language model")
         self._set_up()
+        self._found = probe(self)
         self.spec = LanguageSpec(
             architecture=self.architecture,
             dim=embedding.embedding_dim,
             vocab_size=embedding.num_embeddings,
             max_length=self._max_length(),
-            generates=self.generates and self._writes(),
+            generates=self.generates and self._found.generates,
             # Deep fusion is sized by dim; OPT-350m's blocks are wider than its embeddings.
             blocks=len(self.blocks()) if self._width() == embedding.embedding_dim else 0,
         )
-        self._found = probe(self)
 
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
         """Return the model class, its configuration, and options of its constructor."""
@@ -175,6 +176,10 @@ class _HFLanguageModel(LanguageModel):
     def own_output(self, embeddings: Tensor, mask: Tensor) -> Tensor:
         """Return the same as this class computes it."""
         raise NotImplementedError
+
+    def passes_embeddings(self) -> bool:
+        """Return whether the class hands embeddings on when it generates."""
+        return True
 
     def keeps_apart(self, embeddings: Tensor, mask: Tensor) -> bool:
         """Return whether texts that training lays out in one row get the states that they have in rows of their own."""
@@ -251,10 +256,6 @@ class _HFLanguageModel(LanguageModel):
 
     def blocks(self) -> Sequence[nn.Module]:
         return find_blocks(self.model)
-
-    def _writes(self) -> bool:
-        """Return whether this family can generate; asked only where the architecture generates."""
-        return True
 
     def _width(self) -> int | None:
         return getattr(self._config.get_text_config(), "hidden_size", None)
@@ -366,10 +367,19 @@ class HFCausal(_HFLanguageModel):
             return inner
         if kind_of(config) != "hf-causal":
             raise self._wrong_kind(config)
+<<<<<<< HEAD
         if getattr(config, "is_decoder", None) is False:  # relatives of BERT attend both ways unless they are told
             config = copy.deepcopy(config)
             config.is_decoder = True
         return class_for(config, MODEL_FOR_CAUSAL_LM_MAPPING), config, {}
+=======
+        if getattr(config, "is_decoder", True) is False:  # it would attend to what comes after
+            config = copy.deepcopy(config)
+            config.is_decoder = True
+        cls = class_for(config, MODEL_FOR_CAUSAL_LM_MAPPING)
+        text = config.get_text_config()
+        return cls, text if getattr(cls, "config_class", None) is type(text) else config, {}
+>>>>>>> probe
 
     def __init__(self, options: LanguageOptions) -> None:
         self._fast = [False]
@@ -392,17 +402,16 @@ class HFCausal(_HFLanguageModel):
         self._set_generation()
         pass_embeddings(self.model)
 
-    def _writes(self) -> bool:
-        # XLNet and CTRL continue only token ids, and an image has none.
-        device = self.model.device
-        ids, mask = torch.zeros(1, 0, dtype=torch.long, device=device), torch.ones(1, 2, dtype=torch.long, device=device)
-        given = torch.zeros(1, 2, self.model.get_input_embeddings().embedding_dim, device=device)
-        try:
-            inputs = self.model.prepare_inputs_for_generation(
-                ids, inputs_embeds=given, attention_mask=mask, use_cache=True, is_first_iteration=True
-            )
-        except Exception:  # each class has its own
-            return False
+    def passes_embeddings(self) -> bool:
+        # Where it does not, as for XLNet, only token ids can be continued, and an image has none.
+        weight = self.model.get_input_embeddings().weight
+        inputs = self.model.prepare_inputs_for_generation(
+            torch.zeros(1, 0, dtype=torch.long, device=weight.device),
+            inputs_embeds=weight.new_zeros(1, 2, weight.shape[1]),
+            attention_mask=torch.ones(1, 2, dtype=torch.long, device=weight.device),
+            use_cache=True,
+            is_first_iteration=True,
+        )
         return inputs.get("inputs_embeds") is not None and inputs.get("input_ids") is None
 
     def forward(
@@ -437,8 +446,22 @@ class HFCausal(_HFLanguageModel):
 
     def generate(self, embeddings: Tensor, mask: Tensor, memory: CrossAttentionStates | None = None, **options: Any) -> Tensor:
         """Return new token ids [batch * returned, out]: greedy, and at most `NEW_TOKENS`, unless ``options`` say otherwise."""
-        self._fast[0] = False
         options = self._generation(options, mask.shape[1])
+        if self._found.keeps_batches or mask.all():
+            return self.write(embeddings, mask, **options)
+        # One length at a time, without padding.
+        written: dict[int, Tensor] = {}
+        for length in mask.sum(1).unique().tolist():
+            rows = (mask.sum(1) == length).nonzero().flatten()
+            out = self.write(embeddings[rows, -length:], mask[rows, -length:], **options)
+            written.update(zip(rows.tolist(), out.unflatten(0, (len(rows), -1)), strict=True))
+        longest = max(out.shape[1] for out in written.values())
+        padding = options.get("pad_token_id") or 0
+        return torch.cat([F.pad(written[i], (0, longest - written[i].shape[1]), value=padding) for i in range(len(mask))])
+
+    def write(self, embeddings: Tensor, mask: Tensor, **options: Any) -> Any:
+        """Return what the library generates with these options alone."""
+        self._fast[0] = False
         return self.model.generate(inputs_embeds=embeddings, attention_mask=mask, **options)
 
 
@@ -451,7 +474,11 @@ def pass_embeddings(model: Any) -> None:
 
 @cache
 def _passing(cls: Any) -> Any:
+<<<<<<< HEAD
     # The library takes `kwargs`, by this name, to mean that further arguments reach the forward pass.
+=======
+    # The library looks for the name "kwargs", too.
+>>>>>>> probe
     def prepare(self: Any, input_ids: Any, inputs_embeds: Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
         if inputs_embeds is not None:
             kwargs["inputs_embeds"] = inputs_embeds

@@ -11,17 +11,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import GenerationMixin, StoppingCriteria
 
-from mmzoo.api import DoesNotFit, first_names, one_line, quiet
+from mmzoo.api import CAUSAL, DoesNotFit, first_names, one_line, quiet
 from mmzoo_transformers.around import Reads, name_of, replaced
+from mmzoo_transformers.private_names import is_stateful, version_of
 
-LENGTH, SHORT = 5, 3  # positions of the two texts of a probe; the second is padded
+LENGTH, SHORT = 4, 2  # positions of the two texts of a probe; the second is padded
+WORDS = 256  # of a vocabulary, for which logits are compared
 TOLERANCE = 1e-3  # of the largest value: sums of float32 in another order
 _found: dict[Any, Findings] = {}
 
@@ -34,11 +38,15 @@ class Findings:
         unpads: whether texts in one row keep apart in training, see `mmzoo_transformers.unpadded`.
         overwrites: whether the class changes the embeddings that it is given.
         mixes_padding: whether the padding beside a text changes its states.
+        generates: whether a causal class continues embeddings.
+        keeps_batches: whether a text that is continued beside a longer one has the continuation that it has alone.
     """
 
     unpads: bool = False
     overwrites: bool = False
     mixes_padding: bool = False
+    generates: bool = True
+    keeps_batches: bool = True
 
 
 def probe(language: Any) -> Findings:
@@ -58,10 +66,10 @@ def probe(language: Any) -> Findings:
     )
     if key not in _found:
         compare = _compare_reads if model.get_input_embeddings().weight.is_meta else _compare_numbers
-        with torch.no_grad(), quiet(), _evaluating(model):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), quiet(), _evaluating(model):
             try:
-                _found[key] = compare(_with_fewer_blocks(language))
-            except Exception:  # also since a class may count on all its blocks
+                _found[key] = compare(_with_fewer_words(_with_fewer_blocks(language)))
+            except Exception:  # also since a class may count on all its blocks or words
                 _found[key] = compare(language)
     return _found[key]
 
@@ -83,22 +91,66 @@ def _compare_reads(language: Any) -> Findings:
     ids = torch.ones(1, LENGTH, dtype=torch.long, device="meta")
     mask = torch.ones_like(ids)
     whole, own = Reads(language.model), Reads(language.model)
-    with torch.device("meta"):
+    versions = [version_of(each) for each in language.model.parameters()]
+    with _meta():
         try:
             with own:
                 language.own_output(language.embed(ids), mask)
         except Exception as error:
             if _only_on_meta(error):
-                return Findings()  # the numbers decide
+                return Findings(generates=_writes_on_meta(language))  # the numbers decide
             raise _refusal(language, f"cannot run from embeddings, which images become: {one_line(error)}") from error
         try:
             with whole:
                 language.library_output(mask, input_ids=ids)
         except Exception:
-            return Findings()
+            whole.read.clear()
+    if versions != [version_of(each) for each in language.model.parameters()]:
+        raise _refusal(language, "changes its weights when it runs")
     if lost := sorted(whole.read - own.read):
         raise _refusal(language, f"also looks up {first_names(lost)} by token ids, which an image has not")
-    return Findings()
+    return Findings(generates=_writes_on_meta(language))
+
+
+class _Enough(Exception):
+    """Report that a class has written two tokens."""
+
+
+class _Twice(StoppingCriteria):
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Any:
+        if input_ids.shape[1] == 2:
+            raise _Enough
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def _meta() -> AbstractContextManager[Any]:
+    """Return a context in which new tensors are on the meta device; a second one in another would cost time."""
+    return nullcontext() if torch.get_default_device().type == "meta" else torch.device("meta")
+
+
+def _writes_on_meta(language: Any) -> bool:
+    """Return whether a class continues embeddings by two tokens, with its cache."""
+    if language.architecture != CAUSAL:
+        return True
+    if type(language.model).prepare_inputs_for_generation is GenerationMixin.prepare_inputs_for_generation and not is_stateful(
+        language.model
+    ):
+        return True  # by the library's own code and cache, which need no trial
+    with _meta():
+        embeddings, mask = language.embed(torch.ones(1, LENGTH, dtype=torch.long)), torch.ones(1, LENGTH, dtype=torch.long)
+        try:
+            if not language.passes_embeddings():
+                return False
+            with Reads(language.model, answer=False):  # no text is at its end
+                language.write(embeddings, mask, **_WRITE, max_new_tokens=3, stopping_criteria=[_Twice()])
+        except _Enough:
+            return True
+        except Exception as error:
+            return _only_on_meta(error)
+    return False
+
+
+_WRITE = {"do_sample": False, "pad_token_id": 0}
 
 
 def _only_on_meta(error: Exception) -> bool:
@@ -106,35 +158,70 @@ def _only_on_meta(error: Exception) -> bool:
 
 
 def _compare_numbers(language: Any) -> Findings:
-    """Run both paths on two short texts and on two texts of random embeddings, and compare the logits, or the states."""
+    """Run both paths on two short texts and on one of random embeddings, and compare the logits, or the states."""
     device, vocabulary = language.model.device, language.model.get_input_embeddings().num_embeddings
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(4, max(5, vocabulary // 2), (2, LENGTH), generator=generator).to(device)
     mask = torch.ones_like(ids)
     mask[1, SHORT:] = 0
+    causal = language.architecture == CAUSAL
     try:
         embeddings = language.embed(ids)
-        spread = embeddings.float().std().item()
-        random = (torch.randn(embeddings.shape, generator=generator) * spread).to(embeddings)
+        random = (torch.randn(embeddings[:1].shape, generator=generator) * embeddings.float().std().item()).to(embeddings)
         both = torch.cat([embeddings, random])
-        given, masks = both.clone(), torch.cat([mask, mask])
-        output = language.own_output(given, masks)
+        given = both.clone()
+        output = language.own_output(given, torch.cat([mask, mask[:1]]))
         overwrites = not torch.equal(given, both)
-        alone = language.own_output(both[1:2, :SHORT].clone(), mask[1:, :SHORT])
-        expected = language.library_output(mask, inputs_embeds=random.clone())
+        # The first text's beginning, and the second text without its padding.
+        alone = language.own_output(both[:2, :SHORT].clone(), mask[:, :SHORT])
+        expected = language.library_output(mask[:1], inputs_embeds=random.clone())
     except DoesNotFit:
         raise
     except Exception as error:
         raise _refusal(language, f"cannot run from embeddings, which images become: {one_line(error)}") from error
-    _expect(language, output[2:], expected, mask, "other values through its own class")
+    _expect(language, output[2:], expected, mask[:1], "other values through its own class")
     try:
         expected = language.library_output(mask, input_ids=ids)
     except Exception:  # it runs from embeddings only
         pass
     else:
         _expect(language, output[:2], expected, mask, "other values from embeddings than from token ids")
-    mixes = _difference(output[1:2, : alone.shape[1]], alone, mask[1:, :SHORT]) > TOLERANCE
-    return Findings(not mixes and language.keeps_apart(both[:2], mask), overwrites, mixes)
+    beginning, short = output[:1, : alone.shape[1]], output[1:2, : alone.shape[1]]
+    writes = causal and language.passes_embeddings()
+    if writes and _difference(beginning, alone[:1], mask[:1, :SHORT]) > TOLERANCE:
+        raise _refusal(language, "reads what comes after a word, so that it cannot learn to write")
+    mixes = _difference(short, alone[1:], mask[1:, :SHORT]) > TOLERANCE
+    found = Findings(not mixes and language.keeps_apart(both[:2], mask), overwrites, mixes)
+    if not writes:
+        return replace(found, generates=not causal)
+    last = torch.stack([output[0, -1], alone[1, -1]])
+    first, second = _writes(language, embeddings, mask, last)
+    return replace(found, generates=first, keeps_batches=second)
+
+
+def _writes(language: Any, embeddings: Tensor, mask: Tensor, last: Tensor) -> tuple[bool, bool]:
+    """Return whether a class continues each of two texts by the words of largest logits, the second beside padding on the left.
+
+    Args:
+        embeddings, mask: [2, positions, dim] and [2, positions], where only the second text has padding, on the right.
+        last: [2, vocab], the logits of the last real position of each.
+    """
+    length = int(mask[1].sum())
+    left = torch.stack([embeddings[0], embeddings[1].roll(len(mask[1]) - length, 0)])
+    try:
+        out = language.write(left, mask.flip(1), **_WRITE, max_new_tokens=2, return_dict_in_generate=True, output_logits=True)
+    except Exception:  # each class has its own loop
+        return False, False
+    longer, more = F.pad(embeddings, (0, 0, 0, 1)), F.pad(mask, (0, 1))
+    ends = torch.tensor([mask.shape[1], length], device=mask.device)
+    rows = torch.arange(2, device=mask.device)
+    longer[rows, ends], more[rows, ends] = language.embed(out.sequences[:, :1])[:, 0], 1
+    then = language.own_output(longer, more)[rows, ends]
+    right = [
+        all(_difference(step[i], own[i], mask) <= TOLERANCE for step, own in zip(out.logits, (last, then), strict=True))
+        for i in range(2)
+    ]
+    return right[0], right[1]
 
 
 def _expect(language: Any, output: Tensor, expected: Tensor, mask: Tensor, what: str) -> None:
@@ -172,6 +259,18 @@ def _with_fewer_blocks(language: Any) -> Any:
         fewer = nn.Sequential(*kinds.values()) if isinstance(blocks, nn.Sequential) else nn.ModuleList(kinds.values())
         language = replaced(language, f"model.{name}", fewer)
     return language
+
+
+def _with_fewer_words(language: Any) -> Any:
+    """Return a copy whose output layer has the first `WORDS` words only; it shares all weights."""
+    layer = language.output_layer()
+    if not isinstance(layer, nn.Linear) or layer.weight.is_meta or len(layer.weight) <= WORDS:
+        return language
+    fewer = nn.utils.skip_init(nn.Linear, 1, 1, bias=layer.bias is not None)
+    fewer.weight = nn.Parameter(layer.weight[:WORDS], requires_grad=False)
+    if layer.bias is not None:
+        fewer.bias = nn.Parameter(layer.bias[:WORDS], requires_grad=False)
+    return replaced(language, f"model.{name_of(language.model, layer)}", fewer)
 
 
 def _kind(block: nn.Module) -> str:
