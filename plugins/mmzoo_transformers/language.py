@@ -367,19 +367,12 @@ class HFCausal(_HFLanguageModel):
             return inner
         if kind_of(config) != "hf-causal":
             raise self._wrong_kind(config)
-<<<<<<< HEAD
-        if getattr(config, "is_decoder", None) is False:  # relatives of BERT attend both ways unless they are told
-            config = copy.deepcopy(config)
-            config.is_decoder = True
-        return class_for(config, MODEL_FOR_CAUSAL_LM_MAPPING), config, {}
-=======
         if getattr(config, "is_decoder", True) is False:  # it would attend to what comes after
             config = copy.deepcopy(config)
             config.is_decoder = True
         cls = class_for(config, MODEL_FOR_CAUSAL_LM_MAPPING)
         text = config.get_text_config()
         return cls, text if getattr(cls, "config_class", None) is type(text) else config, {}
->>>>>>> probe
 
     def __init__(self, options: LanguageOptions) -> None:
         self._fast = [False]
@@ -474,11 +467,7 @@ def pass_embeddings(model: Any) -> None:
 
 @cache
 def _passing(cls: Any) -> Any:
-<<<<<<< HEAD
-    # The library takes `kwargs`, by this name, to mean that further arguments reach the forward pass.
-=======
     # The library looks for the name "kwargs", too.
->>>>>>> probe
     def prepare(self: Any, input_ids: Any, inputs_embeds: Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
         if inputs_embeds is not None:
             kwargs["inputs_embeds"] = inputs_embeds
