@@ -59,8 +59,9 @@ _IMPLEMENTATIONS = _words("attn_implementation _attn_implementation experts_impl
 REACHING = FETCHED | _IMPLEMENTATIONS | _words("auto_map trust_remote_code custom_pipelines quantization_config")
 _KERNELS = re.compile(r"_?(attn|experts)_implementation")
 _REPEATED = re.compile(r"layer|depth|block|expert|stage")
-_SIZES = re.compile(r"size|dim|len|width|capacity|channel")
+_SIZES = re.compile(r"size|dim|len|width|capacity|channel|theta")
 MAX_LABELS = 1 << 20  # transformers makes a name for each
+MAX_EXPERTS = 1 << 14  # Doge calls so many pairs of vectors experts
 MAX_REPEATED = 1024  # on the meta device weights take no memory, but each module takes memory and time
 _CALLS_CODE = ("auto_map", "trust_remote_code", "custom_pipelines")
 
@@ -135,7 +136,8 @@ def check_sizes(config: Mapping[str, Any]) -> None:
     """
     for key, value in walk(config):
         repeats = _REPEATED.search(key) is not None and _SIZES.search(key) is None
-        limit = MAX_LABELS if key == "num_labels" else MAX_REPEATED if repeats else math.inf
+        limit: float = MAX_EXPERTS if key == "num_experts" else MAX_REPEATED if repeats else math.inf
+        limit = MAX_LABELS if key == "num_labels" else limit
         count = len(value) if isinstance(value, list | tuple) else value
         if isinstance(count, int | float) and count > limit:
             raise ValueError(f"{key}: {count} is more than {limit}")

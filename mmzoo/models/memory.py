@@ -327,11 +327,16 @@ class Kernels(TorchFunctionMode):
             return _attention(*args, **kwargs)
         if func in _GATES:
             return _recurrent(func, *args)
+        if func in _GROUPED:  # a matrix for each group of rows; the meta device has it for bfloat16 only
+            return args[0] @ args[1][0]
         return func(*args, **kwargs)
 
 
 # Vectors as wide as the states that kernels on a CPU save for each position of a layer: oneDNN's workspace, or the gates.
 _GATES: dict[Any, int] = {torch.lstm: 16, torch.gru: 6, torch.rnn_tanh: 0, torch.rnn_relu: 0}
+
+# The experts of mixtures; the function has a public name since torch 2.10.
+_GROUPED = {getattr(torch.nn.functional, "grouped_mm", None), getattr(torch, "_grouped_mm", None)} - {None}
 
 
 def _recurrent(func: Any, inputs: Tensor, *args: Any) -> Any:

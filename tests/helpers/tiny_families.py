@@ -118,7 +118,7 @@ OVERRIDES: dict[str, Data] = {
     "qwen4_exp": {"text_config": _PLE},
     "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": _REFORMER,
-    "xlstm": {"hidden_size": 64, "embedding_dim": 64},
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128},
     "xmod": {"default_language": "en_XX"},
     "zamba": {**_ZAMBA, "attention_hidden_size": 64, "attention_head_dim": 32},
     "zamba2": {**_ZAMBA, "attention_hidden_size": 64, "attention_head_dim": 32},
