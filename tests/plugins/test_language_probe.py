@@ -44,7 +44,8 @@ def language(kind, name, **more):
 
 
 def built(name, **more):
-    model = mmzoo.build(**PARTS, language_model={"use": "hf-causal", "config": {**tiny_config(name), **more}, "train": "full"}, seed=0)
+    config = {**tiny_config(name), **more}
+    model = mmzoo.build(**PARTS, language_model={"use": "hf-causal", "config": config, "train": "full"}, seed=0)
     enlarged(model.language_model)
     return model
 
@@ -158,7 +159,8 @@ def check_generation(model):
     with torch.no_grad():
         both = model.generate(embeddings, mask, **options)
         real = mask[1].bool()
-        alone = [model.generate(embeddings[i : i + 1, rows], mask[i : i + 1, rows], **options) for i, rows in ((0, ...), (1, real))]
+        cut = [(embeddings[i : i + 1, rows], mask[i : i + 1, rows]) for i, rows in ((0, ...), (1, real))]
+        alone = [model.generate(*inputs, **options) for inputs in cut]
         assert torch.equal(both, torch.cat([row if row.ndim == 2 else row[0] for row in alone]))
         if causal:
             whole = torch.cat([embeddings[:1], model.embed(both[:1])], 1)
