@@ -58,7 +58,7 @@ def make_tokenizer(vocabulary: list[str] | None, *, verbatim: bool = False) -> A
     units = vocabulary or default_vocabulary(verbatim=verbatim)
     built = Tokenizer(models.WordPiece({unit: i for i, unit in enumerate(units)}, unk_token=UNK))
     _prepare(built, verbatim=verbatim, units=units)
-    steps = [decoders.WordPiece(prefix="##", cleanup=not verbatim)]
+    steps: list[Any] = [decoders.WordPiece(prefix="##", cleanup=not verbatim)]
     if alone := _alone(units):
         steps += [decoders.Fuse(), decoders.Replace(Regex(f"(?<={alone}) | (?={alone})"), "")]
         steps += [decoders.Replace(SPACE, " "), decoders.Replace(JOIN, "")]
@@ -82,8 +82,8 @@ def _prepare(tokenizer: Any, *, verbatim: bool, units: Collection[str] = (SPACE,
     ends = r"\s" if verbatim else r"\s\p{P}$+<=>^`|~"
     inside = f"[^{ends}{UNSPACED}]"
     # \K makes the match empty, so that the next one begins behind it.
-    normal = [normalizers.NFC(), normalizers.Replace(Regex(rf"{inside}{{{LONGEST}}}\K(?={inside})"), JOIN)]
-    words = [pre_tokenizers.WhitespaceSplit() if verbatim else pre_tokenizers.BertPreTokenizer()]
+    normal: list[Any] = [normalizers.NFC(), normalizers.Replace(Regex(rf"{inside}{{{LONGEST}}}\K(?={inside})"), JOIN)]
+    words: list[Any] = [pre_tokenizers.WhitespaceSplit() if verbatim else pre_tokenizers.BertPreTokenizer()]
     if not verbatim:
         normal.insert(1, normalizers.Lowercase())
     if SPACE in units:
