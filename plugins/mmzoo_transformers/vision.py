@@ -234,11 +234,13 @@ class HFVision(Encoder):
         if len(shapes) > 1 or len(next(iter(shapes))) != 3:
             raise DoesNotFit(f"'{self.name}' takes images of different sizes, which cannot be batched; choose another encoder")
         channels, height, width = shapes.pop()
+        # A build makes its parts on the meta device first; what a batch tells need not be asked twice.
+        counts = (1, 2) if torch.get_default_device().type == "meta" else (1,)
         with torch.device("meta"):
             model = construct_model(self._class, self._one_layer(), **self._extra)
             try:
                 with torch.no_grad(), RandomOperations() as random:
-                    runs = [self._run(model.eval(), torch.empty(count, channels, height, width)) for count in (1, 2)]
+                    runs = [self._run(model.eval(), torch.empty(count, channels, height, width)) for count in counts]
             except Exception as error:  # each model fails in its own way
                 if isinstance(error, IndexError) and self.options.layer != -1:
                     layers = self._config.num_hidden_layers if hasattr(self._config, "num_hidden_layers") else "fewer"
@@ -250,7 +252,7 @@ class HFVision(Encoder):
                 "would differ; choose another encoder"
             )
         tokens, pooled = runs[0]
-        for i, (own, vector) in enumerate(runs, 1):
+        for i, (own, vector) in zip(counts, runs, strict=True):
             if own.ndim != 3 or own.shape != (i, *tokens.shape[1:]) or vector.shape != (i, pooled.shape[1]):
                 raise DoesNotFit(
                     f"'{self.name}' gives tokens {list(own.shape)} for a batch of {i}, not a row [tokens, dim] for each picture; "
