@@ -214,7 +214,7 @@ def test_a_bad_image_stops_training_with_its_name(classifier, tmp_path, quick):
 def test_no_good_image_at_all_is_an_error(classifier, tmp_path, quick):
     bad = Given(*[example for example in bad_pictures(tmp_path).examples if example.id.startswith("bad")])
     labels = {"labels": ["a", "b"]}
-    with pytest.raises(BadImage, match=r"none of the 4 examples can be used; the first, bad\d"):
+    with pytest.raises(BadImage, match=r"none of the \d+ examples can be used; the first, bad\d"):
         train(classifier, bad, tmp_path / "m", skip_bad=True, training=quick, task=labels)
     assert not (tmp_path / "m").exists()
 
