@@ -22,7 +22,7 @@ from transformers import GenerationMixin, StoppingCriteria
 
 from mmzoo.api import CAUSAL, DoesNotFit, first_names, one_line, quiet
 from mmzoo_transformers.around import Reads, name_of, replaced
-from mmzoo_transformers.private_names import is_stateful, version_of
+from mmzoo_transformers.private_names import attention_implementation, is_stateful, version_of
 
 LENGTH, SHORT = 4, 2  # positions of the two texts of a probe; the second is padded
 WORDS = 256  # of a vocabulary, for which logits are compared
@@ -56,16 +56,12 @@ def probe(language: Any) -> Findings:
         DoesNotFit: the class cannot run from embeddings, or computes something else from ids; the message says what.
     """
     model = language.model
-    code = tuple(cls.forward for cls in {type(module) for module in model.modules()})
-    key = (
-        type(language),
-        type(model),
-        code,
-        model.get_input_embeddings().weight.device.type,
-        json.dumps(model.config.to_dict(), default=str, sort_keys=True),
-    )
+    weight = model.get_input_embeddings().weight
+    code = frozenset((type(module), type(module).forward) for module in model.modules())
+    settings = json.dumps(model.config.to_dict(), default=str, sort_keys=True)
+    key = (type(language), code, weight.device.type, attention_implementation(model.config), settings)
     if key not in _found:
-        compare = _compare_reads if model.get_input_embeddings().weight.is_meta else _compare_numbers
+        compare = _compare_reads if weight.is_meta else _compare_numbers
         with torch.no_grad(), torch.random.fork_rng(devices=[]), quiet(), _evaluating(model):
             try:
                 _found[key] = compare(_with_fewer_words(_with_fewer_blocks(language)))
