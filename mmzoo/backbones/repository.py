@@ -221,7 +221,8 @@ class Source:
             return [path]
         if self.find(INDEX):
             shards = self.json(INDEX).get("weight_map")
-            names = sorted(set(shards.values())) if isinstance(shards, dict) and shards else []
+            shards = shards if isinstance(shards, dict) else {}
+            names = sorted(set(shards.values()))
             if not names or any(not isinstance(n, str) or Path(n).name != n or not n.endswith(".safetensors") for n in names):
                 raise SourceError(f"'{self.name}': {INDEX} is damaged")
             needed = {file for name, file in shards.items() if wanted(name)}

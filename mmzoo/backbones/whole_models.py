@@ -54,7 +54,8 @@ class WholeModel:
             from transformers.modeling_utils import LoadStateDictConfig
         except ImportError as error:  # these names are not documented by the library
             raise SourceError(f"this version of transformers cannot take a part out of a {self.cls.__name__}: {error}") from None
-        mapping, own = get_model_conversion_mapping(whole), whole.state_dict()
+        mapping: list[Any] = get_model_conversion_mapping(whole)
+        own = whole.state_dict()
         renamings: list[Any] = [one for one in mapping if isinstance(one, WeightRenaming)]
         converters: list[Any] = [one for one in mapping if isinstance(one, WeightConverter)]
 

@@ -69,13 +69,15 @@ def _autocast_on_meta() -> Iterator[None]:
     """Let `torch.autocast` do nothing for the meta device, which it does not know; peft turns it off for the experts' weights."""
     with _AUTOCAST:
         real: Any = torch.autocast
-        torch.autocast = lambda device_type, *args, **options: (
-            nullcontext() if device_type == "meta" else real(device_type, *args, **options)
-        )
+
+        def autocast(device_type: str, *args: Any, **options: Any) -> Any:
+            return nullcontext() if device_type == "meta" else real(device_type, *args, **options)
+
+        setattr(torch, "autocast", autocast)  # noqa: B010 - mypy takes it for the class
         try:
             yield
         finally:
-            torch.autocast = real
+            setattr(torch, "autocast", real)  # noqa: B010
 
 
 def _recomputing(model: Any) -> Any:

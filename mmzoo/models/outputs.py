@@ -49,18 +49,16 @@ class LazyOutputs:
     def __init__(self, model: Any, features: Mapping[str, Features], batch: Mapping[str, Tensor]) -> None:
         self.model, self.batch = model, batch
         self.language_model = model.language_model
-        self._features, self._dtype = features, None
+        self.features = self._features = features
+        self._dtype: torch.dtype | None = None
         self._once: dict[Any, Any] = {}
 
     def read_by(self, task: Part) -> LazyOutputs:
         """Return the same outputs, computed once, in the floating-point type of a task's weights."""
         own = copy.copy(self)
         own._dtype = dtype_of(task)
+        own.features = cast(self._features, own._dtype)
         return own
-
-    @property
-    def features(self) -> Mapping[str, Features]:
-        return cast(self._features, self._dtype)
 
     @once
     def text(self) -> Any:
@@ -136,7 +134,7 @@ class LazyOutputs:
 
     def with_text(self, batch: Mapping[str, Tensor]) -> Outputs:
         other = LazyOutputs(self.model, self._features, batch)
-        other._dtype = self._dtype
+        other.features, other._dtype = self.features, self._dtype
         return other
 
 

@@ -47,11 +47,11 @@ def fuse_input(
             marked = places.get(model.placeholder_id(name))
             if marked is not None:
                 placed[name], latest[fusion] = _place_inputs(features[name], marked, fused.text)
-        own = dtype_of(fusion)
-        given = cast(placed if fusion.joint else placed[names[0]], own)
+        fusion_dtype = dtype_of(fusion)
+        given = cast(placed if fusion.joint else placed[names[0]], fusion_dtype)
         calls[fusion] = FusionCall(fusion.prepare(given), given)
         with running(ModelPass(calls)):
-            fused = _join(fused, fusion.early(given, cast(fused.embeddings, own), fused.mask), dtype)
+            fused = _join(fused, fusion.early(given, cast(fused.embeddings, fusion_dtype), fused.mask), dtype)
     before, width = fused.text, fused.mask.shape[1]
     fused, order = pad_to_side(fused, left=left)
     _check_context(model, fused.mask.shape[1])

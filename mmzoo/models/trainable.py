@@ -86,13 +86,15 @@ class Adapted:
 
     def __str__(self) -> str:
         others = f"; not on: {', '.join(self.without)}" if self.without else ""
-        return f"adapters of rank {self.rank} on {self.matrices} of {self.of} matrices, {int(100 * self.share)}% of the blocks' weights{others}"
+        reached = f"{self.matrices} of {self.of} matrices, {int(100 * self.share)}% of the blocks' weights"
+        return f"adapters of rank {self.rank} on {reached}{others}"
 
 
 def adapted(part: Part) -> Adapted | None:
     """Return which matrices of a part have adapters; None if none has."""
     ranks: dict[int, int] = {}  # by the identity of the weight
-    for module in part.modules():
+    modules: list[Any] = list(part.modules())
+    for module in modules:
         for rank in getattr(module, "r", {}).values() if hasattr(module, "lora_A") else ():
             weight = module.get_param() if hasattr(module, "get_param") else module.get_base_layer().weight
             ranks[id(weight)] = rank
@@ -215,16 +217,17 @@ def _lora_targets(part: Part) -> tuple[list[str], list[str]]:
 def _read_directly(block: nn.Module) -> set[nn.Module]:
     """Return the layers whose weight the code of the module around them reads in place of calling them, so that an adapter there
     would do nothing: the last one of `torch.nn.MultiheadAttention`, and those of Mamba, some of which only its kernels read."""
-    found = set()
+    found: set[nn.Module] = set()
     for parent in block.modules():
-        source = _source(type(parent))
+        kind: Any = type(parent)
+        source = _source(kind)
         read = set(_WEIGHT.findall(source)) - (set() if hasattr(parent, "A_log") else set(_CALL.findall(source)))
         found.update(child for name, child in parent.named_children() if name in read)
     return found
 
 
 @cache
-def _source(cls: type) -> str:
+def _source(cls: Any) -> str:
     """Return the source of a class and of its bases up to `torch.nn.Module`; empty where there is none."""
     text = ""
     for each in cls.__mro__[: cls.__mro__.index(nn.Module)]:

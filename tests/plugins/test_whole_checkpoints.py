@@ -182,7 +182,7 @@ def test_a_tower_gives_the_tokens_that_the_whole_reads(saved, name):
         expected = tower(pixel_values=pixels).last_hidden_state
         features = part(pixels)
     torch.testing.assert_close(features.tokens, expected, rtol=1e-5, atol=1e-5)
-    assert part.spec.dim == 32 and part.spec.tokens == expected.shape[1]
+    assert (part.spec.dim, part.spec.tokens) == (32, expected.shape[1])
 
 
 def test_a_layer_of_a_tower_is_the_one_that_llava_reads(saved):
@@ -326,6 +326,7 @@ print(json.dumps([logits.double().abs().sum().item(), sorted(part.lock()["files"
 """
 
 
+@pytest.mark.slow
 def test_from_the_hub_only_the_files_of_the_part_are_fetched(saved, tmp_path):
     whole, _ = saved("gemma3")
     folder = tmp_path / "hub" / "google" / "gemma-3-4b-it"
