@@ -241,9 +241,9 @@ class HFVision(Encoder):
             )
         tokens, pooled = runs[0]
         for i, (own, vector) in enumerate(runs, 1):
-            if own.shape != (i, *tokens.shape[1:]) or vector.shape != (i, pooled.shape[1]):
+            if own.ndim != 3 or own.shape != (i, *tokens.shape[1:]) or vector.shape != (i, pooled.shape[1]):
                 raise DoesNotFit(
-                    f"'{self.name}' gives tokens {list(own.shape)} for {i} pictures, not one row of {tokens.shape[1]} for each; "
+                    f"'{self.name}' gives tokens {list(own.shape)} for a batch of {i}, not a row [tokens, dim] for each picture; "
                     "choose another encoder"
                 )
         self._prefix = prefix_tokens(self._config, tokens.shape[1], height, width)
@@ -301,8 +301,8 @@ class HFVision(Encoder):
         """Return all tokens [batch, tokens, dim], class token included, and the pooled vector [batch, pooled_dim]."""
         layer = self.options.layer if layer is None else layer
         out = model(pixel_values=inputs, output_hidden_states=layer != -1, **self._noise(inputs))
-        last = _as_tokens(out.last_hidden_state, len(inputs))
-        tokens = last if layer == -1 else _as_tokens(out.hidden_states[layer], len(inputs))
+        last = _as_tokens(out.last_hidden_state, inputs)
+        tokens = last if layer == -1 else _as_tokens(out.hidden_states[layer], inputs)
         if (boxes := getattr(self._config, "num_detection_tokens", 0)) > 0:  # after the patches, as in YOLOS
             last, tokens = last[:, :-boxes], tokens[:, :-boxes]
         pooled = getattr(out, "image_embeds", None)
@@ -319,14 +319,18 @@ def _pair(size: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def _as_tokens(hidden: Tensor, count: int) -> Tensor:
-    """Turn a feature map [batch, dim, height, width] into tokens [batch, height * width, dim]; tokens stay as they are.
+def _as_tokens(hidden: Tensor, inputs: Tensor) -> Tensor:
+    """Turn a feature map of ``inputs`` into tokens [batch, height * width, dim]; tokens stay as they are.
 
-    Those of ``count`` pictures in one row, each after the other as in Pixtral, become a row for each.
+    Maps are [batch, dim, height, width], or [batch, height, width, dim] where that alone has the inputs' proportions, as in
+    SAM 2. Tokens of several pictures in one row, as in Pixtral, become a row for each.
     """
     if hidden.ndim == 4:
-        return hidden.flatten(2).transpose(1, 2)
-    return hidden.reshape(count, -1, hidden.shape[-1]) if hidden.ndim == 3 and len(hidden) == 1 else hidden
+        height, width = inputs.shape[-2:]
+        _, first, second, third = hidden.shape
+        is_last = first * width == second * height and second * width != third * height
+        return hidden.flatten(1, 2) if is_last else hidden.flatten(2).transpose(1, 2)
+    return hidden.reshape(len(inputs), -1, hidden.shape[-1]) if hidden.ndim == 3 and len(hidden) == 1 else hidden
 
 
 class RandomOperations(TorchDispatchMode):

@@ -16,6 +16,7 @@ from timm.data import create_transform
 import mmzoo
 from mmzoo.errors import BadImage
 from mmzoo.modalities.image import BoundedTransform, open_image
+from mmzoo.models.trainable import allow_single_values
 from mmzoo.testing import tiny
 from mmzoo_open_clip.encoder import OpenCLIP, OpenCLIPOptions, OpenCLIPTransform
 from mmzoo_timm.encoder import Timm, TimmOptions, TimmTransform
@@ -352,6 +353,15 @@ class TestOnePicture:
         assert torch.equal(norms[-1].running_mean, last)
         assert all(norm.training for norm in norms)
         assert all(parameter.grad.isfinite().all() for parameter in model.encoder.parameters() if parameter.grad is not None)
+
+    def test_a_vector_of_one_example(self):
+        norms = torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4, track_running_stats=False)).train()
+        allow_single_values(norms)
+        vector = torch.randn(1, 4)
+        assert torch.allclose(norms[0](vector), vector, atol=1e-4)  # the statistics are those of the start: mean 0, variance 1
+        assert norms[0].training
+        with pytest.raises(ValueError, match="more than 1 value per channel"):  # it has no other statistics
+            norms[1](vector)
 
     def test_group_norm_of_one_pixel_depends_on_the_picture(self):
         model = mmzoo.build(small({"use": "cnn", "image_size": 8, "channels": [8, 8, 8]}), seed=0)

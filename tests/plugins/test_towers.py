@@ -45,6 +45,18 @@ CONFIGS = {
 }
 
 
+HIERA_DET = {
+    "hidden_size": 8,
+    "embed_dim_per_stage": [8, 16, 32, 64],
+    "num_attention_heads_per_stage": [1, 1, 2, 2],
+    "blocks_per_stage": [1, 1, 1, 2],
+    "window_size_per_stage": [4, 4, 4, 4],
+    "global_attention_blocks": [4],
+    "window_positional_embedding_background_size": [4, 4],
+    "image_size": [64, 64],
+}
+
+
 class Given(mmzoo.Dataset):
     """Three pictures of one colour each."""
 
@@ -61,7 +73,7 @@ class Given(mmzoo.Dataset):
 
 def tower(kind, seed=0, **changes):
     torch.manual_seed(seed)
-    return HFVision(VisionOptions(config={"model_type": kind, **CONFIGS.get(kind, VIT), **changes})).eval()
+    return HFVision(VisionOptions(config={"model_type": kind, **CONFIGS.get(kind, {} if changes else VIT), **changes})).eval()
 
 
 def pictures(encoder, count=3):
@@ -101,6 +113,16 @@ def test_what_is_no_patch_is_no_token(kind):
     assert encoder._prefix == {"deit": 2, "dinov2_with_registers": 5}.get(kind, 1)
 
 
+def test_maps_whose_last_axis_is_the_channel():
+    encoder = tower("sam2_hiera_det_model", **HIERA_DET)
+    inputs = pictures(encoder, 2)
+    with torch.no_grad():
+        maps, features = encoder.model(pixel_values=inputs).last_hidden_state, encoder(inputs)
+    assert maps.shape[-1] == encoder.spec.dim == 64
+    assert torch.equal(features.tokens[:, maps.shape[2] + 1], maps[:, 1, 1])
+    assert torch.equal(features.pooled, maps.mean((1, 2)))
+
+
 def test_vit_mae_sees_every_patch_in_its_place():
     encoder = tower("vit_mae", mask_ratio=0.75)
     plain = ViTModel(ViTConfig(**VIT, attn_implementation="sdpa"), add_pooling_layer=False).eval()
@@ -136,7 +158,7 @@ def test_a_tower_whose_batch_is_no_batch_is_refused(monkeypatch):
         return tokens[:1], pooled[:1]
 
     monkeypatch.setattr(HFVision, "_run", first)
-    with torch.device("meta"), pytest.raises(DoesNotFit, match=r"gives tokens \[1, 17, 32\] for 2 pictures"):
+    with torch.device("meta"), pytest.raises(DoesNotFit, match=r"gives tokens \[1, 17, 32\] for a batch of 2"):
         tower("vit")
 
 
