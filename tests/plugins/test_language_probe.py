@@ -187,6 +187,21 @@ def test_a_text_is_continued_as_alone_where_a_family_reads_padding(name):
     assert not model._found.keeps_batches
 
 
+@pytest.mark.parametrize("fusion", ["late-concat", "cross-attention"])
+def test_each_prompt_keeps_its_picture_where_lengths_are_continued_apart(fusion):
+    parts = {**PARTS, "fusion": fusion, "language_model": {"use": "hf-causal", "config": tiny_config("trocr")}}
+    model = mmzoo.build(**parts, seed=0)
+    enlarged(model)
+    images = [example.image for example in Sample().load("train")[:3]]
+    prompts = ["a", "a long prompt", "b"]
+    if fusion == "cross-attention":  # whose hooks count positions, too
+        with pytest.raises(DoesNotFit, match="batch_size=1"):
+            model.generate(images, prompts, max_new_tokens=3)
+    together = model.generate(images, prompts, max_new_tokens=3, batch_size=1 if fusion == "cross-attention" else 8)
+    alone = [model.generate(image, prompt, max_new_tokens=3) for image, prompt in zip(images, prompts, strict=True)]
+    assert together == alone
+
+
 @pytest.mark.parametrize("name", ["fnet", "mobilebert", "bert"])
 def test_a_text_has_the_states_that_it_has_alone(name):
     model, ids = language("bidirectional", name), torch.randint(4, 200, (2, 6))
