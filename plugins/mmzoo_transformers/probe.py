@@ -255,6 +255,8 @@ def _with_fewer_blocks(language: Any) -> Any:
         kinds: dict[Any, nn.Module] = {}
         for block in blocks:
             kinds.setdefault(_kind(block), block)
+        if any(isinstance(block, nn.ModuleList) for block in blocks):  # stages, as of Funnel, which all shorten a text
+            continue
         fewer = nn.Sequential(*kinds.values()) if isinstance(blocks, nn.Sequential) else nn.ModuleList(kinds.values())
         language = replaced(language, f"model.{name}", fewer)
     return language

@@ -150,7 +150,7 @@ def test_texts_of_a_training_batch_do_not_see_each_other(name, monkeypatch):
 
 def check_generation(model):
     """Check that the words are the likeliest after what was read, and the same beside a longer text."""
-    torch.manual_seed(1)
+    torch.manual_seed(2)
     spread = model.embed(torch.arange(4, 100)[None]).std()
     embeddings = torch.cat([model.embed(torch.randint(4, 200, (2, 3))), torch.randn(2, 3, model.spec.dim) * spread], 1)
     mask = torch.ones(2, 6, dtype=torch.long)
