@@ -192,7 +192,8 @@ class _HFLanguageModel(LanguageModel):
             rows = rows.clone() if self._found.overwrites else rows
             return model(inputs_embeds=rows, attention_mask=mask, **options).last_hidden_state
 
-        if not self._found.mixes_padding or mask.all():
+        # A deep fusion needs all rows and positions.
+        if not self._found.mixes_padding or self.forbid_packing or mask.all():
             return run(embeddings, mask)
         states = embeddings.new_zeros(*mask.shape, 0)
         for rows, real in by_length(mask):
@@ -481,14 +482,19 @@ class HFCausal(_HFLanguageModel):
         options = self._generation(options, mask.shape[1])
         if self._found.keeps_batches or mask.all():
             return self.write(embeddings, mask, **options)
-        written: dict[int, Tensor] = {}
-        for rows, real in by_length(mask):
-            texts = embeddings[rows][real].unflatten(0, (len(rows), -1))
-            out = self.write(texts, mask.new_ones(texts.shape[:2]), **options)
-            written.update(zip(rows.tolist(), out.unflatten(0, (len(rows), -1)), strict=True))
-        longest = max(out.shape[1] for out in written.values())
+        if self.forbid_packing:
+            raise DoesNotFit(
+                f"'{self.name}' cannot continue prompts of different lengths at once with a deep fusion; use batch_size=1"
+            )
+        # Of each run only the rows that have no padding in it are kept; all rows run, since late fusions count them.
+        lengths, runs = mask.sum(1), {}
+        for length in lengths.unique().tolist():
+            runs[length] = self.write(embeddings[:, -length:], torch.ones_like(mask[:, -length:]), **options)
+        longest = max(out.shape[1] for out in runs.values())
         padding = options.get("pad_token_id") or 0
-        return torch.cat([F.pad(written[i], (0, longest - written[i].shape[1]), value=padding) for i in range(len(mask))])
+        runs = {length: F.pad(out, (0, longest - out.shape[1]), value=padding) for length, out in runs.items()}
+        rows = [runs[length].unflatten(0, (len(mask), -1))[i] for i, length in enumerate(lengths.tolist())]
+        return torch.cat(rows)
 
     def write(self, embeddings: Tensor, mask: Tensor, **options: Any) -> Any:
         """Return what the library generates with these options alone."""
