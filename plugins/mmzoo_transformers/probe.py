@@ -96,6 +96,8 @@ def _compare_reads(language: Any) -> Findings:
         try:
             with own:
                 language.own_output(language.embed(ids), mask)
+        except DoesNotFit:
+            raise
         except Exception as error:
             if _only_on_meta(error):
                 return Findings(generates=_writes_on_meta(language))  # the numbers decide
