@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -192,12 +192,17 @@ class _HFLanguageModel(LanguageModel):
             rows = rows.clone() if self._found.overwrites else rows
             return model(inputs_embeds=rows, attention_mask=mask, **options).last_hidden_state
 
-        if not self._found.mixes_padding or mask.all():
+        # A deep fusion needs all rows and positions.
+        if not self._found.mixes_padding or self.forbid_packing or mask.all():
             return run(embeddings, mask)
-        states = torch.zeros_like(embeddings)
-        for length in mask.sum(1).unique().tolist():
-            rows = mask.sum(1) == length
-            states[rows, :length] = run(embeddings[rows, :length], mask[rows, :length])
+        states = embeddings.new_zeros(*mask.shape, 0)
+        for rows, real in by_length(mask):
+            texts = embeddings[rows][real].unflatten(0, (len(rows), -1))
+            own = run(texts, mask.new_ones(texts.shape[:2]))
+            if not states.shape[-1]:
+                states = own.new_zeros(*mask.shape, own.shape[-1])
+            row, position = real.nonzero(as_tuple=True)
+            states = states.index_put((rows[row], position), own.flatten(0, 1))
         return states
 
     def lock(self) -> dict[str, Any]:
@@ -336,6 +341,16 @@ def can_decode(config: PreTrainedConfig) -> bool:
     return class_for(config, MODEL_FOR_MASKED_LM_MAPPING) is not None and "inputs_embeds" in parameters
 
 
+def by_length(mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the rows [count] of a mask [batch, positions] that have as many real positions, and which those are [count,
+    positions]; rows without any are left out."""
+    lengths = mask.sum(1)
+    for length in lengths.unique().tolist():
+        if length:
+            rows = (lengths == length).nonzero()[:, 0]
+            yield rows, mask[rows].bool()
+
+
 def word_embeddings(model: Any) -> nn.Embedding | None:
     """Return a model's table of word embeddings; None if it has none."""
     try:
@@ -442,15 +457,19 @@ class HFCausal(_HFLanguageModel):
         options = self._generation(options, mask.shape[1])
         if self._found.keeps_batches or mask.all():
             return self.write(embeddings, mask, **options)
-        # One length at a time, without padding.
-        written: dict[int, Tensor] = {}
-        for length in mask.sum(1).unique().tolist():
-            rows = (mask.sum(1) == length).nonzero().flatten()
-            out = self.write(embeddings[rows, -length:], mask[rows, -length:], **options)
-            written.update(zip(rows.tolist(), out.unflatten(0, (len(rows), -1)), strict=True))
-        longest = max(out.shape[1] for out in written.values())
+        if self.forbid_packing:
+            raise DoesNotFit(
+                f"'{self.name}' cannot continue prompts of different lengths at once with a deep fusion; use batch_size=1"
+            )
+        # Of each run only the rows that have no padding in it are kept; all rows run, since late fusions count them.
+        lengths, runs = mask.sum(1), {}
+        for length in lengths.unique().tolist():
+            runs[length] = self.write(embeddings[:, -length:], torch.ones_like(mask[:, -length:]), **options)
+        longest = max(out.shape[1] for out in runs.values())
         padding = options.get("pad_token_id") or 0
-        return torch.cat([F.pad(written[i], (0, longest - written[i].shape[1]), value=padding) for i in range(len(mask))])
+        runs = {length: F.pad(out, (0, longest - out.shape[1]), value=padding) for length, out in runs.items()}
+        rows = [runs[length].unflatten(0, (len(mask), -1))[i] for i, length in enumerate(lengths.tolist())]
+        return torch.cat(rows)
 
     def write(self, embeddings: Tensor, mask: Tensor, **options: Any) -> Any:
         """Return what the library generates with these options alone."""

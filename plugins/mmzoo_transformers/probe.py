@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GenerationMixin, StoppingCriteria
 
-from mmzoo.api import CAUSAL, DoesNotFit, first_names, one_line, quiet
+from mmzoo.api import BIDIRECTIONAL, CAUSAL, DoesNotFit, first_names, one_line, quiet
 from mmzoo_transformers.around import Reads, name_of, replaced
-from mmzoo_transformers.private_names import is_stateful, version_of
+from mmzoo_transformers.private_names import attention_implementation, is_stateful, version_of
 
-LENGTH, SHORT = 4, 2  # positions of the two texts of a probe; the second is padded
+LENGTH, SHORT = 6, 3  # positions of the two texts of a probe; the second is padded
 WORDS = 256  # of a vocabulary, for which logits are compared
 TOLERANCE = 1e-3  # of the largest value: sums of float32 in another order
+MIXED = 1e-4  # likewise, of what padding may change: small random weights hide much of it
 _found: dict[Any, Findings] = {}
 
 
@@ -56,16 +57,12 @@ def probe(language: Any) -> Findings:
         DoesNotFit: the class cannot run from embeddings, or computes something else from ids; the message says what.
     """
     model = language.model
-    code = tuple(cls.forward for cls in {type(module) for module in model.modules()})
-    key = (
-        type(language),
-        type(model),
-        code,
-        model.get_input_embeddings().weight.device.type,
-        json.dumps(model.config.to_dict(), default=str, sort_keys=True),
-    )
+    weight = model.get_input_embeddings().weight
+    code = frozenset((type(module), type(module).forward) for module in model.modules())
+    settings = json.dumps(model.config.to_dict(), default=str, sort_keys=True)
+    key = (type(language), code, weight.device.type, attention_implementation(model.config), settings)
     if key not in _found:
-        compare = _compare_reads if model.get_input_embeddings().weight.is_meta else _compare_numbers
+        compare = _compare_reads if weight.is_meta else _compare_numbers
         with torch.no_grad(), torch.random.fork_rng(devices=[]), quiet(), _evaluating(model):
             try:
                 _found[key] = compare(_with_fewer_words(_with_fewer_blocks(language)))
@@ -95,6 +92,8 @@ def _compare_reads(language: Any) -> Findings:
     with _meta():
         try:
             with own:
+                if language.architecture == BIDIRECTIONAL:  # Funnel's blocks halve a text, and fail at some lengths
+                    language.own_output(language.embed(ids[:, :SHORT]), mask[:, :SHORT])
                 language.own_output(language.embed(ids), mask)
         except DoesNotFit:
             raise
@@ -192,7 +191,7 @@ def _compare_numbers(language: Any) -> Findings:
     writes = causal and language.passes_embeddings()
     if writes and _difference(beginning, alone[:1], mask[:1, :SHORT]) > TOLERANCE:
         raise _refusal(language, "reads what comes after a word, so that it cannot learn to write")
-    mixes = _difference(short, alone[1:], mask[1:, :SHORT]) > TOLERANCE
+    mixes = _difference(short, alone[1:], mask[1:, :SHORT]) > MIXED
     found = Findings(not mixes and language.keeps_apart(both[:2], mask), overwrites, mixes)
     if not writes:
         return replace(found, generates=not causal)
@@ -258,6 +257,8 @@ def _with_fewer_blocks(language: Any) -> Any:
         kinds: dict[Any, nn.Module] = {}
         for block in blocks:
             kinds.setdefault(_kind(block), block)
+        if any(isinstance(block, nn.ModuleList) for block in blocks):  # stages, as of Funnel, which all shorten a text
+            continue
         fewer = nn.Sequential(*kinds.values()) if isinstance(blocks, nn.Sequential) else nn.ModuleList(kinds.values())
         language = replaced(language, f"model.{name}", fewer)
     return language

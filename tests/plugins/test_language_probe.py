@@ -44,7 +44,9 @@ def language(kind, name, **more):
 
 
 def built(name, **more):
-    model = mmzoo.build(**PARTS, language_model={"use": "hf-causal", "config": {**tiny_config(name), **more}, "train": "full"}, seed=0)
+    model = mmzoo.build(
+        **PARTS, language_model={"use": "hf-causal", "config": {**tiny_config(name), **more}, "train": "full"}, seed=0
+    )
     enlarged(model.language_model)
     return model
 
@@ -148,7 +150,7 @@ def test_texts_of_a_training_batch_do_not_see_each_other(name, monkeypatch):
 
 def check_generation(model):
     """Check that the words are the likeliest after what was read, and the same beside a longer text."""
-    torch.manual_seed(1)
+    torch.manual_seed(2)
     spread = model.embed(torch.arange(4, 100)[None]).std()
     embeddings = torch.cat([model.embed(torch.randint(4, 200, (2, 3))), torch.randn(2, 3, model.spec.dim) * spread], 1)
     mask = torch.ones(2, 6, dtype=torch.long)
@@ -158,7 +160,9 @@ def check_generation(model):
     with torch.no_grad():
         both = model.generate(embeddings, mask, **options)
         real = mask[1].bool()
-        alone = [model.generate(embeddings[i : i + 1, rows], mask[i : i + 1, rows], **options) for i, rows in ((0, ...), (1, real))]
+        alone = [
+            model.generate(embeddings[i : i + 1, rows], mask[i : i + 1, rows], **options) for i, rows in ((0, ...), (1, real))
+        ]
         assert torch.equal(both, torch.cat([row if row.ndim == 2 else row[0] for row in alone]))
         if causal:
             whole = torch.cat([embeddings[:1], model.embed(both[:1])], 1)
@@ -181,6 +185,21 @@ def test_a_text_is_continued_as_alone_where_a_family_reads_padding(name):
     model = language("causal", name)
     check_generation(model)
     assert not model._found.keeps_batches
+
+
+@pytest.mark.parametrize("fusion", ["late-concat", "cross-attention"])
+def test_each_prompt_keeps_its_picture_where_lengths_are_continued_apart(fusion):
+    parts = {**PARTS, "fusion": fusion, "language_model": {"use": "hf-causal", "config": tiny_config("trocr")}}
+    model = mmzoo.build(**parts, seed=0)
+    enlarged(model)
+    images = [example.image for example in Sample().load("train")[:3]]
+    prompts = ["a", "a long prompt", "b"]
+    if fusion == "cross-attention":  # whose hooks count positions, too
+        with pytest.raises(DoesNotFit, match="batch_size=1"):
+            model.generate(images, prompts, max_new_tokens=3)
+    together = model.generate(images, prompts, max_new_tokens=3, batch_size=1 if fusion == "cross-attention" else 8)
+    alone = [model.generate(image, prompt, max_new_tokens=3) for image, prompt in zip(images, prompts, strict=True)]
+    assert together == alone
 
 
 @pytest.mark.parametrize("name", ["fnet", "mobilebert", "bert"])
@@ -222,7 +241,9 @@ def expected_of_class(model, ids, mask):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in CLASSES for name in families(kind)])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind in CLASSES for name in families("bidirectional" if kind == "decoder" else kind)]
+)
 def test_every_type_is_as_its_class_or_refused_by_check(kind, name):
     try:
         options = LanguageOptions(config=tiny_config(name))
