@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -53,9 +53,28 @@ class InnerModel:
     architecture: str = ""
 
 
+class _Key:
+    """Compare configurations by what they say."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        self.config, self.text = copy.deepcopy(config), f"{type(config)} {config.to_json_string(use_diff=False)}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
 def text_model(config: PreTrainedConfig) -> InnerModel | None:
     """Return the text model of a larger model; None for the configuration of anything else."""
-    text = getattr(config, "text_config", None)
+    return _text_model(_Key(config)) if isinstance(getattr(config, "text_config", None), PreTrainedConfig) else None
+
+
+@lru_cache(maxsize=8)  # a part is planned twice, and each time the larger model is built without weights
+def _text_model(key: _Key) -> InnerModel | None:
+    config = key.config
+    text: Any = config.text_config
     found = _find(config, text)
     if found is None:
         return None
@@ -91,20 +110,27 @@ def vision_tower(config: PreTrainedConfig, name: str) -> InnerModel | None:
     """
     if isinstance(config, CLIPConfig):  # the encoder takes its projection too
         return None
-    found = _find(config, getattr(config, "vision_config", None))
-    if found is None:
+    inner = _vision(_Key(config)) if isinstance(getattr(config, "vision_config", None), PreTrainedConfig) else None
+    if inner is None:
         return None
-    whole, path, inner = found
-    parameters = dict(inspect.signature(type(inner).forward).parameters)
+    parameters = inspect.signature(inner.cls.forward).parameters
     needed = [
         key for key, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and key != "self"
     ]
     if "pixel_values" not in parameters or set(needed) - {"pixel_values"}:
         raise DoesNotFit(
-            f"'{name}': its vision tower, a {type(inner).__name__}, takes no plain pictures of one size but "
+            f"'{name}': its vision tower, a {inner.cls.__name__}, takes no plain pictures of one size but "
             f"{', '.join(needed)}; choose another encoder, e.g. clip, siglip, dinov2 or timm"
         )
-    return InnerModel(type(inner), copy.deepcopy(inner.config), WholeModel(type(whole), config, {f"{path}.": ""}))
+    return inner
+
+
+@lru_cache(maxsize=8)
+def _vision(key: _Key) -> InnerModel | None:
+    if (found := _find(key.config, key.config.vision_config)) is None:
+        return None
+    whole, path, inner = found
+    return InnerModel(type(inner), copy.deepcopy(inner.config), WholeModel(type(whole), key.config, {f"{path}.": ""}))
 
 
 def _find(config: PreTrainedConfig, part: Any) -> tuple[PreTrainedModel, str, PreTrainedModel] | None:
@@ -166,8 +192,19 @@ class _TextWithHead:
     ) -> CausalLMOutputWithPast:
         options |= {"attention_mask": attention_mask, "position_ids": position_ids}
         out = self.model(input_ids=input_ids, inputs_embeds=inputs_embeds, **options)
-        logits = self.lm_head(out.last_hidden_state[:, -logits_to_keep:])
+        logits = _as_scaled(self.lm_head(out.last_hidden_state[:, -logits_to_keep:]), self.config)  # type: ignore[attr-defined]
         return CausalLMOutputWithPast(logits=logits, **dict([(name, out[name]) for name in _CACHE if name in out][:1]))
+
+
+def _as_scaled(logits: Tensor, config: PreTrainedConfig) -> Tensor:
+    """Return logits as the larger models scale and cap them, by the names that transformers has for it."""
+    if (factor := getattr(config, "output_multiplier", None)) is not None:  # Muse
+        logits = logits * factor
+    if (factor := getattr(config, "logits_scaling", None)) is not None:  # Granite
+        logits = logits / factor
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Muse, Mistral Large
+        logits = torch.tanh(logits / cap) * cap
+    return logits
 
 
 @cache
