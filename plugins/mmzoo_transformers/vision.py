@@ -223,24 +223,27 @@ class HFVision(Encoder):
         if len(shapes) > 1 or len(next(iter(shapes))) != 3:
             raise DoesNotFit(f"'{self.name}' takes images of different sizes, which cannot be batched; choose another encoder")
         channels, height, width = shapes.pop()
+        # A build makes its parts on the meta device first; what a batch tells need not be asked twice.
+        counts = (1, 2) if torch.get_default_device().type == "meta" else (1,)
+        batches = [(count, channels, height, width) for count in counts]
         with torch.device("meta"):
             model = construct_model(self._class, self._one_layer(), **self._extra)
             try:
                 with torch.no_grad(), RandomOperations() as random:
-                    runs = self._runs(model.eval(), channels, height, width)
+                    runs = self._runs(model.eval(), batches)
             except Exception as error:  # each model fails in its own way
                 if isinstance(error, IndexError) and self.options.layer != -1:
                     layers = self._config.num_hidden_layers if hasattr(self._config, "num_hidden_layers") else "fewer"
                     raise DoesNotFit(f"encoder.layer: {self.options.layer}: '{self.name}' has {layers} layers") from None
                 with RandomOperations() as random:
-                    runs = self._runs_for_real(channels, height, width)
+                    runs = self._runs_for_real(batches)
         if random.names:
             raise DoesNotFit(
                 f"'{self.name}' draws random numbers in evaluation too ({', '.join(random.names)}): two passes over a picture "
                 "would differ; choose another encoder"
             )
         tokens, pooled = runs[0]
-        for i, (own, vector) in enumerate(runs, 1):
+        for i, (own, vector) in zip(counts, runs, strict=True):
             if own.ndim != 3 or own.shape != (i, *tokens.shape[1:]) or vector.shape != (i, pooled.shape[1]):
                 raise DoesNotFit(
                     f"'{self.name}' gives tokens {list(own.shape)} for a batch of {i}, not a row [tokens, dim] for each picture; "
@@ -250,11 +253,13 @@ class HFVision(Encoder):
         count = tokens.shape[1] - (0 if self.options.keep_class_token else self._prefix)
         self.spec = FeatureSpec(dim=tokens.shape[2], pooled_dim=pooled.shape[1], tokens=count)
 
-    def _runs(self, model: nn.Module, *shape: int, layer: int | None = None) -> list[tuple[Tensor, Tensor]]:
-        """Return what `_run` gives for one image and for two of ``shape``."""
-        return [self._run(model, torch.zeros(count, *shape), layer) for count in (1, 2)]
+    def _runs(
+        self, model: nn.Module, batches: Sequence[tuple[int, ...]], layer: int | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return what `_run` gives for batches of these shapes."""
+        return [self._run(model, torch.zeros(shape), layer) for shape in batches]
 
-    def _runs_for_real(self, *shape: int) -> list[tuple[Tensor, Tensor]]:
+    def _runs_for_real(self, batches: Sequence[tuple[int, ...]]) -> list[tuple[Tensor, Tensor]]:
         """Return what `_runs` does, for a model that the meta device cannot run, such as Idefics3's tower."""
         config, layer = copy.deepcopy(self._config), self.options.layer
         layers = getattr(config, "num_hidden_layers", 1)
@@ -263,7 +268,7 @@ class HFVision(Encoder):
         config.num_hidden_layers = 1  # more change no shape
         try:
             with torch.device("cpu"), torch.no_grad(), torch.random.fork_rng(devices=[]):
-                return self._runs(construct_model(self._class, config, **self._extra).eval(), *shape, layer=-1)
+                return self._runs(construct_model(self._class, config, **self._extra).eval(), batches, layer=-1)
         except Exception as error:  # each model fails in its own way
             raise DoesNotFit(
                 f"'{self.name}' cannot be run on images alone: {error}; choose another encoder, e.g. clip, siglip, dinov2 or timm"
