@@ -553,7 +553,12 @@ class HFEncoder(_HFLanguageModel):
         return self.model(**inputs, attention_mask=mask).last_hidden_state
 
     def own_output(self, embeddings: Tensor, mask: Tensor) -> Tensor:
-        return self.forward(embeddings, mask)
+        states = self.forward(embeddings, mask)
+        if (wide := states.shape[-1]) != (narrow := embeddings.shape[-1]):  # Reformer's are twice as wide
+            raise DoesNotFit(
+                f"'{self.name}' reads embeddings of {narrow} channels and gives states of {wide}; choose another one"
+            )
+        return states
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return the state of the first real position, which is the class token: [batch, dim]."""
@@ -617,7 +622,11 @@ class HFSeq2Seq(_HFLanguageModel):
 
     def _decode(self, states: Tensor, mask: Tensor, ids: Tensor) -> Tensor:
         last = self.model.get_decoder()(
-            input_ids=ids, encoder_hidden_states=states, encoder_attention_mask=mask, use_cache=False
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),  # T5Gemma would hide its start token, which is the padding token
+            encoder_hidden_states=states,
+            encoder_attention_mask=mask,
+            use_cache=False,
         ).last_hidden_state
         return self._around.states(self.model, last)
 

@@ -95,6 +95,8 @@ def _compare_reads(language: Any) -> Findings:
                 if language.architecture == BIDIRECTIONAL:  # Funnel's blocks halve a text, and fail at some lengths
                     language.own_output(language.embed(ids[:, :SHORT]), mask[:, :SHORT])
                 language.own_output(language.embed(ids), mask)
+        except DoesNotFit:
+            raise
         except Exception as error:
             if _only_on_meta(error):
                 return Findings(generates=_writes_on_meta(language))  # the numbers decide

@@ -33,6 +33,7 @@ SIZES = _table(
     32 hidden_size d_model n_embd dim embedding_size word_embed_proj_dim embed_dim lru_width emb_dim hidden_dim_size
     32 backbone_hidden_size input_embedding_size output_embedding_size pooler_hidden_size prediction_head_size d_hidden
     32 hidden_size_global adapter_out_dim output_dim out_hidden_size vision_output_dim projector_input_dim input_size
+    32 adapter_in_dim audio_hidden_size adapter_input_size
     32 embedding_dim
     32 projector_output_dim encoder_hidden_size cross_attention_hidden_size bottleneck_size q_lora_rank kv_lora_rank
     32 true_hidden_size
@@ -105,7 +106,10 @@ OVERRIDES: dict[str, Data] = {
     "dory": _DORY,
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "first_k_dense_replace": 1},
     "falcon_h1": {"mamba_d_ssm": 64},
-    "gemma4_assistant": {"_default": {"text_config": {"model_type": "gemma4_text", **_NO_PLE}}},
+    "gemma4_assistant": {
+        "_default": {"text_config": {"model_type": "gemma4_text", **_NO_PLE}},
+        "text_config": _NO_PLE,
+    },
     "granitemoehybrid": {"layer_types": _TWO_KINDS},
     "jamba": _HYBRID,
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},

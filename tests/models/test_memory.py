@@ -20,6 +20,7 @@ CNN = {"use": "cnn", "image_size": 16, "channels": [8, 16]}
 VIT = {"use": "hf-vision", "train": "full", "config": {"model_type": "vit", "image_size": 16, "patch_size": 4, **TINY}}
 BERT = {"use": "bert", "train": "full", "config": {"model_type": "bert", "vocab_size": 300, **TINY}}
 GPT = {"use": "gpt-mini", "dim": 32, "layers": 2, "heads": 2}
+MIXTURE = {"model_type": "mixtral", "vocab_size": 264, "num_key_value_heads": 1, "num_local_experts": 4, **TINY}
 
 RECIPES = {
     "classify": {"encoder": CNN, "fusion": "late-product", "language_model": "lstm", "task": "classify"},
@@ -31,6 +32,7 @@ RECIPES = {
         "language_model": {**GPT, "train": "lora:2"},
         "tasks": {"answer": "vqa", "number": "regress"},
     },
+    "mixture": {"encoder": CNN, "fusion": "projector", "language_model": {"use": "hf-causal", "config": MIXTURE}, "task": "vqa"},
     "contrastive": {"encoder": CNN, "fusion": "late-sum", "language_model": "lstm", "task": {"use": "contrastive", "dim": 8}},
 }
 
