@@ -14,6 +14,7 @@ from typing import Any
 
 from mmzoo.backbones.repository import Source, is_local
 from mmzoo.checkpoints.folder import CheckpointContents
+from mmzoo.checkpoints.screening import MANIFEST
 from mmzoo.errors import BadRecipe, CheckpointError
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.entries import split_use
@@ -50,7 +51,10 @@ def replace_bases(contents: CheckpointContents, bases: Mapping[str, str | Path])
     Raises:
         BadRecipe: the checkpoint is built on nothing of that name.
     """
-    recipe, lock = Recipe.of(contents.recipe, "recipe"), {key: dict(facts) for key, facts in contents.lock.items()}
+    recipe, lock = (
+        Recipe.of(contents.recipe, str(contents.folder / MANIFEST)),
+        {key: dict(facts) for key, facts in contents.lock.items()},
+    )
     used = {name for names in bases_of(recipe, lock).values() for name in names}
     if unknown := sorted(set(bases) - used):
         raise BadRecipe(f"bases: this checkpoint is built on no '{unknown[0]}', but on {', '.join(sorted(used)) or 'nothing'}")

@@ -50,7 +50,9 @@ def load(
         HubError: the repository cannot be reached or does not exist.
     """
     folder = local_folder(model, revision=revision)
-    contents = replace_bases(read_checkpoint(folder), bases or {})
+    contents = read_checkpoint(folder)
+    if bases:
+        contents = replace_bases(contents, bases)
     plugin_manager().check_needed(contents.plugins)
     with local_backbones.use_local(backbones(folder)), locks.explain_locked_backbone(contents):
         plan, dtype = _plan(contents)
