@@ -286,7 +286,10 @@ class Source:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.sep_token
         if tokenizer.pad_token_id is None:
-            raise SourceError(f"'{self.name}': the tokenizer has neither a padding nor an end token; choose another one")
+            raise SourceError(
+                f"'{self.name}': the tokenizer has neither a padding nor an end token; set eos_token in its "
+                "tokenizer_config.json, or choose another one"
+            )
         return tokenizer
 
     def _end_token(self, tokenizer: Any) -> str | None:

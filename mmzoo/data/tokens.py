@@ -130,6 +130,7 @@ def render_chat(
         rendered = tokenizer.apply_chat_template(formed, tokenize=False, add_generation_prompt=add_generation_prompt)
     except Exception as error:  # a template may raise anything
         raise BadRecipe(f"the chat template rejects these messages: {error}") from None
+    _check_turns(tokenizer, [(turn["role"], forms[turn["role"]]) for turn in turns], add_generation_prompt)
     whole = _squeezed(rendered)
     for number, turn in enumerate(turns, 1):
         # Of an answer a template may drop the reasoning, in any notation.
@@ -207,6 +208,32 @@ def _content_form(tokenizer: Any, role: str, marks: tuple[str, ...]) -> Form:
         return known.setdefault(key, _as_text)
     lost = "".join(f" or '{mark}'" for mark in marks) if role == "user" else ""
     raise BadRecipe(f"the chat template drops every word of a turn of {role!r}{lost}; {_FIX}")
+
+
+_WHOLE: WeakKeyDictionary[Any, set[tuple[Any, ...]]] = WeakKeyDictionary()  # orders of turns that templates keep, by tokenizer
+
+
+def _check_turns(tokenizer: Any, turns: Sequence[tuple[str, Form]], add_generation_prompt: bool) -> None:
+    """Check that the template writes each of these turns, given by role and form of content.
+
+    A conversation with words of its own tells, for the words of a real turn may be in another one or in the template, too.
+
+    Raises:
+        BadRecipe: it drops a turn.
+    """
+    known = _WHOLE.setdefault(tokenizer, set())
+    key = (str(tokenizer.chat_template), add_generation_prompt, *turns)
+    if key in known:
+        return
+    words = [f"{_PROBE}{number}." for number, _ in enumerate(turns)]
+    messages = [{"role": role, "content": form(word, ())} for (role, form), word in zip(turns, words, strict=True)]
+    try:
+        written = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except Exception:  # it takes no such words
+        return
+    if lost := [number for number, word in enumerate(words) if word not in written]:
+        raise BadRecipe(f"the chat template drops turn {lost[0] + 1} of {len(turns)}, {turns[lost[0]][0]!r}; {_FIX}")
+    known.add(key)
 
 
 def check_placeholders(row: Sequence[int], text: TextContext, example: Example) -> None:

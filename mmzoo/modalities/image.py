@@ -146,7 +146,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if image.mode in ("I", "F") or image.mode.startswith("I;16") or _is_signed(image):
         return _deep(image).convert("RGB")
     if image.mode == "La":  # which converts to nothing else
         image = image.convert("LA")
@@ -160,6 +160,13 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _is_signed(image: Image.Image) -> bool:
+    """Return whether a picture of 8 bits is a TIFF file of signed numbers, which Pillow reads as unsigned ones."""
+    with suppress(Exception):  # the file's tags may be damaged
+        return image.mode == "L" and image.tag_v2.get(339) == (2,)  # type: ignore[attr-defined]
+    return False
+
+
 def _deep(image: Image.Image) -> Image.Image:
     """Return an image of integers or floats as one of 8 bits, with white where it is transparent."""
     pixels = np.asarray(image)
@@ -167,6 +174,8 @@ def _deep(image: Image.Image) -> Image.Image:
     with suppress(Exception):  # the tags of a TIFF file; any may be damaged
         tags: Any = image.tag_v2  # type: ignore[attr-defined]
         bits, inverted = tags[258][0], tags.get(262) == 0
+        if bits == 8:
+            pixels = pixels.view(np.int8)
         if bits == 32 and tags.get(339) == (1,):
             pixels = pixels.view(np.uint32)  # Pillow has only signed ones
         nodata = float(tags[42113])  # as GDAL writes it

@@ -120,7 +120,7 @@ def vision_tower(config: PreTrainedConfig, name: str) -> InnerModel | None:
     if "pixel_values" not in parameters or set(needed) - {"pixel_values"}:
         raise DoesNotFit(
             f"'{name}': its vision tower, a {inner.cls.__name__}, takes no plain pictures of one size but "
-            f"{', '.join(needed)}; choose another encoder, e.g. clip, siglip, dinov2 or timm"
+            f"{', '.join(needed or list(parameters)[1:2])}; choose another encoder, e.g. clip, siglip, dinov2 or timm"
         )
     return inner
 

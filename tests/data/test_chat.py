@@ -200,6 +200,33 @@ def test_what_a_template_loses_is_named(template, message):
         render_chat(context(template), HISTORY, {"image": 1})
 
 
+def _turns(*contents, first="user"):
+    roles = [first, *("assistant" if i % 2 else "user" for i in range(1, len(contents)))]
+    return [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+
+
+_TWO = "{% for m in messages[-2:] %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+_KNOWN = "{% for m in messages if m.role in ('user', 'assistant') %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "message"),
+    [
+        (_TWO, _turns("yes", "yes", "yes"), "drops turn 1 of 3, 'user'"),
+        (_TWO, [*_turns("what", "a dog", "a"), {"role": "tool", "content": "s"}], "drops turn 1 of 4, 'user'"),
+        (_KNOWN, [{"role": "developer", "content": "us"}, *_turns("what")], "drops turn 1 of 2, 'developer'"),
+        (_KNOWN, [*_turns("what", "a"), {"role": "tool", "content": "a"}, *_turns("so")], "drops turn 3 of 4, 'tool'"),
+    ],
+)
+def test_a_dropped_turn_is_named_though_its_words_are_elsewhere(template, turns, message):
+    """ "us" is in "user" too, and who repeats a word has said it twice."""
+    text = context(template, added={"image": 0})
+    for _ in range(2):
+        with pytest.raises(BadRecipe, match=message):
+            render_chat(text, turns, {})
+    assert render_chat(text, _turns("yes", "yes"), {}) == "user: yes\nassistant: yes\n"
+
+
 def test_a_template_is_read_anew_when_it_is_replaced():
     text = context(CHATML)
     assert "<|im_start|>user\n<image>What" in render_chat(text, HISTORY, {"image": 1})

@@ -77,6 +77,8 @@ class TestDepth:
             "16-bit TIFF, white is zero": (tagged(struct.pack("<HH", 0, 65535), 16, photometric=0), [[255, 0]]),
             "unsigned 32-bit TIFF": (tagged(struct.pack("<II", 7, 2**32 - 1), 32), [[0, 255]]),
             "signed 16-bit TIFF": (tagged(struct.pack("<hh", -500, 500), 16, format=2), [[0, 255]]),
+            "signed 8-bit TIFF": (tagged(struct.pack("<bb", -128, 127), 8, format=2), [[0, 255]]),
+            "signed 8-bit TIFF in 0-127": (tagged(struct.pack("<bb", 0, 127), 8, format=2), [[0, 127]]),
             "int32 TIFF": (saved(DEEP.astype(np.int32) * 1000, "TIFF"), GREY),
             "int32 TIFF, negative": (saved(GREY.astype(np.int32) * 10 - 9000, "TIFF"), GREY),
             "int32 TIFF in 0-255": (saved(GREY[:8].astype(np.int32), "TIFF"), GREY[:8]),

@@ -10,6 +10,7 @@ from hub import environment, run_script, serve
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tiny_families import tiny_config
 
 import mmzoo
 from mmzoo.errors import DoesNotFit, MmzooError
@@ -341,3 +342,9 @@ def test_from_the_hub_only_the_files_of_the_part_are_fetched(saved, tmp_path):
     with torch.no_grad():
         expected = whole(input_ids=IDS).logits
     assert total == pytest.approx(expected.double().abs().sum().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["kosmos-2.5", "pix2struct"])
+def test_a_refused_tower_says_what_it_takes(kind):
+    with pytest.raises(DoesNotFit, match="takes no plain pictures of one size but flattened_patches; choose"):
+        HFVision(VisionOptions(config=tiny_config(kind)))
