@@ -47,6 +47,16 @@ class StopOnSignal(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
+def ignore_signals(worker: int) -> None:
+    """Ignore, in a data worker, the signals that stop a run.
+
+    A terminal, a job scheduler and `timeout` send them to all processes. The main process needs its workers until it has saved a
+    checkpoint, and ends them itself.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class SkipStepWithoutLoss(TrainerCallback):
     """Leave the weights as they are after a step in which every example was left out: it has no gradient, but the optimizer
     would apply its momentum and the weight decay."""

@@ -1,7 +1,7 @@
 """Turn rows of a table into examples; `files` and `datasets` share this.
 
-A cell without a value (`mmzoo.api.is_missing`: null, NaN, NaT, a blank text) is missing, whatever its column holds. A target that
-is a whole number has no point, since pandas makes floats of the integers of a column that lacks one: 1, 1.0 and Decimal("1.00")
+A cell without a value (`mmzoo.api.is_missing`: null, NaN, NaT, a blank text) is missing, whatever its column holds. A number that
+is whole has no point, since pandas makes floats of the integers of a column that lacks one: 1, 1.0 and Decimal("1.00")
 are the target "1". In a list with another number, such as [0.5, 1.0], each stays as it is. A number of 32 bits has the digits it
 needs. A text is taken as it is written.
 """
@@ -210,7 +210,7 @@ class RowReader:
             raise ValueError(f"column '{column}' holds a list of numbers that lacks one; leave the row out, or all its numbers")
         return tuple(text for each in present if (text := self._text(column, each, whole=not fractions)))
 
-    def _text(self, column: str | None, value: Any, *, whole: bool = False) -> str:
+    def _text(self, column: str | None, value: Any, *, whole: bool = True) -> str:
         """Return the text of a value; with ``whole``, that of a whole number has no point."""
         if isinstance(value, str):
             return check_text(column, value)
