@@ -218,7 +218,13 @@ class RowReader:
             return names[int(value)] if 0 <= value < len(names) else ""  # -1 stands for a hidden label
         if isinstance(value, bool | np.bool_):
             return "true" if value else "false"
-        if isinstance(value, list | tuple | dict | bytes | np.ndarray):
+        if isinstance(value, dict):
+            keys = ", ".join(map(repr, list(value)[:5]))
+            raise TypeError(
+                f"column '{column}' holds {_kind(value)}, not a text; its keys are {keys}: write one of them as a text, "
+                "or a list of texts"
+            )
+        if isinstance(value, list | tuple | bytes | np.ndarray):
             raise TypeError(f"column '{column}' holds {_kind(value)}, not a text")
         if whole and isinstance(value, float | Decimal) and abs(value) < 2**53 and not value % 1:
             return str(int(value))

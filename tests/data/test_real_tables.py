@@ -283,6 +283,13 @@ def test_a_damaged_cell_is_named_by_line_and_column(tmp_path, column, value, pro
         open_dataset(PartConfig(use=str(path), id_column="key")).splits()
 
 
+def test_answers_that_are_mappings_are_refused_with_the_fix(tmp_path):
+    """As the ten answers of VQA are published."""
+    write(tmp_path / "train.jsonl", {"image": "a", "answers": [{"answer": "yes", "answer_id": 1}]})
+    with pytest.raises(DataError, match="line 1: column 'answers' holds a mapping.*its keys are 'answer', 'answer_id': write"):
+        list(load(tmp_path / "train.jsonl"))
+
+
 def test_a_number_as_a_picture(tmp_path):
     for value in (3, 2.5, True):
         with pytest.raises(DataError, match="line 2: column 'image' holds a (number|truth value), not a picture"):
