@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -47,14 +48,14 @@ class StopOnSignal(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-def ignore_signals(worker: int) -> None:
-    """Ignore, in a data worker, the signals that stop a run.
+def leave_process_group(worker: int) -> None:
+    """Put a data worker into a process group of its own.
 
-    A terminal, a job scheduler and `timeout` send them to all processes. The main process needs its workers until it has saved a
-    checkpoint, and ends them itself.
+    A terminal and `timeout` send the signals that stop a run to the whole group. The main process needs its workers until it has
+    saved a checkpoint, and ends them itself, by a signal, so that they must not ignore it.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()
 
 
 class SkipStepWithoutLoss(TrainerCallback):

@@ -33,7 +33,7 @@ from mmzoo.errors import CheckpointError, DataError, TrainingError
 from mmzoo.interfaces.kinds import key_of
 from mmzoo.models.model import MultimodalModel, count_labels
 from mmzoo.models.prediction import input_error
-from mmzoo.training.callbacks import ProgressCallback, SkipStepWithoutLoss, StopOnSignal, ignore_signals
+from mmzoo.training.callbacks import ProgressCallback, SkipStepWithoutLoss, StopOnSignal, leave_process_group
 from mmzoo.training.feature_cache import precompute
 from mmzoo.training.output import name_last_checkpoint
 from mmzoo.training.sampling import Randomness, Shuffled, TrainingBatches, as_it_is, grouped_modality
@@ -114,7 +114,7 @@ class MultimodalTrainer(Trainer):
             persistent_workers=self.args.dataloader_persistent_workers,
             pin_memory=self.args.dataloader_pin_memory,
             generator=torch.Generator(),
-            worker_init_fn=ignore_signals,
+            worker_init_fn=leave_process_group,
         )
         return self.accelerator.prepare(loader)
 

@@ -128,14 +128,16 @@ def test_a_run_that_stopped_at_its_last_step_gets_no_further_one(tmp_path, monke
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_all_processes_leaves_the_data_workers_alive(tmp_path, monkeypatch, number):
-    """As a terminal, a job scheduler and `timeout` send it; the library then stops with an error."""
+def test_a_signal_to_the_process_group_leaves_the_data_workers_alive(tmp_path, monkeypatch, number):
+    """As a terminal and `timeout` send it; the library then stops with an error."""
     on_step_end = StopOnSignal.on_step_end
 
     def signalled(self, args, state, control, **more):
         if state.global_step == 2:
-            for process in [*multiprocessing.active_children()]:
-                os.kill(process.pid, number)
+            assert (workers := multiprocessing.active_children())
+            for process in workers:
+                if os.getpgid(process.pid) == os.getpgrp():
+                    os.kill(process.pid, number)
             os.kill(os.getpid(), number)
             time.sleep(0.3)
         on_step_end(self, args, state, control, **more)
@@ -144,6 +146,10 @@ def test_a_signal_to_all_processes_leaves_the_data_workers_alive(tmp_path, monke
     data = Stream(Sample(count=10).load("train"), streamed=False)
     run = train(dropping(), data, tmp_path / "run", training={**RUN, "workers": 1})
     assert (run.finished, run.signal, run.steps) == (False, number, 2)
+    for process in multiprocessing.active_children():  # as the interpreter does when it ends
+        process.terminate()
+        process.join(20)
+        assert not process.is_alive()
     monkeypatch.undo()
     run = train(dropping(), data, tmp_path / "run", training={**RUN, "workers": 1}, resume=True)
     check_equal(train(dropping(), data, tmp_path / "whole", training=RUN | {"workers": 0}), run)
