@@ -134,7 +134,8 @@ def test_a_signal_to_the_process_group_leaves_the_data_workers_alive(tmp_path, m
 
     def signalled(self, args, state, control, **more):
         if state.global_step == 2:
-            assert (workers := multiprocessing.active_children())
+            workers = multiprocessing.active_children()
+            assert workers
             for process in workers:
                 if os.getpgid(process.pid) == os.getpgrp():
                     os.kill(process.pid, number)
