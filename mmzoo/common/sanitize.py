@@ -36,6 +36,11 @@ def sanitize(text: str) -> str:
     return _CONTROL.sub("?", text)
 
 
+def whole(text: str) -> str:
+    """Return the text with ``?`` for each half of a surrogate pair, which nothing can encode; a shell or a cut emoji has one."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def one_line(error: BaseException | str, limit: int = MAX_LINE) -> str:
     """Return an error's message as one line of at most ``limit`` characters; its type's name if it has no message."""
     text = " ".join(str(error).split())

@@ -113,7 +113,7 @@ class Collator:
                 batch["tasks"] = self._collate_tasks([examples[i] for i in kept])
         except MmzooError as error:  # an exception from a worker process would lose its type
             batch = {"error": (type(error), str(error))}
-        return {**batch, "bad": [(examples[i].id, problem) for i, problem in problems.items()]}
+        return {**batch, "bad": [(examples[i].id, problem) for i, problem in sorted(problems.items())]}
 
     def _refused_by_tasks(self, examples: Sequence[Example]) -> dict[int, str]:
         """Return why a task refuses an example, by its place. Inputs are not opened."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping
 
+from mmzoo.common.sanitize import whole
 from mmzoo.interfaces import Example
 from mmzoo.modalities.identity import content_digest, input_key
 
@@ -25,7 +26,7 @@ def fingerprint(examples: Iterable[Example]) -> str:
 
     for example in examples:
         for text in (example.text, *_targets(example)):
-            data = text.encode()
+            data = whole(text).encode()
             digest.update(len(data).to_bytes(4, "big") + data)
         digest.update(b"|" + contents(example, "image"))
         for modality in example.modalities:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AddedToken
 
-from mmzoo.common.sanitize import one_line
+from mmzoo.common.sanitize import one_line, whole
 from mmzoo.errors import BadRecipe, DataError
 from mmzoo.interfaces import CAUSAL, INPUT_KEYWORDS, PLACEHOLDER, Example, TextContext, placeholder
 from mmzoo.modalities.reader import plural
@@ -23,9 +23,7 @@ def encode_texts(tokenizer: object, texts: Sequence[str], *, special: bool = Fal
     """Return the token ids of each text. Special tokens are added only if ``special`` is set."""
     if not texts:
         return []
-    # Tokenizers reject lone surrogates, which a shell or a JSON file may contain.
-    whole = [text.encode("utf-8", "replace").decode() for text in texts]
-    return tokenizer(whole, add_special_tokens=special)["input_ids"]  # type: ignore[operator]
+    return tokenizer(list(map(whole, texts)), add_special_tokens=special)["input_ids"]  # type: ignore[operator]
 
 
 def start_ids(text: TextContext, image: bool = False) -> list[int]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mmzoo.common.sanitize import whole
 from mmzoo.errors import DataError
 from mmzoo.modalities.reader import NONE, is_missing
 
@@ -58,9 +59,14 @@ class Example:
         inputs: Mapping[str, Any] | None = None,
         draw: tuple[int, int, int] | None = None,
     ) -> None:
-        """Create an example; ``image``, ``audio`` and ``video`` are short for items of ``inputs``. An empty path is no input."""
+        """Create an example; ``image``, ``audio`` and ``video`` are short for items of ``inputs``. An empty path is no input, and
+        a missing text (None, NaN) an empty one."""
         given = {"image": image, "audio": audio, "video": video, **(inputs or {})}
-        targets = _as_targets(targets, id)
+        id, targets = str(id), _as_targets(targets, id)
+        if not isinstance(text, str):
+            if not is_missing(text):
+                raise DataError(f"example {id}: the text must be a string (got {text!r})")
+            text = ""
         present = {modality: _present(value) for modality, value in given.items() if not is_missing(value)}
         for name, value in {"id": id, "inputs": present, "text": text, "targets": targets, "draw": draw}.items():
             object.__setattr__(self, name, value)
@@ -148,4 +154,6 @@ def _as_tuple(targets: Any, name: str) -> tuple[str, ...]:
         several = () if is_missing(targets) and targets != "" else (targets,)
     if not all(isinstance(target, str) for target in several):
         raise DataError(f"example {name}: targets must be texts (got {several!r})")
+    if cut := next((target for target in several if whole(target) != target), None):
+        raise DataError(f"example {name}: the target {cut!r} holds half of a surrogate pair, no character; write it anew")
     return several

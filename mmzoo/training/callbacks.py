@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -45,6 +46,16 @@ class StopOnSignal(TrainerCallback):
             self.signal = int(self.trainer.accelerator.gather(received).max())
         if self.signal:
             control.should_save = control.should_training_stop = True
+
+
+def leave_process_group(worker: int) -> None:
+    """Put a data worker into a process group of its own.
+
+    A terminal and `timeout` send the signals that stop a run to the whole group. The main process needs its workers until it has
+    saved a checkpoint, and ends them itself, by a signal, so that they must not ignore it.
+    """
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()
 
 
 class SkipStepWithoutLoss(TrainerCallback):

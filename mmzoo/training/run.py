@@ -278,7 +278,7 @@ def _skipped(trainer: MultimodalTrainer, output: Path, bad: Bad | None) -> list[
         DataError: every example was left out, so that nothing was learned, and there is nothing to resume.
     """
     progress = trainer.progress()
-    skipped = [*(bad or []), *progress["skipped"].items()]
+    skipped = [*(bad or []), *progress["skipped"].values()]
     if skipped and not progress["seen"]:
         if is_main_process():
             remove_checkpoints(output)

@@ -115,7 +115,10 @@ class TrainingBatches(Dataset):
             if self.reader is None:
                 examples = [self._read(*divmod(position, len(self.examples))) for position in positions]  # type: ignore[arg-type]
             batch = self.collator(examples)
-        return {**batch, "bad": bad + batch["bad"]}
+        kept = set(batch.get("kept", ()))
+        # Ids may be repeated; numbers are not.
+        numbers = [str(each.draw[1]) for i, each in enumerate(examples) if i not in kept and each.draw]
+        return {**batch, "bad": bad + batch["bad"], "left_out": [name for name, _ in bad] + numbers}
 
     def _read(self, epoch: int, number: int) -> Example:
         return self.examples[number].in_epoch(self.seed, number, epoch)  # type: ignore[index]

@@ -33,7 +33,7 @@ from mmzoo.errors import CheckpointError, DataError, TrainingError
 from mmzoo.interfaces.kinds import key_of
 from mmzoo.models.model import MultimodalModel, count_labels
 from mmzoo.models.prediction import input_error
-from mmzoo.training.callbacks import ProgressCallback, SkipStepWithoutLoss, StopOnSignal
+from mmzoo.training.callbacks import ProgressCallback, SkipStepWithoutLoss, StopOnSignal, leave_process_group
 from mmzoo.training.feature_cache import precompute
 from mmzoo.training.output import name_last_checkpoint
 from mmzoo.training.sampling import Randomness, Shuffled, TrainingBatches, as_it_is, grouped_modality
@@ -50,7 +50,7 @@ class MultimodalTrainer(Trainer):
 
     Attributes:
         seen: the number of examples trained on, in this process.
-        skipped: the error of each example that was left out, by id, in this process.
+        skipped: id and error of each example that was left out, by its number, in this process.
     """
 
     model: Any
@@ -60,7 +60,7 @@ class MultimodalTrainer(Trainer):
         super().__init__(**arguments)
         self.model_accepts_loss_kwargs = True
         self.skip_bad, self.seen, self.stop, self.losses = skip_bad, 0, StopOnSignal(self), LossSums()
-        self.skipped: dict[str, str] = {}
+        self.skipped: dict[str, tuple[str, str]] = {}
         self.step_has_loss = True
         self.add_callback(self.stop)
         self.add_callback(SkipStepWithoutLoss(self))
@@ -114,6 +114,7 @@ class MultimodalTrainer(Trainer):
             persistent_workers=self.args.dataloader_persistent_workers,
             pin_memory=self.args.dataloader_pin_memory,
             generator=torch.Generator(),
+            worker_init_fn=leave_process_group,
         )
         return self.accelerator.prepare(loader)
 
@@ -137,6 +138,8 @@ class MultimodalTrainer(Trainer):
 
         One batch in one process needs no number: each loss is the mean over its own labels.
         """
+        if self.state.global_step >= self.state.max_steps:  # a run that stopped at its last step, within an epoch, is resumed
+            return [], None
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if len(samples) == 1 and self.args.world_size == 1:
             self.step_has_loss = bool(samples[0].get("tasks"))
@@ -177,6 +180,7 @@ class MultimodalTrainer(Trainer):
         """
         names = inputs.pop("names", [])
         inputs.pop("kept", None)
+        numbers = inputs.pop("left_out", [])
         try:
             bad = raise_bad(inputs)
         except DataError as error:
@@ -184,7 +188,7 @@ class MultimodalTrainer(Trainer):
         if bad and not self.skip_bad:
             name, problem = bad[0]
             raise input_error(self.model)(f"example {name}: {problem}{ADVICE}")
-        self.skipped |= dict(bad)
+        self.skipped |= zip(numbers, bad, strict=True)
         self.seen += len(names)
         result: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
         loss, outputs = result
@@ -225,7 +229,7 @@ class MultimodalTrainer(Trainer):
         losses = LossSums()
         for _, _, other in every:
             losses.update(other)
-        skipped = {name: problem for _, problems, _ in every for name, problem in problems.items()}
+        skipped = {number: problem for _, problems, _ in every for number, problem in problems.items()}
         cached: Any = self.data_collator
         return {
             "seen": sum(seen for seen, _, _ in every),
@@ -251,7 +255,7 @@ class MultimodalTrainer(Trainer):
         self.model.load_state_dict(weights, strict=False)  # frozen weights are not in it
         progress = read_progress(resume_from_checkpoint)
         if self.is_world_process_zero() and progress:  # the sums of all processes
-            self.seen, self.skipped = progress["seen"], progress["skipped"]
+            self.seen, self.skipped = progress["seen"], {key: tuple(each) for key, each in progress["skipped"].items()}
             self.losses.update(progress["losses"])
 
 

@@ -1,7 +1,7 @@
 """Turn rows of a table into examples; `files` and `datasets` share this.
 
-A cell without a value (`mmzoo.api.is_missing`: null, NaN, NaT, a blank text) is missing, whatever its column holds. A target that
-is a whole number has no point, since pandas makes floats of the integers of a column that lacks one: 1, 1.0 and Decimal("1.00")
+A cell without a value (`mmzoo.api.is_missing`: null, NaN, NaT, a blank text) is missing, whatever its column holds. A number that
+is whole has no point, since pandas makes floats of the integers of a column that lacks one: 1, 1.0 and Decimal("1.00")
 are the target "1". In a list with another number, such as [0.5, 1.0], each stays as it is. A number of 32 bits has the digits it
 needs. A text is taken as it is written.
 """
@@ -210,7 +210,7 @@ class RowReader:
             raise ValueError(f"column '{column}' holds a list of numbers that lacks one; leave the row out, or all its numbers")
         return tuple(text for each in present if (text := self._text(column, each, whole=not fractions)))
 
-    def _text(self, column: str | None, value: Any, *, whole: bool = False) -> str:
+    def _text(self, column: str | None, value: Any, *, whole: bool = True) -> str:
         """Return the text of a value; with ``whole``, that of a whole number has no point."""
         if isinstance(value, str):
             return check_text(column, value)
@@ -218,7 +218,13 @@ class RowReader:
             return names[int(value)] if 0 <= value < len(names) else ""  # -1 stands for a hidden label
         if isinstance(value, bool | np.bool_):
             return "true" if value else "false"
-        if isinstance(value, list | tuple | dict | bytes | np.ndarray):
+        if isinstance(value, dict):
+            keys = ", ".join(map(repr, list(value)[:5]))
+            raise TypeError(
+                f"column '{column}' holds {_kind(value)}, not a text; its keys are {keys}: write one of them as a text, "
+                "or a list of texts"
+            )
+        if isinstance(value, list | tuple | bytes | np.ndarray):
             raise TypeError(f"column '{column}' holds {_kind(value)}, not a text")
         if whole and isinstance(value, float | Decimal) and abs(value) < 2**53 and not value % 1:
             return str(int(value))

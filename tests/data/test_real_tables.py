@@ -12,6 +12,7 @@ import pytest
 
 import mmzoo
 from mmzoo.api import is_missing
+from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_dataset
 from mmzoo.errors import BadImage, DataError, SourceError
 from mmzoo.interfaces import Example
@@ -86,6 +87,23 @@ def test_missing_targets_of_an_example():
             Example("1", targets=wrong)
 
 
+def test_a_missing_text_of_an_example():
+    assert Example("1", text=None) == Example(1, text=NAN) == Example("1")
+    for wrong in (3, ["what?"], b"what?"):
+        with pytest.raises(DataError, match="example 1: the text must be a string"):
+            Example("1", text=wrong)
+
+
+def test_half_of_a_surrogate_pair_in_an_example():
+    with pytest.raises(DataError, match="example 1: the target 'a.ud83d' holds half of a surrogate pair"):
+        Example("1", targets=("a\ud83d",))
+    one, other = (Example("1", text=f"what{end}", targets=("yes",)) for end in ("\ud83d", "?"))
+    language = resolve("language_model", PartConfig(use="gpt-mini"))
+    learned = [language.cls.learn(language.options, [example.text]) for example in (one, other)]
+    assert learned[0] == learned[1]
+    assert fingerprint([one]) == fingerprint([other])
+
+
 @pytest.mark.parametrize("value", [0, False, 0.0, "nan", "None", "0", b"x", ["", "a"], np.zeros((2, 2)), {}], ids=repr)
 def test_a_value_that_is_not_missing(value):
     assert not is_missing(value)
@@ -149,6 +167,12 @@ def test_numbers_are_written_alike(tmp_path, suffix):
     for text, values in rows.items():
         for value in values:
             assert load(write(tmp_path / f"a.{suffix}", {**ROW, "answer": value}))[0].targets == (text,)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_numbers_of_ids_and_texts_have_no_point_either(tmp_path, suffix):
+    path = write(tmp_path / f"train.{suffix}", {**ROW, "question": 7.0, "key": 5.0}, {**ROW, "question": 2.5, "key": NAN})
+    assert [(example.id, example.text) for example in load(path, id_column="key")] == [("5", "7"), ("train/1", "2.5")]
 
 
 def test_numbers_of_other_types_in_parquet(tmp_path):
@@ -257,6 +281,13 @@ def test_a_damaged_cell_is_named_by_line_and_column(tmp_path, column, value, pro
     path = write(tmp_path / "data.jsonl", good, "", {**good, column: value})
     with pytest.raises(DataError, match=rf"data\.jsonl, line 3: column '{column}'.*({problem})"):
         open_dataset(PartConfig(use=str(path), id_column="key")).splits()
+
+
+def test_answers_that_are_mappings_are_refused_with_the_fix(tmp_path):
+    """As the ten answers of VQA are published."""
+    write(tmp_path / "train.jsonl", {"image": "a", "answers": [{"answer": "yes", "answer_id": 1}]})
+    with pytest.raises(DataError, match="line 1: column 'answers' holds a mapping.*its keys are 'answer', 'answer_id': write"):
+        list(load(tmp_path / "train.jsonl"))
 
 
 def test_a_number_as_a_picture(tmp_path):

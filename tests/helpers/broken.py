@@ -86,7 +86,7 @@ class StaysBehind(CNN):
 class OneType(CNN):
     def forward(self, inputs):
         found = super().forward(inputs)
-        return Features(found.tokens.float(), found.pooled)
+        return Features(found.tokens @ torch.eye(found.tokens.shape[-1]), found.pooled)
 
 
 class CountsItsBatch(Classify):

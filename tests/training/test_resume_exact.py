@@ -2,8 +2,11 @@
 
 import itertools
 import json
+import multiprocessing
+import os
 import random
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -113,6 +116,44 @@ def test_a_resumed_run_has_the_bits_of_an_unbroken_one(tmp_path, monkeypatch, op
     whole = train(dropping(), data, tmp_path / "whole", training={**RUN, **options})
     parts = stopped_and_resumed(dropping(), data, tmp_path / "parts", at, monkeypatch, {**RUN, **options})
     check_equal(whole, parts)
+
+
+def test_a_run_that_stopped_at_its_last_step_gets_no_further_one(tmp_path, monkeypatch):
+    """Within an epoch, which has more batches."""
+    data, options = Stream(Sample(count=10).load("train"), streamed=False), {**RUN, "max_steps": 4, "schedule": "constant"}
+    whole = train(dropping(), data, tmp_path / "whole", training=options)
+    parts = stopped_and_resumed(dropping(), data, tmp_path / "parts", [4], monkeypatch, options)
+    assert whole.steps == parts.steps == 4
+    check_equal(whole, parts)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_process_group_leaves_the_data_workers_alive(tmp_path, monkeypatch, number):
+    """As a terminal and `timeout` send it; the library then stops with an error."""
+    on_step_end = StopOnSignal.on_step_end
+
+    def signalled(self, args, state, control, **more):
+        if state.global_step == 2:
+            workers = multiprocessing.active_children()
+            assert workers
+            for process in workers:
+                if os.getpgid(process.pid) == os.getpgrp():
+                    os.kill(process.pid, number)
+            os.kill(os.getpid(), number)
+            time.sleep(0.3)
+        on_step_end(self, args, state, control, **more)
+
+    monkeypatch.setattr(StopOnSignal, "on_step_end", signalled)
+    data = Stream(Sample(count=10).load("train"), streamed=False)
+    run = train(dropping(), data, tmp_path / "run", training={**RUN, "workers": 1})
+    assert (run.finished, run.signal, run.steps) == (False, number, 2)
+    for process in multiprocessing.active_children():  # as the interpreter does when it ends
+        process.terminate()
+        process.join(20)
+        assert not process.is_alive()
+    monkeypatch.undo()
+    run = train(dropping(), data, tmp_path / "run", training={**RUN, "workers": 1}, resume=True)
+    check_equal(train(dropping(), data, tmp_path / "whole", training=RUN | {"workers": 0}), run)
 
 
 def test_the_workers_change_nothing(tmp_path, monkeypatch):

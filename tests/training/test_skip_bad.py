@@ -107,6 +107,14 @@ def test_each_kind_of_bad_example_is_left_out_by_itself(tmp_path):
     assert "left out, which could not be used | 8" in (tmp_path / "m" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_bad_examples_of_one_id_are_counted_each(tmp_path, streamed):
+    bad = [Example("same", e.image, e.text, e.targets) for e in unreadable(3)]
+    options = {"max_steps": 8} if streamed else {"epochs": 2}
+    run = train(short(), [*good(5), *bad], tmp_path / "m", streamed, **options)
+    assert sorted(run.skipped) == [("same", f"image '/nowhere/{i}.png' does not exist") for i in range(3)]
+
+
 @pytest.mark.parametrize("entry", ["classify", "regress"])
 def test_a_target_that_the_task_refuses(tmp_path, entry):
     task = {"use": entry, "labels": ["blue", "green", "red"]} if entry == "classify" else {"use": entry}
