@@ -50,9 +50,10 @@ def load(
         HubError: the repository cannot be reached or does not exist.
     """
     folder = local_folder(model, revision=revision)
-    contents = replace_bases(read_checkpoint(folder), bases or {})
+    saved = read_checkpoint(folder)
+    contents = replace_bases(saved, bases or {})
     plugin_manager().check_needed(contents.plugins)
-    with local_backbones.use_local(backbones(folder)), locks.explain_locked_backbone(contents):
+    with local_backbones.use_local(backbones(folder)), locks.explain_locked_backbone(saved):
         plan, dtype = _plan(contents)
         recipe = without_sources(Recipe.of(contents.recipe, origin="recipe"))
         loaded = assemble(recipe, lock=contents.lock, random=contents.full, folder=folder)
