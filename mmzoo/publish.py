@@ -86,7 +86,7 @@ def _checkpoint_folder(
         if bases:
             raise BadRecipe("bases: are for a checkpoint folder; load it with them, mmzoo.load(folder, bases=...), and push that")
         if not full and not model.provenance.full:
-            _refuse_local_bases(model.recipe, model.lock(), full=False)
+            _refuse_local_bases(model.recipe, model.lock(), full=False, old={})
         folder = model.save(temporary, full=full)
     else:
         folder = unpacked(model) if is_pack(model) else Path(model).expanduser()
@@ -95,7 +95,8 @@ def _checkpoint_folder(
         if bases or (full and not manifest.full) or (full and local_bases(recipe, _locks(manifest))):
             folder = load(folder, bases=bases).save(temporary, full=full)
     manifest = read_manifest(folder)
-    _refuse_local_bases(Recipe.of(manifest.recipe, str(folder)), _locks(manifest), full=full)
+    old = {str(new): name for name, new in (bases or {}).items()}
+    _refuse_local_bases(Recipe.of(manifest.recipe, str(folder)), _locks(manifest), full=full, old=old)
     return folder
 
 
@@ -103,19 +104,30 @@ def _locks(manifest: Manifest) -> dict[str, dict[str, Any]]:
     return {key: lock.model_dump() for key, lock in manifest.lock.items()}
 
 
-def _refuse_local_bases(recipe: Recipe, lock: Mapping[str, Mapping[str, Any]], *, full: bool) -> None:
-    """Raise `DoesNotFit` if a part is built on a folder, which nobody has who loads what is pushed."""
-    for key, (name, *_) in local_bases(recipe, lock).items():
-        even = ", also with --full, since its class has no options for the folder's configuration" if full else ""
-        ways = [
-            "share every weight, with the configuration and tokenizer: --full (full=True)",
-            "write one file that holds the folder's files too: mmzoo pack MODEL out.mmzoo",
-            f"share the folder on a hub, and name it there: --base {name}=owner/name (bases={{'{name}': 'owner/name'}})",
-        ]
-        raise DoesNotFit(
-            f"the {recipe.label(key).replace('_', ' ')} is built on the folder '{name}' of this machine, so nobody else could "
-            f"load what is pushed{even}; nothing was sent. Choose one:\n  " + "\n  ".join(ways[full:])
-        )
+def _refuse_local_bases(recipe: Recipe, lock: Mapping[str, Mapping[str, Any]], *, full: bool, old: Mapping[str, str]) -> None:
+    """Raise `DoesNotFit` if a part is built on a folder, which nobody has who loads what is pushed.
+
+    ``old`` has the recorded name of each folder that replaces another.
+    """
+    if not (parts := local_bases(recipe, lock)):
+        return
+    even = ", also with --full, since its class has no options for the folder's configuration" if full else ""
+    built = [
+        f"the {recipe.label(key).replace('_', ' ')} is built on the folder '{name}' of this machine"
+        for key, names in parts.items()
+        for name in names
+    ]
+    folders = list(dict.fromkeys(old.get(name, name) for names in parts.values() for name in names))
+    options = " ".join(f"--base {name}=owner/name" for name in folders)
+    ways = [
+        "share every weight, with the configuration and tokenizer: --full (full=True)",
+        "write one file that holds the folder's files too: mmzoo pack MODEL out.mmzoo",
+        f"share it on a hub, and name it there: {options} (bases={dict.fromkeys(folders, 'owner/name')})",
+    ]
+    raise DoesNotFit(
+        f"{', '.join(built)}, so nobody else could load what is pushed{even}; nothing was sent. Choose one:\n  "
+        + "\n  ".join(ways[full:])
+    )
 
 
 def pack(model: MultimodalModel | str | Path, path: str | Path, *, wheels: str | Path | None = None) -> Path:

@@ -48,7 +48,7 @@ class DataRecord(OpenRecord):
 
 
 class SkippedRecord(OpenRecord):
-    """Name an example that was left out, and why."""
+    """Name an example that was skipped, and why."""
 
     id: Name
     error: Name
@@ -71,7 +71,7 @@ class TrainingRecord(DataRecord):
     hardware: Name = ""
     energy: EnergyRecord | None = None
     skipped: Count = 0
-    left_out: dict[Name, Count] = {}
+    outside_labels: dict[Name, Count] = {}
     skipped_examples: Annotated[list[SkippedRecord], Field(max_length=100)] = []  # the first of them
     history: list[LossRecord] = []
     versions: dict[Name, Name]
@@ -112,7 +112,7 @@ class EvaluationRecord(DataRecord):
     hardware: Name = ""
     energy: EnergyRecord | None = None
     notes: dict[Name, Name] = {}
-    unseen: dict[Name, Count] = {}
+    outside_labels: dict[Name, Count] = {}
     samples: Annotated[list[SampleRecord], Field(max_length=20)] = []
     versions: dict[Name, Name] = {}
 
@@ -135,11 +135,11 @@ class RunRecord(OpenRecord):
     weights: dict[Name, WarmStartRecord] = {}
 
 
-MAX_SKIPPED = 100  # examples left out that a record names
+MAX_SKIPPED = 100  # skipped examples that a record names
 
 
 def skipped_record(skipped: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
-    """Return the first examples that were left out, from pairs of id and error, as a record has them."""
+    """Return the first examples that were skipped, from pairs of id and error, as a record has them."""
     return [{"id": name[:1000], "error": error[:1000]} for name, error in islice(skipped, MAX_SKIPPED)]
 
 

@@ -21,7 +21,7 @@ def complete(kind: str | None = None) -> Any:
     return complete_from(lambda: [entry.name for entry in catalogue.entries(kind)])
 
 
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out, count and name examples that cannot be used.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip, count and name examples that cannot be used.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Set = Annotated[
     list[str] | None,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mmzoo.training.run import Run
 
-SHOWN_SKIPPED = 10  # examples left out that are named
+SHOWN_SKIPPED = 10  # examples that are named
 
 
 @app.command()
@@ -40,7 +40,7 @@ def train(
     as_json: arg.Json = False,
 ) -> None:
     """Train a recipe on a data set. Ctrl-C saves a checkpoint; --resume continues from it."""
-    from mmzoo.evaluation.scoring import describe_unseen
+    from mmzoo.evaluation.scoring import describe_outside_labels
     from mmzoo.training.output import is_main_process
     from mmzoo.training.run import train as run_training
 
@@ -59,8 +59,8 @@ def train(
     if not is_main_process():
         return
     _print_skipped(len(run.skipped), run.skipped)
-    for task, targets in run.left_out.items():
-        print(f"note: {describe_unseen(run.model, task, targets)}; the loss leaves these targets out", file=sys.stderr)
+    for task, targets in run.outside_labels.items():
+        print(f"note: {describe_outside_labels(task, targets)}; the loss leaves these targets out", file=sys.stderr)
     if not run.finished:
         print(f"stopped at step {run.steps}; the checkpoint is {run.stopped_at}", file=sys.stderr)
         print("to continue: the same command with --resume", file=sys.stderr)
@@ -76,7 +76,7 @@ def train(
 
 
 def _print_skipped(count: int, skipped: Sequence[tuple[str, str]]) -> None:
-    """Print how many examples were left out, and the first of them."""
+    """Print how many examples were skipped, and the first of them."""
     if count:
         print(f"skipped {count} example{'s' * (count > 1)}:", file=sys.stderr)
         for name, message in skipped[:SHOWN_SKIPPED]:

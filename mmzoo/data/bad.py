@@ -9,11 +9,11 @@ from itertools import islice
 from mmzoo.errors import DataError
 from mmzoo.interfaces import Example
 
-Bad = list[tuple[str, str]]  # id and error of each example that is left out
+Bad = list[tuple[str, str]]  # id and error of each example that is skipped
 
 
 def note(bad: Bad, name: str, error: DataError) -> None:
-    """Add an example that is left out."""
+    """Add an example that is skipped."""
     bad.append((name, str(error).removeprefix(f"example {name}: ")))
 
 
@@ -31,7 +31,7 @@ class Chosen(Sequence[Example]):
 
 
 def none_usable(bad: Bad) -> str:
-    """Return the message of an error: every example was left out."""
+    """Return the message of an error: every example was skipped."""
     name, problem = bad[0]
     return f"none of the {len(bad)} examples can be used; the first, {name}: {problem}"
 

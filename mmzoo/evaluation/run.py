@@ -21,7 +21,7 @@ from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, open_for, takes_default, target_of
 from mmzoo.errors import BadRecipe, CheckpointError, DataError
 from mmzoo.evaluation.controls import AS_IS, CONTROLS, SHUFFLED, default_controls, make_conditions
-from mmzoo.evaluation.scoring import describe_unseen, metrics_of, score_examples, unseen, usable_examples
+from mmzoo.evaluation.scoring import describe_outside_labels, metrics_of, outside_labels, score_examples, usable_examples
 from mmzoo.evaluation.statistics import Score
 from mmzoo.interfaces import Example, Prediction
 from mmzoo.modalities.reader import plural
@@ -32,7 +32,7 @@ from mmzoo.recipes.schema import PartConfig
 from mmzoo.sharing.locations import is_folder
 
 MAX_SAMPLES, MAX_SAMPLE_LENGTH, MAX_SAMPLE_TARGETS = 20, 300, 3  # of examples that a card shows
-UNRECORDED = {"modalities", "predictions", "errors", "unrecorded", "notes"}  # attributes of an Evaluation
+UNRECORDED = {"modalities", "predictions", "errors", "unrecorded"}  # attributes of an Evaluation
 
 
 @dataclass
@@ -60,10 +60,9 @@ class Evaluation:
     energy: dict[str, Any] | None = None
     notes: dict[str, str] = field(default_factory=dict)  # of scores: how they were computed
     samples: list[dict[str, Any]] = field(default_factory=list, repr=False)
-    skipped: int = 0  # examples that were left out; the scores are of the others
+    skipped: int = 0  # examples that could not be used; the scores are of the others
     predictions: list[Any] = field(default_factory=list, repr=False)  # by task if there are several
-    unseen: dict[str, int] = field(default_factory=dict)  # by task, examples with an answer outside its label set
-    remarks: list[str] = field(default_factory=list)  # about these
+    outside_labels: dict[str, list[str]] = field(default_factory=dict)  # by task, a target of each such example; a record counts
     skipped_examples: list[dict[str, str]] = field(default_factory=list, repr=False)  # ``id`` and ``error`` of the first 100
     errors: frozenset[str] = frozenset()  # the scores that are better if they are smaller
     unrecorded: str = ""  # why the result could not be recorded in the checkpoint
@@ -72,6 +71,7 @@ class Evaluation:
         """Return the evaluation as plain data; of the predictions it contains only the samples."""
         record = asdict(replace(self, predictions=[]))
         record = {name: value for name, value in record.items() if name not in UNRECORDED}
+        record["outside_labels"] = {task: len(targets) for task, targets in self.outside_labels.items()}
         return {**record, "seconds": round(self.seconds, 1), "hardware": hardware(self.device), "versions": environment()}
 
     def __str__(self) -> str:
@@ -88,8 +88,10 @@ class Evaluation:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
         lines += [f"{', '.join(names)}: {note}" for note, names in self._noted().items()]
-        skipped = f" ({self.skipped} left out)" if self.skipped else ""
-        return "\n".join([f"{self.dataset}, split {self.split}, {self.examples} examples{skipped}", *lines, *self.remarks])
+        outside = self.outside_labels.items()
+        lines += [f"{describe_outside_labels(task, targets)}: counted as wrong" for task, targets in outside]
+        skipped = f" ({self.skipped} skipped)" if self.skipped else ""
+        return "\n".join([f"{self.dataset}, split {self.split}, {self.examples} examples{skipped}", *lines])
 
     def _noted(self) -> dict[str, list[str]]:
         """Return the scores with each note."""
@@ -152,9 +154,9 @@ def evaluate(
         device: where to run; None for the model's device.
         record: add the result to the checkpoint's run.json and card; None does so when ``model`` is a folder.
         samples: how many examples to record with their predictions, for the card: evenly spread over the split, at most 20.
-        skip_bad: leave out examples that cannot be used, instead of stopping: whose input cannot be read, whose text exceeds the
+        skip_bad: skip examples that cannot be used, instead of stopping: whose input cannot be read, whose text exceeds the
             context, or whose target is empty or none that the task can represent. The scores are of the others; how many were
-            left out is reported and recorded.
+            skipped is reported and recorded.
         bases: as `mmzoo.load` takes them, for a model that is not loaded yet.
         options: passed to the task's prediction, such as ``num_beams``.
 
@@ -193,7 +195,6 @@ def evaluate(
     predictions = results[AS_IS].predictions
     data = provenance.describe(dataset)
     del data["license"]
-    impossible = unseen(model, examples)
     evaluation = Evaluation(
         **data,
         split=split,
@@ -213,8 +214,7 @@ def evaluate(
         notes=results[AS_IS].notes,
         samples=_sample(model, examples, predictions, min(samples, MAX_SAMPLES)),
         predictions=predictions,
-        unseen={task: len(targets) for task, targets in impossible.items()},
-        remarks=[f"{describe_unseen(model, task, targets)}: counted as wrong" for task, targets in impossible.items()],
+        outside_labels=outside_labels(model, examples),
         errors=frozenset(name for name, metric in chosen.items() if metric.smaller_is_better),
     )
     _add_to_run(model.provenance.run, evaluation)

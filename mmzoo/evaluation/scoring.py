@@ -154,22 +154,21 @@ def _references(model: MultimodalModel, task: str, examples: Sequence[Example]) 
     return found
 
 
-def unseen(model: MultimodalModel, examples: Iterable[Example]) -> dict[str, list[str]]:
-    """Return by task a target that it cannot predict (`Task.unseen`) of each example that has one; no task without any."""
+def outside_labels(model: MultimodalModel, examples: Iterable[Example]) -> dict[str, list[str]]:
+    """Return by task a target that it cannot predict (`Task.outside_labels`) of each example with one; only tasks with any."""
     found: dict[str, list[str]] = {task: [] for task in model.tasks}
     for example in examples:
         for name, task in model.tasks.items():
             own = example.for_task(target_of(model.recipe, name), default=takes_default(model.recipe, name))
-            found[name] += task.unseen(own)[:1]
+            found[name] += task.outside_labels(own)[:1]
     return {task: targets for task, targets in found.items() if targets}
 
 
-def describe_unseen(model: MultimodalModel, task: str, targets: Sequence[str]) -> str:
-    """Return a sentence about the examples with `unseen` targets."""
+def describe_outside_labels(task: str, targets: Sequence[str]) -> str:
+    """Return the beginning of a sentence about the examples with these `outside_labels` of a task."""
     shown = ", ".join(map(repr, list(dict.fromkeys(targets))[:3]))
-    whose = f" of the task {task}" if len(model.tasks) > 1 else ""
     have = "1 example has" if len(targets) == 1 else f"{len(targets)} examples have"
-    return f"{have} a target that is not in the label set{whose}, such as {shown}"
+    return f"{have} a target outside the labels of '{task}', such as {shown}"
 
 
 def references_of(model: MultimodalModel, task: str, example: Example) -> list[str] | None:

@@ -51,7 +51,7 @@ class Part(nn.Module):
     def restore(self, folder: Path) -> None:
         """Read what a checkpoint folder has for this part besides weights and options, such as a tokenizer.
 
-        It is called when the folder is loaded, before the weights are read.
+        It is called when the folder is loaded, before the weights are read, and when the part starts from it (``weights``).
         """
 
     def blocks(self) -> Sequence[nn.Module]:

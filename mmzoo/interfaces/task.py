@@ -96,7 +96,7 @@ class Task(Part, ABC):
         """
         raise NotImplementedError
 
-    def unseen(self, example: Example) -> list[str]:
+    def outside_labels(self, example: Example) -> list[str]:
         """Return the targets because of which no prediction can be right: answers outside a label set; empty if there are none.
 
         An evaluation counts such an example as wrong, and training leaves these targets out of the loss; both say how many.

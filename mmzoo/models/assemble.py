@@ -66,8 +66,8 @@ def assemble(
         loading = {key: parts[key] for key in parts if pretrained[key] and not random}
         parts = _make_with_weights(resolved, loading, sources, carried, None if random else lock)
     for key, part in parts.items():
-        if folder is not None:
-            part.restore(folder)
+        if (own := sources[key].folder if key in sources else folder) is not None:
+            part.restore(own)
         with torch.device("meta") if meta else nullcontext():
             apply_policy(part, policies[key])
     entries = {key: part.entry for key, part in resolved.items()}

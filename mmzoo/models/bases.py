@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.backbones.repository import Source, is_local
+from mmzoo.backbones.weights import quiet
 from mmzoo.checkpoints.folder import CheckpointContents
 from mmzoo.checkpoints.screening import MANIFEST
 from mmzoo.errors import BadRecipe, CheckpointError
 from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.entries import split_use
 
+NO_BASES = {"checkpoint", "bytes"}  # values of the option ``tokenizer`` that are no repository or folder
 Locks = Mapping[str, Mapping[str, Any]]
 
 
@@ -87,7 +89,9 @@ def check_tokens(contents: CheckpointContents, model: Any) -> None:
     """
     if "language_model" in contents.lock or "language_model" not in bases_of(model.recipe, {}):
         return
-    if Source(str(contents.folder)).tokenizer().get_vocab() != model.language_model.tokenizer.get_vocab():
+    with quiet():  # the library warns that it does not know the type in the folder's config.json
+        saved = Source(str(contents.folder)).tokenizer()
+    if saved.get_vocab() != model.language_model.tokenizer.get_vocab():
         name = bases_of(model.recipe, {})["language_model"][-1]
         raise CheckpointError(f"bases: '{name}' has other tokens than the tokenizer that this checkpoint was saved with")
 
@@ -121,4 +125,4 @@ def _variant(part: PartConfig) -> str | None:
 def _tokenizer(part: PartConfig) -> str | None:
     """Return the repository or folder of another tokenizer, without its revision."""
     chosen = part.options.get("tokenizer")
-    return chosen.partition("@")[0] if isinstance(chosen, str) else None
+    return chosen.partition("@")[0] if isinstance(chosen, str) and chosen not in NO_BASES else None

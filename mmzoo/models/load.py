@@ -50,11 +50,10 @@ def load(
         HubError: the repository cannot be reached or does not exist.
     """
     folder = local_folder(model, revision=revision)
-    contents = read_checkpoint(folder)
-    if bases:
-        contents = replace_bases(contents, bases)
+    saved = read_checkpoint(folder)
+    contents = replace_bases(saved, bases) if bases else saved
     plugin_manager().check_needed(contents.plugins)
-    with local_backbones.use_local(backbones(folder)), locks.explain_locked_backbone(contents):
+    with local_backbones.use_local(backbones(folder)), locks.explain_locked_backbone(saved):
         plan, dtype = _plan(contents)
         recipe = without_sources(Recipe.of(contents.recipe, origin="recipe"))
         loaded = assemble(recipe, lock=contents.lock, random=contents.full, folder=folder)

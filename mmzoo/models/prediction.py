@@ -16,7 +16,7 @@ from mmzoo.modalities.reader import plural
 
 log = logging.getLogger(__name__)
 
-MAX_SHOWN = 10  # examples left out that a message names
+MAX_SHOWN = 10  # skipped examples that a message names
 
 
 def select_inputs(model: Any, inputs: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def check_readable(model: Any, batch: dict[str, Any]) -> None:
 
 
 def report_skipped(model: Any, skipped: Bad, count: int) -> None:
-    """Log how many of ``count`` examples were left out, and why.
+    """Log how many of ``count`` examples were skipped, and why.
 
     Raises:
         BadInput: all were; in the class of the encoder's reader.
@@ -93,7 +93,7 @@ def report_skipped(model: Any, skipped: Bad, count: int) -> None:
         raise input_error(model)(none_usable(skipped))
     if skipped:
         shown = "".join(f"\n  {name}: {problem}" for name, problem in skipped[:MAX_SHOWN])
-        log.warning("left out %d of %d examples:%s", len(skipped), count, shown)
+        log.warning("skipped %d of %d examples:%s", len(skipped), count, shown)
 
 
 def input_error(model: Any) -> type[BadInput]:

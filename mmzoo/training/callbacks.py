@@ -59,7 +59,7 @@ def leave_process_group(worker: int) -> None:
 
 
 class SkipStepWithoutLoss(TrainerCallback):
-    """Leave the weights as they are after a step in which every example was left out: it has no gradient, but the optimizer
+    """Leave the weights as they are after a step in which every example was skipped: it has no gradient, but the optimizer
     would apply its momentum and the weight decay."""
 
     def __init__(self, trainer: Any) -> None:

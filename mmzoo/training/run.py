@@ -25,7 +25,7 @@ from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.open import load_split, no_target, open_for, takes_default, target_of
 from mmzoo.data.tokens import check_marks
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit, TrainingError
-from mmzoo.evaluation.scoring import describe_unseen, references_of
+from mmzoo.evaluation.scoring import describe_outside_labels, references_of
 from mmzoo.interfaces import Example
 from mmzoo.modalities.reader import plural
 from mmzoo.models.assemble import assemble
@@ -55,8 +55,8 @@ class Run:
     finished: bool = True  # False if a signal stopped the run
     stopped_at: Path | None = None  # the checkpoint to resume from
     signal: int = 0  # the number of the signal
-    skipped: list[tuple[str, str]] = field(default_factory=list)  # id and error of each example that was left out
-    left_out: dict[str, list[str]] = field(default_factory=dict)  # by task a target of each example with one outside the labels
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # id and error of each example that was skipped
+    outside_labels: dict[str, list[str]] = field(default_factory=dict)  # by task, a target of each such example
 
 
 def train(
@@ -99,9 +99,9 @@ def train(
     checkpoint = prepare_output(output, config, resume=resume, overwrite=overwrite)
     torch.manual_seed(config.training.seed)
     model = assemble(config)
-    left_out: dict[str, list[str]] = {}
+    outside_labels: dict[str, list[str]] = {}
     if isinstance(examples, Sequence):
-        examples, left_out = _check_examples(model, examples, bad)
+        examples, outside_labels = _check_examples(model, examples, bad)
     with unfinished_output(output, config):
         trainer = make_trainer(model, examples, output, skip_bad=skip_bad, progress=progress)
         started = time.monotonic()
@@ -118,7 +118,7 @@ def train(
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
-    run = Run(model, output, history, trainer.state.global_step, seconds, skipped=skipped, left_out=left_out)
+    run = Run(model, output, history, trainer.state.global_step, seconds, skipped=skipped, outside_labels=outside_labels)
     if trainer.stop.signal:
         last = last_checkpoint(output)
         run.finished, run.stopped_at, run.signal = False, Path(last) if last else None, trainer.stop.signal
@@ -204,7 +204,7 @@ def _check_examples(
         DoesNotFit: no example has an input of an encoder.
     """
     absent = {encoder.modality for encoder in model.encoders.values() if encoder.transform is not None}
-    left_out: dict[str, list[str]] = {}
+    outside_labels: dict[str, list[str]] = {}
     trained: set[str] = set()  # the tasks that have a target of their label set
 
     def check(example: Example) -> None:
@@ -214,9 +214,9 @@ def _check_examples(
         for name, task in model.tasks.items():
             references_of(model, name, example)
             own = example.for_task(target_of(model.recipe, name), default=takes_default(model.recipe, name))
-            if unseen := task.unseen(own):
-                left_out.setdefault(name, []).append(unseen[0])
-            if len(unseen) < len(own.targets):
+            if outside := task.outside_labels(own):
+                outside_labels.setdefault(name, []).append(outside[0])
+            if len(outside) < len(own.targets):
                 trained.add(name)
 
     usable = without_bad(examples, check, bad)
@@ -225,11 +225,11 @@ def _check_examples(
             f"no example of the data has {plural(min(absent))}, which an encoder takes; name its column with "
             f"{min(absent)}_column, or leave the encoder out"
         )
-    for name, targets in left_out.items():
+    for name, targets in outside_labels.items():
         if name not in trained:
-            problem = describe_unseen(model, name, targets)
+            problem = describe_outside_labels(name, targets)
             raise DataError(f"{problem}, so there is nothing to train on; is the target column right, and task.labels?")
-    return usable, left_out
+    return usable, outside_labels
 
 
 def _open_examples(
@@ -264,7 +264,7 @@ def _describe_run(run: Run, trainer: MultimodalTrainer, examples: Iterable[Examp
         "hardware": hardware(device),
         "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32",
         "skipped": len(run.skipped),
-        "left_out": {task: len(targets) for task, targets in run.left_out.items()},
+        "outside_labels": {task: len(targets) for task, targets in run.outside_labels.items()},
         "skipped_examples": skipped_record(run.skipped),
         "history": run.history,
         "versions": environment(),
@@ -272,10 +272,10 @@ def _describe_run(run: Run, trainer: MultimodalTrainer, examples: Iterable[Examp
 
 
 def _skipped(trainer: MultimodalTrainer, output: Path, bad: Bad | None) -> list[tuple[str, str]]:
-    """Return id and error of the examples that were left out, in all processes.
+    """Return id and error of the examples that were skipped, in all processes.
 
     Raises:
-        DataError: every example was left out, so that nothing was learned, and there is nothing to resume.
+        DataError: every example was skipped, so that nothing was learned, and there is nothing to resume.
     """
     progress = trainer.progress()
     skipped = [*(bad or []), *progress["skipped"].values()]

@@ -50,7 +50,7 @@ class MultimodalTrainer(Trainer):
 
     Attributes:
         seen: the number of examples trained on, in this process.
-        skipped: id and error of each example that was left out, by its number, in this process.
+        skipped: id and error of each example that was skipped, by its number, in this process.
     """
 
     model: Any
@@ -165,14 +165,14 @@ class MultimodalTrainer(Trainer):
         if "loss" in logs:
             means = self.losses.means(self.args.world_size)
             logs = {**logs, "loss": means.pop("", math.nan)}
-            if math.isnan(logs["loss"]):  # every example was left out
+            if math.isnan(logs["loss"]):  # every example was skipped
                 del logs["loss"]
             elif len(means) > 1 or len(self.model.tasks) > 1:
                 logs["terms"] = means  # type: ignore[assignment]
         super().log(logs, start_time)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """Compute the loss of a batch and note the examples that were left out.
+        """Compute the loss of a batch and note the examples that were skipped.
 
         Raises:
             DataError: an example cannot be used, and ``skip_bad`` is not set; `BadInput` if its input cannot be read.

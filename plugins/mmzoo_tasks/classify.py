@@ -113,9 +113,9 @@ class Classify(Labelled):
             raise DataError(f"example {example.id} has no label")
         return super().references(example)
 
-    def unseen(self, example: Example) -> list[str]:
-        unseen = super().unseen(example)
-        return unseen if len(unseen) == len(example.targets) else []
+    def outside_labels(self, example: Example) -> list[str]:
+        outside = super().outside_labels(example)
+        return outside if len(outside) == len(example.targets) else []
 
     def collate(self, examples: Sequence[Example], text: TextContext, *, training: bool) -> dict[str, Tensor]:
         """Return ``ids`` and ``mask`` [batch, text], and in training ``labels`` [batch]: the most frequent label of each example.

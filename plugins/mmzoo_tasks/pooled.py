@@ -102,7 +102,7 @@ class Labelled(Pooled):
         numbers = [self._index[target] for target in example.targets]
         return [target if i is None else self.labels[i] for i, target in zip(numbers, example.targets, strict=True)]
 
-    def unseen(self, example: Example) -> list[str]:
+    def outside_labels(self, example: Example) -> list[str]:
         return [target for target in example.targets if self._index[target] is None]
 
 

@@ -202,7 +202,7 @@ def test_labels_that_became_floats_match_those_that_are_integers(tmp_path):
     for split in ("validation", "dev"):
         found = load(tmp_path, split)
         assert [model.task.references(example) for example in found[:2]] == [["1"], ["2"]]
-        assert not any(map(model.task.unseen, found[:2]))
+        assert not any(map(model.task.outside_labels, found[:2]))
     # and where the training data are those with the floats
     assert learned_labels(load(tmp_path, "validation")) == ["1", "2"]
 

@@ -108,9 +108,9 @@ def test_an_answer_outside_the_label_set(trained):
     evaluation = measure(trained, Odd())
     wrong = sum(example.targets == ("gold",) for example in odd)
     assert evaluation.scores["accuracy"].value <= 1 - wrong / len(odd)
-    assert evaluation.unseen == {"classify": wrong}
-    assert evaluation.to_dict()["unseen"] == {"classify": wrong}
-    assert f"{wrong} examples have a target that is not in the label set, such as 'gold': counted as wrong" in str(evaluation)
+    assert evaluation.outside_labels == {"classify": ["gold"] * wrong}
+    assert evaluation.to_dict()["outside_labels"] == {"classify": wrong}
+    assert f"{wrong} examples have a target outside the labels of 'classify', such as 'gold': counted as wrong" in str(evaluation)
 
 
 def test_scores_are_returned_even_if_they_cannot_be_recorded(trained, monkeypatch):

@@ -197,7 +197,7 @@ def test_ten_answers_a_question(folder):
     write(folder, "train", *TEN * 4)
     write(folder, "test", *TEN, ["ruby"] * 10, ["red"] * 2 + ["lime"] * 8, ["teal", "blue", *["sky"] * 8])
     run = mmzoo.train(tiny("cnn-product-lstm"), dataset=str(folder), output=folder / "m", progress=False, training=OPTIONS)
-    assert run.left_out == {}
+    assert run.outside_labels == {}
     task = run.model.recipe.task
     assert (task.options["labels"], task.options["alternatives"]) == (["blue", "green", "red"], "vote")
     evaluation = mmzoo.evaluate(folder / "m", dataset=str(folder), split="test", progress=False)
@@ -205,11 +205,11 @@ def test_ten_answers_a_question(folder):
     assert evaluation.scores["accuracy"].value == pytest.approx(4 / 6)
     # One of ten answers is left out in turn: of 1 that agrees, nine tenths of a third are left.
     assert evaluation.scores["vqa-accuracy"].value == pytest.approx((3 + 0.3) / 6)
-    assert evaluation.unseen == {"classify": 1}
-    assert "1 example has a target that is not in the label set, such as 'ruby': counted as wrong" in str(evaluation)
+    assert evaluation.outside_labels == {"classify": ["ruby"]}
+    assert "1 example has a target outside the labels of 'classify', such as 'ruby': counted as wrong" in str(evaluation)
     record = json.loads((folder / "m" / "run.json").read_text())
-    assert record["evaluations"][0]["unseen"] == {"classify": 1}
-    assert record["training"]["left_out"] == {}
+    assert record["evaluations"][0]["outside_labels"] == {"classify": 1}
+    assert record["training"]["outside_labels"] == {}
 
 
 def test_answers_outside_the_labels_are_counted_and_said(folder):
@@ -218,16 +218,19 @@ def test_answers_outside_the_labels_are_counted_and_said(folder):
     recipe = tiny("cnn-product-lstm", training={**OPTIONS, "max_steps": 2}, task={"use": "classify", "top_answers": 3})
     (folder / "r.json").write_text(json.dumps(recipe.to_dict()))
     done = command_line.run("train", folder / "r.json", "--dataset", folder, "--output", folder / "m")
-    assert "note: 2 examples have a target that is not in the label set, such as 'white', 'black'; the loss leaves" in done.stderr
-    assert json.loads((folder / "m" / "run.json").read_text())["training"]["left_out"] == {"classify": 2}
+    assert (
+        "note: 2 examples have a target outside the labels of 'classify', such as 'white', 'black'; the loss leaves"
+        in done.stderr
+    )
+    assert json.loads((folder / "m" / "run.json").read_text())["training"]["outside_labels"] == {"classify": 2}
     done = command_line.run("evaluate", folder / "m", "--dataset", folder)
-    assert "1 example has a target that is not in the label set, such as 'white': counted as wrong" in done.stdout
+    assert "1 example has a target outside the labels of 'classify', such as 'white': counted as wrong" in done.stdout
 
 
 def test_no_answer_inside_the_labels(folder):
     write(folder, "train", ["red"], ["green"], ["blue"])
     with pytest.raises(
-        DataError, match="3 examples have a target that is not in the label set, such as 'red'.*nothing to train on"
+        DataError, match="3 examples have a target outside the labels of 'classify', such as 'red'.*nothing to train on"
     ):
         mmzoo.train(
             tiny("cnn-product-lstm"),
@@ -246,7 +249,7 @@ def test_multi_label_counts_what_it_cannot_predict_as_missed(folder):
     evaluation = mmzoo.evaluate(folder / "m", dataset=str(folder), split="test", progress=False)
     assert evaluation.scores["subset-accuracy"].value == pytest.approx(2 / 3)
     assert evaluation.scores["multi-label-f1"].value == pytest.approx(5 / 6)
-    assert evaluation.unseen == {"multi-label": 1}
+    assert evaluation.outside_labels == {"multi-label": ["dark"]}
 
 
 def test_scores_by_class_with_an_answer_that_was_never_seen():

@@ -214,7 +214,7 @@ def test_labels_are_independent():
         assert prediction.label is None
     assert task.references(data[1]) == []
     odd = examples(["a", "d"])
-    assert (task.references(odd[0]), task.unseen(odd[0])) == (["a", "d"], ["d"])
+    assert (task.references(odd[0]), task.outside_labels(odd[0])) == (["a", "d"], ["d"])
     assert task.collate(odd, outputs.text, training=True)["labels"].tolist() == [[1, 0, 0]]
     with pytest.raises(DataError, match="no training example has a label"):
         learn("multi-label", examples([], []))

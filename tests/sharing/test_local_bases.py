@@ -284,3 +284,49 @@ def test_the_commands_take_a_base(bases, tmp_path):
         assert done.exit_code == 0, done.output
     failed = CliRunner().invoke(app, ["predict", str(folder), picture, "--base", "./my-lm"])
     assert isinstance(failed.exception, BadRecipe)
+
+
+def test_a_refused_push_names_every_folder_and_the_names_that_bases_take(bases, tmp_path):
+    changes = {"encoder": "vit:./my-vit", "language_model": {"use": "hf-causal:./my-lm", "tokenizer": "./my-tok"}}
+    saved = build(changes, bases).save(tmp_path / "run")
+    moved = {"./my-lm": str(shutil.copytree(bases / "my-lm", tmp_path / "moved"))}
+    for given in ({}, moved):
+        with pytest.raises(DoesNotFit, match="the encoder is built on .*, the language model is built on") as refused:
+            mmzoo.push(saved, shared(tmp_path), bases=given)
+        assert "--base ./my-vit=owner/name --base ./my-lm=owner/name --base ./my-tok=owner/name" in str(refused.value)
+
+
+def test_a_base_that_does_not_exist_is_not_said_to_be_the_recorded_one(bases, tmp_path):
+    saved = build({"language_model": "hf-causal:./my-lm"}, bases).save(tmp_path / "run")
+    with pytest.raises(SourceError, match="'./nowhere': there is no such folder") as refused:
+        mmzoo.load(saved, bases={"./my-lm": "./nowhere"})
+    assert "built on" not in str(refused.value)
+
+
+def test_a_checkpoint_with_every_weight_is_built_on_nothing(bases, tmp_path):
+    saved = build({"language_model": "hf-causal:./my-lm"}, bases).save(tmp_path / "run", full=True)
+    with pytest.raises(BadRecipe, match="built on no './my-lm', but on nothing"):
+        mmzoo.load(saved, bases={"./my-lm": str(bases / "my-lm")})
+
+
+def test_a_part_starts_from_a_checkpoint_with_every_weight_and_its_tokenizer(bases, tmp_path):
+    part = {"use": "hf-causal:./my-lm", "tokenizer": "./my-tok"}
+    model = build({"language_model": part}, bases)
+    saved = model.save(tmp_path / "run", full=True)
+    shutil.rmtree(bases)
+    started = build({"language_model": {"use": "hf-causal", "weights": str(saved)}}, tmp_path)
+    assert started.language_model.tokenizer.get_vocab() == model.language_model.tokenizer.get_vocab()
+    again = mmzoo.load(started.save(tmp_path / "started"))
+    assert says(again) == says(started)
+    assert torch.equal(again.language_model.model.lm_head.weight, model.language_model.model.lm_head.weight)
+
+
+def test_a_replaced_base_gives_no_warning_of_the_library(bases, tmp_path, caplog):
+    changes = {"language_model": {"use": "hf-causal:./my-lm", "pretrained": False}}
+    saved = build(changes, bases).save(tmp_path / "run")
+    transformers.utils.logging.enable_propagation()
+    try:
+        mmzoo.load(saved, bases={"./my-lm": str(bases / "my-lm")})
+    finally:
+        transformers.utils.logging.disable_propagation()
+    assert not [record for record in caplog.records if "model of type" in record.getMessage()]

@@ -93,7 +93,7 @@ BAD = {
 }
 
 
-def test_each_kind_of_bad_example_is_left_out_by_itself(tmp_path):
+def test_each_kind_of_bad_example_is_skipped_by_itself(tmp_path):
     run = train(short(), [*good(5), *BAD.values()], tmp_path / "m", epochs=2)
     names = {row.id if isinstance(row, Example) else "#13" for row in BAD.values()}
     assert sorted(name for name, _ in run.skipped) == sorted(names)
@@ -104,7 +104,7 @@ def test_each_kind_of_bad_example_is_left_out_by_itself(tmp_path):
     record = json.loads((tmp_path / "m" / "run.json").read_text())["training"]
     assert record["skipped"] == len(BAD)
     assert {row["id"]: row["error"] for row in record["skipped_examples"]} == reasons
-    assert "left out, which could not be used | 8" in (tmp_path / "m" / "README.md").read_text()
+    assert "skipped, which could not be used | 8" in (tmp_path / "m" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -221,12 +221,12 @@ def test_an_evaluation_scores_the_others_and_says_of_how_many(tmp_path, model):
     plain = mmzoo.evaluate(model, dataset=Given(good(4)), split="test", progress=False)
     skipped = len(BAD) - 1  # a long target is no fault where it is only compared with
     assert (found.examples, found.skipped) == (5, skipped)
-    assert f"5 examples ({skipped} left out)" in str(found)
+    assert f"5 examples ({skipped} skipped)" in str(found)
     assert found.fingerprint != plain.fingerprint
     record = json.loads((tmp_path / "m" / "run.json").read_text())["evaluations"][0]
     assert record["skipped"] == skipped
     assert {row["id"] for row in record["skipped_examples"]} == {"long", "none", "blank", "bad", "pair", "marks", "#12"}
-    assert f"5 examples ({skipped} left out, which could not be used)" in (tmp_path / "m" / "README.md").read_text()
+    assert f"5 examples ({skipped} skipped, which could not be used)" in (tmp_path / "m" / "README.md").read_text()
     verified = mmzoo.verify(tmp_path / "m", dataset=Given([*good(4), *BAD.values()]), progress=False)
     assert verified.evaluations[0].reason == ""
     assert verified.reproduced
@@ -249,7 +249,7 @@ def test_a_prediction_that_cannot_be_made_is_none(model, caplog):
     assert [p is None for p in found] == [False, True, True, False]
     alone = model.predict(image=PICTURE, text="which")
     assert found[3].label == alone.label
-    assert "left out 2 of 4 examples" in caplog.text
+    assert "skipped 2 of 4 examples" in caplog.text
     assert "/nowhere.png" in caplog.text
     with pytest.raises(BadImage, match="none of the 1 examples"):
         model.predict(image="/nowhere.png", text="what", skip_bad=True)
@@ -267,7 +267,7 @@ def test_the_command_line_predicts_the_rest_of_a_folder(tmp_path, model):
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert [Path(row["image"]).name for row in json.loads(done.stdout)] == ["a.png", "c.png"]
-    assert "left out 1 of 3 examples" in done.stderr
+    assert "skipped 1 of 3 examples" in done.stderr
     assert "b.png" in done.stderr
 
 

@@ -244,7 +244,9 @@ def test_bad_data_is_refused_before_the_first_step(classifier, tmp_path, quick):
     with pytest.raises(DataError, match="no split 'dev'"):
         train(classifier, Sample(), tmp_path / "m", split="dev", training=quick)
     outside = {"labels": ["gold", "grey"]}
-    with pytest.raises(DataError, match=r"examples have a target that is not in the label set, such as .*'blue'.*task\.labels"):
+    with pytest.raises(
+        DataError, match=r"examples have a target outside the labels of 'classify', such as .*'blue'.*task\.labels"
+    ):
         train(classifier, Sample(), tmp_path / "m", training=quick, task=outside)
 
 
