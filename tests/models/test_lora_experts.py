@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mmzoo
-from mmzoo.models.trainable import adapted
+from mmzoo.models.trainable import _read_directly, adapted
 from mmzoo.testing import Sample
 from mmzoo_formats.llava_export import _state
 
@@ -123,3 +123,24 @@ def test_threads_and_copies_have_the_same_experts():
     for thread in threads:
         thread.join()
     assert found == [words] * 4
+
+
+def _reading_modules():
+    from timm.models import beit, swin_transformer_v2
+    from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+    x = torch.randn(1, 16, 32)
+    yield torch.nn.MultiheadAttention(32, 2, batch_first=True), (x, x, x)
+    yield beit.Attention(32, num_heads=2, qkv_bias=True), (x,)
+    yield swin_transformer_v2.WindowAttention(32, (4, 4), 2), (x,)
+    yield WavLMAttention(32, 2), (x, None, torch.zeros(2, 16, 16))
+
+
+@pytest.mark.parametrize(("module", "inputs"), _reading_modules(), ids=lambda value: type(value).__name__)
+def test_layers_that_are_not_called_get_no_adapter(module, inputs):
+    called = set()
+    layers = {child for child in module.modules() if isinstance(child, torch.nn.Linear)}
+    for layer in layers:
+        layer.register_forward_hook(lambda own, *_: called.add(own))
+    module(*inputs)
+    assert layers - called == _read_directly(module) != set()
