@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     # Registration
     # Pretrained weights
     from mmzoo.backbones.repository import CONFIG_FILE, PROCESSORS, WEIGHTS_FILE, Source
-    from mmzoo.backbones.transformers_models import class_for, config_of, construct_model, load_backbone
+    from mmzoo.backbones.transformers_models import WholeModel, class_for, config_of, construct_model, load_backbone
     from mmzoo.backbones.weights import (
         Weights,
         explain_errors,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         read_pickle,
         read_tensors,
     )
-    from mmzoo.backbones.whole_models import WholeModel
 
     # The machine
     from mmzoo.checkpoints.folder import CHECKPOINTS

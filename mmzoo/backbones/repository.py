@@ -212,7 +212,7 @@ class Source:
         with explain_errors(f"'{self.name}': {CONFIG_FILE} cannot be used"), quiet():
             return AutoConfig.from_pretrained(str(path.parent), trust_remote_code=False)
 
-    def weights(self, model: str, wanted: Callable[[str], bool] = lambda name: True) -> list[Path]:
+    def weights(self, model: str, wanted: Callable[[str], bool] | None = None) -> list[Path]:
         """Return the safetensors files of the weights.
 
         If the main branch has only pickled weights, all files are taken from the Hub's own conversion to safetensors, if there
@@ -220,7 +220,7 @@ class Source:
 
         Args:
             model: the name of the model's class, for the message that says how to convert pickled weights.
-            wanted: which tensors are needed, by name; of several files only those that hold one are fetched.
+            wanted: which tensors are needed, by name; None for all. Of several files only those that hold one are fetched.
 
         Raises:
             SourceError: there are none, or they cannot be fetched.
@@ -243,7 +243,7 @@ class Source:
             )
         return paths
 
-    def _weights(self, wanted: Callable[[str], bool]) -> list[Path]:
+    def _weights(self, wanted: Callable[[str], bool] | None) -> list[Path]:
         """Return the safetensors files at the current revision; empty if it has none."""
         if path := self.find(WEIGHTS_FILE):
             return [path]
@@ -253,7 +253,7 @@ class Source:
             names = sorted(set(shards.values()))
             if not names or any(not isinstance(n, str) or Path(n).name != n or not n.endswith(".safetensors") for n in names):
                 raise SourceError(f"'{self.name}': {INDEX} is damaged")
-            needed = {file for name, file in shards.items() if wanted(name)}
+            needed = {file for name, file in shards.items() if wanted is None or wanted(name)}
             return [self.need(n) for n in names if n in needed]
         for name in (WEIGHTS_FILE, INDEX):
             self.get(name)  # raises if the Hub did not answer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import transformers
@@ -17,7 +17,6 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, initiali
 
 from mmzoo.backbones.repository import Source
 from mmzoo.backbones.weights import explain_errors, first_names, quiet
-from mmzoo.backbones.whole_models import WholeModel
 from mmzoo.checkpoints import screening
 from mmzoo.errors import BadRecipe, SourceError
 
@@ -73,6 +72,13 @@ def construct_model(cls: type[PreTrainedModel], config: PreTrainedConfig, **opti
         return cls(config, **options).float()
 
 
+class WholeModel(Protocol):
+    """Take the weights of one part out of a whole model's checkpoint."""
+
+    def read(self, source: Source) -> dict[str, torch.Tensor]:
+        """Return the part's tensors by their names in the part."""
+
+
 def load_backbone(
     cls: type[PreTrainedModel], config: PreTrainedConfig, source: Source, *, within: str | WholeModel = "", **options: Any
 ) -> PreTrainedModel:
@@ -82,7 +88,7 @@ def load_backbone(
         cls, config, options: as for `construct_model`.
         source: the repository or folder with the weights.
         within: where the weights are if ``cls`` is a part of the model in the source: the prefix of their names, such as
-            ``encoder.``, or the `WholeModel`, of which only the files that hold the part are fetched.
+            ``encoder.``, or a `WholeModel` that reads them.
 
     Raises:
         SourceError: the weights cannot be fetched or read, or some are missing or have another shape.
@@ -90,15 +96,12 @@ def load_backbone(
     model: PreTrainedModel
     info: dict[str, Any]
     with explain_errors(f"'{source.name}': the weights cannot be loaded into {cls.__name__}"):
-        if isinstance(within, WholeModel):
-            with torch.device("meta"), quiet():
-                whole = construct_model(within.cls, within.config)
-            with quiet():
-                state = within.read(whole, lambda wanted: source.weights(within.cls.__name__, wanted))
-        else:
+        if isinstance(within, str):
             # load_file maps the file, so that only weights that are used take time and memory.
             mapped = [load_file(path) for path in source.weights(cls.__name__)]
             state = _below(within, {name: value for part in mapped for name, value in part.items()})
+        else:
+            state = within.read(source)
         with quiet():
             # Without a name transformers reads nothing by itself: no adapter, no pickle, no request to the Hub.
             model, info = cls.from_pretrained(  # type: ignore[misc]

@@ -37,6 +37,11 @@ def target_of(recipe: Recipe, task: str) -> str:
     return recipe.tasks[task].target or task
 
 
+def for_task(recipe: Recipe, task: str, example: Example) -> Example:
+    """Return an example with the targets of a task."""
+    return example.for_task(target_of(recipe, task), default=takes_default(recipe, task))
+
+
 def no_target(recipe: Recipe, task: str, examples: Iterable[Example]) -> DataError:
     """Return the error for data without a target of a task; it names the targets that there are."""
     named = {name for example in examples if isinstance(example.targets, Mapping) for name in example.targets}

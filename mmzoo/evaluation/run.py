@@ -18,7 +18,7 @@ from mmzoo.data import provenance
 from mmzoo.data.bad import Bad, read_all
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
-from mmzoo.data.open import load_split, open_for, takes_default, target_of
+from mmzoo.data.open import for_task, load_split, open_for, takes_default
 from mmzoo.errors import BadRecipe, CheckpointError, DataError
 from mmzoo.evaluation.controls import AS_IS, CONTROLS, SHUFFLED, default_controls, make_conditions
 from mmzoo.evaluation.scoring import describe_outside_labels, metrics_of, outside_labels, score_examples, usable_examples
@@ -261,9 +261,8 @@ def _sample(model: MultimodalModel, examples: Sequence[Example], predictions: Se
     several = len(model.tasks) > 1
     for i in dict.fromkeys(round(step * i) for i in range(count)):
         for name in model.tasks:
-            default = takes_default(model.recipe, name)
-            example = examples[i].for_task(target_of(model.recipe, name), default=default)
-            if not example.targets and not default:
+            example = for_task(model.recipe, name, examples[i])
+            if not example.targets and not takes_default(model.recipe, name):
                 continue
             text = _text_of(predictions[i][name] if several else predictions[i])
             targets = [_shorten(target) for target in model.tasks[name].references(example)[:MAX_SAMPLE_TARGETS]]

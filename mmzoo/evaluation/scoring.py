@@ -9,7 +9,7 @@ from typing import Any
 from mmzoo.data.bad import Bad, Chosen, none_usable, without_bad
 from mmzoo.data.batching import batches
 from mmzoo.data.collate import raise_bad
-from mmzoo.data.open import no_target, takes_default, target_of
+from mmzoo.data.open import for_task, no_target, takes_default
 from mmzoo.errors import DataError, UnknownName
 from mmzoo.evaluation.controls import Condition
 from mmzoo.evaluation.metric import Metric
@@ -159,8 +159,7 @@ def outside_labels(model: MultimodalModel, examples: Iterable[Example]) -> dict[
     found: dict[str, list[str]] = {task: [] for task in model.tasks}
     for example in examples:
         for name, task in model.tasks.items():
-            own = example.for_task(target_of(model.recipe, name), default=takes_default(model.recipe, name))
-            found[name] += task.outside_labels(own)[:1]
+            found[name] += task.outside_labels(for_task(model.recipe, name, example))[:1]
     return {task: targets for task, targets in found.items() if targets}
 
 
@@ -177,8 +176,7 @@ def references_of(model: MultimodalModel, task: str, example: Example) -> list[s
     Raises:
         DataError: it has none, or one that the task cannot predict.
     """
-    default, module = takes_default(model.recipe, task), model.tasks[task]
-    own = example.for_task(target_of(model.recipe, task), default=default)
+    module, own = model.tasks[task], for_task(model.recipe, task, example)
     if module.needs_input and model.has_inputs and not example.of(module.modality or model.modality):
         return None  # there is nothing to compare
-    return module.references(own) if default or own.targets else None
+    return module.references(own) if own.targets or takes_default(model.recipe, task) else None

@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 # How Pillow widens the pixels of PNG files, but not their transparent value.
 _WIDENED = {
@@ -18,15 +18,6 @@ _WIDENED = {
     "RGB;16B": lambda value: tuple(v >> 8 for v in value),
 }
 _ORIENTATION = 0x0112
-_TRANSPOSITIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def load_file(file: Path | BytesIO) -> Image.Image:
@@ -70,16 +61,14 @@ def _tried(function: Any) -> None:
 
 def upright(image: Image.Image, source: Image.Image) -> Image.Image:
     """Return ``image`` turned as the metadata of ``source`` says, or unchanged where that cannot be read."""
-    # `ImageOps.exif_transpose` also writes the metadata back, which fails for some that can be read.
-    method = None
     with suppress(Exception):
         source.getexif()  # after an error the second call returns what could be read
     with suppress(Exception):
-        method = _TRANSPOSITIONS[source.getexif()[_ORIENTATION]]
-    if method is None:
-        return image
-    image = image.transpose(method)
-    image.info.clear()  # or it would be turned again where it is opened again
+        orientation = source.getexif()[_ORIENTATION]
+        image = image.copy()
+        image.info.clear()  # which is written back when it is turned, and fails for some that can be read
+        image.getexif()[_ORIENTATION] = orientation
+        return ImageOps.exif_transpose(image)
     return image
 
 

@@ -313,8 +313,6 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
     aten.nonzero.default: _nonzero,
     aten.equal.default: lambda *_: False,
     aten.masked_select.default: _masked_select,
-    # A product for each expert; the meta device has it in bfloat16 only.
-    aten._grouped_mm.default: lambda tokens, experts, *_, **__: tokens.new_empty(len(tokens), experts.shape[-1]),
 }
 
 

@@ -27,6 +27,13 @@ class once(property):
         return kept[self.fget]
 
 
+class read(once):
+    """Likewise; each task reads it in the floating-point type of its own weights."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return cast(super().__get__(instance, owner), instance._dtype)
+
+
 class States(NamedTuple):
     """Hold the hidden states [batch, positions, dim] of a fused text and their mask, where its tokens are, and what the fusions
     read."""
@@ -87,32 +94,20 @@ class LazyOutputs:
             return States(hidden, torch.ones_like(decoder_ids), slice(0, decoder_ids.shape[1]), calls)
         return States(hidden, fused.mask, fused.text, calls)
 
-    @property
+    @read
     def hidden(self) -> Tensor:
-        return cast(self._hidden, self._dtype)
-
-    @once
-    def _hidden(self) -> Tensor:
         return text_states(self.states.hidden, self.states.text)
 
-    @property
+    @read
     def pooled(self) -> Tensor:
-        return cast(self._pooled, self._dtype)
-
-    @once
-    def _pooled(self) -> Tensor:
         if self.language_model.architecture == CAUSAL:  # an input may come after the last word
             vector = self.language_model.pool(self.states.hidden, self.states.mask)
         else:
-            vector = self.language_model.pool(self._hidden, self.mask)
+            vector = self.language_model.pool(text_states(self.states.hidden, self.states.text), self.mask)
         return fuse_late(self.model, self.states.calls, vector.unsqueeze(1)).squeeze(1)
 
-    @property
+    @read
     def text_only(self) -> Tensor:
-        return cast(self._text_only, self._dtype)
-
-    @once
-    def _text_only(self) -> Tensor:
         states = self._states({})
         return self.language_model.pool(text_states(states.hidden, states.text), self._text_mask)
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-import re
 import threading
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,9 +17,6 @@ from mmzoo.interfaces.kinds import key_of
 
 log = logging.getLogger(__name__)
 
-# Where code reads a layer's weight itself, and not only what kind of weight it is.
-_WEIGHT = re.compile(r"(?<!isinstance\()\bself\.(\w+)\.weight\b(?!\.(?:dtype|device|shape|data)\b)")
-_CALL = re.compile(r"\bself\.(\w+)\(")
 _EXPERTS = threading.RLock()  # held while experts with adapters run
 
 
@@ -216,24 +210,20 @@ def _lora_targets(part: Part) -> tuple[list[str], list[str]]:
 
 def _read_directly(block: nn.Module) -> set[nn.Module]:
     """Return the layers whose weight the code of the module around them reads in place of calling them, so that an adapter there
-    would do nothing: the last one of `torch.nn.MultiheadAttention`, and those of Mamba, some of which only its kernels read."""
+    would do nothing."""
     found: set[nn.Module] = set()
     for parent in block.modules():
-        kind: Any = type(parent)
-        source = _source(kind)
-        read = set(_WEIGHT.findall(source)) - (set() if hasattr(parent, "A_log") else set(_CALL.findall(source)))
-        found.update(child for name, child in parent.named_children() if name in read)
+        names: tuple[str, ...] = ()
+        if isinstance(parent, nn.MultiheadAttention):
+            names = ("out_proj",)
+        elif type(parent).__name__ == "WavLMAttention":
+            names = ("q_proj", "k_proj", "v_proj", "out_proj")
+        elif hasattr(parent, "A_log") and hasattr(parent, "in_proj"):  # Mamba, some of which only its kernels read
+            names = ("x_proj", "dt_proj", "out_proj")
+        elif getattr(parent, "q_bias", None) is not None:  # timm's BEiT and Swin v2
+            names = ("qkv",)
+        found.update(child for name, child in parent.named_children() if name in names)
     return found
-
-
-@cache
-def _source(cls: Any) -> str:
-    """Return the source of a class and of its bases up to `torch.nn.Module`; empty where there is none."""
-    text = ""
-    for each in cls.__mro__[: cls.__mro__.index(nn.Module)]:
-        with suppress(OSError, TypeError):
-            text += inspect.getsource(each)
-    return text
 
 
 def _experts(module: nn.Module) -> dict[str, int]:

@@ -22,7 +22,7 @@ from mmzoo.data import provenance
 from mmzoo.data.bad import Bad, none_usable, readable, without_bad
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
-from mmzoo.data.open import load_split, no_target, open_for, takes_default, target_of
+from mmzoo.data.open import for_task, load_split, no_target, open_for, takes_default, target_of
 from mmzoo.data.tokens import check_marks
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit, TrainingError
 from mmzoo.evaluation.scoring import describe_outside_labels, references_of
@@ -213,7 +213,7 @@ def _check_examples(
         absent -= set(example.inputs)
         for name, task in model.tasks.items():
             references_of(model, name, example)
-            own = example.for_task(target_of(model.recipe, name), default=takes_default(model.recipe, name))
+            own = for_task(model.recipe, name, example)
             if outside := task.outside_labels(own):
                 outside_labels.setdefault(name, []).append(outside[0])
             if len(outside) < len(own.targets):

@@ -307,14 +307,10 @@ class LossSums:
         """
         own = [self.to_dict()]
         self.sums, self.steps = {}, {}
-        every = gather_object(own) if processes > 1 else own
-        totals: dict[str, float] = {}
-        steps: dict[str, set[int]] = {}
-        for each in every:
-            for name, total in each["sums"].items():
-                totals[name] = totals.get(name, 0.0) + total
-                steps.setdefault(name, set()).update(each["steps"][name])
-        return {name: total / len(steps[name]) for name, total in totals.items()}
+        total = LossSums()
+        for other in gather_object(own) if processes > 1 else own:
+            total.update(other)
+        return {name: float(value) / len(total.steps[name]) for name, value in total.sums.items()}
 
 
 def rate_at(schedule: str, warmup: int, steps: int) -> Callable[[int], float]:

@@ -26,7 +26,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING,
 )
 
-from mmzoo.api import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, DoesNotFit, MmzooError, WholeModel, class_for, construct_model, quiet
+from mmzoo.api import BIDIRECTIONAL, CAUSAL, SEQ2SEQ, DoesNotFit, MmzooError, class_for, construct_model, quiet
+from mmzoo_transformers.whole_models import PartOfModel
 
 _WHOLE = (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -48,7 +49,7 @@ class InnerModel:
 
     cls: Any
     config: PreTrainedConfig
-    within: WholeModel
+    within: PartOfModel
     options: dict[str, Any] = field(default_factory=dict)
     architecture: str = ""
 
@@ -84,7 +85,7 @@ def _text_model(key: _Key) -> InnerModel | None:
     if not own_head and (head is None or not whole.can_generate()):
         if any(getattr(module, "is_causal", False) for module in inner.modules()):
             return None  # reads in one direction, but has no vocabulary
-        return InnerModel(type(inner), text, WholeModel(whole_class, config, {f"{path}.": ""}), {}, BIDIRECTIONAL)
+        return InnerModel(type(inner), text, PartOfModel(whole_class, config, {f"{path}.": ""}), {}, BIDIRECTIONAL)
     # The larger model says whether its vocabulary is tied, whatever the text's own configuration says.
     text.tie_word_embeddings = _is_tied(inner if own_head else whole)
     if (both_ways := getattr(text, "use_bidirectional_attention", None)) in (True, "all"):
@@ -92,13 +93,13 @@ def _text_model(key: _Key) -> InnerModel | None:
         text.use_bidirectional_attention = None if isinstance(both_ways, str) else False
     architecture = SEQ2SEQ if text.is_encoder_decoder else CAUSAL
     if own_head:
-        return InnerModel(type(inner), text, WholeModel(whole_class, config, {f"{path}.": ""}), {}, architecture)
+        return InnerModel(type(inner), text, PartOfModel(whole_class, config, {f"{path}.": ""}), {}, architecture)
     mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if text.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
     for cls in (class_for(text, mapping), class_for(config, mapping), with_head(type(inner))):
         model = None if cls is None else _on_meta(cls, text)
         if model is not None and model.base_model is not model and type(model.base_model) is type(inner):
             names = {f"{path}.": f"{model.base_model_prefix}.", f"{head}.": f"{_head(model)}."}
-            return InnerModel(cls, text, WholeModel(whole_class, config, names), {}, architecture)
+            return InnerModel(cls, text, PartOfModel(whole_class, config, names), {}, architecture)
     return None
 
 
@@ -130,7 +131,7 @@ def _vision(key: _Key) -> InnerModel | None:
     if (found := _find(key.config, key.config.vision_config)) is None:
         return None
     whole, path, inner = found
-    return InnerModel(type(inner), copy.deepcopy(inner.config), WholeModel(type(whole), key.config, {f"{path}.": ""}))
+    return InnerModel(type(inner), copy.deepcopy(inner.config), PartOfModel(type(whole), key.config, {f"{path}.": ""}))
 
 
 def _find(config: PreTrainedConfig, part: Any) -> tuple[PreTrainedModel, str, PreTrainedModel] | None:

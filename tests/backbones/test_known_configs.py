@@ -38,6 +38,7 @@ SHAPES = {"clip": "49 tokens x 768, pooled 512", "siglip": "196 tokens x 768", "
 SHAPES |= {"dinov2": "256 tokens x 768", "gpt2": "context 1024", "opt": "context 2048", "qwen3": "context 40960"}
 QUICK = ("dinov2", "t5", "hf-audio", "open_clip")  # the others are in a recipe, or large
 RECIPES = [entry.name for entry in plugin_manager().registry.entries("recipe")]
+LARGE = ("siglip-projector-smollm2", "vit-concat-bert")
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +84,7 @@ def test_every_default_variant_is_known():
     assert {entry.name for entry in own} == set(PARAMETERS)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in RECIPES])
 def test_every_recipe_is_checked_without_a_request(recipe, attempts):
     done = CliRunner().invoke(app, ["check", recipe, "--json"])
     assert done.exit_code == 0, done.output

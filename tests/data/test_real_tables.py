@@ -322,14 +322,22 @@ def test_a_text_of_parquet_that_is_not_utf8(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["", " ", [], [""], None, NAN, {"path": ""}, {"bytes": None, "path": None}], ids=repr)
-def test_a_picture_that_is_not_there_is_missing(tmp_path, value, quick):
+def test_a_picture_that_is_not_there_is_missing(tmp_path, value):
+    assert _with_one_missing(tmp_path, value)[1][2].inputs == {}
+
+
+def _with_one_missing(folder, value):
     from PIL import Image
 
     for colour in ("red", "blue"):
-        Image.new("RGB", (8, 8), colour).save(tmp_path / f"{colour}.png")
+        Image.new("RGB", (8, 8), colour).save(folder / f"{colour}.png")
     rows = [{"image": f"{colour}.png", "question": "q", "answer": colour} for colour in ("red", "blue")]
-    path = write(tmp_path / "train.jsonl", *rows, {**rows[0], "image": value})
-    assert load(path)[2].inputs == {}
+    path = write(folder / "train.jsonl", *rows, {**rows[0], "image": value})
+    return path, load(path)
+
+
+def test_an_example_without_its_picture_is_left_out(tmp_path, quick):
+    path, _ = _with_one_missing(tmp_path, NAN)
     options = dict(dataset=str(path), progress=False, training=quick)
     with pytest.raises(BadImage, match="example train/2: there is no image"):
         mmzoo.train(tiny("cnn-product-lstm"), output=tmp_path / "a", **options)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mmzoo
-from mmzoo.models.trainable import adapted
+from mmzoo.models.trainable import _read_directly, adapted
 from mmzoo.testing import Sample
 from mmzoo_formats.llava_export import _state
 
@@ -34,6 +34,11 @@ OTHERS = {
     "llama": ({}, ""),
     "mamba": ({}, "A_log, conv1d, dt_proj, out_proj, x_proj"),  # the code or its kernels read the weights of the last three
 }
+QUICK = {"mixtral", "gpt_oss", "qwen2_moe", "gpt2", "mamba"}
+
+
+def kinds(names):
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def recipe(kind, train="lora:4"):
@@ -44,7 +49,7 @@ def recipe(kind, train="lora:4"):
     return {"encoder": "cnn", "fusion": "projector", "task": "caption", "language_model": language, "training": training}
 
 
-@pytest.mark.parametrize("kind", [*MIXTURES, *OTHERS])
+@pytest.mark.parametrize("kind", kinds([*MIXTURES, *OTHERS]))
 def test_check_says_what_is_adapted(kind):
     summary = mmzoo.check(recipe(kind))
     said = next(part.adapters for part in summary.parts if part.part == "language_model")
@@ -72,7 +77,7 @@ def _words(model):
     return model.generate([example.image for example in Sample().load("test")][:4], "a b", max_new_tokens=5)
 
 
-@pytest.mark.parametrize("kind", MIXTURES)
+@pytest.mark.parametrize("kind", kinds(MIXTURES))
 def test_every_adapter_is_trained_and_saved(kind, tmp_path):
     run = mmzoo.train(recipe(kind), dataset=Sample(), output=tmp_path / "run", progress=False)
     trained = {name: value for name, value in run.model.language_model.named_parameters() if value.requires_grad}
@@ -96,7 +101,7 @@ def _lively(kind):
     return model
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss", "phimoe", "gpt2"])
+@pytest.mark.parametrize("kind", kinds(["mixtral", "gpt_oss", "phimoe", "gpt2"]))
 def test_merged_weights_write_the_same(kind):
     model, plain = _lively(kind), mmzoo.build(recipe(kind, "frozen"), seed=0)
     ids = torch.arange(3, 17).reshape(2, 7)
@@ -123,3 +128,24 @@ def test_threads_and_copies_have_the_same_experts():
     for thread in threads:
         thread.join()
     assert found == [words] * 4
+
+
+def _reading_modules():
+    from timm.models import beit, swin_transformer_v2
+    from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+    x = torch.randn(1, 16, 32)
+    yield torch.nn.MultiheadAttention(32, 2, batch_first=True), (x, x, x)
+    yield beit.Attention(32, num_heads=2, qkv_bias=True), (x,)
+    yield swin_transformer_v2.WindowAttention(32, (4, 4), 2), (x,)
+    yield WavLMAttention(32, 2), (x, None, torch.zeros(2, 16, 16))
+
+
+@pytest.mark.parametrize(("module", "inputs"), _reading_modules(), ids=lambda value: type(value).__name__)
+def test_layers_that_are_not_called_get_no_adapter(module, inputs):
+    called = set()
+    layers = {child for child in module.modules() if isinstance(child, torch.nn.Linear)}
+    for layer in layers:
+        layer.register_forward_hook(lambda own, *_: called.add(own))
+    module(*inputs)
+    assert layers - called == _read_directly(module) != set()

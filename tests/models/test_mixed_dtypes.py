@@ -58,6 +58,11 @@ def stepped(model):
 
 CASES = [(fusion, half) for fusion in FUSIONS for half in HALVES]
 CASES += [(fusion, "fusion in bfloat16") for fusion in ("cross-attention", "late-attention", "projector", "encoder-states")]
+QUICK = ("cross-attention", "late-concat")  # in every case; the others are quick only beside a language model
+CASES = [
+    case if case[0] in QUICK or case[1] == "language model in bfloat16" else pytest.param(*case, marks=pytest.mark.slow)
+    for case in CASES
+]
 
 
 @pytest.mark.parametrize(("fusion", "half"), CASES)

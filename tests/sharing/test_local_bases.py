@@ -108,7 +108,7 @@ def test_a_push_is_refused_before_anything_is_sent(name, bases, tmp_path):
 
 
 @pytest.mark.parametrize("name", BUILDS)
-@pytest.mark.parametrize("saved", [False, True], ids=["model", "folder"])
+@pytest.mark.parametrize("saved", [pytest.param(False, id="model", marks=pytest.mark.slow), pytest.param(True, id="folder")])
 def test_a_full_push_loads_where_the_folder_is_not(name, saved, bases, tmp_path, monkeypatch):
     model = build(BUILDS[name][0], bases)
     expected, ends = says(model), model.language_model.end_ids

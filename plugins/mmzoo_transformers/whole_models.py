@@ -6,9 +6,8 @@ belongs in today's model, so that every layout is read which the library reads i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,11 +15,11 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from mmzoo.errors import SourceError
+from mmzoo.api import Source, SourceError, construct_model, quiet
 
 
 @dataclass(frozen=True)
-class WholeModel:
+class PartOfModel:
     """Name a part of a larger model of transformers.
 
     Args:
@@ -33,15 +32,11 @@ class WholeModel:
     config: PreTrainedConfig
     names: Mapping[str, str]
 
-    def read(self, whole: PreTrainedModel, files: Callable[[Callable[[str], bool]], list[Path]]) -> dict[str, Tensor]:
-        """Return the part's tensors by their names in the part.
-
-        Args:
-            whole: the larger model, on the meta device.
-            files: the paths of the files that hold the tensors whose names fulfil a condition.
+    def read(self, source: Source) -> dict[str, Tensor]:
+        """Return the part's tensors by their names in the part. Only the files that hold them are fetched.
 
         Raises:
-            SourceError: the installed version of transformers has no such conversion.
+            SourceError: a file cannot be fetched, or the installed version of transformers has no such conversion.
         """
         try:
             from transformers.conversion_mapping import get_model_conversion_mapping
@@ -54,6 +49,8 @@ class WholeModel:
             from transformers.modeling_utils import LoadStateDictConfig
         except ImportError as error:  # these names are not documented by the library
             raise SourceError(f"this version of transformers cannot take a part out of a {self.cls.__name__}: {error}") from None
+        with torch.device("meta"), quiet():
+            whole = construct_model(self.cls, self.config)
         mapping: list[Any] = get_model_conversion_mapping(whole)
         own = whole.state_dict()
         renamings: list[Any] = [one for one in mapping if isinstance(one, WeightRenaming)]
@@ -64,11 +61,12 @@ class WholeModel:
             return any(one.startswith(tuple(self.names)) for one in ((target, name) if name in own else (target,)))
 
         tensors: dict[str, Any] = {}
-        for path in files(is_in_part):
+        for path in source.weights(self.cls.__name__, is_in_part):
             with safe_open(path, "pt") as file:
                 tensors.update({name: file.get_tensor(name) for name in file.keys() if is_in_part(name)})  # noqa: SIM118
         options = LoadStateDictConfig(weight_mapping=mapping, dtype=torch.float32)
-        convert_and_load_state_dict_in_model(whole, tensors, options)
+        with quiet():
+            convert_and_load_state_dict_in_model(whole, tensors, options)
         state = {name: value for name, value in whole.state_dict().items() if not value.is_meta}
         return {
             prefix + name.removeprefix(start): value
