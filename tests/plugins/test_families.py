@@ -63,6 +63,7 @@ def test_a_fault_is_seen_as_one():
     assert not table.is_right({"check": "KeyError: 'x' (file.py:1)"})
 
 
+@pytest.mark.slow
 def test_most_causal_types_can_be_made_tiny():
     made = 0
     for name in families("causal"):
@@ -74,6 +75,7 @@ def test_most_causal_types_can_be_made_tiny():
     assert made >= 190
 
 
+@pytest.mark.slow
 def test_no_default_configuration_of_the_library_is_refused_for_its_size():
     refused = []
     for name in CONFIG_MAPPING:
