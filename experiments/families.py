@@ -562,15 +562,20 @@ def page(data: Mapping[str, Any]) -> str:
         "what is trained.\n"
         "- **memory**: `mmzoo check` can say what a training step needs.\n"
         "- **load**: a checkpoint that is loaded, saved and loaded again has the same weights and predictions.\n\n"
-        'A type that `mmzoo check` refuses is listed with its words; "-" does not apply.\n'
+        'A type that `mmzoo check` refuses is listed with its words; "-" does not apply, and an empty cell was not tried '
+        '("right so far": what was tried is right).\n'
     )
-    lines.append("| | types | right | refused by `check` | at fault | not made tiny |\n|---|---|---|---|---|---|")
+    lines.append(
+        "| | types | right | right so far | refused by `check` | at fault | not made tiny |\n|---|---|---|---|---|---|---|"
+    )
     for kind, title in TITLES.items():
-        rows = data["types"].get(kind, {})
-        refused = sum(each.get("check", "").startswith(REFUSED) for each in rows.values())
-        tiny = sum("tiny" in each for each in rows.values())
-        right = sum(is_right(each) for each in rows.values()) - refused
-        lines.append(f"| {title} | {len(rows)} | {right} | {refused} | {len(rows) - right - refused - tiny} | {tiny} |")
+        rows = data["types"].get(kind, {}).values()
+        refused = sum(each.get("check", "").startswith(REFUSED) for each in rows)
+        tiny = sum("tiny" in each for each in rows)
+        right = sum(is_right(each) and complete(each, COLUMNS) for each in rows) - refused
+        partly = sum(is_right(each) and not complete(each, COLUMNS) for each in rows)
+        wrong = len(rows) - right - partly - refused - tiny
+        lines.append(f"| {title} | {len(rows)} | {right} | {partly} | {refused} | {wrong} | {tiny} |")
     for kind, title in TITLES.items():
         rows = data["types"].get(kind, {})
         if not rows:

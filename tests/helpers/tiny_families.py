@@ -117,6 +117,7 @@ OVERRIDES: dict[str, Data] = {
     "layoutlmv3": {"coordinate_size": 6, "shape_size": 4},
     "esm": {"pad_token_id": 0, "mask_token_id": 4, "position_embedding_type": "rotary"},
     "mamba2": {"num_heads": 4},
+    "moshi": {"sliding_window": LENGTH},  # the library applies its window to the cache only, which matters beyond it
     "nemotron": {"num_key_value_heads": 1},
     "qwen4_exp_text": _PLE,
     "qwen4_exp": {"text_config": _PLE},

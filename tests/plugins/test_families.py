@@ -47,12 +47,15 @@ def test_every_type_is_right_or_refused_by_name(kind):
     assert not wrong
 
 
-def test_the_page_is_of_the_record_and_has_every_type():
-    data = table.read()
-    assert table.PAGE.read_text(encoding="utf-8") == table.page(data), "python -m experiments.families --render"
-    for kind in table.ENTRIES:
-        missing = set(table.families(kind)) - set(data["types"][kind])
-        assert not missing, "python -m experiments.families tries them"
+def test_the_page_is_of_the_record():
+    assert table.PAGE.read_text(encoding="utf-8") == table.page(table.read()), "python -m experiments.families --render"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", table.ENTRIES)
+def test_the_record_has_every_type(kind):
+    missing = set(table.families(kind)) - set(table.read()["types"][kind])
+    assert not missing, "python -m experiments.families tries them"
 
 
 def test_a_fault_is_seen_as_one():
@@ -63,6 +66,7 @@ def test_a_fault_is_seen_as_one():
     assert not table.is_right({"check": "KeyError: 'x' (file.py:1)"})
 
 
+@pytest.mark.slow
 def test_most_causal_types_can_be_made_tiny():
     made = 0
     for name in families("causal"):
@@ -74,6 +78,7 @@ def test_most_causal_types_can_be_made_tiny():
     assert made >= 190
 
 
+@pytest.mark.slow
 def test_no_default_configuration_of_the_library_is_refused_for_its_size():
     refused = []
     for name in CONFIG_MAPPING:
