@@ -141,7 +141,7 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch, attempts):
     small = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": 300}
     (folder / "config.json").write_text(json.dumps(small))
     monkeypatch.chdir(tmp_path)
-    summary = mmzoo.check(**parts_of("gpt2", "language_model"))
+    summary = mmzoo.check(**{**parts_of("gpt2", "language_model"), "language_model": {"use": "gpt2", "tokenizer": "bytes"}})
     assert "dim 32" in summary.parts[2].shape
     assert attempts == []
 

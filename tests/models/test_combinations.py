@@ -88,7 +88,7 @@ def test_combination(fusion, language_model, tmp_path):
 
 
 def predict(model, examples):
-    return model.predict(**inputs(model, examples), text=[e.text for e in examples])
+    return model.predict(**inputs(model, examples), text=[e.text for e in examples], scores=True)
 
 
 def inputs(model, examples):
