@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig, RepetitionPenaltyLogitsProcessor
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -499,7 +499,12 @@ class HFCausal(_HFLanguageModel):
     def write(self, embeddings: Tensor, mask: Tensor, **options: Any) -> Any:
         """Return what the library generates with these options alone."""
         self._fast[0] = False
-        return self.model.generate(inputs_embeds=embeddings, attention_mask=mask, **options)
+        if (penalty := options.get("repetition_penalty")) is None:
+            return self.model.generate(inputs_embeds=embeddings, attention_mask=mask, **options)
+        # The library's own leaves out as many of the first new tokens as the prompt has padding. This takes its place.
+        options["logits_processor"] = [RepetitionPenaltyLogitsProcessor(penalty), *(options.get("logits_processor") or ())]
+        with quiet():  # the library says so
+            return self.model.generate(inputs_embeds=embeddings, attention_mask=mask, **options)
 
 
 def pass_embeddings(model: Any) -> None:

@@ -76,6 +76,18 @@ def test_text_sees_the_images_before_it_and_none_after(fusion):
     assert not torch.equal(one[length + 1 : second], first[length + 1 : second])
 
 
+def test_a_penalty_on_repetition_does_not_see_the_padding_of_a_prompt():
+    model = mmzoo.build(encoder="cnn", fusion="projector", language_model="gpt-mini", task="caption", seed=1)
+    with torch.no_grad():
+        for parameter in model.language_model.parameters():
+            parameter.mul_(3)  # or it would write one token again and again
+    options = {"repetition_penalty": 1.5, "max_new_tokens": 8}
+    picture, prompts = Image.new("RGB", (64, 64), "red"), ["a", "what color is it ?"]
+    alone = [model.generate(picture, prompt, **options) for prompt in prompts]
+    assert model.generate(picture, prompts, **options) == alone
+    assert alone[0] != model.generate(picture, prompts[0], max_new_tokens=8)
+
+
 def test_a_single_prompt_with_placeholders_takes_a_list_of_images():
     model = model_of()
     text = "<image> or <image>?"
