@@ -47,7 +47,8 @@ TITLES = {
 }
 POLICIES = {"frozen": "frozen", "lora": "lora:2", "full": "full"}
 COLUMNS = ("probe", "batch", "generation", *POLICIES, "load", "memory")
-OK, REFUSED, NONE = "ok", "refused", "-"
+OK, REFUSED, UNKNOWN, NONE = "ok", "refused", "unknown", "-"
+RIGHT = (OK, REFUSED, UNKNOWN, NONE)  # what is unknown is said to be so
 GPT2 = {"model_type": "gpt2", "vocab_size": 264, "n_positions": 256, "n_embd": 32, "n_layer": 2, "n_head": 2, "pad_token_id": 0}
 GPT2 |= {"bos_token_id": 1, "eos_token_id": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 PROMPTS = ("what is it", "a", "name the colour of the square, and say why")
@@ -135,7 +136,7 @@ def try_type(kind: str, name: str, note: Callable[[str, str], None], columns: Co
     note("check", OK)
     if "memory" in columns:
         needed = checked.summary().activations
-        note("memory", f"Unknown: {needed.problem}" if needed.problem else OK)
+        note("memory", f"{UNKNOWN}: {needed.problem}" if needed.problem else OK)
     steps: dict[str, Callable[[], str]] = {
         "probe": lambda: probe_vision(model) if kind == "vision" else probe(model, kind),
         "batch": lambda: padded_batch(kind, still),
@@ -533,9 +534,7 @@ def is_right(results: Mapping[str, str]) -> bool:
         return False
     if results.get("check", "").startswith(REFUSED):
         return True
-    return results.get("check") == OK and all(
-        results.get(column, NONE).partition(":")[0] in (OK, NONE, REFUSED) for column in COLUMNS
-    )
+    return results.get("check") == OK and all(results.get(column, NONE).partition(":")[0] in RIGHT for column in COLUMNS)
 
 
 def complete(results: Mapping[str, str], columns: Collection[str]) -> bool:
@@ -592,7 +591,7 @@ def page(data: Mapping[str, Any]) -> str:
                 for column in COLUMNS:
                     result = results.get(column, results.get("check", "") if column == "probe" else "")
                     word = result.partition(":")[0]
-                    cells.append(word if word in (OK, NONE, REFUSED) else "**fault**" if result else "")
+                    cells.append(word if word in RIGHT else "**fault**" if result else "")
                     if word not in (OK, NONE) and result:
                         notes.append(f"- `{name}`, {column}: {result}")
                 lines.append(f"| `{name}` | {results.get('class', '')} | {' | '.join(cells)} |")

@@ -372,8 +372,9 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """Run attention without the weights [batch, heads, queries, keys] (Dao et al. 2022, https://arxiv.org/abs/2205.14135), unless
-    it has dropout, which the kernel of CPUs does not support."""
-    if dropout_p or query.ndim != 4 or query.shape[-1] != value.shape[-1]:
+    it has dropout or a mask that is learned, which the kernel of CPUs does not support."""
+    learned = attn_mask is not None and attn_mask.requires_grad
+    if dropout_p or learned or query.ndim != 4 or query.shape[-1] != value.shape[-1]:
         options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
         return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
     if enable_gqa:

@@ -227,11 +227,15 @@ def _read_directly(block: nn.Module) -> set[nn.Module]:
 
 
 def _experts(module: nn.Module) -> dict[str, int]:
-    """Return the module's own tensors that hold a matrix for each expert, with the number of experts."""
-    if isinstance(module, nn.modules.conv._ConvNd):
+    """Return the module's own tensors that hold a matrix for each expert, with the number of experts.
+
+    The matrices of recurrent layers, one for each head, stand beside weights of other shapes; experts have their own alone.
+    """
+    own = dict(module.named_parameters(recurse=False))
+    others = any(True for child in module.children() for _ in child.parameters()) or len({p.shape[:1] for p in own.values()}) > 1
+    if others or isinstance(module, nn.modules.conv._ConvNd):
         return {}
-    own = module.named_parameters(recurse=False)
-    return {name: len(p) for name, p in own if p.ndim == 3 and len(p) > 1 and min(p.shape[1:]) > 1}
+    return {name: len(p) for name, p in own.items() if p.ndim == 3 and len(p) > 1 and min(p.shape[1:]) > 1}
 
 
 def _in_routers(block: nn.Module) -> set[nn.Module]:

@@ -38,6 +38,11 @@ def test_a_type_is_right_or_refused_by_name(kind, name):
     assert noted["check"] == table.OK, noted
 
 
+@pytest.mark.parametrize("name", ["recurrent_gemma", "zamba"])
+def test_matrices_of_a_recurrent_layer_are_taken_for_no_experts(name):
+    assert results("causal", name, columns=("lora",))["lora"] == table.OK
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", table.ENTRIES)
 def test_every_type_is_right_or_refused_by_name(kind):
