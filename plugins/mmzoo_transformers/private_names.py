@@ -61,6 +61,11 @@ def shallow_copy(module: Any, children: dict[str, nn.Module]) -> Any:
     return copied
 
 
+def argument_names(operation: Any) -> list[str]:
+    """Return the names of the arguments of an operation that a `DispatchMode` sees."""
+    return [argument.name for argument in operation._schema.arguments]
+
+
 def version_of(weight: Tensor) -> int:
     """Return how often a tensor was changed in place."""
     return weight._version

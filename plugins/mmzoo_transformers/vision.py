@@ -21,7 +21,6 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from transformers import (
@@ -51,7 +50,7 @@ from mmzoo.api import (
     explain_errors,
     load_backbone,
 )
-from mmzoo_transformers import towers
+from mmzoo_transformers import private_names, towers
 from mmzoo_transformers.blocks import find_blocks
 
 CARRIED = Path(__file__).with_name("known")  # configurations of the entries' default variants
@@ -344,7 +343,7 @@ def _as_tokens(hidden: Tensor, inputs: Tensor) -> Tensor:
     return hidden.reshape(len(inputs), -1, hidden.shape[-1]) if hidden.ndim == 3 and len(hidden) == 1 else hidden
 
 
-class RandomOperations(TorchDispatchMode):
+class RandomOperations(private_names.DispatchMode):
     """Record the names of the operations in a ``with`` block that draw random numbers; they need not be computed."""
 
     def __init__(self) -> None:
@@ -359,7 +358,7 @@ class RandomOperations(TorchDispatchMode):
 
 def _dropout_of(func: Any, args: Any, kwargs: Any) -> float:
     """Return the dropout of an attention operation, which draws nothing without it; 1 for any other operation."""
-    names = [argument.name for argument in func._schema.arguments]
+    names = private_names.argument_names(func)
     given = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
     return given.get("dropout_p", 0.0) if "dropout_p" in names else 1.0
 

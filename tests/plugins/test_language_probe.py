@@ -112,7 +112,6 @@ def test_a_class_that_reads_embeddings_otherwise_is_refused(monkeypatch):
         ("deepseek_v4", {}, "cannot run from embeddings"),
         ("blt", {}, "cannot run from embeddings"),
         ("rwkv", {}, "changes its weights when it runs"),
-        ("xlstm", {}, "generates text, and this model of 'hf-causal' cannot generate"),
         ("openai-gpt", {}, "generates text, and this model of 'hf-causal' cannot generate"),
     ],
 )

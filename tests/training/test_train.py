@@ -64,7 +64,7 @@ def test_a_model_that_writes_learns(sample, writer, tmp_path):
     options = {"max_steps": 60, "batch_size": 8, "learning_rate": 1e-2, "log_every": 1}
     run = train(writer, sample, tmp_path / "m", training=options)
     examples = sample.load("test")
-    said = run.model.predict(image=[e.image for e in examples], text=[e.text for e in examples])
+    said = run.model.predict(image=[e.image for e in examples], text=[e.text for e in examples], scores=True)
     assert [p.label for p in said] == [e.targets[0] for e in examples]
     assert all(0.5 < p.score <= 1 for p in said)
 
