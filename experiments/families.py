@@ -649,7 +649,8 @@ def _try_all(arguments: Any, data: dict[str, Any]) -> dict[str, Any]:
     data["versions"] = {"transformers": transformers.__version__, "torch": torch.__version__, "python": platform.python_version()}
     with bar("types", len(wanted)) as shown:
         for kind, name, results in run(wanted, jobs=arguments.jobs, columns=columns):
-            data["types"][kind][name] = {**(data["types"][kind].get(name, {}) if arguments.column else {}), **results}
+            kept = data["types"][kind].get(name, {}) if arguments.column and results.get("check") == OK else {}
+            data["types"][kind][name] = {**kept, **results}
             shown.advance(note=f"{name}{'' if is_right(results) else ' *'}")
             data["types"][kind] = dict(sorted(data["types"][kind].items()))
             text = json.dumps(data, indent=1, ensure_ascii=False)

@@ -56,6 +56,8 @@ from mmzoo_transformers.vision import CARRIED, HFVision, check_source
 GENERATION = "generation_config.json"
 DECODER = "bert-decoder"  # the entry for encoders that write
 CHECKPOINT = "checkpoint"  # means the tokenizer that is stored in the checkpoint folder only
+# What no pass on the meta device shows; `python -m experiments.families` does.
+MISFITS = {"mra": "without a kernel of its own for a GPU its attention is zero, and no gradient reaches what is before it"}
 NEW_TOKENS = 64  # the limit if a caller gives none
 
 
@@ -531,6 +533,8 @@ class HFEncoder(_HFLanguageModel):
     architecture: ClassVar[str] = BIDIRECTIONAL
 
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
+        if (problem := MISFITS.get(config.model_type)) is not None:
+            raise DoesNotFit(f"'{self.name}': {problem}; choose another language model")
         inner = self._plan_inner(config)
         cls, config, _ = inner or (class_for(config, MODEL_MAPPING), config, {})
         larger = any(isinstance(getattr(config, name, None), PreTrainedConfig) for name in ("text_config", "vision_config"))

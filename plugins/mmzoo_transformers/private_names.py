@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
+DispatchMode: Any = TorchDispatchMode  # sees each operation of torch
 # What torch's compiler, inductor, calls for a frozen linear layer.
 _ONEDNN: Any = getattr(torch.ops, "mkldnn", None)
 _OPERATIONS = ("_linear_pointwise", "_reorder_linear_weight")

@@ -53,6 +53,8 @@ from mmzoo.api import (
 from mmzoo_transformers import private_names, towers
 from mmzoo_transformers.blocks import find_blocks
 
+# What transformers 5.24 computes wrongly, where no pass on the meta device shows it; `python -m experiments.families` does.
+MISFITS = {"rf_detr": "its features of a picture depend on the other pictures of the batch"}
 CARRIED = Path(__file__).with_name("known")  # configurations of the entries' default variants
 log = logging.getLogger(__name__)
 
@@ -167,6 +169,8 @@ class HFVision(Encoder):
 
     def _plan(self, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig, dict[str, Any]]:
         """Return the model class, its configuration, and options of its constructor."""
+        if (problem := MISFITS.get(config.model_type)) is not None:
+            raise DoesNotFit(f"'{self.name}': {problem}; choose another encoder, e.g. clip, siglip, dinov2 or timm")
         tower = towers.vision_tower(config, self.name)
         vision = getattr(config, "vision_config", None) if tower is None else None
         if isinstance(vision, PreTrainedConfig):
