@@ -103,8 +103,8 @@ RUN = {"epochs": 3, "batch_size": 4, "learning_rate": 1e-2, "precision": "fp32",
     [
         ({"workers": 0}, [4]),
         ({"workers": 2}, [4]),
-        ({"workers": 2, "accumulate": 2, "epochs": 5}, [1, 3]),
-        ({"workers": 1, "save_every": 3}, [3, 6]),  # the ends of epochs
+        pytest.param({"workers": 2, "accumulate": 2, "epochs": 5}, [1, 3], marks=pytest.mark.slow),
+        pytest.param({"workers": 1, "save_every": 3}, [3, 6], marks=pytest.mark.slow),  # the ends of epochs
         pytest.param({"workers": 2, "keep_images_together": True}, [2, 5, 7], marks=pytest.mark.slow),
         pytest.param({"workers": 0, "accumulate": 2, "save_every": 2}, [2], marks=pytest.mark.slow),
     ],
@@ -127,7 +127,7 @@ def test_a_run_that_stopped_at_its_last_step_gets_no_further_one(tmp_path, monke
     check_equal(whole, parts)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_to_the_process_group_leaves_the_data_workers_alive(tmp_path, monkeypatch, number):
     """As a terminal and `timeout` send it; the library then stops with an error."""
     on_step_end = StopOnSignal.on_step_end
@@ -163,7 +163,7 @@ def test_the_workers_change_nothing(tmp_path, monkeypatch):
     check_equal(*runs)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_stream_goes_on_where_it_stopped(tmp_path, monkeypatch, workers):
     """41 examples in batches of 4, stopped at step 15 of 24 in the second pass; the order of each pass is another."""
     data = Stream([*Sample(count=41).load("train")], shuffled=True)
@@ -259,6 +259,7 @@ def test_a_filled_cache_changes_nothing(tmp_path):
     check_equal(*[train(recipe, data, tmp_path / name, training=options) for name in "ab"])
 
 
+@pytest.mark.slow
 def test_missing_inputs_and_two_encoders(tmp_path, monkeypatch):
     encoders = {"image": "cnn", "audio": "log-mel-gru"}
     recipe = tiny(mmzoo.Recipe.of({"encoders": encoders, "fusion": "late-concat", "language_model": "lstm", "task": "classify"}))
