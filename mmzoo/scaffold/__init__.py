@@ -140,7 +140,7 @@ def _files(name: str, package: str, entries: Sequence[dict[str, Any]]) -> dict[s
     files = {
         "pyproject.toml": _render("pyproject.toml", words),
         "README.md": _render("README.md", words),
-        "LICENSE": importlib.metadata.distribution("mmzoo").read_text("licenses/LICENSE") or "",
+        "LICENSE": _render("LICENSE", words),
         ".gitignore": _render("gitignore", words),
         ".github/workflows/test.yml": _render("ci.yml", words),
         f"{package}/__init__.py": _render("init.py", words),
