@@ -6,7 +6,7 @@ tensors. Therefore ``__init__`` may read configurations but must not read weight
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -61,6 +61,13 @@ class Part(nn.Module):
         method.
         """
         return ()
+
+    def uncalled(self, module: nn.Module) -> Collection[str]:
+        """Return the names of layers of ``module``, one of this part's, whose weights are read by code that does not call them.
+
+        An adapter (``lora:r``) there would do nothing, so they get none.
+        """
+        return ("out_proj",) if isinstance(module, nn.MultiheadAttention) else ()
 
     def standalone_options(self) -> dict[str, Any] | None:
         """Return the options that build the same part without its source, for a checkpoint that holds all weights; None if there

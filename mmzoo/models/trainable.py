@@ -199,31 +199,15 @@ def _lora_targets(part: Part) -> tuple[list[str], list[str]]:
     names = {module: name for name, module in part.named_modules()}
     layers, tensors = [], []
     for block in part.blocks():
-        without = _in_routers(block) | _read_directly(block)
+        without = _in_routers(block)
+        for parent in block.modules():
+            without |= {child for name, child in parent.named_children() if name in part.uncalled(parent)}
         for module in block.modules():
             if isinstance(module, nn.Linear | Conv1D):
                 layers += [] if module in without else [names[module]]
             else:
                 tensors += [f"{names[module]}.{name}" for name in _experts(module)]
     return layers, tensors
-
-
-def _read_directly(block: nn.Module) -> set[nn.Module]:
-    """Return the layers whose weight the code of the module around them reads in place of calling them, so that an adapter there
-    would do nothing."""
-    found: set[nn.Module] = set()
-    for parent in block.modules():
-        names: tuple[str, ...] = ()
-        if isinstance(parent, nn.MultiheadAttention):
-            names = ("out_proj",)
-        elif type(parent).__name__ == "WavLMAttention":
-            names = ("q_proj", "k_proj", "v_proj", "out_proj")
-        elif hasattr(parent, "A_log") and hasattr(parent, "in_proj"):  # Mamba, some of which only its kernels read
-            names = ("x_proj", "dt_proj", "out_proj")
-        elif getattr(parent, "q_bias", None) is not None:  # timm's BEiT and Swin v2
-            names = ("qkv",)
-        found.update(child for name, child in parent.named_children() if name in names)
-    return found
 
 
 def _experts(module: nn.Module) -> dict[str, int]:

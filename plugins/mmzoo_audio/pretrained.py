@@ -6,7 +6,7 @@ https://arxiv.org/abs/2006.11477, and those that are built like it: HuBERT, WavL
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,10 @@ class HFAudio(Encoder):
             return None
         own = self.options.model_dump(exclude_defaults=True, exclude={"variant", "revision"})
         return {**own, "config": self.source.portable_config()}
+
+    def uncalled(self, module: nn.Module) -> Collection[str]:
+        own = ("q_proj", "k_proj", "v_proj", "out_proj")
+        return own if type(module).__name__ == "WavLMAttention" else super().uncalled(module)
 
     def blocks(self) -> Sequence[nn.Module]:
         return tuple(self.model.layers if self.mel is not None else self.model.encoder.layers)

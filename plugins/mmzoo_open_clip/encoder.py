@@ -4,7 +4,7 @@ https://github.com/mlfoundations/open_clip, MIT; each checkpoint has its own lic
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -142,6 +142,10 @@ class OpenCLIP(Encoder):
 
     def lock(self) -> dict[str, Any]:
         return {} if self._weights is None else self._weights.lock()
+
+    def uncalled(self, module: nn.Module) -> Collection[str]:
+        # EVA's trunk, which is timm's, puts a bias of queries and of values beside it.
+        return ("qkv",) if getattr(module, "q_bias", None) is not None else super().uncalled(module)
 
     def blocks(self) -> Sequence[nn.Module]:
         if isinstance(self.model, VisionTransformer):

@@ -4,7 +4,7 @@ Apache-2.0; each checkpoint has its own licence)."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +101,10 @@ class Timm(Encoder):
 
     def lock(self) -> dict[str, Any]:
         return {} if self._weights is None else self._weights.lock()
+
+    def uncalled(self, module: nn.Module) -> Collection[str]:
+        # BEiT, EVA and Swin v2 put a bias of queries and of values beside it.
+        return ("qkv",) if getattr(module, "q_bias", None) is not None else super().uncalled(module)
 
     def blocks(self) -> Sequence[nn.Module]:
         for name in BLOCKS:

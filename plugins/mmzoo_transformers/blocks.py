@@ -7,6 +7,11 @@ from torch import nn
 NAMES = frozenset({"h", "layer", "layers", "block", "blocks", "stage", "stages", "resblocks"})
 
 
+def uncalled(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the layers of a Mamba mixer whose weights its code or only its kernels read."""
+    return ("x_proj", "dt_proj", "out_proj") if hasattr(module, "A_log") and hasattr(module, "in_proj") else ()
+
+
 def find_blocks(model: nn.Module) -> tuple[nn.Module, ...]:
     """Return the blocks of ``model`` from input to output; empty if there are none.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -49,7 +49,7 @@ from mmzoo.api import (
 from mmzoo_transformers import bytes as byte_level
 from mmzoo_transformers import frozen, towers, unpadded
 from mmzoo_transformers.around import Around, States
-from mmzoo_transformers.blocks import find_blocks
+from mmzoo_transformers.blocks import find_blocks, uncalled
 from mmzoo_transformers.probe import Findings, probe
 from mmzoo_transformers.vision import CARRIED, HFVision, check_source
 
@@ -288,6 +288,9 @@ class _HFLanguageModel(LanguageModel):
 
     def blocks(self) -> Sequence[nn.Module]:
         return find_blocks(self.model)
+
+    def uncalled(self, module: nn.Module) -> Collection[str]:
+        return uncalled(module) or super().uncalled(module)
 
     def _width(self) -> int | None:
         return getattr(self._config.get_text_config(), "hidden_size", None)

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 import mmzoo
-from mmzoo.models.trainable import _read_directly, adapted
+from mmzoo.api import Encoder
+from mmzoo.models.trainable import adapted
 from mmzoo.testing import Sample
+from mmzoo_audio.pretrained import HFAudio
 from mmzoo_formats.llava_export import _state
+from mmzoo_timm.encoder import Timm
 
 _SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
 _IDS = {"vocab_size": 264, "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -135,17 +138,17 @@ def _reading_modules():
     from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
     x = torch.randn(1, 16, 32)
-    yield torch.nn.MultiheadAttention(32, 2, batch_first=True), (x, x, x)
-    yield beit.Attention(32, num_heads=2, qkv_bias=True), (x,)
-    yield swin_transformer_v2.WindowAttention(32, (4, 4), 2), (x,)
-    yield WavLMAttention(32, 2), (x, None, torch.zeros(2, 16, 16))
+    yield Encoder, torch.nn.MultiheadAttention(32, 2, batch_first=True), (x, x, x)
+    yield Timm, beit.Attention(32, num_heads=2, qkv_bias=True), (x,)
+    yield Timm, swin_transformer_v2.WindowAttention(32, (4, 4), 2), (x,)
+    yield HFAudio, WavLMAttention(32, 2), (x, None, torch.zeros(2, 16, 16))
 
 
-@pytest.mark.parametrize(("module", "inputs"), _reading_modules(), ids=lambda value: type(value).__name__)
-def test_layers_that_are_not_called_get_no_adapter(module, inputs):
+@pytest.mark.parametrize(("part", "module", "inputs"), _reading_modules(), ids=lambda value: type(value).__name__)
+def test_layers_that_are_not_called_get_no_adapter(part, module, inputs):
     called = set()
     layers = {child for child in module.modules() if isinstance(child, torch.nn.Linear)}
     for layer in layers:
         layer.register_forward_hook(lambda own, *_: called.add(own))
     module(*inputs)
-    assert layers - called == _read_directly(module) != set()
+    assert layers - called == {getattr(module, name) for name in part.uncalled(None, module)} != set()

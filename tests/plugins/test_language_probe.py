@@ -244,10 +244,7 @@ def expected_of_class(model, ids, mask):
     ("kind", "name"), [(kind, name) for kind in CLASSES for name in families("bidirectional" if kind == "decoder" else kind)]
 )
 def test_every_type_is_as_its_class_or_refused_by_check(kind, name):
-    try:
-        options = LanguageOptions(config=tiny_config(name))
-    except Exception as error:
-        pytest.skip(f"no small configuration: {error}")
+    options = LanguageOptions(config=tiny_config(name))
     try:
         with torch.device("meta"):
             seen = CLASSES[kind](options)
