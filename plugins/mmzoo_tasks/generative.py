@@ -185,7 +185,11 @@ def _watched(options: dict[str, Any], tokenizer: Any, *, skipped: int) -> tuple[
     criteria = list(options.get("stopping_criteria") or ())
     if (strings := options.get("stop_strings")) is not None:
         options = {name: value for name, value in options.items() if name not in ("stop_strings", "tokenizer")}
-        criteria.append(StopStringCriteria(tokenizer, strings))
+        try:
+            criteria.append(StopStringCriteria(tokenizer, strings))
+        except Exception as error:  # it takes few kinds of tokenizers
+            problem = f"the library has no use for it with this tokenizer ({type(error).__name__}: {error})"
+            raise BadRecipe(f"predict: stop_strings: {problem}; use model.generate(..., stop=...)") from error
     watched = [_Watched(criterion, texts, skipped) for criterion in criteria]
     return {**options, **({"stopping_criteria": watched} if watched else {})}, texts
 

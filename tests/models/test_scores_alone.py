@@ -165,3 +165,13 @@ def test_classes_have_scores_for_free():
 def test_a_wrong_option_is_still_refused(model):
     with pytest.raises(BadRecipe, match="num_return_sequences"):
         model.predict_examples(EXAMPLES, scores=True, num_return_sequences=2)
+
+
+def test_stop_strings_that_the_library_cannot_use_are_named(monkeypatch):
+    def refuse(*_):
+        raise ValueError("substring not found")  # as for tokenizers of whole words
+
+    monkeypatch.setattr("mmzoo_tasks.generative.StopStringCriteria", refuse)
+    model = mmzoo.build(encoder="cnn", fusion="projector", task="caption", language_model="gpt-mini", seed=0)
+    with pytest.raises(BadRecipe, match=r"stop_strings: .*substring not found\); use model.generate"):
+        model.predict(PICTURES[0], "a", scores=True, stop_strings=["re"])
