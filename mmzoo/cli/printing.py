@@ -7,16 +7,39 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO
 
+from mmzoo.common import processes
 from mmzoo.common.sanitize import sanitize
-from mmzoo.errors import PluginWarning
+from mmzoo.errors import MmzooError, PluginWarning
 from mmzoo.registry.entries import RESERVED
 
 
 def fail(message: str) -> None:
     print(sanitize(f"error: {message}"), file=sys.stderr)
+
+
+def fail_together(error: MmzooError) -> None:
+    """Print an error once if all processes have it; the others end after the main one, whose launcher would end it before."""
+    if processes.is_main():
+        fail(str(error))
+    elif not processes.is_everywhere(error):
+        with redirect_stderr(sys.__stderr__):
+            fail(str(error))
+    if processes.is_everywhere(error):
+        with suppress(MmzooError):  # a process that has another error is ending
+            processes.gather(None)
+
+
+@contextmanager
+def main_process_alone() -> Iterator[None]:
+    """Print what a command of mmzoo prints in the main process only. Errors that nothing catches are printed by each."""
+    if processes.is_main() or not RESERVED.intersection(sys.argv[1:2]):
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 @contextmanager

@@ -1,0 +1,35 @@
+"""Evaluation in two processes: the numbers and errors of one, in both."""
+
+import json
+
+import pytest
+import shared_work
+from launcher import launch
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What each of two processes has."""
+    folder = tmp_path_factory.mktemp("found")
+    done = launch(shared_work.__file__, folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", shared_work.SCENARIOS)
+def test_two_processes_have_the_numbers_and_errors_of_one(name, found):
+    alone = shared_work.outcome(name)
+    assert [both["outcomes"][name] for both in found] == [alone, alone]
+    failing = {"bad_image": "BadImage", "no_reference": "DataError", "first_error": "DataError"}
+    assert alone[0] == failing.get(name, alone[0])
+    assert name in failing or not isinstance(alone[0], str), alone
+
+
+def test_an_error_of_one_process_is_raised_in_both(found):
+    main, other = (both["errors"] for both in found)
+    assert other[0] == "IndexError: list index out of range"
+    assert main[0] == "MmzooError: process 1 failed: IndexError: list index out of range"
+    assert (main[1], other[1]) == ("MmzooError: process 1 failed: OSError: the disk", "OSError: the disk")
+    assert main[2].startswith("ZeroDivisionError")
+    assert other[2].startswith("MmzooError: process 0 failed: ZeroDivisionError")
+    assert [both["count"] for both in found] == [2, 2]
