@@ -20,15 +20,13 @@ def fail(message: str) -> None:
     print(sanitize(f"error: {message}"), file=sys.stderr)
 
 
-def fail_together(error: MmzooError) -> None:
-    """Print an error once if all processes have it; the others end after the main one, whose launcher would end it before."""
-    if processes.is_main():
-        fail(str(error))
-    elif not processes.is_everywhere(error):
-        with redirect_stderr(sys.__stderr__):
-            fail(str(error))
-    if processes.is_everywhere(error):
-        with suppress(MmzooError):  # a process that has another error is ending
+@contextmanager
+def failing(*, everywhere: bool) -> Iterator[None]:
+    """Print an error in the block; once if all processes have it. A launcher ends them all when one ends, so that each waits."""
+    with redirect_stderr(sys.stderr if everywhere or processes.is_main() else sys.__stderr__):
+        yield
+    if everywhere:
+        with suppress(MmzooError):  # a process in which the error is of another class is ending
             processes.gather(None)
 
 

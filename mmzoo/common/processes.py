@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from itertools import count as numbers
 from typing import Any, TypeVar
 
 from mmzoo.common.sanitize import describe_error
@@ -26,7 +25,7 @@ Result = TypeVar("Result")
 # A process never waits for one that failed, so that a long wait means long work. NCCL would end it after 10 minutes.
 WAIT = timedelta(days=7)
 _LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK")  # what torchrun, and accelerate through it, set
-_calls = numbers()  # of `share`, the same in all processes
+_exchanges: list[None] = []  # those that were done, as many in every process
 
 
 def count() -> int:
@@ -66,7 +65,7 @@ def share(pieces: Sequence[Piece], work: Callable[[Piece], Result]) -> list[Resu
     if group is None:
         return [work(piece) for piece in pieces]
     done: dict[int, Result] = {}
-    failure, store, key = None, _store(), f"mmzoo/failed/{next(_calls)}"
+    failure, store, key = None, _store(), f"mmzoo/failed/{len(_exchanges)}"
     for number in range(group.get_rank(), len(pieces), group.get_world_size()):
         if store is not None and store.check([key]) and int(store.get(key)) < number:
             break
@@ -160,6 +159,7 @@ def _exchange(value: Any, failure: tuple[int, Exception] | None) -> list[Any]:
     if failure is not None:
         told = (failure[0], rank, *_describe(failure[1], rank))
     every: list[Any] = [None] * group.get_world_size()
+    _exchanges.append(None)
     try:
         group.all_gather_object(every, (told, mine))
     except RuntimeError as error:

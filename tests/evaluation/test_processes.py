@@ -1,17 +1,20 @@
 """Evaluation in two processes: the numbers and errors of one, in both."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import shared_work
-from launcher import launch
+from launcher import environment
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What each of two processes has."""
     folder = tmp_path_factory.mktemp("found")
-    done = launch(shared_work.__file__, folder)
+    command = [sys.executable, shared_work.__file__, folder]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
@@ -32,4 +35,10 @@ def test_an_error_of_one_process_is_raised_in_both(found):
     assert (main[1], other[1]) == ("MmzooError: process 1 failed: OSError: the disk", "OSError: the disk")
     assert main[2].startswith("ZeroDivisionError")
     assert other[2].startswith("MmzooError: process 0 failed: ZeroDivisionError")
-    assert [both["count"] for both in found] == [2, 2]
+
+
+def test_a_process_stops_when_another_has_failed(found):
+    main, other = (both["done"] for both in found)
+    assert other == [1]
+    assert main[0] == 0
+    assert len(main) < 4

@@ -1,9 +1,14 @@
-"""Evaluate tiny models in each of several processes: ``accelerate launch shared_work.py FOLDER`` writes FOLDER/RANK.json."""
+"""Evaluate tiny models in each of two processes: ``python shared_work.py FOLDER`` writes FOLDER/RANK.json."""
 
 import json
 import os
+import socket
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+
+from torch import multiprocessing
 
 import mmzoo
 from mmzoo.common import processes
@@ -11,7 +16,6 @@ from mmzoo.errors import DataError
 from mmzoo.interfaces import Example
 from mmzoo.testing import Sample, tiny
 
-RANK = int(os.environ.get("RANK", "0"))
 COLOURS = list(Sample.COLOURS)
 MIX = {"encoders": {"image": "cnn", "audio": "log-mel-gru"}, "fusion": "late-concat", "language_model": "lstm"}
 TASKS = {"colour": {"use": "classify", "labels": COLOURS}, "amount": {"use": "regress", "mean": [0.0], "scale": [1.0]}}
@@ -40,7 +44,9 @@ def classifier():
 def evaluated(model, dataset, **options):
     """The scores and every number of the predictions."""
     found = mmzoo.evaluate(model, dataset=dataset, batch_size=3, progress=False, **options)
-    record = {name: value for name, value in found.to_dict().items() if name not in ("seconds", "versions", "hardware", "processes")}
+    record = {
+        name: value for name, value in found.to_dict().items() if name not in ("seconds", "versions", "hardware", "processes")
+    }
     return [record, repr(found.predictions), found.skipped_examples, model.provenance.run["evaluations"][-1]["fingerprint"]]
 
 
@@ -59,7 +65,9 @@ def regress():
 
 
 def write():
-    return evaluated(mmzoo.build(tiny("cnn-prefix-gpt"), seed=1), Rows(), metrics=["bleu-1", "exact-match"], scores=True, num_beams=2)
+    return evaluated(
+        mmzoo.build(tiny("cnn-prefix-gpt"), seed=1), Rows(), metrics=["bleu-1", "exact-match"], scores=True, num_beams=2
+    )
 
 
 def retrieve():
@@ -90,7 +98,9 @@ def skipped():
 
 
 def no_reference():
-    return evaluated(classifier(), Rows(lambda number, example: Example(example.id, example.image, "", ()) if number == 7 else example))
+    return evaluated(
+        classifier(), Rows(lambda number, example: Example(example.id, example.image, "", ()) if number == 7 else example)
+    )
 
 
 def scored_without_interval():
@@ -101,7 +111,7 @@ def scored_without_interval():
     conditions = make_conditions(examples, ["blanked"], seed=0, modalities=["image"])
     options = {"batch_size": 3, "resamples": 0, "advance": lambda count, name: done.append(count)}
     results = score_examples(model, examples, metrics_of(model), conditions, **options)
-    if RANK == 0:
+    if processes.is_main():
         assert sum(done) == 16, done
     scores = [score for result in results.values() for score in result.scores.values()]
     assert all(score.low == score.value == score.high for score in scores)
@@ -133,11 +143,11 @@ def outcome(name):
 
 def only_here():
     """An error that only the second process has, in the work and beside it, and one in the main process."""
-    found = []
+    found, own = [], int(os.environ["RANK"])
     for where, rank in (("work", 1), ("beside", 1), ("once", 0)):
         try:
             with processes.together():
-                if where == "beside" and RANK == rank:
+                if where == "beside" and own == rank:
                     raise OSError("the disk")
                 if where == "once":
                     processes.once(lambda: 1 / 0)
@@ -147,6 +157,31 @@ def only_here():
     return found
 
 
+def pieces_done():
+    """The pieces that a process works on while the second one fails with its first."""
+    done = []
+
+    def work(number):
+        done.append(number)
+        if number == 1:
+            raise DataError("stop")
+        time.sleep(0.3)
+
+    with suppress(DataError):
+        processes.share(range(8), work)
+    return done
+
+
+def work(rank, folder, port):
+    """Set what torchrun does, and do all."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    result = {"outcomes": {name: outcome(name) for name in SCENARIOS}, "errors": only_here(), "done": pieces_done()}
+    Path(folder, f"{rank}.json").write_text(json.dumps(result))
+
+
 if __name__ == "__main__":
-    result = {"outcomes": {name: outcome(name) for name in SCENARIOS}, "errors": only_here(), "count": processes.count()}
-    Path(sys.argv[1], f"{RANK}.json").write_text(json.dumps(result))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.start_processes(work, (sys.argv[1], port), nprocs=2, start_method="fork")  # which imports torch once
