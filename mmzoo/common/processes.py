@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 # A process never waits for one that failed, so that a long wait means long work. NCCL would end it after 10 minutes.
 WAIT = timedelta(days=7)
 _LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK")  # what torchrun, and accelerate through it, set
-_exchanges: list[None] = []  # those that were done, as many in every process
+_exchanges = 0  # as many in every process
 
 
 def count() -> int:
@@ -65,7 +65,7 @@ def share(pieces: Sequence[Piece], work: Callable[[Piece], Result]) -> list[Resu
     if group is None:
         return [work(piece) for piece in pieces]
     done: dict[int, Result] = {}
-    failure, store, key = None, _store(), f"mmzoo/failed/{len(_exchanges)}"
+    failure, store, key = None, _store(), f"mmzoo/failed/{_exchanges}"
     for number in range(group.get_rank(), len(pieces), group.get_world_size()):
         if store is not None and store.check([key]) and int(store.get(key)) < number:
             break
@@ -147,6 +147,7 @@ def _store() -> Any:
 
 def _exchange(value: Any, failure: tuple[int, Exception] | None) -> list[Any]:
     """Return the values of all processes, or raise the first failure, a piece and its error."""
+    global _exchanges
     group = _group()
     if group is None:
         return [value]
@@ -159,7 +160,7 @@ def _exchange(value: Any, failure: tuple[int, Exception] | None) -> list[Any]:
     if failure is not None:
         told = (failure[0], rank, *_describe(failure[1], rank))
     every: list[Any] = [None] * group.get_world_size()
-    _exchanges.append(None)
+    _exchanges += 1
     try:
         group.all_gather_object(every, (told, mine))
     except RuntimeError as error:

@@ -30,11 +30,15 @@ def test_two_processes_have_the_numbers_and_errors_of_one(name, found):
 
 def test_an_error_of_one_process_is_raised_in_both(found):
     main, other = (both["errors"] for both in found)
-    assert other[0] == "IndexError: list index out of range"
-    assert main[0] == "MmzooError: process 1 failed: IndexError: list index out of range"
+    assert other[0].startswith("ValueError: invalid literal")
+    assert main[0] == f"MmzooError: process 1 failed: {other[0]}"
     assert (main[1], other[1]) == ("MmzooError: process 1 failed: OSError: the disk", "OSError: the disk")
     assert main[2].startswith("ZeroDivisionError")
     assert other[2].startswith("MmzooError: process 0 failed: ZeroDivisionError")
+
+
+def test_the_main_process_writes_and_a_claim_is_verified(found):
+    assert [both["written"] for both in found] == [[1, "read-only", True, False], [0, "read-only", True, False]]
 
 
 def test_a_process_stops_when_another_has_failed(found):

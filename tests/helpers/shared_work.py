@@ -6,13 +6,16 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 from torch import multiprocessing
 
 import mmzoo
 from mmzoo.common import processes
-from mmzoo.errors import DataError
+from mmzoo.errors import CheckpointError, DataError
+from mmzoo.evaluation import run
 from mmzoo.interfaces import Example
 from mmzoo.testing import Sample, tiny
 
@@ -44,9 +47,8 @@ def classifier():
 def evaluated(model, dataset, **options):
     """The scores and every number of the predictions."""
     found = mmzoo.evaluate(model, dataset=dataset, batch_size=3, progress=False, **options)
-    record = {
-        name: value for name, value in found.to_dict().items() if name not in ("seconds", "versions", "hardware", "processes")
-    }
+    record = found.to_dict()
+    del record["seconds"], record["processes"]
     return [record, repr(found.predictions), found.skipped_examples, model.provenance.run["evaluations"][-1]["fingerprint"]]
 
 
@@ -65,9 +67,8 @@ def regress():
 
 
 def write():
-    return evaluated(
-        mmzoo.build(tiny("cnn-prefix-gpt"), seed=1), Rows(), metrics=["bleu-1", "exact-match"], scores=True, num_beams=2
-    )
+    model = mmzoo.build(tiny("cnn-prefix-gpt"), seed=1)
+    return evaluated(model, Rows(), metrics=["bleu-1", "exact-match"], scores=True, num_beams=2)
 
 
 def retrieve():
@@ -98,9 +99,7 @@ def skipped():
 
 
 def no_reference():
-    return evaluated(
-        classifier(), Rows(lambda number, example: Example(example.id, example.image, "", ()) if number == 7 else example)
-    )
+    return evaluated(classifier(), Rows(lambda number, example: replace(example, targets=()) if number == 7 else example))
 
 
 def scored_without_interval():
@@ -151,7 +150,7 @@ def only_here():
                     raise OSError("the disk")
                 if where == "once":
                     processes.once(lambda: 1 / 0)
-                processes.share(range(2), lambda number: [1][number] if where == "work" else number)
+                processes.share(["1", "none" if where == "work" else "2"], int)
         except Exception as error:
             found.append(f"{type(error).__name__}: {error}")
     return found
@@ -172,15 +171,32 @@ def pieces_done():
     return done
 
 
+def written(folder):
+    """How often each process writes a record, the error of one that cannot be written, and whether the record is reproduced."""
+    writes, write = [], run.update_run
+
+    def refuse(*arguments):
+        raise CheckpointError("read-only")
+
+    with patch.object(run, "update_run", lambda *arguments: writes.append(write(*arguments))):
+        mmzoo.evaluate(folder, dataset=Rows(), progress=False)
+    with patch.object(run, "update_run", refuse):
+        problem = mmzoo.evaluate(folder, dataset=Rows(), progress=False).unrecorded
+    copies = [mmzoo.verify(folder, dataset=Rows(**options), progress=False) for options in ({}, {"count": 7})]
+    return [len(writes), problem, *(copy.reproduced for copy in copies)]
+
+
 def work(rank, folder, port):
     """Set what torchrun does, and do all."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank}
     os.environ.update({name: str(value) for name, value in place.items()})
     result = {"outcomes": {name: outcome(name) for name in SCENARIOS}, "errors": only_here(), "done": pieces_done()}
+    result["written"] = written(Path(folder, "model"))
     Path(folder, f"{rank}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
+    classifier().save(Path(sys.argv[1], "model"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
