@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.common import Settings, machine
 
-RATIOS = ("startup", "build", "trainer", "features", "clipcap", "decoding", "several", "plugins")
+RATIOS = ("startup", "build", "trainer", "features", "clipcap", "decoding", "several", "shared", "plugins")
 NAMES = (*RATIOS, "easy_vqa")
 
 
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=float, help="easy_vqa: epochs, instead of the recipe's")
     parser.add_argument("--blind-epochs", type=float, default=default.blind_epochs, help="easy_vqa: epochs of the blind control")
     parser.add_argument("--max-steps", type=int, help="easy_vqa: stop each training after this step, for a trial")
-    parser.add_argument("--limit", type=int, help="easy_vqa, features: the number of examples, for a trial")
+    parser.add_argument("--limit", type=int, help="easy_vqa, features, shared: the number of examples, for a trial")
     parser.add_argument("--seed", type=int, default=default.seed, help="easy_vqa: seed of training and evaluation")
     parser.add_argument("--cards", type=Path, help="easy_vqa: the folder for run records; model_cards/runs, except in a trial")
     arguments = vars(parser.parse_args())

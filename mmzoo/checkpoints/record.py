@@ -108,6 +108,7 @@ class EvaluationRecord(DataRecord):
     controls: dict[Name, dict[Name, ScoreRecord]] = {}
     seed: Count = 0
     seconds: float = 0.0
+    processes: Count = 1
     device: Name = ""
     hardware: Name = ""
     energy: EnergyRecord | None = None

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmzoo.common import processes
 from mmzoo.common.sanitize import one_line
 from mmzoo.errors import BadRecipe
 from mmzoo.recipes import catalogue
@@ -139,6 +140,7 @@ def datasets_of(given: Sequence[str], data: list[str] | None) -> dict[str, Any]:
 def device_of(name: str | None) -> str:
     import torch
 
+    processes.count()  # connects several, which gives each its own GPU
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

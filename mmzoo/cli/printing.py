@@ -7,16 +7,37 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO
 
+from mmzoo.common import processes
 from mmzoo.common.sanitize import sanitize
-from mmzoo.errors import PluginWarning
+from mmzoo.errors import MmzooError, PluginWarning
 from mmzoo.registry.entries import RESERVED
 
 
 def fail(message: str) -> None:
     print(sanitize(f"error: {message}"), file=sys.stderr)
+
+
+@contextmanager
+def failing(*, everywhere: bool) -> Iterator[None]:
+    """Print an error in the block; once if all processes have it. A launcher ends them all when one ends, so that each waits."""
+    with redirect_stderr(sys.stderr if everywhere or processes.is_main() else sys.__stderr__):
+        yield
+    if everywhere:
+        with suppress(MmzooError):  # a process in which the error is of another class is ending
+            processes.gather(None)
+
+
+@contextmanager
+def main_process_alone() -> Iterator[None]:
+    """Print what a command of mmzoo prints in the main process only. Errors that nothing catches are printed by each."""
+    if processes.is_main() or not RESERVED.intersection(sys.argv[1:2]):
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from mmzoo import __version__
-from mmzoo.cli.printing import fail, json_alone, speaking
+from mmzoo.cli.printing import fail, failing, json_alone, main_process_alone, speaking
+from mmzoo.common.processes import is_everywhere
 from mmzoo.common.sanitize import describe_error
 from mmzoo.errors import MmzooError, PluginBroken
 from mmzoo.recipes import catalogue
@@ -119,7 +120,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    with speaking(), json_alone():
+    with main_process_alone(), speaking(), json_alone():
         code = _run()
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -128,9 +129,11 @@ def _run() -> Any:
     try:
         return app(standalone_mode=False)
     except MmzooError as error:
-        fail(str(error))
+        with failing(everywhere=is_everywhere(error)):
+            fail(str(error))
     except _UsageError as error:
-        error.show()
+        with failing(everywhere=True):
+            error.show()
     except _UsageError.__base__ as error:
         fail(error.format_message())
     except (typer.Abort, KeyboardInterrupt):

@@ -12,6 +12,7 @@ import typer
 from mmzoo.cli import arguments as arg
 from mmzoo.cli.printing import print_json, quiet
 from mmzoo.cli.root import app
+from mmzoo.common import processes
 from mmzoo.common.sanitize import sanitize
 from mmzoo.errors import BadRecipe, CheckpointError
 
@@ -157,9 +158,10 @@ def verify(
     quiet()
     if data and dataset is None:
         raise BadRecipe("--data: gives options of a data set; name it with --dataset")
-    copy = None if dataset is None else arg.dataset_of(dataset, data)
-    options: dict[str, Any] = {"dataset": copy, "limit": limit, "batch_size": batch_size, "device": arg.device_of(device)}
-    report = run_verification(model, revision=revision, bases=arg.bases_of(bases), **options)
+    with processes.together():
+        copy = None if dataset is None else arg.dataset_of(dataset, data)
+        options: dict[str, Any] = {"dataset": copy, "limit": limit, "batch_size": batch_size, "device": arg.device_of(device)}
+        report = run_verification(model, revision=revision, bases=arg.bases_of(bases), **options)
     if as_json:
         print_json(report.to_dict())
     else:

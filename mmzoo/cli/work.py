@@ -11,6 +11,7 @@ import typer
 from mmzoo.cli import arguments as arg
 from mmzoo.cli.printing import print_json, quiet
 from mmzoo.cli.root import app
+from mmzoo.common import processes
 from mmzoo.common.sanitize import sanitize
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ def train(
 ) -> None:
     """Train a recipe on a data set. Ctrl-C saves a checkpoint; --resume continues from it."""
     from mmzoo.evaluation.scoring import describe_outside_labels
-    from mmzoo.training.output import is_main_process
     from mmzoo.training.run import train as run_training
 
     quiet()
@@ -56,8 +56,6 @@ def train(
         skip_bad=skip_bad,
         **changes,
     )
-    if not is_main_process():
-        return
     _print_skipped(len(run.skipped), run.skipped)
     for task, targets in run.outside_labels.items():
         print(f"note: {describe_outside_labels(task, targets)}; the loss leaves these targets out", file=sys.stderr)
@@ -119,20 +117,21 @@ def evaluate(
     from mmzoo.evaluation.run import evaluate as run_evaluation
 
     quiet()
-    evaluation = run_evaluation(
-        model,
-        dataset=arg.dataset_of(dataset, data),
-        split=split,
-        metrics=metric,
-        limit=limit,
-        batch_size=batch_size,
-        seed=seed,
-        controls=control or (None if controls else ()),
-        samples=samples,
-        skip_bad=skip_bad,
-        device=arg.device_of(device),
-        bases=arg.bases_of(bases),
-    )
+    with processes.together():
+        evaluation = run_evaluation(
+            model,
+            dataset=arg.dataset_of(dataset, data),
+            split=split,
+            metrics=metric,
+            limit=limit,
+            batch_size=batch_size,
+            seed=seed,
+            controls=control or (None if controls else ()),
+            samples=samples,
+            skip_bad=skip_bad,
+            device=arg.device_of(device),
+            bases=arg.bases_of(bases),
+        )
     _print_skipped(evaluation.skipped, [(example["id"], example["error"]) for example in evaluation.skipped_examples])
     if evaluation.unrecorded:
         print(f"warning: {evaluation.unrecorded}", file=sys.stderr)
@@ -216,12 +215,16 @@ def predict(
 ) -> None:
     """Predict a label, an answer or a value for images, audio, or whatever else the model takes."""
     from mmzoo.models.load import load
+    from mmzoo.models.prediction import predict_shared
+    from mmzoo.sharing.locations import local_folder
 
     quiet()
-    loaded = load(model, device=arg.device_of(device), bases=arg.bases_of(bases))
-    inputs = arg.inputs_of(loaded.modality, files, image=image, audio=audio, video=video)
-    predictions = loaded.predict(text=text, task=task, scores=scores, skip_bad=skip_bad, **inputs)
-    predictions = predictions if isinstance(predictions, list) else [predictions]
+    with processes.together():
+        with processes.main_first():
+            folder = local_folder(model)
+        loaded = load(folder, device=arg.device_of(device), bases=arg.bases_of(bases))
+        inputs = arg.inputs_of(loaded.modality, files, image=image, audio=audio, video=video)
+        predictions = predict_shared(loaded, inputs, text, task=task, scores=scores, skip_bad=skip_bad)
     given = arg.rows_of(inputs, len(predictions))
     rows = [row for row, prediction in zip(given, predictions, strict=True) if prediction is not None]
     predictions = [prediction for prediction in predictions if prediction is not None]

@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mmzoo.common.processes import is_main
+
 LINE_SECONDS = 10.0  # between lines where there is no terminal
 
 
@@ -39,8 +41,8 @@ class Bar:
 
 @contextmanager
 def bar(title: str, total: int | None, *, shown: bool = True) -> Iterator[Bar]:
-    """Yield a `Bar`; if ``shown`` is false, one that prints nothing."""
-    console = Console(stderr=True) if shown else None
+    """Yield a `Bar`; if ``shown`` is false, and in all processes but the main one, one that prints nothing."""
+    console = Console(stderr=True) if shown and is_main() else None
     if console is None or not console.is_terminal:
         yield Bar(title, total, None, console)
         return

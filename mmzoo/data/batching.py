@@ -16,11 +16,25 @@ from mmzoo.modalities.reader import plural
 
 def batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
     """Yield lists of ``size`` examples; the last may be shorter. Raise `BadRecipe` if ``size`` is not a whole number from 1."""
-    if not isinstance(size, int) or size < 1:
-        raise BadRecipe(f"batch_size: must be a whole number of at least 1 (got {size!r})")
+    _check_size(size)
     remaining = iter(examples)
     while group := list(islice(remaining, size)):
         yield group
+
+
+def spans(count: int, size: int) -> list[range]:
+    """Return the numbers of ``count`` examples in as few batches of at most ``size`` as possible, of nearly the same size.
+
+    Processes then share equal work, and a batch holds the same examples whatever their number. It raises what `batches` does.
+    """
+    _check_size(size)
+    cuts = -(-count // size)
+    return [range(count * i // cuts, count * (i + 1) // cuts) for i in range(cuts)]
+
+
+def _check_size(size: int) -> None:
+    if not isinstance(size, int) or size < 1:
+        raise BadRecipe(f"batch_size: must be a whole number of at least 1 (got {size!r})")
 
 
 def paired(inputs: Mapping[str, Any], text: Any, *, needs: str = "") -> tuple[list[tuple[dict[str, Any], Any]], bool]:

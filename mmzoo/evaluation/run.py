@@ -11,6 +11,7 @@ from typing import Any
 
 from mmzoo.checkpoints.folder import update_run
 from mmzoo.checkpoints.record import control_title, skipped_record
+from mmzoo.common import processes
 from mmzoo.common.energy import Meter, hardware
 from mmzoo.common.environment import environment
 from mmzoo.common.progress import bar
@@ -29,7 +30,7 @@ from mmzoo.models.compatibility import check_data
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.schema import PartConfig
-from mmzoo.sharing.locations import is_folder
+from mmzoo.sharing.locations import is_folder, local_folder
 
 MAX_SAMPLES, MAX_SAMPLE_LENGTH, MAX_SAMPLE_TARGETS = 20, 300, 3  # of examples that a card shows
 UNRECORDED = {"modalities", "predictions", "errors", "unrecorded"}  # attributes of an Evaluation
@@ -61,6 +62,7 @@ class Evaluation:
     notes: dict[str, str] = field(default_factory=dict)  # of scores: how they were computed
     samples: list[dict[str, Any]] = field(default_factory=list, repr=False)
     skipped: int = 0  # examples that could not be used; the scores are of the others
+    processes: int = 1  # that shared the work
     predictions: list[Any] = field(default_factory=list, repr=False)  # by task if there are several
     outside_labels: dict[str, list[str]] = field(default_factory=dict)  # by task, a target of each such example; a record counts
     skipped_examples: list[dict[str, str]] = field(default_factory=list, repr=False)  # ``id`` and ``error`` of the first 100
@@ -122,6 +124,7 @@ class Evaluation:
         return changed.low <= score.high if metric in self.errors else score.low <= changed.high
 
 
+@processes.together()
 def evaluate(
     model: MultimodalModel | str | Path,
     *,
@@ -140,7 +143,7 @@ def evaluate(
     bases: Mapping[str, str | Path] | None = None,
     **options: Any,
 ) -> Evaluation:
-    """Measure a model on a split.
+    """Measure a model on a split. Processes that `accelerate launch` started share the work, and return the same.
 
     Args:
         model: a model, a checkpoint folder, or a repository as `mmzoo.load` takes it.
@@ -168,15 +171,18 @@ def evaluate(
     if record and folder is None:
         raise DataError("record=True needs a checkpoint folder, not a model in memory or in a repository")
     if not isinstance(model, MultimodalModel):
+        with processes.main_first():
+            model = local_folder(model)
         model = load(model, bases=bases)
     if device is not None:
         model.to(device)
     started = time.monotonic()
-    source = open_for(model.recipe, dataset)
-    if not split:
-        split = splits[0] if len(splits := source.splits()) == 1 else "test"
     bad: Bad = []
-    examples = _load_examples(source, split, limit, bad if skip_bad else None)
+    with processes.main_first():
+        source = open_for(model.recipe, dataset)
+        if not split:
+            split = splits[0] if len(splits := source.splits()) == 1 else "test"
+        examples = _load_examples(source, split, limit, bad if skip_bad else None)
     check_data(model.recipe, examples[0], dataset if isinstance(dataset, str) else type(source).__name__)
     chosen = metrics_of(model, metrics)
     if "task" in options:
@@ -193,42 +199,50 @@ def evaluate(
             model, examples, chosen, conditions, seed=seed, batch_size=batch_size, options=options, advance=shown.advance
         )
     predictions = results[AS_IS].predictions
+
+    def measured() -> dict[str, Any]:
+        return {
+            "fingerprint": fingerprint(examples),
+            "samples": _sample(model, examples, predictions, min(samples, MAX_SAMPLES)),
+            "outside_labels": outside_labels(model, examples),
+            "device": where,
+            "energy": meter.energy,
+            "seconds": time.monotonic() - started,
+        }
+
     data = provenance.describe(dataset)
     del data["license"]
     evaluation = Evaluation(
         **data,
+        **processes.once(measured),
         split=split,
         examples=len(examples),
         skipped=len(bad),
         skipped_examples=skipped_record(bad),
-        fingerprint=fingerprint(examples),
+        processes=processes.count(),
         scores=results[AS_IS].scores,
         controls={name: result.scores for name, result in results.items() if name != AS_IS},
         seed=seed,
-        seconds=time.monotonic() - started,
         modalities=tuple(model.modalities),
         limit=limit,
         options=provenance.as_json(options),
-        device=where,
-        energy=meter.energy,
         notes=results[AS_IS].notes,
-        samples=_sample(model, examples, predictions, min(samples, MAX_SAMPLES)),
         predictions=predictions,
-        outside_labels=outside_labels(model, examples),
         errors=frozenset(name for name, metric in chosen.items() if metric.smaller_is_better),
     )
     _add_to_run(model.provenance.run, evaluation)
     if folder is not None and record is not False:
-        _record(model, folder, evaluation)
+        evaluation.unrecorded = processes.once(lambda: _record(model, folder))
     return evaluation
 
 
-def _record(model: MultimodalModel, folder: Path, evaluation: Evaluation) -> None:
-    """Write the model's run record and card into its checkpoint; the scores are returned even if that fails."""
+def _record(model: MultimodalModel, folder: Path) -> str:
+    """Write the model's run record and card into its checkpoint, or return why that fails; the scores are returned anyway."""
     try:
         update_run(folder, model.provenance.run, model.card())
     except CheckpointError as error:
-        evaluation.unrecorded = str(error)
+        return str(error)
+    return ""
 
 
 def _load_examples(dataset: Dataset, split: str, limit: int | None, bad: Bad | None) -> Sequence[Example]:

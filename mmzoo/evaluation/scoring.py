@@ -1,4 +1,7 @@
-"""Score a model on examples under each condition. No files are read or written, and nothing is recorded."""
+"""Score a model on examples under each condition. No files are read or written, and nothing is recorded.
+
+Several processes share the batches: every process gets all predictions and scores.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmzoo.common import processes
 from mmzoo.data.bad import Bad, Chosen, none_usable, without_bad
-from mmzoo.data.batching import batches
+from mmzoo.data.batching import spans
 from mmzoo.data.collate import raise_bad
 from mmzoo.data.open import for_task, no_target, takes_default
 from mmzoo.errors import DataError, UnknownName
 from mmzoo.evaluation.controls import Condition
 from mmzoo.evaluation.metric import Metric
-from mmzoo.evaluation.statistics import Score, measure
+from mmzoo.evaluation.statistics import RESAMPLES, Score, measure
 from mmzoo.interfaces import Example
 from mmzoo.modalities.identity import input_key
 from mmzoo.models.model import MultimodalModel
@@ -63,6 +67,7 @@ def make_metrics(names: Iterable[str]) -> dict[str, Metric]:
     return {name: metric.cls(metric.options) for name, metric in resolved.items()}
 
 
+@processes.together()
 def score_examples(
     model: MultimodalModel,
     examples: Sequence[Example],
@@ -71,6 +76,7 @@ def score_examples(
     *,
     seed: int = 0,
     batch_size: int = 128,
+    resamples: int = RESAMPLES,
     options: Mapping[str, Any] | None = None,
     advance: Callable[[int, str], None] = lambda count, condition: None,
 ) -> dict[str, ConditionResult]:
@@ -82,42 +88,79 @@ def score_examples(
         examples: the original examples, which have the references. Those that share an input are resampled together.
         metrics: as `metrics_of` names them.
         seed: the seed of the bootstrap.
+        resamples: of the bootstrap; with 0 the interval of a score is the score itself.
         options: passed to the tasks' prediction.
-        advance: called after each batch with its number of examples and the condition, to show progress.
+        advance: called after each batch with the number of examples that are done, in all processes, and the condition, to show
+            progress.
 
     Raises:
-        DataError: there are no examples, or one has no reference that its task can predict. BadInput: an input cannot be read.
-        PluginBroken: a metric fails.
+        DataError: there are no examples, one has no reference that its task can predict, or processes read different examples.
+        BadInput: an input cannot be read. PluginBroken: a metric fails.
     """
     if not examples:
         raise DataError("there are no examples to measure")
     references = {task: _references(model, task, examples) for task in model.tasks}
+    if not processes.agree(references):
+        raise DataError("the processes read different examples; give each machine the same copy of the data set")
     groups = {task: _groups(examples, module.modality or model.modality) for task, module in model.tasks.items()}
-    results = {}
-    for name, condition in conditions.items():
-        predictions: list[Any] = []
-        for group in batches(condition.examples, batch_size):
-            predictions += model.predict_examples(group, batch_size=batch_size, blank=condition.blank, **(options or {}))
-            advance(len(group), name)
-        scores, notes = {}, {}
-        for metric_name, metric in metrics.items():
-            task = metric_name.partition("/")[0] if len(model.tasks) > 1 else next(iter(model.tasks))
-            rows = list(references[task])
-            own = [predictions[i][task] if len(model.tasks) > 1 else predictions[i] for i in rows]
-            with attribute_errors_to(f"metric '{metric_name}' failed on the predictions"):
-                scores[metric_name] = measure(
-                    metric, own, list(references[task].values()), [groups[task][i] for i in rows], seed=seed
-                )
-            if metric.note:
-                notes[metric_name] = metric.note
-        results[name] = ConditionResult(scores, predictions, notes)
-    return results
+    predictions = _predict(model, conditions, batch_size, options or {}, advance)
+
+    def score(condition: str, name: str) -> tuple[Score, str]:
+        task, metric = name.partition("/")[0] if len(model.tasks) > 1 else next(iter(model.tasks)), metrics[name]
+        rows, own = list(references[task]), predictions[condition]
+        own = [own[i][task] if len(model.tasks) > 1 else own[i] for i in rows]
+        with attribute_errors_to(f"metric '{name}' failed on the predictions"):
+            groups_of_rows, bootstrap = [groups[task][i] for i in rows], {"seed": seed, "resamples": resamples}
+            return measure(metric, own, list(references[task].values()), groups_of_rows, **bootstrap), metric.note
+
+    pairs = [(condition, name) for condition in conditions for name in metrics]
+    scores = dict(zip(pairs, processes.share(pairs, lambda pair: score(*pair)), strict=True))
+    return {
+        condition: ConditionResult(
+            {name: scores[condition, name][0] for name in metrics},
+            predictions[condition],
+            {name: note for name in metrics if (note := scores[condition, name][1])},
+        )
+        for condition in conditions
+    }
+
+
+def _predict(
+    model: MultimodalModel,
+    conditions: Mapping[str, Condition],
+    batch_size: int,
+    options: Mapping[str, Any],
+    advance: Callable[[int, str], None],
+) -> dict[str, list[Any]]:
+    """Return the predictions under each condition. The batches of all conditions are shared among the processes.
+
+    A model whose weights are sharded runs in all processes at once, so that each predicts every batch.
+    """
+    pieces = [(name, span) for name, condition in conditions.items() for span in spans(len(condition.examples), batch_size)]
+    sharded = any(hasattr(parameter, "placements") for parameter in model.parameters())  # a DTensor
+    count = 1 if sharded else processes.count()
+
+    def predict(number: int) -> list[Any]:
+        name, span = pieces[number]
+        condition = conditions[name]
+        group = [condition.examples[i] for i in span]
+        own = model.predict_examples(group, batch_size=batch_size, blank=condition.blank, **options)
+        advance(sum(len(other) for _, other in pieces[number : number + count]), name)  # the others' too, which take as long
+        return own
+
+    numbers = range(len(pieces))
+    results = [predict(number) for number in numbers] if sharded else processes.share(numbers, predict)
+    predictions: dict[str, list[Any]] = {name: [] for name in conditions}
+    for (name, _), own in zip(pieces, results, strict=True):
+        predictions[name] += own
+    return predictions
 
 
 def usable_examples(model: MultimodalModel, examples: Sequence[Example], bad: Bad, batch_size: int = 128) -> Sequence[Example]:
     """Return the examples that can be read, have references and can be predicted, and note the others. It opens every input.
 
-    They are found before anything is measured, because a control gives the input of an example to others.
+    They are found before anything is measured, because a control gives the input of an example to others. Several processes share
+    the batches.
 
     Raises:
         DataError: there are none.
@@ -127,14 +170,16 @@ def usable_examples(model: MultimodalModel, examples: Sequence[Example], bad: Ba
         for task in model.tasks:
             references_of(model, task, example)
 
-    numbers: list[int] = []
-    read, collate = 0, model.collator(training=False, skip_bad=True)
+    collate = model.collator(training=False, skip_bad=True)
     checked = without_bad(examples, check, bad)
-    for group in batches(checked, batch_size):
-        batch = collate(group)
-        bad += raise_bad(batch)
-        numbers += [read + i for i in batch["kept"]]
-        read += len(group)
+
+    def open_batch(span: range) -> tuple[Bad, list[int]]:
+        batch = collate([checked[i] for i in span])
+        return raise_bad(batch), [span[i] for i in batch["kept"]]
+
+    opened = processes.share(spans(len(checked), batch_size), open_batch)
+    bad += [pair for own, _ in opened for pair in own]
+    numbers = [number for _, own in opened for number in own]
     if not numbers:
         raise input_error(model)(none_usable(bad))
     return Chosen(checked, numbers)

@@ -14,6 +14,7 @@ from typing import Any
 from mmzoo.checkpoints import screening
 from mmzoo.checkpoints.record import control_title
 from mmzoo.checkpoints.screening import CARD
+from mmzoo.common import processes
 from mmzoo.common.progress import bar
 from mmzoo.data import provenance
 from mmzoo.data.bad import read_all
@@ -117,6 +118,7 @@ def _table(check: EvaluationCheck) -> list[str]:
     return lines + ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+@processes.together()
 def verify(
     model: str | Path,
     *,
@@ -132,6 +134,7 @@ def verify(
 
     A score is reproduced if it is in the claimed interval and that interval is not much wider than the measured one: a wide
     interval would make any claim true. Only the data that was claimed is used: the fingerprint of the examples must match.
+    Processes that `accelerate launch` started share the work, and return the same.
 
     Args:
         model: ``"me/name"``, ``"file:///a/folder/me/name"`` (``@REVISION`` may follow), or a checkpoint folder.
@@ -146,7 +149,8 @@ def verify(
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit: must be 1 or more, not {limit}")
-    folder = local_folder(model, revision=revision)
+    with processes.main_first():
+        folder = local_folder(model, revision=revision)
     loaded = load(folder, device=device, bases=bases)
     pulled = is_repository(model) and _COMMIT.fullmatch(folder.name)
     claims = list(loaded.provenance.run.get("evaluations", []))
@@ -175,21 +179,25 @@ def _check_claim(
     """
     check = EvaluationCheck(claim["dataset"], claim["split"], claim["examples"], modalities=tuple(model.modalities))
     try:
-        source = open_for(model.recipe, provenance.reopen(claim) if copy is None else provenance.substitute(copy, claim))
-        skipped = claim.get("skipped") or 0
-        rows, count = load_split(source, claim["split"]), max(0, claim["examples"]) + skipped
-        examples = list(usable_examples(model, read_all(rows, count, []), [], how[0]) if skipped else islice(rows, count))
+        with processes.together():
+            with processes.main_first():
+                source = open_for(model.recipe, provenance.reopen(claim) if copy is None else provenance.substitute(copy, claim))
+                skipped = claim.get("skipped") or 0
+                rows, count = load_split(source, claim["split"]), max(0, claim["examples"]) + skipped
+                read = read_all(rows, count, []) if skipped else list(islice(rows, count))
+            examples = list(usable_examples(model, read, [], how[0]) if skipped else read)
     except MmzooError as error:
         if copy is not None:
             raise
         check.reason = str(error)
         return check
-    if (actual := fingerprint(examples)) != claim["fingerprint"]:
+    if (actual := processes.once(lambda: fingerprint(examples))) != claim["fingerprint"]:
         expected = claim["fingerprint"]
         check.reason = f"the data differ from those of the claim: fingerprint {actual[:16]}, and {expected[:16]} is claimed"
         return check
     try:
-        _measure(model, claim, examples[:limit], check, *how)
+        with processes.together():
+            _measure(model, claim, examples[:limit], check, *how)
     except MmzooError as error:  # such as a metric whose plugin is not installed, or an option that no longer exists
         check.reason = str(error)
     return check

@@ -409,7 +409,7 @@ class MultimodalModel(nn.Module):
         skip_bad: bool = False,
         **options: Any,
     ) -> Any:
-        """Predict with the tasks; lists give lists, in order.
+        """Predict with the tasks; lists give lists, in order. Each of several processes predicts what it is given.
 
         Args:
             image: a path, ``file://`` URL, PIL image, array, or a list of them. A model with several encoders takes None for a
@@ -432,9 +432,7 @@ class MultimodalModel(nn.Module):
             BadInput: an input cannot be read, BadImage for an image. DataError: lists of different lengths, or an input of
                 a modality that no encoder takes. BadRecipe: an option, or an unknown task.
         """
-        given = prediction.select_inputs(self, {"image": image, "audio": audio, "video": video}, options)
-        pairs, is_list = prediction.pair_inputs(self, given, text)
-        examples = [prediction.make_example(i, inputs, prediction.plain(words)) for i, (inputs, words) in enumerate(pairs)]
+        examples, is_list = prediction.request(self, {"image": image, "audio": audio, "video": video}, text, options)
         skipped: list[tuple[str, str]] | None = [] if skip_bad else None
         predictions = self.predict_examples(examples, batch_size=batch_size, task=task, scores=scores, skipped=skipped, **options)
         prediction.report_skipped(self, skipped or [], len(examples))

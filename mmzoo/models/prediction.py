@@ -6,9 +6,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from mmzoo.common import processes
 from mmzoo.common.suggestions import did_you_mean
 from mmzoo.data.bad import Bad, none_usable
-from mmzoo.data.batching import paired
+from mmzoo.data.batching import paired, spans
 from mmzoo.data.collate import raise_bad
 from mmzoo.errors import BadInput, BadRecipe, DataError
 from mmzoo.interfaces import INPUT_KEYWORDS, Example
@@ -40,6 +41,31 @@ def pair_inputs(model: Any, given: Mapping[str, Any], text: Any) -> tuple[list[t
     """Pair inputs with texts, as `mmzoo.data.batching.paired` does. A model with one encoder needs its input."""
     needed = model.has_inputs and not model.takes_missing_inputs
     return paired(given, text, needs=model.modality if needed else "")
+
+
+def request(model: Any, inputs: Mapping[str, Any], text: Any, options: dict[str, Any]) -> tuple[list[Example], bool]:
+    """Return the examples that `MultimodalModel.predict` is given, and whether it must return a list.
+
+    Inputs of a plugin's modality are taken out of ``options``.
+    """
+    pairs, is_list = pair_inputs(model, select_inputs(model, inputs, options), text)
+    return [make_example(i, row, plain(words)) for i, (row, words) in enumerate(pairs)], is_list
+
+
+def predict_shared(
+    model: Any, inputs: Mapping[str, Any], text: Any, *, batch_size: int = 64, skip_bad: bool = False, **options: Any
+) -> list[Any]:
+    """Predict as `MultimodalModel.predict` does, and return a list. Several processes share the batches, and each returns all."""
+    examples, _ = request(model, inputs, text, options)
+
+    def predict(span: range) -> tuple[list[Any], Bad]:
+        skipped: Bad | None = [] if skip_bad else None
+        group = [examples[i] for i in span]
+        return model.predict_examples(group, batch_size=batch_size, skipped=skipped, **options), skipped or []
+
+    results = processes.share(spans(len(examples), batch_size), predict)
+    report_skipped(model, [pair for _, skipped in results for pair in skipped], len(examples))
+    return [each for own, _ in results for each in own]
 
 
 def make_example(number: int, inputs: Mapping[str, Any], text: str) -> Example:

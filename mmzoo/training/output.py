@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,15 +12,11 @@ from safetensors import SafetensorError
 from transformers.trainer import TRAINER_STATE_NAME
 
 from mmzoo.checkpoints.folder import CHECKPOINTS, is_checkpoint
+from mmzoo.common.processes import is_main
 from mmzoo.errors import CheckpointError, MmzooError, TrainingError
 from mmzoo.recipes.schema import Recipe
 
 RECIPE = "recipe.json"
-
-
-def is_main_process() -> bool:
-    """Return whether this is the only process, or the first of several."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def last_checkpoint(output: Path) -> str | None:
@@ -51,7 +46,7 @@ def prepare_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: boo
             raise TrainingError(f"{output} is a file; name a folder")
         if resume:
             return _find_resumable(output, recipe)
-        if overwrite and is_main_process():
+        if overwrite and is_main():
             remove_checkpoints(output)
         elif not overwrite and (is_checkpoint(output) or last_checkpoint(output) is not None):
             content = "a model" if is_checkpoint(output) else "an unfinished run; --resume continues it"
@@ -86,7 +81,7 @@ def unfinished_output(output: Path, recipe: Recipe) -> Iterator[None]:
         MmzooError: of a data worker, without the traceback that torch adds to its message.
     """
     new = not output.exists()
-    if is_main_process():
+    if is_main():
         try:
             (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
             (output / CHECKPOINTS / RECIPE).write_text(json.dumps(recipe.to_dict(), indent=2), encoding="utf-8")
@@ -95,7 +90,7 @@ def unfinished_output(output: Path, recipe: Recipe) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if is_main_process() and last_checkpoint(output) is None:
+        if is_main() and last_checkpoint(output) is None:
             remove_checkpoints(output)
             if new:
                 with suppress(OSError):  # it is not empty

@@ -17,6 +17,7 @@ import torch
 from mmzoo.checkpoints.record import skipped_record
 from mmzoo.common.energy import Meter, hardware
 from mmzoo.common.environment import environment
+from mmzoo.common.processes import is_main
 from mmzoo.data.bad import Bad, none_usable
 from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.mixture import Spec, Specs, open_sources
@@ -30,7 +31,7 @@ from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.schema import Recipe
 from mmzoo.training.arguments import make_trainer
 from mmzoo.training.data import check_examples, describe_sources, learn, open_examples
-from mmzoo.training.output import is_main_process, last_checkpoint, prepare_output, remove_checkpoints, unfinished_output
+from mmzoo.training.output import last_checkpoint, prepare_output, remove_checkpoints, unfinished_output
 from mmzoo.training.trainer import MultimodalTrainer, check_finite
 
 
@@ -164,7 +165,7 @@ def _skipped(trainer: MultimodalTrainer, output: Path, bad: Bad | None) -> list[
     progress = trainer.progress()
     skipped = [*(bad or []), *progress["skipped"].values()]
     if skipped and not progress["seen"]:
-        if is_main_process():
+        if is_main():
             remove_checkpoints(output)
         raise input_error(trainer.model)(none_usable(skipped))
     return skipped
