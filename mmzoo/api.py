@@ -81,6 +81,7 @@ if TYPE_CHECKING:
 
     # Checkpoints of other code
     from mmzoo.formats.format import Clues, Format, not_this_format, open_source
+    from mmzoo.interfaces.augmentation import Augmentation
     from mmzoo.interfaces.encoder import Encoder
 
     # Examples and their inputs

@@ -1,4 +1,4 @@
-"""Check entries that are not parts of a model: data sets, metrics, recipes, formats and commands."""
+"""Check entries that are not parts of a model: data sets, augmentations, metrics, recipes, formats and commands."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import contextlib
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 from mmzoo.common.sanitize import short_repr
@@ -23,6 +25,7 @@ from mmzoo.evaluation.statistics import measure
 from mmzoo.formats.format import Clues, Format
 from mmzoo.interfaces import Example, Prediction
 from mmzoo.modalities.image import open_image
+from mmzoo.models.assemble import assemble
 from mmzoo.models.build import build
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.reading import read_recipe
@@ -31,10 +34,12 @@ from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing.contract import Inapplicable, check, expect
 from mmzoo.testing.small import PARTNERS, Sample, round_trip, sample_of, tiny
-from mmzoo.testing.subject import Subject
+from mmzoo.testing.subject import Subject, finite, shape
 from mmzoo.training.run import train
+from mmzoo.training.sampling import Randomness
 
 FEW, PAIRS = 3, 12  # more pairs than a recall counts
+SEEDS = 8  # with which an augmentation is tried
 
 
 class Answers(NamedTuple):
@@ -152,6 +157,38 @@ def _encoder(modality: str) -> str:
         if entry.modality == modality and entry.variant is None:
             return entry.name
     raise Inapplicable(f"no installed plugin has an encoder of '{modality}' that works without a variant")
+
+
+@check("augmentation")
+def augments(subject: Subject) -> None:
+    """Require that an augmentation has the modality of its entry and can be pickled. ``opened`` must keep the type and leave what
+    it gets as it is; ``transformed`` must keep type and shape, and give finite values. Together they must change some inputs, and
+    draw from the global random generators only: with these in the same state, they must give the same.
+    """
+    modality, own = subject.target.modality, subject.target(subject.target.Options(**subject.tiny))
+    expect(subject.entry.modality == modality, f"its modality is '{modality}', and that of the entry '{subject.entry.modality}'")
+    own = pickle.loads(pickle.dumps(own))
+    pipeline = assemble(tiny(Recipe.of({**PARTNERS, "encoder": _encoder(modality)})), meta=True).input_pipeline()
+    assert pipeline.transform is not None
+    changed = False
+    for seed, value in product(range(SEEDS), pipeline.reader.probes()):
+        before, plain = pickle.dumps(value), pipeline.transform(value)
+        results = []
+        for _ in range(2):
+            with Randomness().used((seed,)):
+                opened = own.opened(value)
+                middle = pipeline.transform(opened)
+                results.append(own.transformed(middle.clone()))
+        kind = Image.Image if isinstance(value, Image.Image) else type(value)
+        expect(isinstance(opened, kind), f"opened makes a {type(opened).__name__} of a {type(value).__name__}")
+        expect(pickle.dumps(value) == before, "opened changes what it gets; return a copy")
+        kept = results[0].dtype == middle.dtype and results[0].shape == middle.shape
+        expect(
+            kept and finite(results[0]), f"transformed makes {shape(results[0])} of {shape(middle)}, another type, or no number"
+        )
+        expect(torch.equal(*results), "with the random generators in the same state, it gives something else")
+        changed = changed or results[0].shape != plain.shape or not torch.equal(results[0], plain)
+    expect(changed, f"it changes none of {SEEDS} times {len(pipeline.reader.probes())} inputs")
 
 
 @check("metric")
