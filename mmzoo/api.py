@@ -98,6 +98,7 @@ if TYPE_CHECKING:
     from mmzoo.modalities.identity import input_key
     from mmzoo.modalities.image import open_image
     from mmzoo.modalities.reader import NONE, Reader, file_of, is_missing, name_of
+    from mmzoo.models.augmentation import make_augmentations
     from mmzoo.models.build import build, check
     from mmzoo.models.load import load
 

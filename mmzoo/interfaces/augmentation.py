@@ -36,7 +36,7 @@ class Augmentation:
         return value
 
     def transformed(self, tensor: Tensor) -> Tensor:
-        """Return the encoder's input, after its transform, changed: of the same type and, unless inputs vary in length, shape.
+        """Return the encoder's input, after its transform, changed: of the same type and shape.
 
         It is [channels, height, width] of most images, and [tiles, channels, height, width] where the fusion cuts them.
         """

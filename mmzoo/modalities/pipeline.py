@@ -45,7 +45,7 @@ class InputPipeline:
         for each in self.augmentations:
             with self._explain(each, source):
                 changed = each.transformed(tensor)
-                if not self.variable_length and changed.shape != tensor.shape:
+                if changed.shape != tensor.shape:
                     raise ValueError(f"it makes {list(changed.shape)} of a tensor {list(tensor.shape)}")
             tensor = changed
         return tensor

@@ -8,12 +8,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice, product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import typer
 from PIL import Image
+from torch import Tensor
 from typer.testing import CliRunner
 
 from mmzoo.common.sanitize import short_repr
@@ -23,8 +24,9 @@ from mmzoo.errors import DataError, DoesNotFit, MmzooError
 from mmzoo.evaluation.metric import Metric
 from mmzoo.evaluation.statistics import measure
 from mmzoo.formats.format import Clues, Format
-from mmzoo.interfaces import Example, Prediction
+from mmzoo.interfaces import Augmentation, Example, Prediction
 from mmzoo.modalities.image import open_image
+from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.models.assemble import assemble
 from mmzoo.models.build import build
 from mmzoo.models.model import MultimodalModel
@@ -169,26 +171,29 @@ def augments(subject: Subject) -> None:
     expect(subject.entry.modality == modality, f"its modality is '{modality}', and that of the entry '{subject.entry.modality}'")
     own = pickle.loads(pickle.dumps(own))
     pipeline = assemble(tiny(Recipe.of({**PARTNERS, "encoder": _encoder(modality)})), meta=True).input_pipeline()
-    assert pipeline.transform is not None
     changed = False
     for seed, value in product(range(SEEDS), pipeline.reader.probes()):
-        before, plain = pickle.dumps(value), pipeline.transform(value)
-        results = []
-        for _ in range(2):
-            with Randomness().used((seed,)):
-                opened = own.opened(value)
-                middle = pipeline.transform(opened)
-                results.append(own.transformed(middle.clone()))
-        kind = Image.Image if isinstance(value, Image.Image) else type(value)
-        expect(isinstance(opened, kind), f"opened makes a {type(opened).__name__} of a {type(value).__name__}")
+        result, again = (_augmented(own, pipeline, value, seed) for _ in range(2))
+        same = result.shape == again.shape and torch.equal(result, again)
+        expect(same, "with the random generators in the same state, it gives something else")
+        plain = pipeline.transform(value)  # type: ignore[misc]
+        changed = changed or plain.shape != result.shape or not torch.equal(plain, result)
+    expect(changed, f"it changes nothing: {len(pipeline.reader.probes())} inputs, each {SEEDS} times, are as before")
+
+
+def _augmented(own: Augmentation, pipeline: InputPipeline, value: Any, seed: int) -> Tensor:
+    """Return the encoder's input that an augmentation makes of an opened one, after checking what it returns."""
+    before, kind = pickle.dumps(value), Image.Image if isinstance(value, Image.Image) else type(value)
+    with Randomness().used((seed,)):
+        opened = own.opened(value)
+        expect(isinstance(opened, kind), f"opened makes a {type(opened).__name__} of a {kind.__name__}")
         expect(pickle.dumps(value) == before, "opened changes what it gets; return a copy")
-        kept = results[0].dtype == middle.dtype and results[0].shape == middle.shape
-        expect(
-            kept and finite(results[0]), f"transformed makes {shape(results[0])} of {shape(middle)}, another type, or no number"
-        )
-        expect(torch.equal(*results), "with the random generators in the same state, it gives something else")
-        changed = changed or results[0].shape != plain.shape or not torch.equal(results[0], plain)
-    expect(changed, f"it changes none of {SEEDS} times {len(pipeline.reader.probes())} inputs")
+        plain: Tensor = pipeline.transform(opened)  # type: ignore[misc]
+        result = own.transformed(plain.clone())
+    kept = isinstance(result, Tensor) and result.dtype == plain.dtype and result.shape == plain.shape
+    expect(kept, f"transformed makes {shape(result)} of {shape(plain)}, or changes the type")
+    expect(finite(result), "transformed gives values that are NaN or infinite")
+    return result
 
 
 @check("metric")

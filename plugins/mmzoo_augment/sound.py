@@ -85,7 +85,7 @@ class SpecAugment(SoundAugmentation):
     """Silence random stretches of time and random bands of frequency, as SpecAugment masks the frames and bins of a spectrogram.
 
     Widths are counted as there, in frames of 10 ms and in bins of 80 mel bins up to 8 kHz, each drawn evenly from 0 to the
-    greatest. The clip itself is changed, because the encoders compute their spectrograms themselves, if any; so a mask is silence,
+    greatest. The clip itself is changed, because encoders compute their spectrograms themselves, if any. So a mask is silence,
     not the mean. Time is not warped. The defaults are Park et al.'s "Switchboard mild".
     """
 
@@ -94,9 +94,7 @@ class SpecAugment(SoundAugmentation):
         time_width: int = Field(70, ge=0, description="greatest length of one, in frames of 10 ms")
         time_share: Share = Field(0.2, description="greatest length of one, as a share of the clip")
         frequency_masks: int = Field(2, ge=0, le=100, description="bands of frequency")
-        frequency_width: int = Field(
-            15, ge=0, le=BINS, description=f"greatest width of one, in bins of {BINS} mel bins up to 8 kHz"
-        )
+        frequency_width: int = Field(15, ge=0, le=BINS, description="greatest width of one, in bins of 80 mel bins up to 8 kHz")
 
     def change(self, samples: np.ndarray, rate: int) -> np.ndarray:
         options, count = self.options, len(samples)

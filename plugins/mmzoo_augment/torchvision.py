@@ -106,9 +106,9 @@ def _try(options: Any) -> None:
     try:
         with torch.random.fork_rng(devices=[]):
             result = transform(value)
-    except ValueError:  # such as a crop that is larger than this picture, but perhaps not than the user's
-        return
     except Exception as error:
+        if "larger than" in str(error):  # a crop of more than this picture, but perhaps not of more than the user's
+            return
         fix = "" if on_tensor else "; on_tensor: true changes the encoder's input"
         raise ValueError(f"{options.variant} cannot change a {what} with these options: {one_line(error)}{fix}") from None
     if not isinstance(result, kind) or (on_tensor and result.shape != value.shape):
