@@ -81,6 +81,7 @@ if TYPE_CHECKING:
 
     # Checkpoints of other code
     from mmzoo.formats.format import Clues, Format, not_this_format, open_source
+    from mmzoo.interfaces.augmentation import Augmentation
     from mmzoo.interfaces.encoder import Encoder
 
     # Examples and their inputs
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     from mmzoo.modalities.identity import input_key
     from mmzoo.modalities.image import open_image
     from mmzoo.modalities.reader import NONE, Reader, file_of, is_missing, name_of
+    from mmzoo.models.augmentation import make_augmentations
     from mmzoo.models.build import build, check
     from mmzoo.models.load import load
 

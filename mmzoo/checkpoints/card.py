@@ -66,6 +66,10 @@ def render(
         energy=_energy,
         options=_options,
         training=training,
+        augmentations={
+            modality: [each if isinstance(each, str) else str(each.get("use")) for each in several]
+            for modality, several in recipe.data.augment.items()
+        },
         weights=record.weights,
         evaluations=evaluations,
         sampled=next((e for e in evaluations if e.samples), None),

@@ -123,6 +123,7 @@ def _details(entry: Entry) -> dict[str, Any]:
         "recipe": [f'mmzoo.build("{shown}")', f"mmzoo check {shown}", f"mmzoo train {shown} --dataset DATASET --output DIR"],
         "dataset": [f"mmzoo train RECIPE --dataset {shown} --output DIR"],
         "metric": [f"mmzoo evaluate MODEL --dataset DATASET --metric {shown}"],
+        "augmentation": [f"mmzoo train RECIPE --dataset DATASET --output DIR --set data.augment.{entry.modality}={shown}"],
         "format": [f"mmzoo {way} {shown} {_WAYS[way]}" for way in entry.load().ways()] if entry.kind == "format" else [],
         "command": [f"mmzoo {shown} --help"],
     }.get(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mmzoo.common.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from mmzoo.interfaces.augmentation import Augmentation
     from mmzoo.interfaces.encoder import Encoder
     from mmzoo.interfaces.example import INPUT_KEYWORDS, PLACEHOLDER, PLACEHOLDER_ID, Example, placeholder
     from mmzoo.interfaces.features import Features, FeatureSpec

@@ -50,6 +50,7 @@ KINDS = {
         Kind("task", "mmzoo_tasks", "mmzoo.interfaces.task:Task", part=True, group="tasks"),
         Kind("dataset", "mmzoo_datasets", "mmzoo.data.dataset:Dataset"),
         Kind("metric", "mmzoo_metrics", "mmzoo.evaluation.metric:Metric"),
+        Kind("augmentation", "mmzoo_augmentations", "mmzoo.interfaces.augmentation:Augmentation"),
         Kind("recipe", "mmzoo_recipes"),
         Kind("format", "mmzoo_formats", "mmzoo.formats.format:Format"),
         Kind("command", "mmzoo_commands"),

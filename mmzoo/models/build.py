@@ -10,6 +10,7 @@ import torch
 
 from mmzoo.checkpoints.summary import Summary, parse_bytes
 from mmzoo.models.assemble import assemble
+from mmzoo.models.augmentation import make_augmentations
 from mmzoo.models.load import take_weights
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.reading import read_recipe
@@ -70,5 +71,7 @@ def check(
             ``memory`` is no size.
     """
     size = None if memory is None else parse_bytes(memory)
-    summary = assemble(read_recipe(recipe, pretrained=pretrained, **changes), meta=True).summary()
+    chosen = read_recipe(recipe, pretrained=pretrained, **changes)
+    make_augmentations(chosen)
+    summary = assemble(chosen, meta=True).summary()
     return replace(summary, memory=size)

@@ -29,8 +29,15 @@ class DataOptions(BaseModel):
     deduplicate: bool = Field(False, description="leave out training examples that are among the validation examples")
     augment: dict[str, list[str | dict[str, Any]]] = Field(
         default_factory=dict,
-        description="random changes of the inputs, by modality, in order: each an augmentation and its options",
+        description="random changes of the inputs of training, by modality, in order: each the name of an augmentation "
+        "(`mmzoo list augmentation`), or `{use: NAME, ...}` with its options",
     )
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        """Read a single augmentation as a list of one."""
+        return {key: [v] if isinstance(v, str | dict) else v for key, v in value.items()} if isinstance(value, dict) else value
 
     @field_validator("weights")
     @classmethod

@@ -78,6 +78,13 @@ def mmzoo_metrics() -> Sequence[Entry]:  # type: ignore[empty-body]
 
 
 @hookspec
+def mmzoo_augmentations() -> Sequence[Entry]:  # type: ignore[empty-body]
+    """Return augmentations, which change inputs at random in training. ``target`` must be a subclass of
+    `mmzoo.api.Augmentation`, and ``modality`` that of the class.
+    """
+
+
+@hookspec
 def mmzoo_recipes() -> Sequence[Entry]:  # type: ignore[empty-body]
     """Return recipes, which name the parts of a model. ``target`` must be a mapping with the fields of `mmzoo.Recipe`."""
 

@@ -34,6 +34,7 @@ _SUMMARIES = {
     "task": "one label of a fixed set for an image and a text",
     "dataset": "plain squares and the names of their colours",
     "metric": "share of predictions that contain a reference",
+    "augmentation": "pictures with their colour channels in a random order",
     "recipe": "a label for an image and a question, trained from scratch",
     "format": "a folder with recipe.json and weights.safetensors (import, export)",
     "command": "list the entries of this plugin",
@@ -44,10 +45,11 @@ _TINY = {
     "language_model": '{"dim": 16}',
     "dataset": '{"size": 16, "limit": 8}',
 }
-_MODALITIES = {"encoder": "image", "language_model": "text", "dataset": "image", "recipe": "image"}
+_MODALITIES = {"encoder": "image", "language_model": "text", "dataset": "image", "augmentation": "image", "recipe": "image"}
 _USES = {
     "dataset": "mmzoo train RECIPE --dataset {name} --output DIR",
     "metric": "mmzoo evaluate MODEL --dataset DATASET --metric {name}",
+    "augmentation": "mmzoo train RECIPE --dataset DATASET --output DIR --set data.augment.image={name}",
     "recipe": "mmzoo train {name} --dataset DATASET --output DIR",
     "format": "mmzoo export {name} MODEL DIR",
     "command": "mmzoo {name}",
@@ -121,7 +123,7 @@ def _plan(kind: str, name: str, commands: Collection[str]) -> dict[str, Any]:
         "modality": _MODALITIES.get(kind, ""),
         "tiny": _TINY.get(kind, ""),
         "use": _USES.get(kind, f"mmzoo check RECIPE --{kind.replace('_', '-')} {{name}}").format(name=short),
-        "options": kind in ("encoder", "fusion", "language_model", "task", "dataset"),
+        "options": kind in ("encoder", "fusion", "language_model", "task", "dataset", "augmentation"),
     }
 
 

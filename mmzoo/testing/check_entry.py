@@ -19,7 +19,7 @@ from mmzoo.testing.contract import check, expect
 from mmzoo.testing.subject import InstalledPlugin, Subject
 
 WITH_CLASS = [kind.name for kind in KINDS.values() if kind.base]
-WITH_MODALITY = ("encoder", "language_model", "dataset")
+WITH_MODALITY = ("encoder", "language_model", "dataset", "augmentation")
 MAX_SUMMARY = 120
 MAX_SECONDS, TRIES = 0.05, 5  # of an import
 
@@ -78,7 +78,7 @@ def _modules(targets: Iterable[str]) -> list[str]:
 @check(*KINDS)
 def metadata(subject: Subject) -> None:
     """Require that an entry has a name, a target, a summary of one line with at most 120 characters, a licence (an SPDX id, or
-    ``varies``) and a source. A language model, a data set, and an encoder with input also need a modality.
+    ``varies``) and a source. A language model, a data set, an augmentation, and an encoder with input also need a modality.
     """
     entry, summary = subject.entry, subject.entry.summary
     expect(not entry.problems(), "; ".join(entry.problems()))  # so the summary is one line

@@ -1,4 +1,4 @@
-"""Check entries that are not parts of a model: data sets, metrics, recipes, formats and commands."""
+"""Check entries that are not parts of a model: data sets, augmentations, metrics, recipes, formats and commands."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import contextlib
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import typer
+from PIL import Image
+from torch import Tensor
 from typer.testing import CliRunner
 
 from mmzoo.common.sanitize import short_repr
@@ -21,8 +24,10 @@ from mmzoo.errors import DataError, DoesNotFit, MmzooError
 from mmzoo.evaluation.metric import Metric
 from mmzoo.evaluation.statistics import measure
 from mmzoo.formats.format import Clues, Format
-from mmzoo.interfaces import Example, Prediction
+from mmzoo.interfaces import Augmentation, Example, Prediction
 from mmzoo.modalities.image import open_image
+from mmzoo.modalities.pipeline import InputPipeline
+from mmzoo.models.assemble import assemble
 from mmzoo.models.build import build
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.reading import read_recipe
@@ -31,10 +36,12 @@ from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing.contract import Inapplicable, check, expect
 from mmzoo.testing.small import PARTNERS, Sample, round_trip, sample_of, tiny
-from mmzoo.testing.subject import Subject
+from mmzoo.testing.subject import Subject, finite, shape
 from mmzoo.training.run import train
+from mmzoo.training.sampling import Randomness
 
 FEW, PAIRS = 3, 12  # more pairs than a recall counts
+SEEDS = 8  # with which an augmentation is tried
 
 
 class Answers(NamedTuple):
@@ -152,6 +159,41 @@ def _encoder(modality: str) -> str:
         if entry.modality == modality and entry.variant is None:
             return entry.name
     raise Inapplicable(f"no installed plugin has an encoder of '{modality}' that works without a variant")
+
+
+@check("augmentation")
+def augments(subject: Subject) -> None:
+    """Require that an augmentation has the modality of its entry and can be pickled. ``opened`` must keep the type and leave what
+    it gets as it is; ``transformed`` must keep type and shape, and give finite values. Together they must change some inputs, and
+    draw from the global random generators only: with these in the same state, they must give the same.
+    """
+    modality, own = subject.target.modality, subject.target(subject.target.Options(**subject.tiny))
+    expect(subject.entry.modality == modality, f"its modality is '{modality}', and that of the entry '{subject.entry.modality}'")
+    own = pickle.loads(pickle.dumps(own))
+    pipeline = assemble(tiny(Recipe.of({**PARTNERS, "encoder": _encoder(modality)})), meta=True).input_pipeline()
+    changed = False
+    for seed, value in product(range(SEEDS), pipeline.reader.probes()):
+        result, again = (_augmented(own, pipeline, value, seed) for _ in range(2))
+        same = result.shape == again.shape and torch.equal(result, again)
+        expect(same, "with the random generators in the same state, it gives something else")
+        plain = pipeline.transform(value)  # type: ignore[misc]
+        changed = changed or plain.shape != result.shape or not torch.equal(plain, result)
+    expect(changed, f"it changes nothing: {len(pipeline.reader.probes())} inputs, each {SEEDS} times, are as before")
+
+
+def _augmented(own: Augmentation, pipeline: InputPipeline, value: Any, seed: int) -> Tensor:
+    """Return the encoder's input that an augmentation makes of an opened one, after checking what it returns."""
+    before, kind = pickle.dumps(value), Image.Image if isinstance(value, Image.Image) else type(value)
+    with Randomness().used((seed,)):
+        opened = own.opened(value)
+        expect(isinstance(opened, kind), f"opened makes a {type(opened).__name__} of a {kind.__name__}")
+        expect(pickle.dumps(value) == before, "opened changes what it gets; return a copy")
+        plain: Tensor = pipeline.transform(opened)  # type: ignore[misc]
+        result = own.transformed(plain.clone())
+    kept = isinstance(result, Tensor) and result.dtype == plain.dtype and result.shape == plain.shape
+    expect(kept, f"transformed makes {shape(result)} of {shape(plain)}, or changes the type")
+    expect(finite(result), "transformed gives values that are NaN or infinite")
+    return result
 
 
 @check("metric")

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from mmzoo.checkpoints.folder import CHECKPOINTS
 from mmzoo.errors import TrainingError
+from mmzoo.models.augmentation import augment
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.training_options import TrainingOptions
 from mmzoo.registry.manager import plugin_manager
@@ -41,7 +42,7 @@ def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_ba
         model=model,
         args=_arguments(options, output),
         train_dataset=examples,
-        data_collator=model.collator(training=True, blank=options.blank_images, skip_bad=skip_bad),
+        data_collator=augment(model.collator(training=True, blank=options.blank_images, skip_bad=skip_bad), model.recipe),
         callbacks=[callback for callbacks in hook_results for callback in callbacks],
         skip_bad=skip_bad,
         progress=progress,

@@ -183,6 +183,11 @@ def _find_problem(model: MultimodalModel, name: str, examples: Sequence[Example]
         return DoesNotFit(f"{OPTION}: the features of a trained encoder change ({train}); set it to frozen")
     if encoder.transform is None:
         return BadRecipe(f"{OPTION}: this encoder has no input; leave the option out")
+    if model.recipe.data.augment.get(encoder.modality):
+        return BadRecipe(
+            f"{OPTION}: data.augment.{encoder.modality} changes the inputs each time, and features are computed once; leave out "
+            "one of the two"
+        )
     if options.blank_images:
         return BadRecipe(f"{OPTION}: training.blank_images leaves nothing to encode; leave out one of the two")
     if not isinstance(examples, Sequence):

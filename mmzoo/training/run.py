@@ -24,6 +24,7 @@ from mmzoo.data.mixture import Spec, Specs, open_sources
 from mmzoo.errors import TrainingError
 from mmzoo.interfaces import Example
 from mmzoo.models.assemble import assemble
+from mmzoo.models.augmentation import make_augmentations
 from mmzoo.models.model import MultimodalModel
 from mmzoo.models.prediction import input_error
 from mmzoo.models.warm_start import inherit_options
@@ -89,6 +90,7 @@ def train(
         raise TrainingError("the output is empty; name a folder")
     output = Path(output).expanduser()
     config = read_recipe(recipe, **changes)
+    make_augmentations(config)  # its errors, before any data are read
     bad: Bad | None = [] if skip_bad else None
     sources = open_sources(config, specs)
     examples = open_examples(config, sources, split, bad)

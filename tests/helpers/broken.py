@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import ImageOps
 from pydantic import BaseModel, Field
 from torch import nn
 
@@ -16,7 +17,7 @@ from mmzoo.data.tokens import pad_with_mask, prompt_ids
 from mmzoo.errors import BadInput, DataError
 from mmzoo.evaluation.metric import Metric
 from mmzoo.formats.format import Format
-from mmzoo.interfaces import Encoder, Features, FeatureSpec, Fusion, Prediction, Task
+from mmzoo.interfaces import Augmentation, Encoder, Features, FeatureSpec, Fusion, Prediction, Task
 from mmzoo.modalities.reader import Reader
 from mmzoo.testing import Sample
 from mmzoo_fusions.late import LateAttention
@@ -172,6 +173,33 @@ class Flatters(Metric):
 
     def score(self, totals):
         return totals[..., 0] / totals[..., 0]
+
+
+class SaysNothing(Augmentation):
+    pass
+
+
+class FlipsInPlace(Augmentation):
+    def opened(self, value):
+        value.paste(ImageOps.mirror(value))
+        return value
+
+
+class Draws(Augmentation):
+    random = np.random.default_rng()
+
+    def transformed(self, tensor):
+        return tensor + self.random.uniform()
+
+
+class Narrows(Augmentation):
+    def transformed(self, tensor):
+        return tensor[..., 1:]
+
+
+class MakesArrays(Augmentation):
+    def opened(self, value):
+        return np.asarray(value)
 
 
 RECIPE = {"encoder": {"use": "cnn", "shape": "round"}, "fusion": "late-sum", "language_model": "lstm", "task": "classify"}

@@ -1,0 +1,1 @@
+"""Provide augmentations of pictures, through torchvision, and of sound."""
