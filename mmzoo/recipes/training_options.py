@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class TrainingOptions(BaseModel):
@@ -50,3 +50,11 @@ class TrainingOptions(BaseModel):
         description="chance of each input of an example to be treated as missing in a step, with several encoders",
     )
     blank_images: bool = Field(False, description="replace each image with a blank one, to train a blind control")
+    report_to: list[str] = Field(
+        [], description="trackers that get the curves: tensorboard, trackio, wandb, mlflow and others of transformers"
+    )
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_tracker(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
