@@ -1,31 +1,22 @@
-"""Log a training to trackers, through the callbacks of `transformers.integrations`.
-
-Each tracker's callback of transformers logs what is a number. `Tracker` gives it the losses by term, the learning rates by part
-and the scores on validation data under names of their own, and its subclasses add the recipe, sample predictions with their
-pictures, and what a resumed run needs to continue its curves.
-"""
+"""Say what each tracker needs beside its callback in transformers, and make those that ``training.report_to`` names."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
-import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
-from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
 from mmzoo.api import Recipe, TrainingError, did_you_mean, one_line
-from mmzoo_trackers.samples import SIDE, Row, markdown_table, numbered_grid, rows_of
+from mmzoo_trackers.samples import SIDE, Row, markdown_table, numbered_grid
+from mmzoo_trackers.tracker import Tracker
 
-LOGS = "logs"  # a folder in the output, beside the checkpoints, which are removed
-RUNS = "runs.json"  # of that folder: the id of the run in each tracker that has ids
+RUNS = "runs.json"  # of the folder of logs: the id of the run in each tracker that has ids
 PROJECT = "mmzoo"
 SAMPLES = "eval/samples"
 # Where the tracker's name is not that of its module and of its package on PyPI.
@@ -62,61 +53,6 @@ def _make(name: str, recipe: Recipe) -> Tracker:
         raise TrainingError(f"training.report_to: {name} cannot be used: {one_line(error)}") from error
 
 
-class Tracker(TrainerCallback):
-    """Extend a callback of `transformers.integrations`, which is the next base class.
-
-    Class attributes:
-        name: the tracker's name in ``training.report_to``.
-        fix: what to do if a run cannot be started.
-    """
-
-    name: ClassVar[str] = ""
-    fix: ClassVar[str] = "check its settings and its login, or leave it out of training.report_to"
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        self.recipe = recipe
-        self.rates: dict[str, float] = {}  # the learning rate of each part in this step
-
-    def start(self, logs: Path, run_name: str, step: int) -> None:
-        """Prepare a run whose files may be in the folder ``logs``; ``step`` is above 0 where it is resumed."""
-
-    def log_recipe(self, recipe: dict[str, Any]) -> None:
-        """Log the recipe, as a flat mapping, beside the arguments that the library's callback logs."""
-
-    def log_samples(self, rows: list[Row], step: int) -> None:
-        """Log sample predictions."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        logs = Path(args.output_dir).parent / LOGS
-        try:
-            with contextlib.redirect_stdout(sys.stderr):  # some print
-                self.start(logs, args.run_name, state.global_step)
-                super().on_train_begin(args, state, control, **more)
-                self.log_recipe(flatten_recipe(self.recipe))
-        except Exception as error:  # any: it is the tracker's own code
-            raise TrainingError(f"training.report_to: {self.name} cannot start a run: {one_line(error)}; {self.fix}") from error
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **more: Any) -> None:
-        super().on_pre_optimizer_step(args, state, control, optimizer=optimizer, **more)
-        self.rates = {group["name"]: group["lr"] for group in optimizer.param_groups if "name" in group}
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
-        super().on_log(args, state, control, logs=flatten_logs(logs or {}, self.rates), **more)
-
-    def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: Any = None, samples: Any = (), model: Any = None, **more: Any
-    ) -> None:
-        scores = {name if name.startswith("eval_") else f"eval_{name}": value for name, value in (metrics or {}).items()}
-        super().on_log(args, state, control, logs=scores, model=model, **more)
-        if samples:
-            self.log_samples(rows_of(samples, getattr(model, "module", model)), state.global_step)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        with contextlib.redirect_stdout(sys.stderr):
-            super().on_train_end(args, state, control, **more)
-
-
 class TensorBoard(Tracker, integration_utils.TensorBoardCallback):
     """Log to event files in OUTPUT/logs. Of a run that is resumed, steps after the checkpoint are replaced."""
 
@@ -139,7 +75,7 @@ class TensorBoard(Tracker, integration_utils.TensorBoardCallback):
 
 
 class _TrackioModule:
-    """Stand for the module ``trackio`` in transformers' callback, which neither passes steps nor starts a second run of a name."""
+    """Stand for ``trackio`` in transformers' callback, which neither passes steps nor starts a second run of a name."""
 
     def __init__(self, module: Any, resume: str) -> None:
         self.module, self.resume = module, resume
@@ -186,8 +122,9 @@ class WandB(Tracker, integration_utils.WandbCallback):
         self.finish()  # the run of a training that failed
         if self._wandb.run is None:
             logs.mkdir(parents=True, exist_ok=True)
-            options = {"project": os.environ.get("WANDB_PROJECT", PROJECT), "name": run_name, "dir": str(logs)}
+            options = {"project": os.environ.get("WANDB_PROJECT", PROJECT), "name": run_name}
             run_id = read_run(logs, self.name) if step else None
+            options["dir"] = os.environ.get("WANDB_DIR", str(logs))
             WandB.started = self._wandb.init(**options, id=run_id, resume="allow" if run_id else None)
             write_run(logs, self.name, WandB.started.id)
 
@@ -249,47 +186,6 @@ class MLflow(Tracker, integration_utils.MLflowCallback):
 
 
 TRACKERS: dict[str, type[Tracker]] = {cls.name: cls for cls in (TensorBoard, Trackio, WandB, MLflow)}
-
-
-def flatten_logs(logs: Mapping[str, Any], rates: Mapping[str, float]) -> dict[str, Any]:
-    """Return an entry of the training's log with the losses of terms, and the learning rates of parts, under names of their own."""
-    flat = {name: value for name, value in logs.items() if name != "terms"}
-    flat |= {f"losses/{term}": value for term, value in logs.get("terms", {}).items()}
-    if rates and flat.pop("learning_rate", None) is not None:  # that of one of the parts
-        flat |= {f"learning_rate/{part}": rate for part, rate in rates.items()}
-    return flat
-
-
-def flatten_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe with all its training options as a flat mapping; without folders of this machine, and long lists by length."""
-    flat: dict[str, Any] = {}
-
-    def add(key: str, value: Any) -> None:
-        if isinstance(value, Mapping) and len(value) <= MAX_ITEMS:
-            for name, inner in value.items():
-                add(f"{key}.{name}" if key else str(name), inner)
-        elif isinstance(value, Sequence | Mapping) and not isinstance(value, str):
-            flat[key] = [_without_folder(item) for item in value] if len(value) <= MAX_ITEMS else f"{len(value)} items"
-        else:
-            flat[key] = _without_folder(value)
-
-    add("", {**recipe.to_dict(), "training": recipe.training.model_dump(mode="json")})
-    return flat
-
-
-MAX_ITEMS = 100  # of a list in what is logged of a recipe: a vocabulary may have thousands
-
-
-def _without_folder(value: Any) -> Any:
-    """Return a value, of an absolute path (also after ``name:``) only its last part."""
-    if not isinstance(value, str):
-        return value
-    head, colon, path = value.rpartition(":")
-    local = path.startswith("~") or (Path(path).is_absolute() and not path.startswith("//"))
-    return f"{head}{colon}{Path(path).name}" if local else value[:MAX_VALUE]
-
-
-MAX_VALUE = 500  # characters
 
 
 def read_run(logs: Path, tracker: str) -> str | None:
