@@ -55,7 +55,8 @@ class Tracker(TrainerCallback):
         except Exception as error:  # any: it is the tracker's own code
             if new:
                 shutil.rmtree(logs, ignore_errors=True)
-            raise TrainingError(f"training.report_to: {self.name} cannot start a run: {one_line(error)}; {self.fix}") from error
+            reason = one_line(error).rstrip(".")
+            raise TrainingError(f"training.report_to: {self.name} cannot start a run: {reason}; {self.fix}") from error
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **more: Any) -> None:
         super().on_pre_optimizer_step(args, state, control, optimizer=optimizer, **more)
