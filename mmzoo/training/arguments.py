@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from mmzoo.checkpoints.folder import CHECKPOINTS
 from mmzoo.errors import TrainingError
 from mmzoo.models.augmentation import augment
 from mmzoo.models.model import MultimodalModel
+from mmzoo.recipes.schema import Recipe
 from mmzoo.recipes.training_options import TrainingOptions
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.training.trainer import MultimodalTrainer
@@ -27,8 +30,21 @@ class OneGPUArguments(TrainingArguments):
         return min(super().n_gpu, 1)
 
 
-def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_bad: bool, progress: bool) -> MultimodalTrainer:
-    """Return the trainer of a model with the recipe's options and the callbacks of plugins.
+def plugin_callbacks(recipe: Recipe) -> list[TrainerCallback]:
+    """Return the callbacks of plugins for a training. A plugin may refuse the recipe with a `TrainingError`."""
+    return list(chain.from_iterable(plugin_manager().manager.hook.mmzoo_train_callbacks(recipe=recipe)))
+
+
+def make_trainer(
+    model: MultimodalModel,
+    examples: Any,
+    output: Path,
+    *,
+    callbacks: Sequence[TrainerCallback],
+    skip_bad: bool,
+    progress: bool,
+) -> MultimodalTrainer:
+    """Return the trainer of a model with the recipe's options.
 
     Raises:
         TrainingError: no part is trained, or the precision needs a GPU.
@@ -37,13 +53,12 @@ def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_ba
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError("nothing is trained: every part is frozen; set train: full, last:N or lora:r on one")
     model.checkpoint_blocks(options.gradient_checkpointing)
-    hook_results = plugin_manager().manager.hook.mmzoo_train_callbacks(recipe=model.recipe)
     return MultimodalTrainer(
         model=model,
         args=_arguments(options, output),
         train_dataset=examples,
         data_collator=augment(model.collator(training=True, blank=options.blank_images, skip_bad=skip_bad), model.recipe),
-        callbacks=[callback for callbacks in hook_results for callback in callbacks],
+        callbacks=list(callbacks),
         skip_bad=skip_bad,
         progress=progress,
     )
@@ -57,6 +72,7 @@ def _arguments(options: TrainingOptions, output: Path) -> TrainingArguments:
         raise TrainingError("training.precision: fp16 needs a GPU; use bf16 or fp32 here")
     settings: dict[str, Any] = dict(
         output_dir=str(output / CHECKPOINTS),
+        run_name=output.resolve().name,
         per_device_train_batch_size=options.batch_size,
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,

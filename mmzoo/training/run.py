@@ -30,7 +30,7 @@ from mmzoo.models.prediction import input_error
 from mmzoo.models.warm_start import inherit_options
 from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.schema import Recipe
-from mmzoo.training.arguments import make_trainer
+from mmzoo.training.arguments import make_trainer, plugin_callbacks
 from mmzoo.training.data import check_examples, describe_sources, learn, open_examples
 from mmzoo.training.output import last_checkpoint, prepare_output, remove_checkpoints, unfinished_output
 from mmzoo.training.trainer import MultimodalTrainer, check_finite
@@ -96,6 +96,7 @@ def train(
     examples = open_examples(config, sources, split, bad)
     config, _ = inherit_options(config)  # first, so that what a checkpoint has learned is not learned again
     config = learn(config, examples, streamed=not isinstance(examples, Sequence), skip_bad=skip_bad)
+    callbacks = plugin_callbacks(config)  # before the weights are fetched, as a tracker may not be installed
     checkpoint = prepare_output(output, config, resume=resume, overwrite=overwrite)
     torch.manual_seed(config.training.seed)
     model = assemble(config)
@@ -103,7 +104,7 @@ def train(
     if isinstance(examples, Sequence):
         examples, outside_labels = check_examples(model, examples, bad)
     with unfinished_output(output, config):
-        trainer = make_trainer(model, examples, output, skip_bad=skip_bad, progress=progress)
+        trainer = make_trainer(model, examples, output, callbacks=callbacks, skip_bad=skip_bad, progress=progress)
         started = time.monotonic()
         with Meter(str(trainer.args.device)) as meter:
             cached = trainer.cache_features(checkpoint=checkpoint, progress=progress)

@@ -344,7 +344,7 @@ def check_finite(weights: Mapping[str, Tensor], when: str, output: Path) -> None
 
 
 def parameter_groups(model: MultimodalModel, wrapped: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return two parameter groups for each part, with the part's learning rate.
+    """Return two parameter groups for each part, with the part's key as their name and its learning rate.
 
     One holds tensors of two or more dimensions, which get weight decay; the other holds the rest, such as biases.
     """
@@ -355,6 +355,6 @@ def parameter_groups(model: MultimodalModel, wrapped: nn.Module, weight_decay: f
             key = key_of(name.removeprefix("module."))
             groups.setdefault((key, parameter.ndim >= 2), []).append(parameter)
     return [
-        {"params": parameters, "lr": rates[key], "weight_decay": weight_decay if decays else 0.0}
+        {"name": key, "params": parameters, "lr": rates[key], "weight_decay": weight_decay if decays else 0.0}
         for (key, decays), parameters in groups.items()
     ]

@@ -1,0 +1,1 @@
+"""Log trainings to the trackers that `training.report_to` names."""
