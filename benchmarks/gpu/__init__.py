@@ -52,6 +52,11 @@ class Bench:
         """Return the seconds that are left."""
         return self.deadline - time.monotonic()
 
+    def too_late(self, part: str) -> str:
+        """Say that no time is left for a part."""
+        left, takes = max(0.0, self.left), self.sizes.seconds[part]
+        return f"{left:.0f} s are left of --minutes {self.settings.minutes:g}, and it takes up to {takes} s"
+
     def process(self, target: str, sizes: Any) -> Process:
         """Start a process of this package; those of one module share a folder."""
         folder = self.folder / target.partition(":")[0]
@@ -90,7 +95,9 @@ def run(settings: Settings) -> Iterator[Result]:
         bench = Bench(settings, sizes, Path(work), deadline, stack)
         for name, part in PARTS.items():
             if bench.left < sizes.seconds[name]:
-                missing = f"{max(0, bench.left):.0f} s are left of --minutes {settings.minutes:g}, and it takes {sizes.seconds[name]} s"
+                missing = (
+                    f"{max(0, bench.left):.0f} s are left of --minutes {settings.minutes:g}, and it takes {sizes.seconds[name]} s"
+                )
                 yield Fact(f"gpu: {name}", {"left out": missing})
                 continue
             try:
@@ -146,7 +153,11 @@ def precision(bench: Bench) -> Iterator[Result]:
     values = {"steps": len(other), "first loss": other[0], "last loss": other[-1], f"in {short}": one[-1], "largest gap": gap}
     yield Fact(f"gpu: loss curve in {short} beside fp32", values, holds=gap <= CURVE and other[-1] < other[0])
     yield Ratio(
-        f"gpu: time of a step of mmzoo.train, {short} / fp32", *seconds(halves, wholes), "s", size.half_step, sides=(short, "fp32")
+        f"gpu: time of a step of mmzoo.train, {short} / fp32",
+        *seconds(halves, wholes),
+        "s",
+        size.half_step,
+        sides=(short, "fp32"),
     )
 
 

@@ -229,7 +229,7 @@ def _image_id(sizes: dict[str, Any]) -> int:
 
 
 def _processor(sizes: dict[str, Any]) -> Any:
-    """Return a processor whose tokenizer has a token for each of the language model's, so that all that is written can be read."""
+    """Return a processor whose tokenizer has a token for each of the language model's, so that what it writes can be compared."""
     from tokenizers import Tokenizer
     from transformers import AddedToken, CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 

@@ -47,12 +47,16 @@ class Sizes:
             training={
                 "vision": VIT_B,
                 "text": {"model_type": "llama", **llama(261, 768, 2048, 8, 12)},
-                **{"batch": 32, "pictures": 128, "steps": 30, "warm": 10, "workers": 2},
+                "batch": 32,
+                "pictures": 128,
+                "steps": 30,
+                "warm": 10,
+                "workers": 2,
             },
             steps=10,
             tokens=64,
             half_step=1.0,
-            seconds={"tests": 60, "precision": 60, "llava": 75, "writing": 30, "cache": 60},
+            seconds={"tests": 75, "precision": 60, "llava": 75, "writing": 30, "cache": 60},
         )
 
     @classmethod
@@ -69,7 +73,11 @@ class Sizes:
             training={
                 "vision": {"model_type": "vit", **vision, "image_size": 96, "patch_size": 16},
                 "text": {"model_type": "llama", **llama(261, 128, 352, 2, 4)},
-                **{"batch": 8, "pictures": 32, "steps": 12, "warm": 2, "workers": 0},
+                "batch": 8,
+                "pictures": 32,
+                "steps": 12,
+                "warm": 2,
+                "workers": 0,
             },
             steps=3,
             tokens=24,
