@@ -95,10 +95,7 @@ def run(settings: Settings) -> Iterator[Result]:
         bench = Bench(settings, sizes, Path(work), deadline, stack)
         for name, part in PARTS.items():
             if bench.left < sizes.seconds[name]:
-                missing = (
-                    f"{max(0, bench.left):.0f} s are left of --minutes {settings.minutes:g}, and it takes {sizes.seconds[name]} s"
-                )
-                yield Fact(f"gpu: {name}", {"left out": missing})
+                yield Fact(f"gpu: {name}", {"left out": bench.too_late(name)})
                 continue
             try:
                 yield from part(bench)

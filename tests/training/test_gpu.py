@@ -140,10 +140,9 @@ def test_training_learns_in_each_precision_and_resumes(precision, tmp_path, monk
 
 
 def test_data_workers_and_pinned_memory_change_no_number(tmp_path):
-    runs = [
-        train(without_dropout(), tmp_path / str(workers), workers=workers, precision="fp32", max_steps=8) for workers in (0, 2)
-    ]
-    assert losses(runs[0]) == pytest.approx(losses(runs[1]), rel=1e-3)
+    options = {"precision": "fp32", "max_steps": 8}
+    none, two = (losses(train(without_dropout(), tmp_path / str(count), workers=count, **options)) for count in (0, 2))
+    assert none == pytest.approx(two, rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "auto"])
