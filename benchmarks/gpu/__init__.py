@@ -14,6 +14,7 @@ left out. Without a GPU everything runs in a small form.
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from benchmarks.gpu.sizes import Sizes
 
 Result = Ratio | Fact
 LOSS, LATER = 1e-5, 1e-4  # relative, of the first step in float32 and of those after it, in which rounding has added up
-CURVE = 0.02  # how far the loss curves may be apart, of the mean loss
+CURVE = 0.05  # how far the loss curves may be apart, of the mean loss
 SPEED, MEMORY, WRITING = 1.1, 1.0, 0.97  # targets: at least, at most, at least
 TURNS = 3  # of whole trainings
 
@@ -117,6 +118,8 @@ def check_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def tests(bench: Bench) -> Iterator[Result]:
+    if importlib.util.find_spec("pytest") is None:
+        raise RuntimeError("pytest is not installed: pip install pytest")
     files = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text(encoding="utf-8")]
     report = bench.folder / "tests.xml"
     command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
@@ -149,13 +152,8 @@ def precision(bench: Bench) -> Iterator[Result]:
     gap = max(abs(a - b) for a, b in zip(one, other, strict=True)) / (sum(other) / len(other))
     values = {"steps": len(other), "first loss": other[0], "last loss": other[-1], f"in {short}": one[-1], "largest gap": gap}
     yield Fact(f"gpu: loss curve in {short} beside fp32", values, holds=gap <= CURVE and other[-1] < other[0])
-    yield Ratio(
-        f"gpu: time of a step of mmzoo.train, {short} / fp32",
-        *seconds(halves, wholes),
-        "s",
-        size.half_step,
-        sides=(short, "fp32"),
-    )
+    name = f"gpu: time of a step of mmzoo.train, {short} / fp32"
+    yield Ratio(name, *seconds(halves, wholes), "s", size.half_step, sides=(short, "fp32"))
 
 
 def llava(bench: Bench) -> Iterator[Result]:

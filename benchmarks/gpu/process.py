@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from benchmarks.common import ROOT
@@ -67,11 +68,9 @@ class Process:
         """
         assert self.running.stdin is not None
         assert self.running.stdout is not None
-        try:
+        with suppress(OSError):  # it has ended; its last words say why
             self.running.stdin.write(json.dumps([method, options]) + "\n")
             self.running.stdin.flush()
-        except OSError:  # it has ended; its last words say why
-            pass
         line = self.running.stdout.readline()
         if self.late:
             raise RuntimeError(f"{method}: there was no more time")
