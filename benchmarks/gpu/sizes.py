@@ -79,7 +79,7 @@ class Sizes:
                 "warm": 2,
                 "workers": 0,
             },
-            steps=3,
+            steps=2,
             tokens=24,
             half_step=None,
             seconds={"tests": 15, "precision": 20, "llava": 30, "writing": 15, "cache": 15},
