@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Ratio, Settings, alternate, child
+from benchmarks.common import Ratio, Settings, alternate, child, step_times
 
 SPEED, MEMORY = 4.0, 0.5
 TOLERANCE = 1e-4
@@ -119,7 +119,6 @@ def mmzoo(seed: int) -> None:
     """Train one epoch with `mmzoo.train`; the clock runs from the first step to the end of the last."""
     import mmzoo as package
     from mmzoo.data.dataset import Dataset
-    from mmzoo.registry.manager import plugin_manager
 
     class Captions(Dataset):
         def splits(self) -> list[str]:
@@ -128,39 +127,10 @@ def mmzoo(seed: int) -> None:
         def load(self, split: str) -> list[Any]:
             return _examples(seed)
 
-    clock = _Clock()
-    module = clock.plugin()
-    plugin_manager().manager.register(module)
-    with tempfile.TemporaryDirectory() as folder:
+    with step_times() as times, tempfile.TemporaryDirectory() as folder:
         recipe = {**RECIPE, "training": {**RECIPE["training"], "seed": seed}}
         done = package.train(package.Recipe.of(recipe), dataset=Captions(None), output=Path(folder, "m"), progress=False)
-    _report(clock.end - clock.begin, [entry["loss"] for entry in done.history])
-
-
-class _Clock:
-    """Record when training begins and ends, through a plugin. Saving comes after its end."""
-
-    begin = end = 0.0
-
-    def plugin(self) -> Any:
-        from types import ModuleType
-
-        from transformers import TrainerCallback
-
-        import mmzoo as package
-
-        clock = self
-
-        class Note(TrainerCallback):
-            def on_step_begin(self, *_: Any, **__: Any) -> None:
-                clock.begin = clock.begin or time.perf_counter()
-
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                clock.end = time.perf_counter()
-
-        module = ModuleType("clock")
-        module.mmzoo_train_callbacks = package.hookimpl(lambda recipe: [Note()])  # type: ignore[attr-defined]
-        return module
+    _report(times[-1] - times[0], [entry["loss"] for entry in done.history])
 
 
 def plain(seed: int) -> None:

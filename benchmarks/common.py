@@ -6,10 +6,13 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
+from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,7 +21,8 @@ REPEATS = 5
 
 @dataclass(frozen=True)
 class Ratio:
-    """Hold the measurements of two sides. The median ratio must be at most ``target``, or at least ``target`` if ``higher``.
+    """Hold the measurements of two sides. The median ratio must be at most ``target``, or at least ``target`` if ``higher``; a
+    target of None is none.
 
     Ratios are taken turn by turn: a machine's speed drifts by more than some targets allow, but alike for both sides of a turn.
     """
@@ -27,7 +31,7 @@ class Ratio:
     ours: Sequence[float]
     theirs: Sequence[float]
     unit: str
-    target: float
+    target: float | None
     higher: bool = False
     sides: tuple[str, str] = ("mmzoo", "plain")
 
@@ -41,6 +45,8 @@ class Ratio:
 
     @property
     def holds(self) -> bool:
+        if self.target is None:
+            return True
         return self.value >= self.target if self.higher else self.value <= self.target
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,13 +54,30 @@ class Ratio:
         return {**data, "ratio": round(self.value, 4), "holds": self.holds}
 
     def __str__(self) -> str:
-        bound = f"{'>=' if self.higher else '<='} {self.target:g}"
+        bound = "no target" if self.target is None else f"target {'>=' if self.higher else '<='} {self.target:g}: "
+        bound += "" if self.target is None else "met" if self.holds else "MISSED"
         sides = ", ".join(
             f"{side} {median(values):.4g} {self.unit} ({min(values):.4g} to {max(values):.4g})"
             for side, values in zip(self.sides, (self.ours, self.theirs), strict=True)
         )
         spread = f"{min(self.turns):.3f} to {max(self.turns):.3f} in {len(self.turns)} turns"
-        return f"{self.name}: {self.value:.3f} (target {bound}: {'met' if self.holds else 'MISSED'}; {spread}); {sides}"
+        return f"{self.name}: {self.value:.3f} ({bound}; {spread}); {sides}"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Hold what was found that is no ratio: numbers and words by name. It ``holds`` unless a check failed."""
+
+    name: str
+    values: Mapping[str, Any]
+    holds: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, **self.values, "holds": self.holds}
+
+    def __str__(self) -> str:
+        values = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in self.values.items())
+        return f"{self.name}: {', '.join(values)}{'' if self.holds else ' (MISSED)'}"
 
 
 @dataclass
@@ -71,6 +94,7 @@ class Settings:
     limit: int | None = None
     seed: int = 0
     cards: Path | None = None
+    minutes: float = 6
 
 
 def alternate(*sides: Callable[[], Any], repeats: int, warm: bool = False) -> list[list[Any]]:
@@ -106,6 +130,33 @@ def child(*arguments: str, env: Mapping[str, str] | None = None) -> str:
     if done.returncode:
         raise RuntimeError(f"python {' '.join(arguments)[:200]} failed:\n{done.stderr}")
     return done.stdout
+
+
+@contextmanager
+def step_times(now: Callable[[], float] = time.perf_counter) -> Iterator[list[float]]:
+    """Yield a list to which ``mmzoo.train`` within the block adds the time at which its first step begins, and at which each step
+    ends. Saving comes after the last one's end."""
+    from transformers import TrainerCallback
+
+    import mmzoo
+    from mmzoo.registry.manager import plugin_manager
+
+    times: list[float] = []
+
+    class Note(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            times.extend(() if times else [now()])
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(now())
+
+    module = ModuleType("clock")
+    module.mmzoo_train_callbacks = mmzoo.hookimpl(lambda recipe: [Note()])  # type: ignore[attr-defined]
+    plugin_manager().manager.register(module)
+    try:
+        yield times
+    finally:
+        plugin_manager().manager.unregister(module)
 
 
 def machine() -> dict[str, Any]:

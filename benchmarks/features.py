@@ -23,6 +23,7 @@ from benchmarks.common import Ratio, Settings, alternate
 TARGET = 1 / 10  # of the time
 IMAGES, BATCH = 256, 32
 SIZE = (640, 480)
+CAPTIONS = ("a b c", "a red square", "two circles beside each other", "nothing")
 TOLERANCE = 1e-3  # other batches are summed in another order
 VIT_B_32 = {"model_type": "vit", "patch_size": 32}  # ViTConfig's own sizes are those of a base model
 
@@ -39,7 +40,7 @@ def run(settings: Settings) -> list[Ratio]:
         tempfile.TemporaryDirectory() if settings.work is None else nullcontext(settings.work) as work,
         patch.dict(os.environ, MMZOO_CACHE=str(Path(work, "cache"))),
     ):
-        examples = _examples(Path(work, "images"), settings.limit or IMAGES)
+        examples = write_pictures(Path(work, "images"), settings.limit or IMAGES)
         accelerator = Accelerator()
         recipe = mmzoo.Recipe.of(
             {
@@ -74,8 +75,8 @@ def run(settings: Settings) -> list[Ratio]:
     return [Ratio(name, *sides, "s", TARGET, sides=("cached", "encoded"))]
 
 
-def _examples(folder: Path, count: int) -> list[Any]:
-    """Return smooth noise that has the size of photographs and compresses like them."""
+def write_pictures(folder: Path, count: int) -> list[Any]:
+    """Return examples whose pictures are files of smooth noise: of a photograph's size, and compressed like one."""
     import numpy as np
     from PIL import Image
 
@@ -87,7 +88,7 @@ def _examples(folder: Path, count: int) -> list[Any]:
         path = folder / f"{i}.jpg"
         coarse = np.random.default_rng(i).integers(0, 256, (48, 64, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize(SIZE, Image.Resampling.BICUBIC).save(path, quality=90)
-        examples.append(Example(str(i), str(path), "", ("a b c",)))
+        examples.append(Example(str(i), str(path), "", (CAPTIONS[i % len(CAPTIONS)],)))
     return examples
 
 

@@ -13,10 +13,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from benchmarks.common import Ratio, Settings, alternate
+from benchmarks.common import Ratio, Settings, alternate, step_times
 
 TARGET = 0.95
 RECIPE, DATASET = "cnn-product-lstm", "easy-vqa"
@@ -51,43 +50,14 @@ def run(settings: Settings) -> list[Ratio]:
     return [Ratio(name, *speeds, "steps/s", TARGET, higher=True, sides=("mmzoo.train", "plain loop"))]
 
 
-class _Clock:
-    """Record when each training step ends, through a plugin."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def plugin(self) -> ModuleType:
-        from transformers import TrainerCallback
-
-        import mmzoo
-
-        clock = self
-
-        class Note(TrainerCallback):
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                clock.ends.append(time.perf_counter())
-
-        module = ModuleType("clock")
-        module.mmzoo_train_callbacks = mmzoo.hookimpl(lambda recipe: [Note()])  # type: ignore[attr-defined]
-        return module
-
-
 def _mmzoo(steps: int) -> tuple[float, float]:
     """Return the seconds from the end of the first step to the end of the last, and the last logged loss."""
     import mmzoo
-    from mmzoo.registry.manager import plugin_manager
 
-    clock = _Clock()
-    module = clock.plugin()
-    plugin_manager().manager.register(module)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            options: dict[str, Any] = {"max_steps": steps, "precision": "fp32", "workers": 0, "log_every": LOGGED}
-            done = mmzoo.train(RECIPE, dataset=DATASET, output=Path(folder, "model"), progress=False, training=options)
-    finally:
-        plugin_manager().manager.unregister(module)
-    return clock.ends[-1] - clock.ends[0], done.history[-1]["loss"]
+    with step_times() as times, tempfile.TemporaryDirectory() as folder:
+        options: dict[str, Any] = {"max_steps": steps, "precision": "fp32", "workers": 0, "log_every": LOGGED}
+        done = mmzoo.train(RECIPE, dataset=DATASET, output=Path(folder, "model"), progress=False, training=options)
+    return times[-1] - times[1], done.history[-1]["loss"]
 
 
 def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:

@@ -68,6 +68,7 @@ def _arguments(options: TrainingOptions, output: Path) -> TrainingArguments:
     gpu, workers = torch.cuda.is_available(), options.workers
     if workers is None:
         workers = min(8, os.cpu_count() or 1) if gpu else 0
+    has_bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if options.precision == "fp16" and not gpu:
         raise TrainingError("training.precision: fp16 needs a GPU; use bf16 or fp32 here")
     settings: dict[str, Any] = dict(
@@ -99,7 +100,7 @@ def _arguments(options: TrainingOptions, output: Path) -> TrainingArguments:
         dataloader_pin_memory=gpu,
         dataloader_persistent_workers=workers > 0,
         accelerator_config={"dispatch_batches": False, "split_batches": False},
-        bf16=options.precision == "bf16" or (options.precision == "auto" and gpu and torch.cuda.is_bf16_supported()),
+        bf16=options.precision == "bf16" or (options.precision == "auto" and has_bf16),
         fp16=options.precision == "fp16",
     )
     return OneGPUArguments(**settings)
