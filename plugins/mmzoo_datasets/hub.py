@@ -68,7 +68,9 @@ class HubDataset(Dataset):
             raise self._failed(error) from None
         if not names or (not options.streaming and not len(table)):
             raise DataError(EMPTY.format(where, split))
-        table, reader = read_table(table, options, split, where, self._folder, names, self.wanted, self.exact)
+        table, reader = read_table(
+            table, options, split, where, self._folder, names, self.wanted, self.exact, partial=self.partial
+        )
         if options.streaming:
             return Stream(table.take(options.limit) if options.limit else table, reader)
         return TableExamples(table.select(range(min(len(table), options.limit or len(table)))), reader)
