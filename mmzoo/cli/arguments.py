@@ -138,7 +138,7 @@ def datasets_of(given: Sequence[str], data: list[str] | None) -> dict[str, Any]:
 
 
 def _data_of(pair: tuple[str | None, str], pairs: Iterable[tuple[str | None, str]], data: Iterable[str]) -> list[str]:
-    """Return the options of one of several data sets: ``TASK.KEY=VALUE``, ``NAME.KEY=VALUE``, and each that names none of them."""
+    """Return the options of one of several data sets: ``TASK.KEY=VALUE``, ``NAME.KEY=VALUE``, and ``KEY=VALUE`` for all."""
     names = [name for each in pairs for name in each if name]
     own = []
     for option in data:

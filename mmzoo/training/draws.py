@@ -65,10 +65,7 @@ class Turns:
         if block != self._block:
             before, counts = self.draws.counts(block)
             of = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-            if self.turns:
-                of = of[in_turn(of)]
-            else:
-                of = np.random.default_rng((self.seed, block)).permutation(of)
+            of = of[in_turn(of) if self.turns else np.random.default_rng((self.seed, block)).permutation(len(of))]
             places = np.empty(len(of), np.int64)
             for stream, start in enumerate(before):
                 own = np.flatnonzero(of == stream)

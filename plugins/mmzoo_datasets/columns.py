@@ -115,8 +115,8 @@ class Columns:
         if partial and len(wanted) > 1:
             if not own:
                 raise DataError(
-                    f"{where}: no column serves one of the tasks {', '.join(wanted)}: {its}; write TASK=NAME "
-                    "(datasets={TASK: ...}) with the task that it is for, set target_columns.TASK to one of them, or leave the data set out"
+                    f"{where}: no column serves one of the tasks {', '.join(wanted)}: {its}; write TASK=NAME (datasets={{TASK: "
+                    "...}) with the task that it is for, or set target_columns.TASK to one of them"
                 )
             wanted = [task for task in wanted if task in own]
         # A column has one meaning: a target that is named 'text' must not be the prompt too.
@@ -189,7 +189,7 @@ class RowReader:
         with self.errors_at(index, place):
             return Example(
                 id=self.text(columns.id, row) or f"{self.prefix}/{index}",
-                inputs={kind: self._source(name, row.get(name), KINDS[kind]) for kind, name in columns.inputs.items()},
+                inputs={kind: self._source(name, cell(row, name), KINDS[kind]) for kind, name in columns.inputs.items()},
                 text=self.text(columns.text, row),
                 targets={task: self._texts(name, row) for task, name in columns.targets.items()}
                 or self._texts(columns.target, row),
@@ -205,12 +205,12 @@ class RowReader:
 
     def text(self, column: str | None, row: Mapping[str, Any]) -> str:
         """Return the text of a cell; empty if it is missing, or if there is no column."""
-        value = row.get(column) if column else None
+        value = cell(row, column) if column else None
         return "" if is_missing(value) else self._text(column, value)
 
     def _texts(self, column: str | None, row: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the texts of a cell that may hold a list."""
-        value = row.get(column) if column else None
+        value = cell(row, column) if column else None
         values = value if isinstance(value, list | tuple) else [value]
         present = [each for each in values if not is_missing(each)]
         fractions = any(isinstance(each, float | Decimal) and each % 1 for each in present)
@@ -265,6 +265,15 @@ class RowReader:
         if isinstance(value, Number):
             raise TypeError(f"column '{column}' holds {_kind(value)}, not a {what}")
         return value
+
+
+def cell(row: Mapping[str, Any], column: str) -> Any:
+    """Return the value of a column; of ``json.caption`` that of the key ``caption`` in the mapping of the column ``json``."""
+    if column in row:
+        return row[column]
+    head, _, key = column.partition(".")
+    inner = row.get(head)
+    return inner.get(key) if key and isinstance(inner, Mapping) else None
 
 
 def check_text(column: str | None, text: str) -> str:
@@ -370,8 +379,10 @@ def read_table(
     exact: bool = False,
     keep: Collection[str] = (),
     partial: bool = False,
+    nested: Sequence[str] = (),
 ) -> tuple[Any, RowReader]:
-    """Return a `datasets` table, or a stream of one, and the `RowReader` of its rows; ``names`` are its columns.
+    """Return a `datasets` table, or a stream of one, and the `RowReader` of its rows; ``names`` are its columns, and
+    ``nested`` the keys of those that hold mappings (see `cell`).
 
     Inputs are left undecoded, and only the columns in use (or in ``keep``) are kept. ``wanted`` are `Dataset.wanted`.
 
@@ -379,12 +390,13 @@ def read_table(
         DataError: it lacks a column.
     """
     inputs, labels, narrow = features(table)
-    columns = Columns.find(options, names, where, inputs, wanted, exact, partial)
+    columns = Columns.find(options, [*names, *nested], where, inputs, wanted, exact, partial)
     for column in columns.inputs.values():
         kind = table.features[column] if column in chain.from_iterable(inputs.values()) else None
         if kind is not None:
             inner = getattr(kind, "feature", kind)
             undecoded = type(inner)(decode=False)
             table = table.cast_column(column, undecoded if inner is kind else type(kind)(undecoded))
-    used = dict.fromkeys((*columns.used, *(name for name in keep if name in names)))
+    heads = (name.partition(".")[0] if name in nested else name for name in columns.used)
+    used = dict.fromkeys((*heads, *(name for name in keep if name in names)))
     return table.select_columns(list(used)), RowReader(columns, split, where, root, labels, narrow)
