@@ -80,17 +80,17 @@ class Shuffled(Sampler[int]):
         assert self.draws is not None
         before, counts = self.draws.counts(epoch)
         draws = np.concatenate([self._walk(*each) for each in enumerate(zip(before.tolist(), counts.tolist(), strict=True))])
-        sources = np.repeat(self.groups.sources, counts)
-        random = np.random.default_rng((self.seed, epoch, 0, 0))
-        if self.blocks is None:
-            order = random.permutation(len(draws))
-        else:
+        of = np.repeat(np.arange(len(counts)), counts)
+        first = np.ones(len(draws), bool)  # of examples that stay together
+        if self.blocks is not None:
             passes, numbers = np.divmod(draws, self.count)
-            pieces = np.unique(passes * self.count + self.blocks[numbers], return_inverse=True)[1]
-            order = together(pieces, random.permutation(int(pieces.max()) + 1))
+            pieces = np.stack([of, passes, self.blocks[numbers]])
+            first[1:] = (pieces[:, 1:] != pieces[:, :-1]).any(0)
+        # Only the groups are shuffled here, so that each is walked through in its order.
+        slots = np.random.default_rng((self.seed, epoch, 0, 0)).permutation(of[first])
         if self.groups.turns:
-            order = order[in_turn(sources[order])]
-        return draws[order]
+            slots = slots[in_turn(np.asarray(self.groups.sources)[slots])]
+        return draws[np.argsort(np.argsort(slots, kind="stable")[np.cumsum(first) - 1], kind="stable")]
 
     def _walk(self, group: int, draws: tuple[int, int]) -> np.ndarray:
         """Return the positions of ``draws``, the first and their number, of a group."""
