@@ -33,7 +33,11 @@ Set = Annotated[
 ]
 Data = Annotated[
     list[str] | None,
-    typer.Option("--data", metavar="KEY=VALUE", help="An option of the data set, e.g. text_column=question; may be repeated."),
+    typer.Option(
+        "--data",
+        metavar="[NAME.]KEY=VALUE",
+        help="An option of the data set, e.g. text_column=question; of one of several with its name or task; may be repeated.",
+    ),
 ]
 _DATASET_HELP = "A registered name, a folder or file, or an id such as org/name."
 DatasetName = Annotated[str, typer.Option("--dataset", help=_DATASET_HELP, autocompletion=complete("dataset"), metavar="DATASET")]
@@ -128,13 +132,23 @@ def datasets_of(given: Sequence[str], data: list[str] | None) -> dict[str, Any]:
     pairs = read_datasets(given)
     if len(pairs) == 1 and pairs[0][0] is None:
         return {"dataset": dataset_of(pairs[0][1], data)}
-    if data:
-        raise BadRecipe("--data: with several data sets, options are not set yet")
-    if all(task is None for task, _ in pairs):
-        return {"datasets": [name for _, name in pairs]}
-    if any(task is None for task, _ in pairs):
-        raise BadRecipe("--dataset: write TASK=NAME for each data set, or for none")
-    return {"datasets": {task: [name for other, name in pairs if other == task] for task, _ in pairs}}
+    by_task: dict[str | None, list[Any]] = {}
+    for pair in pairs:
+        by_task.setdefault(pair[0], []).append(dataset_of(pair[1], _data_of(pair, pairs, data or [])))
+    return {"datasets": by_task}
+
+
+def _data_of(pair: tuple[str | None, str], pairs: Iterable[tuple[str | None, str]], data: Iterable[str]) -> list[str]:
+    """Return the options of one of several data sets: ``TASK.KEY=VALUE``, ``NAME.KEY=VALUE``, and ``KEY=VALUE`` for all."""
+    names = [name for each in pairs for name in each if name]
+    own = []
+    for option in data:
+        named = max((name for name in names if option.startswith(f"{name}.")), key=len, default=None)
+        if named is None:
+            own.append(option)
+        elif named in pair:
+            own.append(option.removeprefix(f"{named}."))
+    return own
 
 
 def device_of(name: str | None) -> str:

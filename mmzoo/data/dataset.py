@@ -42,6 +42,10 @@ class Dataset(ABC):
     def load(self, split: str) -> Sequence[Example] | Iterable[Example]:
         """Return the examples of a split: a sequence, or for streams an iterable that starts again at each ``iter``.
 
+        A stream may have ``state_dict()``, which returns its state after the last example that its last iterator gave, as plain
+        data for JSON, and ``load_state_dict(state)``, after which the next ``iter`` (and only that) goes on after that example.
+        Random numbers that it draws must then be part of the state. A run is resumed by it; a stream without is read again.
+
         Raises:
             DataError: the split is empty or lacks a column. `BadInput` is raised only when an input is opened.
         """

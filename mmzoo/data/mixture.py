@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+
+from mmzoo.data.bad import Chosen
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.open import load_split, open_dataset, open_for, takes_default, target_of
 from mmzoo.errors import DataError, MmzooError, UnknownName
 from mmzoo.interfaces import Example
 from mmzoo.recipes.schema import PartConfig, Recipe
 
-Spec = str | PartConfig | Dataset
-# One data set, or several: by the task that each is for, or for every task that they have targets of.
-Specs = Spec | Sequence[Spec] | Mapping[str, Spec | Sequence[Spec]]
+Spec = str | PartConfig | Dataset | Mapping[str, Any]  # a mapping has the keys of a `PartConfig`: `use`, and options
+# One data set, or several: by the task that each is for, or (under the key None) for every task that they have targets of.
+Specs = Spec | Sequence[Spec] | Mapping[str | None, Spec | Sequence[Spec]]
 
 VALIDATION_SPLITS = ("validation", "valid", "val", "dev", "test")
 _SPLIT = re.compile(r"[A-Za-z_][\w-]*")
@@ -37,7 +42,7 @@ class Source:
     """
 
     name: str
-    spec: Spec
+    spec: str | PartConfig | Dataset
     dataset: Dataset
     split: str | None = None
     task: str | None = None
@@ -60,26 +65,34 @@ class Source:
         target = target_of(recipe, self.task)
         return _SequenceOf(examples, target) if isinstance(examples, Sequence) else _StreamOf(examples, target)
 
-    def check_serves(self, recipe: Recipe, example: Example | None) -> None:
-        """Check that a task reads the targets of the first example of a data set that is one of several.
+    def tasks(self, recipe: Recipe, example: Example | None) -> set[str]:
+        """Return the tasks that read the targets of a data set whose first example this is.
 
         Raises:
-            DataError: no task does, or its targets do not say which task they are for.
+            DataError: it is one of several, and none does, or its targets do not say which task they are for.
         """
         if not self.several or self.task is not None or example is None or len(recipe.tasks) == 1:
-            return
-        targets = {target_of(recipe, name): name for name in recipe.tasks}
+            return set(recipe.tasks) if self.task is None else {self.task}
         tasks = ", ".join(recipe.tasks)
         if not isinstance(example.targets, Mapping):
             raise DataError(
                 f"data set '{self.title}' does not say which task its targets are for; write TASK={self.title} "
                 f"(datasets={{TASK: ...}}) with one of the tasks {tasks}"
             )
-        if not set(example.targets) & set(targets):
+        served = {name for name in recipe.tasks if target_of(recipe, name) in example.targets}
+        if not served:
             raise DataError(
                 f"no task reads data set '{self.title}': its targets are {', '.join(example.targets)}, and the tasks {tasks}; "
                 f"write TASK={self.title}, or leave it out"
             )
+        return served
+
+
+def no_source(task: str) -> DataError:
+    """Return the error for a task that no data set serves."""
+    return DataError(
+        f"no data set serves the task '{task}'; add --dataset {task}=NAME (datasets={{'{task}': ...}}), or remove the task"
+    )
 
 
 def open_sources(recipe: Recipe, specs: Specs) -> list[Source]:
@@ -98,7 +111,7 @@ def open_sources(recipe: Recipe, specs: Specs) -> list[Source]:
     if unknown := [task for task, _ in pairs if task is not None and task not in recipe.tasks]:
         raise UnknownName(f"datasets: there is no task '{unknown[0]}'; the tasks are {', '.join(recipe.tasks)}")
     if all(task is not None for task, _ in pairs) and (without := [t for t in recipe.tasks if t not in dict(pairs)]):
-        raise DataError(f"no data set serves the task '{without[0]}'; add --dataset {without[0]}=NAME, or remove the task")
+        raise no_source(without[0])
     sources: list[Source] = []
     for task, given in pairs:
         spec, split = split_of(given)
@@ -106,8 +119,9 @@ def open_sources(recipe: Recipe, specs: Specs) -> list[Source]:
             dataset = open_for(recipe, spec)
         else:
             wanted = [target_of(recipe, name) for name in recipe.tasks if task in (None, name)]
-            dataset = open_dataset(spec, () if takes_default(recipe, next(iter(recipe.tasks))) else tuple(wanted))
-            dataset.partial = task is None
+            own = copy(spec) if isinstance(spec, Dataset) else spec  # which may be given for several tasks
+            dataset = open_dataset(own, () if takes_default(recipe, next(iter(recipe.tasks))) else tuple(wanted))
+            dataset.partial = task is None and len(recipe.tasks) > 1
         source = Source("", spec, dataset, split, task, len(pairs) > 1)
         name = source.title if task is None else task
         count = sum(other.name.partition("#")[0] == name for other in sources)
@@ -115,24 +129,29 @@ def open_sources(recipe: Recipe, specs: Specs) -> list[Source]:
     return sources
 
 
-def split_of(spec: Spec) -> tuple[Spec, str | None]:
+def split_of(spec: str | PartConfig | Dataset) -> tuple[str | PartConfig | Dataset, str | None]:
     """Return a data set and the split that its name ends with, such as ``easy-vqa:test``; None if it names none."""
-    if isinstance(spec, str):
-        head, colon, tail = spec.rpartition(":")
-        if colon and head and _SPLIT.fullmatch(tail):
-            try:
-                if tail in open_dataset(head).splits():
-                    return head, tail
-            except MmzooError:  # the tail is a variant, such as a path
-                pass
+    if isinstance(spec, Dataset):
+        return spec, None
+    head, colon, tail = (spec if isinstance(spec, str) else spec.use).rpartition(":")
+    if colon and head and _SPLIT.fullmatch(tail):
+        try:
+            named = head if isinstance(spec, str) else spec.with_options(use=head)
+            if tail in open_dataset(named).splits():
+                return named, tail
+        except MmzooError:  # the tail is a variant, such as a path
+            pass
     return spec, None
 
 
-def _pairs(specs: Specs) -> list[tuple[str | None, Spec]]:
+def _pairs(specs: Any) -> list[tuple[str | None, str | PartConfig | Dataset]]:
+    """Return each data set with the task that it is for."""
     if isinstance(specs, Mapping):
+        if "use" in specs:
+            return [(None, PartConfig.of(specs, "dataset"))]
         return [(task, spec) for task, given in specs.items() for _, spec in _pairs(given)]
     if isinstance(specs, Sequence) and not isinstance(specs, str | Dataset):
-        return [(None, spec) for spec in specs]
+        return [pair for spec in specs for pair in _pairs(spec)]
     return [(None, specs)]
 
 
@@ -165,10 +184,14 @@ def _under(target: str, example: Example) -> Example:
 
 
 class Mixture(Sequence[Example]):
-    """Read several sequences of examples, one after the other."""
+    """Read several sequences of examples, one after the other.
 
-    def __init__(self, parts: Sequence[Sequence[Example]]) -> None:
-        self.parts = list(parts)
+    Attributes:
+        names: of the sources, in their order.
+    """
+
+    def __init__(self, names: Sequence[str], parts: Sequence[Sequence[Example]]) -> None:
+        self.names, self.parts = list(names), list(parts)
         self.ends = list(accumulate(map(len, self.parts)))
 
     def __len__(self) -> int:
@@ -178,3 +201,39 @@ class Mixture(Sequence[Example]):
         number = range(len(self))[index]
         part = bisect_right(self.ends, number)
         return self.parts[part][number - self.ends[part]]
+
+
+class StreamMixture(Iterable[Example]):
+    """Hold several streams, with tables among them. Iterate over them in turn, until each has ended."""
+
+    def __init__(self, names: Sequence[str], parts: Sequence[Sequence[Example] | Iterable[Example]]) -> None:
+        self.names, self.parts = list(names), list(parts)
+
+    def __iter__(self) -> Iterator[Example]:
+        return _InTurn(map(iter, self.parts))
+
+
+class _InTurn(Iterator[Example]):
+    """Iterate over several iterators in turn. It goes on after an example that cannot be read, which a generator could not."""
+
+    def __init__(self, iterators: Iterable[Iterator[Example]]) -> None:
+        self.iterators = deque(iterators)
+
+    def __next__(self) -> Example:
+        while self.iterators:
+            self.iterators.rotate(-1)
+            try:
+                return next(self.iterators[-1])
+            except StopIteration:
+                self.iterators.pop()
+        raise StopIteration
+
+
+def source_numbers(examples: Sequence[Example]) -> tuple[list[str], np.ndarray]:
+    """Return the names of the sources of a table, and the number of the source of each example; one name if it is no mixture."""
+    if isinstance(examples, Chosen):
+        names, numbers = source_numbers(examples.examples)
+        return names, numbers[np.asarray(examples.numbers)]
+    if isinstance(examples, Mixture):
+        return examples.names, np.repeat(np.arange(len(examples.parts)), [len(part) for part in examples.parts])
+    return [""], np.zeros(len(examples), np.int64)

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmzoo.data import provenance
 from mmzoo.data.bad import Bad, readable, without_bad
-from mmzoo.data.mixture import Mixture, Source
+from mmzoo.data.mixture import Mixture, Source, StreamMixture, no_source
 from mmzoo.data.open import for_task, no_target, takes_default, target_of
 from mmzoo.data.tokens import check_marks
 from mmzoo.errors import BadRecipe, DataError, DoesNotFit
@@ -21,6 +21,7 @@ from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes import licence
 from mmzoo.recipes.resolve import resolve
 from mmzoo.recipes.schema import Recipe
+from mmzoo.training.mixing import check_streams
 
 LEARNING_SAMPLE = 100_000  # examples of a stream that labels and vocabulary are learned from
 
@@ -30,16 +31,26 @@ def open_examples(
 ) -> Sequence[Example] | Iterable[Example]:
     """Load the training examples of all sources and check that the recipe can be trained on them. With ``bad`` rows that cannot
     be read are left out."""
-    parts = [_open_source(recipe, source, source.split or split, bad) for source in sources]
-    if len(parts) == 1:
-        return parts[0]
-    sequences = [part for part in parts if isinstance(part, Sequence)]
-    if len(sequences) < len(parts):
-        raise BadRecipe("several data sets with a streamed one among them cannot be mixed yet")
-    return Mixture(sequences)
+    parts: list[Any] = []
+    served: set[str] = set()
+    for source in sources:
+        examples, first = _open_source(recipe, source, source.split or split, bad)
+        served |= source.tasks(recipe, first)
+        parts.append(examples)
+    if without := [task for task in recipe.tasks if task not in served]:
+        raise no_source(without[0])
+    names = [source.name for source in sources]
+    streamed = not all(isinstance(part, Sequence) for part in parts)
+    examples = parts[0] if len(parts) == 1 else StreamMixture(names, parts) if streamed else Mixture(names, parts)
+    if streamed:
+        check_streams(recipe.data, examples)
+    return examples
 
 
-def _open_source(recipe: Recipe, source: Source, split: str, bad: Bad | None) -> Sequence[Example] | Iterable[Example]:
+def _open_source(
+    recipe: Recipe, source: Source, split: str, bad: Bad | None
+) -> tuple[Sequence[Example] | Iterable[Example], Example | None]:
+    """Return the examples of a source, and the first."""
     examples = source.load(recipe, split)
     if isinstance(examples, Sequence):
         examples = without_bad(examples, lambda example: None, bad) if bad is not None else examples
@@ -48,9 +59,8 @@ def _open_source(recipe: Recipe, source: Source, split: str, bad: Bad | None) ->
         raise BadRecipe("training.max_steps: a streamed data set has no length; set the number of steps to train")
     else:
         first = next(_stream(examples, bad is not None), None)
-    source.check_serves(recipe, first)
     check_data(recipe, first, source.title)
-    return examples
+    return examples, first
 
 
 def describe_sources(sources: Sequence[Source], split: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ and training policy, a checkpoint holds trained weights only, and a signal stops
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.schema import Recipe
 from mmzoo.training.arguments import make_trainer, plugin_callbacks
 from mmzoo.training.data import check_examples, describe_sources, learn, open_examples
+from mmzoo.training.mixing import announce, used_sources
 from mmzoo.training.output import last_checkpoint, prepare_output, remove_checkpoints, unfinished_output
 from mmzoo.training.trainer import MultimodalTrainer, check_finite
 
@@ -57,7 +59,7 @@ def train(
     /,
     *,
     dataset: Spec | None = None,
-    datasets: Sequence[Spec] | Mapping[str, Spec | Sequence[Spec]] | None = None,
+    datasets: Sequence[Spec] | Mapping[str | None, Spec | Sequence[Spec]] | None = None,
     output: str | Path,
     split: str = "train",
     resume: bool = False,
@@ -70,7 +72,8 @@ def train(
 
     Args:
         recipe: a recipe as `mmzoo.build` takes it; ``changes`` are merged into it, for example ``training={"epochs": 3}``.
-        dataset: a name, a path, an id, or a `Dataset`; ``NAME:SPLIT`` names its split.
+        dataset: a name, a path, an id, a mapping with options, such as ``{"use": "easy-vqa", "limit": 100}``, or a `Dataset`;
+            ``NAME:SPLIT`` names its split.
         datasets: several of them: by the task that each is for, or a list, each for every task that it has targets of. How they
             are mixed is set in the recipe, under ``data``.
         split: the split to train on, of data sets that are given without one.
@@ -92,7 +95,7 @@ def train(
     config = read_recipe(recipe, **changes)
     make_augmentations(config)  # its errors, before any data are read
     bad: Bad | None = [] if skip_bad else None
-    sources = open_sources(config, specs)
+    sources = used_sources(config.data, open_sources(config, specs))
     examples = open_examples(config, sources, split, bad)
     config, _ = inherit_options(config)  # first, so that what a checkpoint has learned is not learned again
     config = learn(config, examples, streamed=not isinstance(examples, Sequence), skip_bad=skip_bad)
@@ -105,6 +108,8 @@ def train(
         examples, outside_labels = check_examples(model, examples, bad)
     with unfinished_output(output, config):
         trainer = make_trainer(model, examples, output, callbacks=callbacks, skip_bad=skip_bad, progress=progress)
+        if (mixture := trainer.mixture()) and progress and is_main():
+            print(announce(mixture), file=sys.stderr)
         started = time.monotonic()
         with Meter(str(trainer.args.device)) as meter:
             cached = trainer.cache_features(checkpoint=checkpoint, progress=progress)
@@ -152,6 +157,7 @@ def _describe_run(run: Run, trainer: MultimodalTrainer, examples: Iterable[Examp
         "hardware": hardware(device),
         "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32",
         "skipped": len(run.skipped),
+        "mixture": trainer.mixture(run.steps),
         "outside_labels": {task: len(targets) for task, targets in run.outside_labels.items()},
         "skipped_examples": skipped_record(run.skipped),
         "history": run.history,

@@ -15,6 +15,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ from mmzoo.models.model import MultimodalModel, count_labels
 from mmzoo.models.prediction import input_error
 from mmzoo.training.callbacks import ProgressCallback, SkipStepWithoutLoss, StopOnSignal, leave_process_group
 from mmzoo.training.feature_cache import precompute
+from mmzoo.training.mixing import group
 from mmzoo.training.output import name_last_checkpoint
-from mmzoo.training.sampling import Randomness, Shuffled, TrainingBatches, as_it_is, grouped_modality
+from mmzoo.training.randomness import Randomness
+from mmzoo.training.sampling import Shuffled, TrainingBatches, as_it_is, describe_mixture, grouped_modality
 
 MAX_NAMES = 20  # examples that a message names
 
@@ -51,6 +54,7 @@ class MultimodalTrainer(Trainer):
     Attributes:
         seen: the number of examples trained on, in this process.
         skipped: id and error of each example that was skipped, by its number, in this process.
+        stream: the state from which the examples of a stream after the last batch can be read.
     """
 
     model: Any
@@ -62,6 +66,7 @@ class MultimodalTrainer(Trainer):
         self.skip_bad, self.seen, self.stop, self.losses = skip_bad, 0, StopOnSignal(self), LossSums()
         self.skipped: dict[str, tuple[str, str]] = {}
         self.step_has_loss = True
+        self.stream: Any = None
         self.add_callback(self.stop)
         self.add_callback(SkipStepWithoutLoss(self))
         self.remove_callback(PrinterCallback)
@@ -91,22 +96,42 @@ class MultimodalTrainer(Trainer):
     def _examples_in(self, steps: int) -> int:
         return steps * self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
+    @cached_property
+    def order(self) -> Any:
+        """Return the sampler of an epoch; of a stream, which is read on and on, that of the whole run.
+
+        Raises:
+            BadRecipe, DataError: the examples cannot be drawn as the recipe says.
+        """
+        examples: Any = self.train_dataset
+        if not isinstance(examples, Sequence):
+            return range(self._examples_in(self.args.max_steps))
+        together = grouped_modality(self.model.modalities) if self.model.recipe.training.keep_images_together else ""
+        groups = group(self.model.recipe, examples)
+        # The trainer replaces its state, so that it must be read anew.
+        return Shuffled(examples, self.args.seed, together, lambda: int((self.state.epoch or 0) + 1e-6), groups)
+
+    def mixture(self, steps: int | None = None) -> dict[str, Any]:
+        """Return the record of the mixture after so many steps, or after the whole run; see `describe_mixture`."""
+        if not isinstance(self.train_dataset, Sequence):
+            more = self._examples_in(self.args.max_steps if steps is None else steps)
+            return describe_mixture(self.model.recipe, self.train_dataset, self.order, 0, more)
+        count, each = len(self.order), self._examples_in(1)
+        an_epoch = math.ceil(count / each)
+        if steps is None:
+            steps = self.args.max_steps if self.args.max_steps > 0 else math.ceil(self.args.num_train_epochs * an_epoch)
+        epochs, rest = divmod(steps, an_epoch)
+        return describe_mixture(self.model.recipe, self.train_dataset, self.order, epochs, min(count, rest * each))
+
     def get_train_dataloader(self) -> DataLoader:
-        """Return the batches of an epoch; of a stream, which is read on and on, those of the whole run.
+        """Return the batches of `order`.
 
         The loader has a generator of its own, because it would draw from the model's as often as it is started.
         """
-        examples: Any = self.train_dataset
-        sampler: Any
-        if isinstance(examples, Sequence):
-            together = grouped_modality(self.model.modalities) if self.model.recipe.training.keep_images_together else ""
-            # The trainer replaces its state, so that it must be read anew.
-            sampler = Shuffled(examples, self.args.seed, together, lambda: int((self.state.epoch or 0) + 1e-6))
-        else:
-            sampler = range(self._examples_in(self.args.max_steps))
         collator: Any = self.data_collator
+        sampler, options = self.order, self.model.recipe.data
         loader = DataLoader(
-            TrainingBatches(examples, collator, self.args.seed, len(sampler)),
+            TrainingBatches(self.train_dataset, collator, self.args.seed, len(sampler), options, self.stream),  # type: ignore[arg-type]
             self.args.train_batch_size,
             sampler=sampler,
             collate_fn=as_it_is,
@@ -181,6 +206,7 @@ class MultimodalTrainer(Trainer):
         names = inputs.pop("names", [])
         inputs.pop("kept", None)
         numbers = inputs.pop("left_out", [])
+        self.stream = inputs.pop("stream", None)
         try:
             bad = raise_bad(inputs)
         except DataError as error:
@@ -236,6 +262,7 @@ class MultimodalTrainer(Trainer):
             "skipped": skipped,
             "losses": losses.to_dict(),
             "cached": bool(cached.features),
+            "stream": self.stream,
         }
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -254,6 +281,7 @@ class MultimodalTrainer(Trainer):
         weights = load_file(Path(resume_from_checkpoint) / WEIGHTS)
         self.model.load_state_dict(weights, strict=False)  # frozen weights are not in it
         progress = read_progress(resume_from_checkpoint)
+        self.stream = progress.get("stream")
         if self.is_world_process_zero() and progress:  # the sums of all processes
             self.seen, self.skipped = progress["seen"], {key: tuple(each) for key, each in progress["skipped"].items()}
             self.losses.update(progress["losses"])

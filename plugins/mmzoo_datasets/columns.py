@@ -89,12 +89,13 @@ class Columns:
         known: Mapping[str, Sequence[str]] | None = None,
         wanted: Sequence[str] = (),
         exact: bool = False,
+        partial: bool = False,
     ) -> Columns:
         """Return the columns that the options name, or else the usual ones among ``names``.
 
         ``known`` maps a modality to the columns that hold such inputs by their type; if there is only one, it needs no usual
         name. ``wanted`` are the tasks that need targets of their own (`Dataset.wanted`); a column of their name serves them,
-        and with ``exact`` no other.
+        and with ``exact`` no other. With ``partial`` those of several without a column are left out.
 
         Raises:
             DataError: a column does not exist; the message names those that do, and the option to set.
@@ -102,7 +103,7 @@ class Columns:
         its = f"its columns are {', '.join(map(repr, names))}"
         columns = f"{where}: {its}"
         chosen = {key: getattr(options, f"{key}_column") for key in (*INPUTS, "text", "target", "id")}
-        own = dict(options.target_columns or {}) if wanted else {}
+        own, several = dict(options.target_columns or {}) if wanted else {}, len(wanted) > 1
         if unread := [task for task in own if task not in wanted]:
             raise DataError(f"target_columns.{unread[0]}: no task reads it; the tasks read {', '.join(wanted)}")
         given = {f"{key}_column": name for key, name in chosen.items()} | {f"target_columns.{t}": own[t] for t in own}
@@ -111,6 +112,13 @@ class Columns:
                 raise DataError(f"{columns}; there is no {name!r}: set {option} to one of them")
         if len(wanted) > 1 or chosen["target"] is None:
             own = {task: task for task in wanted if task in names} | own
+        if partial and len(wanted) > 1:
+            if not own:
+                raise DataError(
+                    f"{where}: no column serves one of the tasks {', '.join(wanted)}: {its}; write TASK=NAME (datasets={{TASK: "
+                    "...}) with the task that it is for, or set target_columns.TASK to one of them"
+                )
+            wanted = [task for task in wanted if task in own]
         # A column has one meaning: a target that is named 'text' must not be the prompt too.
         taken = {name for key, name in chosen.items() if key != "id"} | set(own.values())
         free = [name for name in names if name not in taken]
@@ -127,12 +135,12 @@ class Columns:
 
         found = {modality: inputs(modality, usual) for modality, usual in INPUTS.items()}
         text = first("text", TEXT)
-        if not any(found.values()) and chosen["image"] is None and not (len(wanted) > 1 and text):
+        if not any(found.values()) and chosen["image"] is None and not (several and text):
             raise DataError(
                 f"{columns}; none is called {_either(IMAGE)}: set image_column to the one of the pictures (to an empty text for "
                 f"text alone), or audio_column, if none is called {_either(AUDIO)}, to the one of the clips"
             )
-        if (exact or len(wanted) > 1) and (without := [task for task in wanted if task not in own]):
+        if (exact or several) and (without := [task for task in wanted if task not in own]):
             raise DataError(
                 f"{where}: no column serves the task {without[0]!r}: {its}; set target_columns.{without[0]} to one of them"
             )
@@ -181,7 +189,7 @@ class RowReader:
         with self.errors_at(index, place):
             return Example(
                 id=self.text(columns.id, row) or f"{self.prefix}/{index}",
-                inputs={kind: self._source(name, row.get(name), KINDS[kind]) for kind, name in columns.inputs.items()},
+                inputs={kind: self._source(name, cell(row, name), KINDS[kind]) for kind, name in columns.inputs.items()},
                 text=self.text(columns.text, row),
                 targets={task: self._texts(name, row) for task, name in columns.targets.items()}
                 or self._texts(columns.target, row),
@@ -197,12 +205,12 @@ class RowReader:
 
     def text(self, column: str | None, row: Mapping[str, Any]) -> str:
         """Return the text of a cell; empty if it is missing, or if there is no column."""
-        value = row.get(column) if column else None
+        value = cell(row, column) if column else None
         return "" if is_missing(value) else self._text(column, value)
 
     def _texts(self, column: str | None, row: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the texts of a cell that may hold a list."""
-        value = row.get(column) if column else None
+        value = cell(row, column) if column else None
         values = value if isinstance(value, list | tuple) else [value]
         present = [each for each in values if not is_missing(each)]
         fractions = any(isinstance(each, float | Decimal) and each % 1 for each in present)
@@ -257,6 +265,15 @@ class RowReader:
         if isinstance(value, Number):
             raise TypeError(f"column '{column}' holds {_kind(value)}, not a {what}")
         return value
+
+
+def cell(row: Mapping[str, Any], column: str) -> Any:
+    """Return the value of a column; of ``json.caption`` that of the key ``caption`` in the mapping of the column ``json``."""
+    if column in row:
+        return row[column]
+    head, _, key = column.partition(".")
+    inner = row.get(head)
+    return inner.get(key) if key and isinstance(inner, Mapping) else None
 
 
 def check_text(column: str | None, text: str) -> str:
@@ -315,10 +332,15 @@ class TableExamples(Sequence[Example]):
         return "?"
 
 
-def check_targets(wanted: Collection[str], known: Sequence[str], where: str) -> None:
-    """Raise a `DataError` if a task wants targets that the data set does not have."""
-    if unknown := [name for name in wanted if name not in known]:
-        raise DataError(f"{where} has no targets for the task {unknown[0]!r}: name the task {_either(known)}")
+def check_targets(wanted: Sequence[str], known: Sequence[str], where: str, *, partial: bool = False) -> list[str]:
+    """Return the wanted targets that the data set has; raise a `DataError` if it lacks one, or with ``partial`` all of them."""
+    unknown = [name for name in wanted if name not in known]
+    if unknown and not (partial and len(unknown) < len(wanted)):
+        raise DataError(
+            f"{where} has no targets for the task {unknown[0]!r}: name the task {_either(known)}"
+            + (f", or write TASK=NAME (datasets={{TASK: ...}}) with one of the tasks {', '.join(wanted)}" if partial else "")
+        )
+    return [name for name in wanted if name in known]
 
 
 def in_order(splits: Iterable[str]) -> list[str]:
@@ -356,8 +378,11 @@ def read_table(
     wanted: Sequence[str] = (),
     exact: bool = False,
     keep: Collection[str] = (),
+    partial: bool = False,
+    nested: Sequence[str] = (),
 ) -> tuple[Any, RowReader]:
-    """Return a `datasets` table, or a stream of one, and the `RowReader` of its rows; ``names`` are its columns.
+    """Return a `datasets` table, or a stream of one, and the `RowReader` of its rows; ``names`` are its columns, and
+    ``nested`` the keys of those that hold mappings (see `cell`).
 
     Inputs are left undecoded, and only the columns in use (or in ``keep``) are kept. ``wanted`` are `Dataset.wanted`.
 
@@ -365,12 +390,13 @@ def read_table(
         DataError: it lacks a column.
     """
     inputs, labels, narrow = features(table)
-    columns = Columns.find(options, names, where, inputs, wanted, exact)
+    columns = Columns.find(options, [*names, *nested], where, inputs, wanted, exact, partial)
     for column in columns.inputs.values():
         kind = table.features[column] if column in chain.from_iterable(inputs.values()) else None
         if kind is not None:
             inner = getattr(kind, "feature", kind)
             undecoded = type(inner)(decode=False)
             table = table.cast_column(column, undecoded if inner is kind else type(kind)(undecoded))
-    used = dict.fromkeys((*columns.used, *(name for name in keep if name in names)))
+    heads = (name.partition(".")[0] if name in nested else name for name in columns.used)
+    used = dict.fromkeys((*heads, *(name for name in keep if name in names)))
     return table.select_columns(list(used)), RowReader(columns, split, where, root, labels, narrow)

@@ -79,9 +79,9 @@ class EasyVQA(Dataset):
         """Return a function from an answer and a picture to the targets: a tuple, or a mapping if tasks are named after them."""
         if not set(self.wanted) & set(TARGETS):
             return lambda answer, image: (answer,)
-        check_targets(self.wanted, TARGETS, "data set 'easy-vqa'")
-        seen = {image: {} if self.wanted == ("answer",) else look(images / f"{image}.png") for image in {row[2] for row in rows}}
-        return lambda answer, image: {name: (answer,) if name == "answer" else seen[image][name] for name in self.wanted}
+        wanted = check_targets(self.wanted, TARGETS, "data set 'easy-vqa'", partial=self.partial)
+        seen = {image: {} if wanted == ["answer"] else look(images / f"{image}.png") for image in {row[2] for row in rows}}
+        return lambda answer, image: {name: (answer,) if name == "answer" else seen[image][name] for name in wanted}
 
     def _contexts(self, rows: list[list[Any]]) -> Callable[[int], str]:
         """Return a function from a row to the text before its question: always the same text, and none for one in eight."""

@@ -142,7 +142,9 @@ class Files(Dataset):
                 table = _parquet(path)
                 names, where = table.column_names, str(path)
                 rows = TableExamples(
-                    *read_table(table, self.options, split, where, path.parent, names, self.wanted, self.exact, keep=[SPLIT])
+                    *read_table(
+                        table, self.options, split, where, path.parent, names, self.wanted, self.exact, [SPLIT], self.partial
+                    )
                 )
             else:
                 rows = self._read_text(path, split)
@@ -162,7 +164,7 @@ class Files(Dataset):
         names = list(keys)
         if not filled:
             return TableExamples(datasets.Dataset.from_list([]), RowReader(_COLUMNS, split, str(path)))
-        found = Columns.find(self.options, names, str(path), wanted=self.wanted, exact=self.exact)
+        found = Columns.find(self.options, names, str(path), wanted=self.wanted, exact=self.exact, partial=self.partial)
         _check_alternatives(found, self.options, filled, f"{path}, {place}")
         reader = RowReader(found, split, str(path))
         columns = replace(_COLUMNS, targets={task: f"target/{task}" for task in found.targets})

@@ -82,7 +82,7 @@ class ThreeSignals(Dataset):
         if split not in SPLITS:
             raise DataError(f"there is no split '{split}'; there are: {', '.join(SPLITS)}")
         if len(self.wanted) > 1:
-            check_targets(self.wanted, TARGETS, "data set 'three-signals'")
+            check_targets(self.wanted, TARGETS, "data set 'three-signals'", partial=self.partial)
         return Signals(self.options, split)
 
 

@@ -19,7 +19,8 @@ from mmzoo.data.dataset import Dataset
 from mmzoo.interfaces import Example
 from mmzoo.testing import Sample, tiny
 from mmzoo.training.callbacks import StopOnSignal
-from mmzoo.training.sampling import StreamReader, TrainingBatches, as_it_is
+from mmzoo.training.sampling import TrainingBatches, as_it_is
+from mmzoo.training.streams import StreamReader
 
 
 class Stream(Dataset):

@@ -271,7 +271,8 @@ def test_a_stream_of_the_datasets_library_gives_each_example_to_one_worker(tmp_p
     import datasets
     from torch.utils.data import DataLoader
 
-    from mmzoo.training.sampling import StreamReader, TrainingBatches, as_it_is
+    from mmzoo.training.sampling import TrainingBatches, as_it_is
+    from mmzoo.training.streams import StreamReader
     from mmzoo_datasets.columns import Columns, RowReader
     from mmzoo_datasets.hub import Stream
 
