@@ -7,9 +7,10 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
+from mmzoo.data.bad import Chosen
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.open import load_split, open_dataset, open_for, takes_default, target_of
 from mmzoo.errors import DataError, MmzooError, UnknownName
@@ -82,11 +83,12 @@ class Source:
             )
 
 
-def open_sources(recipe: Recipe, specs: Specs) -> list[Source]:
+def open_sources(recipe: Recipe, specs: Specs, *, complete: bool = True) -> list[Source]:
     """Open one or several data sets for the tasks of a recipe.
 
     Args:
         specs: names, paths, ids, configurations or objects; each may end in ``:SPLIT``.
+        complete: whether every task must be served.
 
     Raises:
         UnknownName: there is no such data set or task. BadRecipe: an option is wrong. DataError: none is given, a path does not
@@ -97,12 +99,12 @@ def open_sources(recipe: Recipe, specs: Specs) -> list[Source]:
         raise DataError("no data set is given; name one with --dataset (dataset=...)")
     if unknown := [task for task, _ in pairs if task is not None and task not in recipe.tasks]:
         raise UnknownName(f"datasets: there is no task '{unknown[0]}'; the tasks are {', '.join(recipe.tasks)}")
-    if all(task is not None for task, _ in pairs) and (without := [t for t in recipe.tasks if t not in dict(pairs)]):
+    if complete and all(task is not None for task, _ in pairs) and (without := [t for t in recipe.tasks if t not in dict(pairs)]):
         raise DataError(f"no data set serves the task '{without[0]}'; add --dataset {without[0]}=NAME, or remove the task")
     sources: list[Source] = []
     for task, given in pairs:
         spec, split = split_of(given)
-        if len(pairs) == 1 and task is None:
+        if len(pairs) == 1 and task is None and (complete or len(recipe.tasks) == 1):
             dataset = open_for(recipe, spec)
         else:
             wanted = [target_of(recipe, name) for name in recipe.tasks if task in (None, name)]
@@ -178,3 +180,9 @@ class Mixture(Sequence[Example]):
         number = range(len(self))[index]
         part = bisect_right(self.ends, number)
         return self.parts[part][number - self.ends[part]]
+
+    def chosen(self, numbers: Sequence[int]) -> Mixture:
+        """Return the mixture of the examples of these numbers, in ascending order."""
+        starts = [0, *self.ends]
+        own = [[n - a for n in numbers if a <= n < b] for a, b in pairwise(starts)]
+        return Mixture([Chosen(part, chosen) for part, chosen in zip(self.parts, own, strict=True) if chosen])

@@ -13,7 +13,7 @@ from mmzoo.data.open import for_task, no_target, takes_default
 from mmzoo.errors import DataError, UnknownName
 from mmzoo.evaluation.controls import Condition
 from mmzoo.evaluation.metric import Metric
-from mmzoo.evaluation.statistics import Score, measure
+from mmzoo.evaluation.statistics import RESAMPLES, Score, measure
 from mmzoo.interfaces import Example
 from mmzoo.modalities.identity import input_key
 from mmzoo.models.model import MultimodalModel
@@ -71,17 +71,19 @@ def score_examples(
     *,
     seed: int = 0,
     batch_size: int = 128,
+    resamples: int = RESAMPLES,
     options: Mapping[str, Any] | None = None,
     advance: Callable[[int, str], None] = lambda count, condition: None,
 ) -> dict[str, ConditionResult]:
     """Predict the examples under each condition and compare the predictions with the references of ``examples``.
 
-    A task of several is measured on the examples that have a target of it.
+    A task of several is measured on the examples that have a target of it; one without a metric here is left out.
 
     Args:
         examples: the original examples, which have the references. Those that share an input are resampled together.
         metrics: as `metrics_of` names them.
         seed: the seed of the bootstrap.
+        resamples: of the bootstrap; with 0 the interval of a score is the score itself.
         options: passed to the tasks' prediction.
         advance: called after each batch with its number of examples and the condition, to show progress.
 
@@ -91,22 +93,27 @@ def score_examples(
     """
     if not examples:
         raise DataError("there are no examples to measure")
-    references = {task: _references(model, task, examples) for task in model.tasks}
-    groups = {task: _groups(examples, module.modality or model.modality) for task, module in model.tasks.items()}
+    first, several = next(iter(model.tasks)), len(model.tasks) > 1
+    tasks = list(dict.fromkeys(name.partition("/")[0] if several else first for name in metrics))
+    references = {task: _references(model, task, examples) for task in tasks}
+    groups = {task: _groups(examples, model.tasks[task].modality or model.modality) for task in tasks}
+    alone = tasks[0] if several and len(tasks) == 1 else None
+    options = {**(options or {}), **({"task": alone} if alone else {})}
     results = {}
     for name, condition in conditions.items():
         predictions: list[Any] = []
         for group in batches(condition.examples, batch_size):
-            predictions += model.predict_examples(group, batch_size=batch_size, blank=condition.blank, **(options or {}))
+            own = model.predict_examples(group, batch_size=batch_size, blank=condition.blank, **options)
+            predictions += [{alone: each} for each in own] if alone else own
             advance(len(group), name)
         scores, notes = {}, {}
         for metric_name, metric in metrics.items():
-            task = metric_name.partition("/")[0] if len(model.tasks) > 1 else next(iter(model.tasks))
+            task = metric_name.partition("/")[0] if several else first
             rows = list(references[task])
-            own = [predictions[i][task] if len(model.tasks) > 1 else predictions[i] for i in rows]
+            own = [predictions[i][task] if several else predictions[i] for i in rows]
             with attribute_errors_to(f"metric '{metric_name}' failed on the predictions"):
                 scores[metric_name] = measure(
-                    metric, own, list(references[task].values()), [groups[task][i] for i in rows], seed=seed
+                    metric, own, list(references[task].values()), [groups[task][i] for i in rows], seed=seed, resamples=resamples
                 )
             if metric.note:
                 notes[metric_name] = metric.note

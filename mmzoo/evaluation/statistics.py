@@ -40,7 +40,7 @@ def measure(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Score:
-    """Return the score of predictions with its interval.
+    """Return the score of predictions with its interval; without ``resamples`` the interval is the score itself.
 
     Examples of one group (one image) are resampled together, since they are not independent (the cluster bootstrap; Davison and
     Hinkley 1997, section 3.8).
@@ -53,6 +53,9 @@ def measure(
     if metric.compares_all:
         metric.groups = groups
     rows = metric.rows(predictions, references)
+    value = float(metric.score(rows.sum(0)))
+    if not resamples:
+        return Score(value, value, value)
     # Groups are numbered in order of appearance: an order by hash would change between processes, and the interval with it.
     numbers: dict[Hashable, int] = {}
     codes = [numbers.setdefault(group, len(numbers)) for group in groups]
@@ -65,4 +68,4 @@ def measure(
         weights = random.multinomial(count, np.full(count, 1 / count), size=min(step, resamples - start))
         scores.append(metric.score(weights @ clusters))
     low, high = np.nanpercentile(np.concatenate(scores), [2.5, 97.5])
-    return Score(float(metric.score(rows.sum(0))), float(low), float(high))
+    return Score(value, float(low), float(high))

@@ -15,6 +15,7 @@ from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.training_options import TrainingOptions
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.training.trainer import MultimodalTrainer
+from mmzoo.training.validation import Validation
 
 
 class OneGPUArguments(TrainingArguments):
@@ -26,7 +27,9 @@ class OneGPUArguments(TrainingArguments):
         return min(super().n_gpu, 1)
 
 
-def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_bad: bool, progress: bool) -> MultimodalTrainer:
+def make_trainer(
+    model: MultimodalModel, examples: Any, output: Path, *, skip_bad: bool, progress: bool, validation: Validation | None = None
+) -> MultimodalTrainer:
     """Return the trainer of a model with the recipe's options and the callbacks of plugins.
 
     Raises:
@@ -45,6 +48,7 @@ def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_ba
         callbacks=[callback for callbacks in hook_results for callback in callbacks],
         skip_bad=skip_bad,
         progress=progress,
+        validation=validation,
     )
 
 
