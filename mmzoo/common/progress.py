@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+WIDE = 100  # columns of a terminal that has room for all
 LINE_SECONDS = 10.0  # between lines where there is no terminal
 
 
@@ -44,6 +45,8 @@ def bar(title: str, total: int | None, *, shown: bool = True) -> Iterator[Bar]:
     if console is None or not console.is_terminal:
         yield Bar(title, total, None, console)
         return
-    times: list[Any] = [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
-    with Progress("{task.description}", BarColumn(), MofNCompleteColumn(), *times, console=console) as progress:
+    times: list[Any] = [TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
+    if console.width >= WIDE:
+        times.insert(0, TimeElapsedColumn())
+    with Progress("{task.description}", BarColumn(bar_width=None), MofNCompleteColumn(), *times, console=console) as progress:
         yield Bar(title, total, progress, console)

@@ -7,10 +7,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
-from mmzoo.data.bad import Chosen
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.open import load_split, open_dataset, open_for, takes_default, target_of
 from mmzoo.errors import DataError, MmzooError, UnknownName
@@ -180,9 +179,3 @@ class Mixture(Sequence[Example]):
         number = range(len(self))[index]
         part = bisect_right(self.ends, number)
         return self.parts[part][number - self.ends[part]]
-
-    def chosen(self, numbers: Sequence[int]) -> Mixture:
-        """Return the mixture of the examples of these numbers, in ascending order."""
-        starts = [0, *self.ends]
-        own = [[n - a for n in numbers if a <= n < b] for a, b in pairwise(starts)]
-        return Mixture([Chosen(part, chosen) for part, chosen in zip(self.parts, own, strict=True) if chosen])

@@ -101,7 +101,7 @@ class ProgressCallback(TrainerCallback):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         score, best = kwargs.get("score"), kwargs.get("best")
         if score is not None:
-            self.score = f"val {score:.4g}" + (f", best {best['score']:.4g}" if best else "")
+            self.score = f"val {score:.3g}" + (f", best {best['score']:.3g}" if best else "")
             if state.global_step < state.max_steps:
                 self._show(state)
 

@@ -19,7 +19,7 @@ from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.mixture import VALIDATION_SPLITS, Mixture, Source, Spec, Specs, open_sources, split_of
 from mmzoo.data.open import for_task, open_dataset, takes_default, target_of
 from mmzoo.data.overlap import find_overlap, linked_by_inputs
-from mmzoo.errors import BadRecipe, DataError, TrainingError
+from mmzoo.errors import BadRecipe, DataError, TrainingError, UnknownName
 from mmzoo.evaluation.controls import AS_IS, Condition
 from mmzoo.evaluation.metric import Metric
 from mmzoo.evaluation.scoring import metrics_of, references_of, score_examples, usable_examples
@@ -179,7 +179,7 @@ def open_validation(
         record = {**describe_sources(sources, split), "share": share}
         parts = [Chosen(examples, numbers) for numbers in opened if numbers]  # type: ignore[arg-type]
         limited = [Chosen(part, range(len(part))[: recipe.training.evaluate_limit]) for part in parts]
-        return Validation(_by_tasks(recipe, limited), record), _chosen(examples, left)
+        return Validation(_by_tasks(recipe, limited), record), Chosen(examples, left)  # type: ignore[arg-type]
     chosen = _open_given(recipe, sources, given)
     loaded = [_load(recipe, source) for source in chosen]
     validation = Validation(_by_tasks(recipe, loaded), describe_sources(chosen, ""))
@@ -196,7 +196,7 @@ def open_validation(
     if len(twice) == len(examples):
         raise DataError("every training example is among the validation examples; choose another split")
     validation.record["deduplicated"] = len(twice)
-    return validation, _chosen(examples, [number for number in range(len(examples)) if number not in twice])
+    return validation, Chosen(examples, [number for number in range(len(examples)) if number not in twice])
 
 
 def _as_share(given: Validated) -> float | None:
@@ -212,11 +212,6 @@ def _as_share(given: Validated) -> float | None:
     return share
 
 
-def _chosen(examples: Any, numbers: Sequence[int]) -> Sequence[Example]:
-    """Return the examples of these numbers; of a mixture a mixture."""
-    return examples.chosen(numbers) if isinstance(examples, Mixture) else Chosen(examples, numbers)
-
-
 # Naming validation data
 
 
@@ -224,6 +219,8 @@ def _open_given(recipe: Recipe, sources: Sequence[Source], given: Any) -> list[S
     """Return the validation data sets, with their splits."""
     if not isinstance(given, Mapping):
         return _open_for_task(recipe, sources, None, given)
+    if unknown := [task for task in given if task not in recipe.tasks]:
+        raise UnknownName(f"validation: there is no task '{unknown[0]}'; the tasks are {', '.join(recipe.tasks)}")
     return [source for task, own in given.items() for source in _open_for_task(recipe, sources, task, own)]
 
 

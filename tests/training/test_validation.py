@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import command_line
 import pytest
 import torch
 from PIL import Image
@@ -69,7 +70,7 @@ def dropping():
     return tiny("cnn-product-lstm", task={"use": "classify", "dropout": 0.3})
 
 
-def scores_are(monkeypatch, values, step_of=None):
+def scores_are(monkeypatch, values):
     """Replace the scores of validations by these, in order."""
     from mmzoo.training.validation import Validation
 
@@ -82,7 +83,7 @@ def scores_are(monkeypatch, values, step_of=None):
     monkeypatch.setattr(Validation, "score", score)
 
 
-def listening(monkeypatch, *callbacks):
+def listening(*callbacks):
     """Add callbacks to the next runs, as a plugin does."""
     from types import ModuleType
 
@@ -94,7 +95,7 @@ def listening(monkeypatch, *callbacks):
 
 
 @pytest.fixture
-def weights_by_step(monkeypatch):
+def weights_by_step():
     """The weights after each step of the runs of a test."""
     seen = []
 
@@ -102,7 +103,7 @@ def weights_by_step(monkeypatch):
         def on_step_end(self, args, state, control, model=None, **_):
             seen.append({name: value.clone() for name, value in model.state_dict().items()})
 
-    remove = listening(monkeypatch, Note())
+    remove = listening(Note())
     yield seen
     remove()
 
@@ -247,12 +248,10 @@ def test_a_run_that_breaks_anywhere_is_resumed_to_the_same(tmp_path, monkeypatch
         interrupted(patch, name, call)
         with pytest.raises(KeyboardInterrupt):
             train(dropping(), tmp_path / "m", validation="validation", options=options)
-    steps = [int(path.name.split("-")[1]) for path in (tmp_path / "m" / "checkpoints").glob("checkpoint-*/trainer_state.json/..")]
     last = max(int(path.parent.name.split("-")[1]) for path in (tmp_path / "m" / "checkpoints").glob("*/trainer_state.json"))
     with monkeypatch.context() as patch:
         scores_are(patch, values[last // 3 :])
         run = train(dropping(), tmp_path / "m", validation="validation", options=options, resume=True)
-    assert steps is not None
     assert (run.validation, run.history) == (whole.validation, whole.history)
     assert same_weights(run.model, whole.model)
 
@@ -316,7 +315,7 @@ def test_a_share_holds_out_whole_pictures(tmp_path):
         def on_evaluate(self, args, state, control, samples=(), **_):
             seen.extend(samples)
 
-    remove = listening(None, Note())
+    remove = listening(Note())
     try:
         for seed in (0, 0, 1):
             seen.clear()
@@ -350,13 +349,9 @@ def test_a_data_set_with_the_options_of_the_training_data(tmp_path):
     assert run.validation["examples"] == 6
 
 
-class TwoTasks(Given):
-    """Colours for one task and sizes for the other."""
-
-
 def two_tasks():
-    parts = {"kind": {"use": "classify"}, "shade": {"use": "classify"}}
-    return tiny("cnn-product-lstm", task=None, tasks=parts)
+    parts = {"encoder": "cnn", "fusion": "prefix-mlp", "language_model": "gpt-mini"}
+    return tiny(mmzoo.Recipe.of({**parts, "tasks": {"kind": {"use": "classify"}, "shade": {"use": "classify"}}}))
 
 
 def test_by_task(tmp_path):
@@ -454,7 +449,7 @@ def test_other_callbacks_get_scores_and_samples(tmp_path, monkeypatch):
         def on_evaluate(self, args, state, control, metrics=None, samples=None, **_):
             events.append((state.global_step, metrics, samples))
 
-    remove = listening(monkeypatch, Note())
+    remove = listening(Note())
     try:
         train(dropping(), tmp_path / "m", validation="validation")
     finally:
@@ -488,25 +483,15 @@ def command(folder, *more):
     return ["train", str(folder / "recipe.json"), "--dataset", str(folder), *options, *more]
 
 
-def test_the_command_says_the_best(folder, capsys):
-    from mmzoo.cli import main
+def test_the_command_says_the_best(folder):
+    def run(*more, code=0):
+        return command_line.run(*command(folder, "-o", str(folder / "m"), *more), code=code)
 
-    def run(*more):
-        with pytest.raises(SystemExit) as ended:
-            main([*command(folder, "-o", str(folder / "m"), *more)])
-        return ended.value.code, capsys.readouterr()
-
-    code, said = run("--validation", "validation", "--json")
-    assert code == 0, said.err
-    validation = json.loads(said.out)["validation"]
+    validation = json.loads(run("--validation", "validation", "--json").stdout)["validation"]
     assert len(validation["history"]) == 4
-    code, said = run("--validation", "0.25", "--overwrite")
-    assert code == 0, said.err
-    assert "the best is step " in said.out
-    assert "accuracy " in said.out.split("the best is step ")[1]
-    code, said = run("--validation", "nothing", "--overwrite")
-    assert code == 2
-    assert "nothing" in said.err
+    said = run("--validation", "0.25", "--overwrite").stdout
+    assert "accuracy " in said.split("the best is step ")[1]
+    assert "nothing" in run("--validation", "nothing", "--overwrite", code=2).stderr
 
 
 @pytest.mark.slow
