@@ -9,6 +9,7 @@ import sys
 import time
 
 import command_line
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -504,9 +505,7 @@ def test_two_processes_decide_as_one_and_resume_after_a_kill(folder):
     def started(output, *more):
         full = [*launch, *command(folder, "-o", str(folder / output), "--json", "--validation", "validation", *more)]
         full += ["--set", "training.max_steps=24", "--set", "training.metric=loss"]
-        return subprocess.Popen(
-            full, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
-        )
+        return subprocess.Popen(full, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
     def finished(process):
         out, error = process.communicate(timeout=200)
@@ -518,7 +517,8 @@ def test_two_processes_decide_as_one_and_resume_after_a_kill(folder):
     while not list((folder / "m" / "checkpoints").glob("checkpoint-12/trainer_state.json")):
         assert process.poll() is None, process.communicate()[1][-3000:]
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    for each in [*psutil.Process(process.pid).children(recursive=True), process]:  # they are in sessions of their own
+        each.kill()
     process.communicate()
     resumed = finished(started("m", "--resume"))
     assert resumed["validation"] == whole["validation"]
