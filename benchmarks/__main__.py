@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.common import Settings, machine
 
-RATIOS = ("startup", "build", "trainer", "features", "clipcap", "decoding", "several", "shared", "plugins")
+RATIOS = ("startup", "build", "trainer", "features", "clipcap", "decoding", "several", "shared", "plugins", "validation")
 NAMES = (*RATIOS, "easy_vqa", "gpu")
 
 
@@ -24,11 +24,11 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=default.repeats, help="measurements of each side")
     parser.add_argument("--steps", type=int, default=default.steps, help="trainer: training steps of each side")
     parser.add_argument("--work", type=Path, help="a folder for checkpoints and caches; it is not deleted")
-    parser.add_argument("--recipe", action="append", default=[], help="easy_vqa: only this recipe; may be repeated")
+    parser.add_argument("--recipe", action="append", default=[], help="easy_vqa, validation: only this recipe; may be repeated")
     parser.add_argument("--epochs", type=float, help="easy_vqa: epochs, instead of the recipe's")
     parser.add_argument("--blind-epochs", type=float, default=default.blind_epochs, help="easy_vqa: epochs of the blind control")
-    parser.add_argument("--max-steps", type=int, help="easy_vqa: stop each training after this step, for a trial")
-    parser.add_argument("--limit", type=int, help="easy_vqa, features, shared: the number of examples, for a trial")
+    parser.add_argument("--max-steps", type=int, help="easy_vqa, validation: stop each training after this step, for a trial")
+    parser.add_argument("--limit", type=int, help="easy_vqa, features, shared, validation: the number of examples, for a trial")
     parser.add_argument("--seed", type=int, default=default.seed, help="easy_vqa: seed of training and evaluation")
     parser.add_argument("--minutes", type=float, default=default.minutes, help="gpu: leave out parts that would take longer")
     parser.add_argument("--cards", type=Path, help="easy_vqa: the folder for run records; model_cards/runs, except in a trial")

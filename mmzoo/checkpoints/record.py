@@ -54,6 +54,36 @@ class SkippedRecord(OpenRecord):
     error: Name
 
 
+class BestRecord(OpenRecord):
+    """Name the step whose weights the model has, and its score."""
+
+    step: Count
+    score: float
+
+
+class ValidatedRecord(OpenRecord):
+    """Hold the scores of one validation; one that is not a number is None."""
+
+    step: Count
+    scores: dict[Name, float | None]
+
+
+class ValidationRecord(DataRecord):
+    """Describe the validations of a training run: their data, the metric that chose the best step, and every score.
+
+    A ``share`` is that of the training examples that was held out.
+    """
+
+    split: Name
+    share: float | None = None
+    examples: Count
+    fingerprint: Name
+    metric: Name
+    best: BestRecord | None = None
+    stopped_early: bool = False
+    history: list[ValidatedRecord] = []
+
+
 class TrainingRecord(DataRecord):
     """Describe a training run: its data, options, duration in seconds, hardware and loss curve."""
 
@@ -74,6 +104,7 @@ class TrainingRecord(DataRecord):
     outside_labels: dict[Name, Count] = {}
     skipped_examples: Annotated[list[SkippedRecord], Field(max_length=100)] = []  # the first of them
     history: list[LossRecord] = []
+    validation: ValidationRecord | None = None
     versions: dict[Name, Name]
 
 

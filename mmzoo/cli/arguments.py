@@ -50,6 +50,15 @@ DatasetNames = Annotated[
         metavar="[TASK=]DATASET",
     ),
 ]
+Validation = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--validation",
+        help="Validate while training: on a split of the data set, another data set, or a held-out share such as 0.1; "
+        "may be repeated.",
+        metavar="[TASK=]SPLIT|DATASET|SHARE",
+    ),
+]
 RecipeName = Annotated[
     str | None,
     typer.Argument(help="A registered recipe or a YAML or JSON file.", autocompletion=complete("recipe"), metavar="RECIPE"),
@@ -149,6 +158,18 @@ def _data_of(pair: tuple[str | None, str], pairs: Iterable[tuple[str | None, str
         elif named in pair:
             own.append(option.removeprefix(f"{named}."))
     return own
+
+
+def validation_of(given: Sequence[str] | None) -> Any:
+    """Return the argument of `mmzoo.train` that names its validation data."""
+    pairs = read_datasets(given or [])
+    if not pairs:
+        return None
+    if all(task is None for task, _ in pairs):
+        return pairs[0][1] if len(pairs) == 1 else [name for _, name in pairs]
+    if any(task is None for task, _ in pairs):
+        raise BadRecipe("--validation: write TASK=NAME for each data set, or for none")
+    return {task: [name for other, name in pairs if other == task] for task, _ in pairs}
 
 
 def device_of(name: str | None) -> str:

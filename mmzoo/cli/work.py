@@ -29,6 +29,7 @@ def train(
     dataset: arg.DatasetNames,
     output: Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="The folder that the model is saved in.")],
     split: Annotated[str, typer.Option(help="The split to train on.")] = "train",
+    validation: arg.Validation = None,
     encoder: arg.EncoderName = None,
     fusion: arg.FusionName = None,
     language_model: arg.LanguageName = None,
@@ -51,6 +52,7 @@ def train(
         **arg.datasets_of(dataset, data),
         output=output,
         split=split,
+        validation=arg.validation_of(validation),
         resume=resume,
         overwrite=overwrite,
         skip_bad=skip_bad,
@@ -59,19 +61,35 @@ def train(
     _print_skipped(len(run.skipped), run.skipped)
     for task, targets in run.outside_labels.items():
         print(f"note: {describe_outside_labels(task, targets)}; the loss leaves these targets out", file=sys.stderr)
+    if run.validation and (count := run.validation.get("deduplicated")):
+        print(f"note: {count} training examples were left out, which are among the validation examples", file=sys.stderr)
     if not run.finished:
         print(f"stopped at step {run.steps}; the checkpoint is {run.stopped_at}", file=sys.stderr)
         print("to continue: the same command with --resume", file=sys.stderr)
         raise typer.Exit(128 + run.signal)
     if as_json:
-        print_json({"output": str(run.output), "steps": run.steps, "seconds": run.seconds, "history": run.history})
+        facts = {"output": str(run.output), "steps": run.steps, "seconds": run.seconds, "history": run.history}
+        print_json({**facts, **({"validation": run.validation} if run.validation else {})})
     else:
         loss = f", loss {run.history[-1]['loss']:.4f}" if run.history else ""
         print(f"trained {run.steps} steps in {run.seconds:.0f} s{loss}; the model is in {run.output}")
+        if run.validation:
+            print(_describe_best(run.validation))
         options = [word for pair in data or [] for word in ("--data", pair)]
         measured = arg.read_datasets(dataset)[0][1]
         print("measure it: ", shlex.join(["mmzoo", "evaluate", str(run.output), "--dataset", measured, *options]))
         _warn_about_large_batch(run)
+
+
+def _describe_best(validation: dict[str, Any]) -> str:
+    """Return which step the model is from."""
+    best, metric = validation["best"], validation["metric"]
+    stopped = f" (stopped early, after {validation['history'][-1]['step']})" if validation["stopped_early"] else ""
+    if best is None:
+        return f"no validation has a {metric} that is a number, so the model is that of the last step"
+    return (
+        f"the best is step {best['step']}{stopped}: {metric} {best['score']:.4f} on {validation['examples']} validation examples"
+    )
 
 
 def _print_skipped(count: int, skipped: Sequence[tuple[str, str]]) -> None:

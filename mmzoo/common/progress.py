@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmzoo.common.processes import is_main
 
+WIDE = 100  # columns of a terminal that has room for all
 LINE_SECONDS = 10.0  # between lines where there is no terminal
 
 
@@ -46,6 +47,8 @@ def bar(title: str, total: int | None, *, shown: bool = True) -> Iterator[Bar]:
     if console is None or not console.is_terminal:
         yield Bar(title, total, None, console)
         return
-    times: list[Any] = [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
-    with Progress("{task.description}", BarColumn(), MofNCompleteColumn(), *times, console=console) as progress:
+    times: list[Any] = [TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
+    if console.width >= WIDE:
+        times.insert(0, TimeElapsedColumn())
+    with Progress("{task.description}", BarColumn(bar_width=None), MofNCompleteColumn(), *times, console=console) as progress:
         yield Bar(title, total, progress, console)

@@ -95,11 +95,12 @@ def no_source(task: str) -> DataError:
     )
 
 
-def open_sources(recipe: Recipe, specs: Specs) -> list[Source]:
+def open_sources(recipe: Recipe, specs: Specs, *, complete: bool = True) -> list[Source]:
     """Open one or several data sets for the tasks of a recipe.
 
     Args:
         specs: names, paths, ids, configurations or objects; each may end in ``:SPLIT``.
+        complete: whether every task must be served.
 
     Raises:
         UnknownName: there is no such data set or task. BadRecipe: an option is wrong. DataError: none is given, a path does not
@@ -110,12 +111,12 @@ def open_sources(recipe: Recipe, specs: Specs) -> list[Source]:
         raise DataError("no data set is given; name one with --dataset (dataset=...)")
     if unknown := [task for task, _ in pairs if task is not None and task not in recipe.tasks]:
         raise UnknownName(f"datasets: there is no task '{unknown[0]}'; the tasks are {', '.join(recipe.tasks)}")
-    if all(task is not None for task, _ in pairs) and (without := [t for t in recipe.tasks if t not in dict(pairs)]):
+    if complete and all(task is not None for task, _ in pairs) and (without := [t for t in recipe.tasks if t not in dict(pairs)]):
         raise no_source(without[0])
     sources: list[Source] = []
     for task, given in pairs:
         spec, split = split_of(given)
-        if len(pairs) == 1 and task is None:
+        if len(pairs) == 1 and task is None and (complete or len(recipe.tasks) == 1):
             dataset = open_for(recipe, spec)
         else:
             wanted = [target_of(recipe, name) for name in recipe.tasks if task in (None, name)]

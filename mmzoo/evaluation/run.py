@@ -274,7 +274,7 @@ def _sample(model: MultimodalModel, examples: Sequence[Example], predictions: Se
     rows = []
     several = len(model.tasks) > 1
     for i in dict.fromkeys(round(step * i) for i in range(count)):
-        for name in model.tasks:
+        for name in model.tasks if not several else predictions[i]:
             example = for_task(model.recipe, name, examples[i])
             if not example.targets and not takes_default(model.recipe, name):
                 continue

@@ -82,7 +82,7 @@ def score_examples(
 ) -> dict[str, ConditionResult]:
     """Predict the examples under each condition and compare the predictions with the references of ``examples``.
 
-    A task of several is measured on the examples that have a target of it.
+    A task of several is measured on the examples that have a target of it; one without a metric here is left out.
 
     Args:
         examples: the original examples, which have the references. Those that share an input are resampled together.
@@ -99,16 +99,21 @@ def score_examples(
     """
     if not examples:
         raise DataError("there are no examples to measure")
-    references = {task: _references(model, task, examples) for task in model.tasks}
+    first, several = next(iter(model.tasks)), len(model.tasks) > 1
+    tasks = list(dict.fromkeys(name.partition("/")[0] if several else first for name in metrics))
+    references = {task: _references(model, task, examples) for task in tasks}
     if not processes.agree(references):
         raise DataError("the processes read different examples; give each machine the same copy of the data set")
-    groups = {task: _groups(examples, module.modality or model.modality) for task, module in model.tasks.items()}
-    predictions = _predict(model, conditions, batch_size, options or {}, advance)
+    groups = {task: _groups(examples, model.tasks[task].modality or model.modality) for task in tasks}
+    alone = tasks[0] if several and len(tasks) == 1 else None
+    predictions = _predict(model, conditions, batch_size, {**(options or {}), **({"task": alone} if alone else {})}, advance)
+    if alone:
+        predictions = {name: [{alone: each} for each in own] for name, own in predictions.items()}
 
     def score(condition: str, name: str) -> tuple[Score, str]:
-        task, metric = name.partition("/")[0] if len(model.tasks) > 1 else next(iter(model.tasks)), metrics[name]
+        task, metric = name.partition("/")[0] if several else first, metrics[name]
         rows, own = list(references[task]), predictions[condition]
-        own = [own[i][task] if len(model.tasks) > 1 else own[i] for i in rows]
+        own = [own[i][task] if several else own[i] for i in rows]
         with attribute_errors_to(f"metric '{name}' failed on the predictions"):
             groups_of_rows, bootstrap = [groups[task][i] for i in rows], {"seed": seed, "resamples": resamples}
             return measure(metric, own, list(references[task].values()), groups_of_rows, **bootstrap), metric.note

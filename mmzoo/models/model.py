@@ -251,17 +251,22 @@ class MultimodalModel(nn.Module):
         if not tasks:
             zero = torch.zeros((), device=self.device)
             return {"loss": sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), start=zero), "terms": {}}
-        outputs = self.task_outputs({"encoders": encoders or {}, "tasks": tasks})
         losses, terms = [], {}
-        for name, batch in self._with_texts(tasks).items():
-            for term, (total, count) in self.tasks[name].loss(outputs[name], batch).items():
-                loss = total / count.clamp(min=1)
-                if num_items_in_batch is not None:
-                    loss = loss * (count_labels(batch["labels"]) / num_items_in_batch[name])
-                terms[f"{name}.{term}"] = loss.detach()
-                weight = self.recipe.tasks[name].weight
-                losses.append(loss if weight == 1 else weight * loss)
+        for name, term, total, count in self.loss_terms({"encoders": encoders or {}, "tasks": tasks}):
+            loss = total / count.clamp(min=1)
+            if num_items_in_batch is not None:
+                loss = loss * (count_labels(tasks[name]["labels"]) / num_items_in_batch[name])
+            terms[f"{name}.{term}"] = loss.detach()
+            weight = self.recipe.tasks[name].weight
+            losses.append(loss if weight == 1 else weight * loss)
         return {"loss": torch.stack(losses).sum() if len(losses) > 1 else losses[0], "terms": terms}
+
+    def loss_terms(self, batch: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, Tensor, Tensor]]:
+        """Yield task, name, sum and number of labels of each term of the loss of a collated batch."""
+        outputs = self.task_outputs(batch)
+        for name, own in self._with_texts(batch["tasks"]).items():
+            for term, (total, count) in self.tasks[name].loss(outputs[name], own).items():
+                yield name, term, total, count
 
     def train(self, mode: bool = True) -> MultimodalModel:
         """Set training or evaluation mode; frozen parts stay in evaluation mode."""

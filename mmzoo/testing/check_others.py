@@ -37,8 +37,8 @@ from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing.contract import Inapplicable, check, expect
 from mmzoo.testing.small import PARTNERS, Sample, round_trip, sample_of, tiny
 from mmzoo.testing.subject import Subject, finite, shape
+from mmzoo.training.randomness import Randomness
 from mmzoo.training.run import train
-from mmzoo.training.sampling import Randomness
 
 FEW, PAIRS = 3, 12  # more pairs than a recall counts
 SEEDS = 8  # with which an augmentation is tried

@@ -19,6 +19,7 @@ from mmzoo.recipes.schema import Recipe
 from mmzoo.recipes.training_options import TrainingOptions
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.training.trainer import MultimodalTrainer
+from mmzoo.training.validation import Validation
 
 
 class OneGPUArguments(TrainingArguments):
@@ -43,6 +44,7 @@ def make_trainer(
     callbacks: Sequence[TrainerCallback],
     skip_bad: bool,
     progress: bool,
+    validation: Validation | None = None,
 ) -> MultimodalTrainer:
     """Return the trainer of a model with the recipe's options.
 
@@ -61,6 +63,7 @@ def make_trainer(
         callbacks=list(callbacks),
         skip_bad=skip_bad,
         progress=progress,
+        validation=validation,
     )
 
 

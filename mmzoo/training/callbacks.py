@@ -71,11 +71,12 @@ class SkipStepWithoutLoss(TrainerCallback):
 
 
 class ProgressCallback(TrainerCallback):
-    """Show a progress bar with the loss."""
+    """Show a progress bar with the loss and, where there are validation data, the last score and the best one."""
 
     def __init__(self, *, shown: bool) -> None:
         self.shown, self.context = shown, ExitStack()
         self.bar: Bar | None = None
+        self.loss = self.score = ""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar = self.context.enter_context(bar("training", state.max_steps, shown=self.shown))
@@ -89,7 +90,24 @@ class ProgressCallback(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         if self.bar is not None and logs and "loss" in logs:
-            self.bar.move(state.global_step, f"loss {float(logs['loss']):.4f}")
+            self.loss = f"loss {float(logs['loss']):.4f}"
+            self._show(state)
+
+    def validating(self, step: int, done: int, count: int) -> None:
+        """Show the progress of a validation, which takes place between two steps."""
+        if self.bar is not None and step < (self.bar.total or 0):  # the last step is shown with its loss
+            self.bar.move(step, f"validating {done}/{count}")
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        score, best = kwargs.get("score"), kwargs.get("best")
+        if score is not None:
+            self.score = f"val {score:.3g}" + (f", best {best['score']:.3g}" if best else "")
+            if state.global_step < state.max_steps:
+                self._show(state)
+
+    def _show(self, state: TrainerState) -> None:
+        if self.bar is not None:
+            self.bar.move(state.global_step, ", ".join(filter(None, [self.loss, self.score])))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.context.close()

@@ -35,7 +35,8 @@ from mmzoo.training.arguments import make_trainer, plugin_callbacks
 from mmzoo.training.data import check_examples, describe_sources, learn, open_examples
 from mmzoo.training.mixing import announce, used_sources
 from mmzoo.training.output import last_checkpoint, prepare_output, remove_checkpoints, unfinished_output
-from mmzoo.training.trainer import MultimodalTrainer, check_finite
+from mmzoo.training.trainer import MultimodalTrainer, check_finite, read_progress
+from mmzoo.training.validation import Validated, check_options, check_resumed, open_validation
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Run:
     signal: int = 0  # the number of the signal
     skipped: list[tuple[str, str]] = field(default_factory=list)  # id and error of each example that was skipped
     outside_labels: dict[str, list[str]] = field(default_factory=dict)  # by task, a target of each such example
+    validation: dict[str, Any] | None = None  # the validation data, the metric, the best step and the history, as in run.json
 
 
 def train(
@@ -62,6 +64,7 @@ def train(
     datasets: Sequence[Spec] | Mapping[str | None, Spec | Sequence[Spec]] | None = None,
     output: str | Path,
     split: str = "train",
+    validation: Validated | None = None,
     resume: bool = False,
     overwrite: bool = False,
     skip_bad: bool = False,
@@ -77,6 +80,9 @@ def train(
         datasets: several of them: by the task that each is for, or a list, each for every task that it has targets of. How they
             are mixed is set in the recipe, under ``data``.
         split: the split to train on, of data sets that are given without one.
+        validation: what the model is validated on while it is trained, as ``training.evaluate_every`` and the options after it
+            say: a split of the training data set (``"validation"``), a data set as ``dataset`` takes it, or a share of the
+            training examples that is held out (``0.1``); several as a list, or by task. The weights with the best score are kept.
         resume: continue from the last checkpoint in ``output``; on a CPU it gives the same numbers as an uninterrupted run.
         overwrite: replace a model or an unfinished run in ``output``.
         skip_bad: leave out examples that cannot be used, instead of stopping: whose input, such as an image, cannot be read,
@@ -84,7 +90,7 @@ def train(
 
     Raises:
         UnknownName, BadRecipe, DoesNotFit: the recipe is wrong.
-        DataError, BadInput: the data are wrong.
+        DataError, BadInput: the data are wrong, or validation examples are among the training examples.
         TrainingError: ``output`` is taken, there is nothing to resume, or the loss or a weight is NaN or infinite.
         CheckpointError: the model cannot be saved.
     """
@@ -95,8 +101,12 @@ def train(
     config = read_recipe(recipe, **changes)
     make_augmentations(config)  # its errors, before any data are read
     bad: Bad | None = [] if skip_bad else None
+    check_options(config, validation)
     sources = used_sources(config.data, open_sources(config, specs))
     examples = open_examples(config, sources, split, bad)
+    validated = None
+    if validation is not None:
+        validated, examples = open_validation(config, sources, split, examples, validation)
     config, _ = inherit_options(config)  # first, so that what a checkpoint has learned is not learned again
     config = learn(config, examples, streamed=not isinstance(examples, Sequence), skip_bad=skip_bad)
     callbacks = plugin_callbacks(config)  # before the weights are fetched, as a tracker may not be installed
@@ -106,8 +116,14 @@ def train(
     outside_labels: dict[str, list[str]] = {}
     if isinstance(examples, Sequence):
         examples, outside_labels = check_examples(model, examples, bad)
+    if validated is not None:
+        validated.prepare(model, bad)
+    if checkpoint is not None:
+        check_resumed(read_progress(checkpoint).get("validation"), validated)
     with unfinished_output(output, config):
-        trainer = make_trainer(model, examples, output, callbacks=callbacks, skip_bad=skip_bad, progress=progress)
+        trainer = make_trainer(
+            model, examples, output, callbacks=callbacks, skip_bad=skip_bad, progress=progress, validation=validated
+        )
         if (mixture := trainer.mixture()) and progress and is_main():
             print(announce(mixture), file=sys.stderr)
         started = time.monotonic()
@@ -125,10 +141,13 @@ def train(
         if "loss" in entry
     ]
     run = Run(model, output, history, trainer.state.global_step, seconds, skipped=skipped, outside_labels=outside_labels)
+    run.validation = trainer.validation.record() if trainer.validation else None
     if trainer.stop.signal:
         last = last_checkpoint(output)
         run.finished, run.stopped_at, run.signal = False, Path(last) if last else None, trainer.stop.signal
         return run
+    if trainer.validation:
+        trainer.validation.load_best()
     data = {**describe_sources(sources, split), "energy": meter.energy, "cached_features": cached}
     model.provenance.run["training"] = {**data, **_describe_run(run, trainer, examples)}
     _save_model(trainer, output)
@@ -161,6 +180,7 @@ def _describe_run(run: Run, trainer: MultimodalTrainer, examples: Iterable[Examp
         "outside_labels": {task: len(targets) for task, targets in run.outside_labels.items()},
         "skipped_examples": skipped_record(run.skipped),
         "history": run.history,
+        **({"validation": run.validation} if run.validation else {}),
         "versions": environment(),
     }
 

@@ -35,11 +35,13 @@ from mmzoo.interfaces.kinds import key_of
 from mmzoo.models.model import MultimodalModel, count_labels
 from mmzoo.models.prediction import input_error
 from mmzoo.training.callbacks import ProgressCallback, SkipStepWithoutLoss, StopOnSignal, leave_process_group
+from mmzoo.training.evaluation_callback import ValidationCallback
 from mmzoo.training.feature_cache import precompute
 from mmzoo.training.mixing import group
 from mmzoo.training.output import name_last_checkpoint
 from mmzoo.training.randomness import Randomness
 from mmzoo.training.sampling import Shuffled, TrainingBatches, as_it_is, describe_mixture, grouped_modality
+from mmzoo.training.validation import Validation
 
 MAX_NAMES = 20  # examples that a message names
 
@@ -60,7 +62,7 @@ class MultimodalTrainer(Trainer):
     model: Any
     args: Any
 
-    def __init__(self, *, skip_bad: bool, progress: bool, **arguments: Any) -> None:
+    def __init__(self, *, skip_bad: bool, progress: bool, validation: Validation | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.model_accepts_loss_kwargs = True
         self.skip_bad, self.seen, self.stop, self.losses = skip_bad, 0, StopOnSignal(self), LossSums()
@@ -70,7 +72,12 @@ class MultimodalTrainer(Trainer):
         self.add_callback(self.stop)
         self.add_callback(SkipStepWithoutLoss(self))
         self.remove_callback(PrinterCallback)
-        self.add_callback(ProgressCallback(shown=progress and self.is_world_process_zero()))
+        shown = ProgressCallback(shown=progress and self.is_world_process_zero())
+        # After `stop`, which says whether to hurry.
+        self.validation = ValidationCallback(self, validation, shown) if validation is not None else None
+        if self.validation is not None:
+            self.add_callback(self.validation)
+        self.add_callback(shown)
 
     def cache_features(self, *, checkpoint: str | None, progress: bool) -> bool:
         """Cache the features of each input if `TrainingOptions.cache_features` allows it, and return whether it was done.
@@ -163,7 +170,8 @@ class MultimodalTrainer(Trainer):
 
         One batch in one process needs no number: each loss is the mean over its own labels.
         """
-        if self.state.global_step >= self.state.max_steps:  # a run that stopped at its last step, within an epoch, is resumed
+        # A run that stopped at its last step, within an epoch, is resumed; or its patience ended before.
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             return [], None
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if len(samples) == 1 and self.args.world_size == 1:
@@ -236,17 +244,32 @@ class MultimodalTrainer(Trainer):
         Raises:
             TrainingError: a weight is NaN or infinite.
         """
-        state = self.accelerator.get_state_dict(self.model)  # in all processes, since sharded weights are gathered
-        progress = self.progress()
+        weights, progress = self.weights(), self.progress()
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        model: MultimodalModel = self.accelerator.unwrap_model(self.model)
-        weights = {name: state[name].detach().cpu().contiguous() for name in model.saved_names()}
-        check_finite(weights, f"step {self.state.global_step}", Path(self.args.output_dir).parent)
-        save_file(weights, folder / WEIGHTS, {"format": "pt"})
+        self.write_weights(weights, folder)
         (folder / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights to save; all processes must call this, since sharded ones are gathered."""
+        state = self.accelerator.get_state_dict(self.model)
+        model: MultimodalModel = self.accelerator.unwrap_model(self.model)
+        return {name: state[name].detach() for name in model.saved_names()}
+
+    def write_weights(self, weights: Mapping[str, Tensor], folder: Path) -> None:
+        """Write weights into a folder.
+
+        Raises:
+            TrainingError: one is NaN or infinite.
+        """
+        check_finite(weights, f"step {self.state.global_step}", Path(self.args.output_dir).parent)
+        save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / WEIGHTS, {"format": "pt"})
+
+    def load_weights(self, folder: Path) -> None:
+        """Load the weights that `write_weights` wrote. Frozen ones are not in it."""
+        self.model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
 
     def progress(self) -> dict[str, Any]:
         """Return what all processes have counted and summed up, as plain data; all must call this."""
@@ -263,6 +286,7 @@ class MultimodalTrainer(Trainer):
             "losses": losses.to_dict(),
             "cached": bool(cached.features),
             "stream": self.stream,
+            **({"validation": self.validation.state()} if self.validation else {}),
         }
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -278,10 +302,11 @@ class MultimodalTrainer(Trainer):
             raise CheckpointError(f"{folder}: saving failed: {text}{name_last_checkpoint(output)}") from None
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        weights = load_file(Path(resume_from_checkpoint) / WEIGHTS)
-        self.model.load_state_dict(weights, strict=False)  # frozen weights are not in it
+        self.load_weights(Path(resume_from_checkpoint))
         progress = read_progress(resume_from_checkpoint)
         self.stream = progress.get("stream")
+        if self.validation is not None:
+            self.validation.load_state(progress["validation"])
         if self.is_world_process_zero() and progress:  # the sums of all processes
             self.seen, self.skipped = progress["seen"], {key: tuple(each) for key, each in progress["skipped"].items()}
             self.losses.update(progress["losses"])
