@@ -249,8 +249,9 @@ class MultimodalModel(nn.Module):
             ``loss``, and ``terms``, the unweighted terms by task and name.
         """
         if not tasks:
-            zero = torch.zeros((), device=self.device)
-            return {"loss": sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), start=zero), "terms": {}}
+            zero = torch.zeros((), device=self.device, requires_grad=True)
+            own = (p for p in self.parameters() if p.requires_grad and not hasattr(p, "to_local"))  # nor sharded
+            return {"loss": sum((p.sum() * 0 for p in own), start=zero * 1), "terms": {}}
         outputs = self.task_outputs({"encoders": encoders or {}, "tasks": tasks})
         losses, terms = [], {}
         for name, batch in self._with_texts(tasks).items():

@@ -14,7 +14,8 @@ from mmzoo.errors import TrainingError
 from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.training_options import TrainingOptions
 from mmzoo.registry.manager import plugin_manager
-from mmzoo.training.trainer import MultimodalTrainer
+from mmzoo.training.processes import accumulated
+from mmzoo.training.trainer import MultimodalTrainer, read_progress
 
 
 class OneGPUArguments(TrainingArguments):
@@ -26,20 +27,23 @@ class OneGPUArguments(TrainingArguments):
         return min(super().n_gpu, 1)
 
 
-def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_bad: bool, progress: bool) -> MultimodalTrainer:
-    """Return the trainer of a model with the recipe's options and the callbacks of plugins.
+def make_trainer(
+    model: MultimodalModel, examples: Any, output: Path, *, skip_bad: bool, progress: bool, checkpoint: str | None = None
+) -> MultimodalTrainer:
+    """Return the trainer of a model with the recipe's options and the callbacks of plugins; ``checkpoint`` will be resumed.
 
     Raises:
-        TrainingError: no part is trained, or the precision needs a GPU.
+        TrainingError: no part is trained, the precision needs a GPU, or so many processes cannot resume the checkpoint.
     """
     options = model.recipe.training
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError("nothing is trained: every part is frozen; set train: full, last:N or lora:r on one")
     model.checkpoint_blocks(options.gradient_checkpointing)
+    accumulate = accumulated(options.accumulate, read_progress(checkpoint) if checkpoint else {})
     hook_results = plugin_manager().manager.hook.mmzoo_train_callbacks(recipe=model.recipe)
     return MultimodalTrainer(
         model=model,
-        args=_arguments(options, output),
+        args=_arguments(options, output, accumulate),
         train_dataset=examples,
         data_collator=model.collator(training=True, blank=options.blank_images, skip_bad=skip_bad),
         callbacks=[callback for callbacks in hook_results for callback in callbacks],
@@ -48,7 +52,7 @@ def make_trainer(model: MultimodalModel, examples: Any, output: Path, *, skip_ba
     )
 
 
-def _arguments(options: TrainingOptions, output: Path) -> TrainingArguments:
+def _arguments(options: TrainingOptions, output: Path, accumulate: int) -> TrainingArguments:
     gpu, workers = torch.cuda.is_available(), options.workers
     if workers is None:
         workers = min(8, os.cpu_count() or 1) if gpu else 0
@@ -64,7 +68,7 @@ def _arguments(options: TrainingOptions, output: Path) -> TrainingArguments:
         warmup_steps=options.warmup,
         lr_scheduler_type=options.schedule,
         max_grad_norm=options.max_grad_norm,
-        gradient_accumulation_steps=options.accumulate,
+        gradient_accumulation_steps=accumulate,
         seed=options.seed,
         data_seed=options.seed,
         save_strategy="steps" if options.save_every else "epoch",
@@ -81,7 +85,7 @@ def _arguments(options: TrainingOptions, output: Path) -> TrainingArguments:
         dataloader_num_workers=workers,
         dataloader_pin_memory=gpu,
         dataloader_persistent_workers=workers > 0,
-        accelerator_config={"dispatch_batches": False, "split_batches": False},
+        accelerator_config={"dispatch_batches": False, "split_batches": False, "even_batches": False},
         bf16=options.precision == "bf16" or (options.precision == "auto" and gpu and torch.cuda.is_bf16_supported()),
         fp16=options.precision == "fp16",
     )

@@ -47,7 +47,7 @@ LEARNING_SAMPLE = 100_000  # examples of a stream that labels and vocabulary are
 class Run:
     """Hold the result of training."""
 
-    model: MultimodalModel  # in evaluation mode
+    model: MultimodalModel  # in evaluation mode; with shards whole in the main process, once the run is finished
     output: Path  # where it was saved
     history: list[dict[str, Any]]  # the loss curve, with the terms of each task where there are several
     steps: int
@@ -103,7 +103,7 @@ def train(
     if isinstance(examples, Sequence):
         examples, outside_labels = _check_examples(model, examples, bad)
     with unfinished_output(output, config):
-        trainer = make_trainer(model, examples, output, skip_bad=skip_bad, progress=progress)
+        trainer = make_trainer(model, examples, output, skip_bad=skip_bad, progress=progress, checkpoint=checkpoint)
         started = time.monotonic()
         with Meter(str(trainer.args.device)) as meter:
             cached = trainer.cache_features(checkpoint=checkpoint, progress=progress)
@@ -125,7 +125,7 @@ def train(
         return run
     data = {**provenance.describe(dataset), "split": split, "energy": meter.energy, "cached_features": cached}
     model.provenance.run["training"] = {**data, **_describe_run(run, trainer, examples)}
-    _save_model(trainer, output)
+    run.model = _save_model(trainer, output)
     return run
 
 
@@ -286,12 +286,18 @@ def _skipped(trainer: MultimodalTrainer, output: Path, bad: Bad | None) -> list[
     return skipped
 
 
-def _save_model(trainer: MultimodalTrainer, output: Path) -> None:
-    """Save the trained model in the main process, in place of the checkpoints, while the other processes wait."""
-    model: MultimodalModel = trainer.model.to("cpu")
-    state = model.state_dict()
-    check_finite({name: state[name] for name in model.saved_names()}, f"step {trainer.state.global_step}", output)
+def _save_model(trainer: MultimodalTrainer, output: Path) -> MultimodalModel:
+    """Save the trained model in the main process, in place of the checkpoints, while the other processes wait; return it."""
+    weights, model = trainer.weights(), trainer.model
+    check_finite(weights, f"step {trainer.state.global_step}", output)
+    if trainer.shards is None:
+        model = model.to("cpu")
+    elif trainer.is_world_process_zero():
+        run, model = model.provenance.run, assemble(model.recipe)
+        model.load_state_dict(weights, strict=False)
+        model.provenance.run = run
     if trainer.is_world_process_zero():
         model.save(output)
         remove_checkpoints(output)
     trainer.accelerator.wait_for_everyone()
+    return model

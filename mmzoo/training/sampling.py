@@ -108,6 +108,8 @@ class TrainingBatches(Dataset):
         return self.count
 
     def __getitems__(self, positions: Sequence[int]) -> dict[str, Any]:
+        if not positions:  # other processes have the last examples of the epoch
+            return {"names": [], "bad": []}
         bad: list[tuple[str, str]] = []
         if self.reader is not None:
             examples, bad = self.reader.read(positions)

@@ -2,9 +2,10 @@
 
 Methods of `transformers.Trainer` that are overridden here, as seen in transformers 5.24:
 
-- public: `get_train_dataloader`, `create_optimizer`, `create_scheduler`, `get_batch_samples`, `compute_loss`, `log`,
+- public: `create_accelerator_and_postprocess`, `get_train_dataloader`, `create_optimizer`, `create_scheduler`, `get_batch_samples`, `compute_loss`, `log`,
   `save_model`;
-- private, where no public method does the same: `_save_checkpoint`, `_load_from_checkpoint`.
+- private, where no public method does the same: `_save_checkpoint`, `_load_from_checkpoint`; with shards also
+  `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler`.
 
 tests/training/test_train.py (``test_every_override_of_the_trainer_is_called``) fails when the library stops calling one of them.
 """
@@ -15,6 +16,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from mmzoo.checkpoints.screening import WEIGHTS
-from mmzoo.data.collate import TEXT, raise_bad
+from mmzoo.data.collate import raise_bad
 from mmzoo.errors import CheckpointError, DataError, TrainingError
 from mmzoo.interfaces.kinds import key_of
 from mmzoo.models.model import MultimodalModel, count_labels
@@ -36,7 +39,9 @@ from mmzoo.models.prediction import input_error
 from mmzoo.training.callbacks import ProgressCallback, SkipStepWithoutLoss, StopOnSignal, leave_process_group
 from mmzoo.training.feature_cache import precompute
 from mmzoo.training.output import name_last_checkpoint
+from mmzoo.training.processes import EvenBatches, share_parts
 from mmzoo.training.sampling import Randomness, Shuffled, TrainingBatches, as_it_is, grouped_modality
+from mmzoo.training.sharding import Shards, shard_on_cpu
 
 MAX_NAMES = 20  # examples that a message names
 
@@ -62,10 +67,17 @@ class MultimodalTrainer(Trainer):
         self.skip_bad, self.seen, self.stop, self.losses = skip_bad, 0, StopOnSignal(self), LossSums()
         self.skipped: dict[str, tuple[str, str]] = {}
         self.step_has_loss = True
+        self.shards = Shards(self.model, self.accelerator) if self.is_fsdp_enabled else None
+        if self.shards is not None:
+            self.add_callback(self.shards)
         self.add_callback(self.stop)
         self.add_callback(SkipStepWithoutLoss(self))
         self.remove_callback(PrinterCallback)
         self.add_callback(ProgressCallback(shown=progress and self.is_world_process_zero()))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled = self.is_fsdp_enabled or shard_on_cpu(self.accelerator)
 
     def cache_features(self, *, checkpoint: str | None, progress: bool) -> bool:
         """Cache the features of each input if `TrainingOptions.cache_features` allows it, and return whether it was done.
@@ -107,8 +119,7 @@ class MultimodalTrainer(Trainer):
         collator: Any = self.data_collator
         loader = DataLoader(
             TrainingBatches(examples, collator, self.args.seed, len(sampler)),
-            self.args.train_batch_size,
-            sampler=sampler,
+            batch_sampler=EvenBatches(sampler, self.args.train_batch_size, self.args.world_size),
             collate_fn=as_it_is,
             num_workers=self.args.dataloader_num_workers,
             persistent_workers=self.args.dataloader_persistent_workers,
@@ -144,21 +155,14 @@ class MultimodalTrainer(Trainer):
         if len(samples) == 1 and self.args.world_size == 1:
             self.step_has_loss = bool(samples[0].get("tasks"))
             return samples, None
-        self._drop_partial_tasks(samples, device)
+        if self.args.world_size > 1:
+            share_parts(samples, self.model, self.accelerator, sharded=self.shards is not None)
         names = list(self.model.tasks)
         tasks = [batch.get("tasks", {}) for batch in samples]
         counts = [sum(int(count_labels(own[name]["labels"])) for own in tasks if name in own) for name in names]
         totals = self.accelerator.reduce(torch.tensor(counts, device=device), "sum")
         self.step_has_loss = bool(totals.any())
         return samples, dict(zip(names, totals.clamp(min=1), strict=True))
-
-    def _drop_partial_tasks(self, samples: list[dict[str, Any]], device: torch.device) -> None:
-        """Remove tasks that gather from the batches of a step in which a process has no example of them, as others would wait."""
-        for name in [name for name, task in self.model.tasks.items() if task.gathers]:
-            for batch in samples:
-                present = torch.tensor([int(name in batch.get("tasks", {}))], device=device)
-                if not int(self.accelerator.gather(present).min()):
-                    remove_task(batch.get("tasks", {}), name)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the mean loss of the steps since the last entry that have one, and that of each term if there are several."""
@@ -210,17 +214,19 @@ class MultimodalTrainer(Trainer):
         Raises:
             TrainingError: a weight is NaN or infinite.
         """
-        state = self.accelerator.get_state_dict(self.model)  # in all processes, since sharded weights are gathered
-        progress = self.progress()
+        weights, progress = self.weights(), self.progress()
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        model: MultimodalModel = self.accelerator.unwrap_model(self.model)
-        weights = {name: state[name].detach().cpu().contiguous() for name in model.saved_names()}
         check_finite(weights, f"step {self.state.global_step}", Path(self.args.output_dir).parent)
-        save_file(weights, folder / WEIGHTS, {"format": "pt"})
+        save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / WEIGHTS, {"format": "pt"})
         (folder / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights to save, whole; all processes must call this."""
+        state, names = self.model.state_dict(), self.model.saved_names()
+        return {name: self.shards.whole(name, state[name]) if self.shards else state[name].detach() for name in names}
 
     def progress(self) -> dict[str, Any]:
         """Return what all processes have counted and summed up, as plain data; all must call this."""
@@ -236,6 +242,8 @@ class MultimodalTrainer(Trainer):
             "skipped": skipped,
             "losses": losses.to_dict(),
             "cached": bool(cached.features),
+            "processes": self.args.world_size,
+            "accumulate": self.args.gradient_accumulation_steps,
         }
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -252,26 +260,34 @@ class MultimodalTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         weights = load_file(Path(resume_from_checkpoint) / WEIGHTS)
-        self.model.load_state_dict(weights, strict=False)  # frozen weights are not in it
+        load: Any = partial(self.model.load_state_dict, strict=False) if self.shards is None else self.shards.load
+        load(weights)  # frozen ones are not in it
         progress = read_progress(resume_from_checkpoint)
         if self.is_world_process_zero() and progress:  # the sums of all processes
             self.seen, self.skipped = progress["seen"], {key: tuple(each) for key, each in progress["skipped"].items()}
             self.losses.update(progress["losses"])
 
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.shards is None:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        state = self.shards.state_of(self.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.shards is None or checkpoint is None:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        state, schedule = (torch.load(Path(checkpoint) / name, weights_only=True) for name in (OPTIMIZER_NAME, SCHEDULER_NAME))
+        self.shards.load_state(self.optimizer, state)
+        self.lr_scheduler.load_state_dict(schedule)
+
+
 def read_progress(checkpoint: str) -> dict[str, Any]:
     """Return `MultimodalTrainer.progress` as a checkpoint has it; nothing if it has none."""
     path = Path(checkpoint) / PROGRESS
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def remove_task(tasks: dict[str, Any], name: str) -> None:
-    """Remove a task from a batch; others keep the text that they share with it."""
-    removed = tasks.pop(name, {})
-    for own in tasks.values():
-        if own.get("text_of") == name:
-            del own["text_of"]
-            own |= {key: removed[key] for key in TEXT if key in removed}
 
 
 class LossSums:
