@@ -39,7 +39,7 @@ def make_trainer(
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError("nothing is trained: every part is frozen; set train: full, last:N or lora:r on one")
     model.checkpoint_blocks(options.gradient_checkpointing)
-    accumulate = accumulated(options.accumulate, read_progress(checkpoint) if checkpoint else {})
+    accumulate = accumulated(options.accumulate, read_progress(checkpoint).get("launches", ()) if checkpoint else ())
     hook_results = plugin_manager().manager.hook.mmzoo_train_callbacks(recipe=model.recipe)
     return MultimodalTrainer(
         model=model,

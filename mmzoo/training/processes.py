@@ -6,8 +6,9 @@ another number of processes.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,12 @@ from torch.utils.data import BatchSampler
 from mmzoo.data.collate import TEXT, tensors
 from mmzoo.errors import TrainingError
 from mmzoo.interfaces import IGNORE
+from mmzoo.training.output import is_main_process
+
+log = logging.getLogger(__name__)
+
+Parts = dict[tuple[str, str], str]  # by kind and name
+
 
 class EvenBatches:
     """Yield the batches of a sampler, then empty ones until each of the ``processes`` has as many.
@@ -37,33 +44,38 @@ class EvenBatches:
         yield from ([] for _ in range(-len(self.batches) % self.processes))
 
 
-def process_count() -> int:
-    """Return the number of processes, as `accelerate launch` says it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def launch(step: int, arguments: Any) -> dict[str, int]:
+    """Return since which step a run has how many processes, and how many batches each of them has in a step."""
+    return {"step": step, "processes": arguments.world_size, "accumulate": arguments.gradient_accumulation_steps}
 
 
-def accumulated(accumulate: int, progress: Mapping[str, Any]) -> int:
-    """Return the batches that each process has in a step, so that a resumed run has the examples of the run before in each.
+def accumulated(accumulate: int, launches: Sequence[Mapping[str, int]]) -> int:
+    """Return how many batches each process has in a step, so that all have the examples that a resumed run had in it before.
 
     Args:
         accumulate: that of the recipe.
-        progress: of the checkpoint, with the ``processes`` and ``accumulate`` of that run; empty for a new run.
+        launches: those of the checkpoint; empty for a new run.
 
     Raises:
         TrainingError: the batches of a step cannot be shared out evenly.
     """
-    processes = process_count()
-    before, own = progress.get("processes", processes), progress.get("accumulate", accumulate)
-    if before == processes:
-        return own
-    batches = before * own
+    if not launches:
+        return accumulate
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    before, accumulate = launches[-1]["processes"], launches[-1]["accumulate"]
+    batches, each = before * accumulate, before * accumulate // processes
     if batches % processes:
-        fitting = [str(n) for n in range(1, batches + 1) if not batches % n]
+        fitting = ", ".join(str(n) for n in range(1, batches + 1) if not batches % n)
         raise TrainingError(
-            f"--resume: a step of this run has {batches} batches ({before} processes, {own} each), which {processes} processes "
-            f"cannot share out evenly; resume with --num_processes {' or '.join(fitting)}"
+            f"--resume: a step of this run has {batches} batches ({before} processes, {accumulate} each), which {processes} "
+            f"processes cannot share out evenly; resume with one of these numbers of processes: {fitting}"
         )
-    return batches // processes
+    if processes != before and is_main_process():
+        log.warning(
+            "resumed on %d processes instead of %d: each has %d batches in a step instead of %d, so that steps stay as they were",
+            *(processes, before, each, accumulate),
+        )
+    return each
 
 
 def share_parts(samples: list[dict[str, Any]], model: Any, accelerator: Accelerator, *, sharded: bool) -> None:
@@ -80,17 +92,18 @@ def share_parts(samples: list[dict[str, Any]], model: Any, accelerator: Accelera
         return
     every = gather_object([[_parts(batch, shared, encoders) for batch in samples]])
     for i, batch in enumerate(samples):
-        _complete(batch, [own[i] for own in every], model, accelerator, sharded=sharded)
+        _complete(batch, [own[i] for own in every], model, accelerator, sharded)
 
 
-def _parts(batch: Mapping[str, Any], tasks: set[str], encoders: set[str]) -> dict[tuple[str, str], str]:
+def _parts(batch: Mapping[str, Any], tasks: set[str], encoders: set[str]) -> Parts:
     """Return the tasks and the encoders with inputs that a batch has, with the task whose text each task reads."""
     own = {("tasks", name): each.get("text_of", "") for name, each in batch.get("tasks", {}).items() if name in tasks}
-    return own | {("encoders", name): "" for name, each in batch.get("encoders", {}).items() if name in encoders and len(each) > 1}
+    given = {name for name, each in batch.get("encoders", {}).items() if len(each) > 1}  # more than an index
+    return own | {("encoders", name): "" for name in given & encoders}
 
 
-def _complete(batch: dict[str, Any], every: list[dict[tuple[str, str], str]], model: Any, accelerator: Accelerator, **how: bool) -> None:
-    if how["sharded"] and any(own != every[0] for own in every):  # else the language model would not run equally often
+def _complete(batch: dict[str, Any], every: list[Parts], model: Any, accelerator: Accelerator, sharded: bool) -> None:
+    if sharded and any(own != every[0] for own in every):  # else the language model would not run equally often
         batch["tasks"] = _with_own_texts(batch.get("tasks", {}))
     missing = {part for own in every for part in own if any(part not in other for other in every)}
     donors = {part: next(i for i, own in enumerate(every) if part in own) for part in missing}

@@ -260,6 +260,7 @@ def _describe_run(run: Run, trainer: MultimodalTrainer, examples: Iterable[Examp
         "steps": run.steps,
         "seconds": round(run.seconds, 1),
         "processes": arguments.world_size,
+        "launches": trainer.launches,
         "device": device,
         "hardware": hardware(device),
         "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32",

@@ -1,7 +1,7 @@
 """Shard what is trained over processes: FSDP2, by accelerate.
 
-The blocks of trained parts are units, and the rest of these parts is one more. Parts of which nothing is trained are whole in each
-process. Weights and the optimizer's state are saved as those of one process, so that a run may be resumed without shards.
+The blocks of trained parts are units, and the rest of these parts is one more. Parts of which nothing is trained are whole in
+each process. Weights and the optimizer's state are saved as those of one process, so that a run may be resumed without shards.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Methods of `transformers.Trainer` that are overridden here, as seen in transformers 5.24:
 
-- public: `create_accelerator_and_postprocess`, `get_train_dataloader`, `create_optimizer`, `create_scheduler`, `get_batch_samples`, `compute_loss`, `log`,
-  `save_model`;
+- public: `create_accelerator_and_postprocess`, `get_train_dataloader`, `create_optimizer`, `create_scheduler`,
+  `get_batch_samples`, `compute_loss`, `log`, `save_model`;
 - private, where no public method does the same: `_save_checkpoint`, `_load_from_checkpoint`; with shards also
   `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler`.
 
@@ -39,7 +39,7 @@ from mmzoo.models.prediction import input_error
 from mmzoo.training.callbacks import ProgressCallback, SkipStepWithoutLoss, StopOnSignal, leave_process_group
 from mmzoo.training.feature_cache import precompute
 from mmzoo.training.output import name_last_checkpoint
-from mmzoo.training.processes import EvenBatches, share_parts
+from mmzoo.training.processes import EvenBatches, launch, share_parts
 from mmzoo.training.sampling import Randomness, Shuffled, TrainingBatches, as_it_is, grouped_modality
 from mmzoo.training.sharding import Shards, shard_on_cpu
 
@@ -56,6 +56,7 @@ class MultimodalTrainer(Trainer):
     Attributes:
         seen: the number of examples trained on, in this process.
         skipped: id and error of each example that was skipped, by its number, in this process.
+        launches: the processes of the run, and since which step if it was resumed on another number of them.
     """
 
     model: Any
@@ -67,6 +68,7 @@ class MultimodalTrainer(Trainer):
         self.skip_bad, self.seen, self.stop, self.losses = skip_bad, 0, StopOnSignal(self), LossSums()
         self.skipped: dict[str, tuple[str, str]] = {}
         self.step_has_loss = True
+        self.launches = [launch(0, self.args)]
         self.shards = Shards(self.model, self.accelerator) if self.is_fsdp_enabled else None
         if self.shards is not None:
             self.add_callback(self.shards)
@@ -242,8 +244,7 @@ class MultimodalTrainer(Trainer):
             "skipped": skipped,
             "losses": losses.to_dict(),
             "cached": bool(cached.features),
-            "processes": self.args.world_size,
-            "accumulate": self.args.gradient_accumulation_steps,
+            "launches": self.launches,
         }
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -263,10 +264,12 @@ class MultimodalTrainer(Trainer):
         load: Any = partial(self.model.load_state_dict, strict=False) if self.shards is None else self.shards.load
         load(weights)  # frozen ones are not in it
         progress = read_progress(resume_from_checkpoint)
+        if launches := progress.get("launches"):
+            own = launch(int(resume_from_checkpoint.rpartition("-")[2]), self.args)
+            self.launches = launches if launches[-1]["processes"] == own["processes"] else [*launches, own]
         if self.is_world_process_zero() and progress:  # the sums of all processes
             self.seen, self.skipped = progress["seen"], {key: tuple(each) for key, each in progress["skipped"].items()}
             self.losses.update(progress["losses"])
-
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.shards is None:
