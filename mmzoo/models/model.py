@@ -262,7 +262,7 @@ class MultimodalModel(nn.Module):
                 terms[f"{name}.{term}"] = loss.detach()
                 weight = self.recipe.tasks[name].weight
                 losses.append(loss if weight == 1 else weight * loss)
-        return {"loss": torch.stack(losses).sum() if len(losses) > 1 else losses[0], "terms": terms}
+        return {"loss": torch.stack(losses).sum(), "terms": terms}  # a tensor of its own, which the trainer multiplies
 
     def train(self, mode: bool = True) -> MultimodalModel:
         """Set training or evaluation mode; frozen parts stay in evaluation mode."""

@@ -61,6 +61,7 @@ class MultimodalTrainer(Trainer):
 
     model: Any
     args: Any
+    lr_scheduler: Any
 
     def __init__(self, *, skip_bad: bool, progress: bool, **arguments: Any) -> None:
         super().__init__(**arguments)
