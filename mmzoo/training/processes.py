@@ -78,21 +78,35 @@ def accumulated(accumulate: int, launches: Sequence[Mapping[str, int]]) -> int:
     return each
 
 
-def share_parts(samples: list[dict[str, Any]], model: Any, accelerator: Accelerator, *, sharded: bool) -> None:
+def share_parts(samples: list[dict[str, Any]], model: Any, accelerator: Accelerator, *, sharded: bool) -> set[str]:
     """Give each process the tasks and inputs of a step that others have and it lacks, in place and without labels.
 
     A process that waits for the tensors of others would wait forever for one that computes nothing: in a task that gathers, or,
     with ``sharded`` weights, in all that is trained. What is given has no weight in the loss, so that the gradients are those of
     one process with the batches of all. It costs no time: the process would wait for the other that computes it. All processes
     must call this.
+
+    Returns:
+        With ``sharded`` weights the keys of the tasks, encoders and learned vectors (``missing.NAME``) that a process had.
     """
     shared = {name for name, task in model.tasks.items() if sharded or task.gathers}
     encoders = {name for name in model.encoders if sharded and model.provenance.policies[f"encoders.{name}"] != "frozen"}
     if not shared and not encoders:
-        return
-    every = gather_object([[_parts(batch, shared, encoders) for batch in samples]])
+        return set()
+    ran = {key for batch in samples for key in _keys(batch, model)} if sharded else set()
+    every = gather_object([([_parts(batch, shared, encoders) for batch in samples], ran)])
     for i, batch in enumerate(samples):
-        _complete(batch, [own[i] for own in every], model, accelerator, sharded)
+        _complete(batch, [own[i] for own, _ in every], model, accelerator, sharded)
+    return set().union(*(other for _, other in every))
+
+
+def _keys(batch: Mapping[str, Any], model: Any) -> Iterator[str]:
+    yield from (f"tasks.{name}" for name in batch.get("tasks", {}))
+    for name, own in batch.get("encoders", {}).items():
+        if len(own) > 1:  # more than an index
+            yield f"encoders.{name}"
+        if own["index"].ndim == 2 or model.recipe.training.modality_dropout:
+            yield f"missing.{name}"
 
 
 def _parts(batch: Mapping[str, Any], tasks: set[str], encoders: set[str]) -> Parts:

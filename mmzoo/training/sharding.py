@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
@@ -49,7 +48,8 @@ class Shards(TrainerCallback):
                 "FSDP 1 would shard what is frozen too; use accelerate launch --use_fsdp --fsdp_version 2, or fsdp_version: 2 in "
                 "its configuration"
             )
-        self.model, self.accelerator = model, accelerator
+        self.model = model
+        self.ran: set[str] = set()
         parts = {key: model.part(key) for key in model.recipe.parts()}
         trained = [part for part in parts.values() if any(p.requires_grad for p in part.parameters())]
         plugin.ignored_modules = [part.to(accelerator.device) for part in parts.values() if part not in trained]
@@ -68,17 +68,12 @@ class Shards(TrainerCallback):
         self.model.set_reduce_scatter_unused_params(True)
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """Remove the gradients of what no process used in the step: they are zeros, to which the optimizer would apply its momentum
-        and the weight decay."""
-        groups: dict[tuple[str, bool], list[Any]] = {}
+        """Remove the gradients of parts that no process ran in the step (``ran``, of `share_parts`), as they are without shards.
+        Zeros let the optimizer apply its momentum and the weight decay."""
         for name, own in self.model.named_parameters():
-            if own.grad is not None:
-                groups.setdefault((key_of(name), ".missing." in name), []).append(own)
-        used = [torch.stack([own.grad.to_local().any() for own in group]).any().int() for group in groups.values()]
-        if used:
-            for group, is_used in zip(groups.values(), self.accelerator.reduce(torch.stack(used), "sum").tolist(), strict=True):
-                for own in group if not is_used else ():
-                    own.grad = None
+            key = name[name.index(".missing.") + 1 :] if ".missing." in name else key_of(name)
+            if key.startswith(("encoders.", "tasks.", "missing.")) and key not in self.ran:
+                own.grad = None
 
     def whole(self, name: str, value: Any) -> Any:
         """Return a weight, or a moment of it, as one process has it, on the CPU; all processes must call this."""

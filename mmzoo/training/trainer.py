@@ -159,7 +159,9 @@ class MultimodalTrainer(Trainer):
             self.step_has_loss = bool(samples[0].get("tasks"))
             return samples, None
         if self.args.world_size > 1:
-            share_parts(samples, self.model, self.accelerator, sharded=self.shards is not None)
+            ran = share_parts(samples, self.model, self.accelerator, sharded=self.shards is not None)
+            if self.shards is not None:
+                self.shards.ran = ran
         names = list(self.model.tasks)
         tasks = [batch.get("tasks", {}) for batch in samples]
         counts = [sum(int(count_labels(own[name]["labels"])) for own in tasks if name in own) for name in names]
