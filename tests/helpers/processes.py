@@ -35,6 +35,14 @@ class Given(Dataset):
         return self.examples
 
 
+class Streamed(Given):
+    def load(self, split):
+        return self
+
+    def __iter__(self):
+        return iter(self.examples)
+
+
 def noise():
     """Examples with pictures of noise: of plain squares the first layer has gradients that are rounding errors."""
     random = np.random.default_rng(0)
@@ -81,6 +89,7 @@ def of(fusion):
 PAIRS = {"use": "contrastive"}
 CASES = {
     "plain": (lambda: tiny("cnn-prefix-gpt"), lambda: Given(noise())),
+    "stream": (lambda: tiny("cnn-prefix-gpt"), lambda: Streamed(noise())),
     "several": (several, sparse),
     "lora": (
         lambda: tiny("cnn-prefix-gpt", encoder={"train": "frozen"}, language_model={"train": "lora:2"}),

@@ -321,7 +321,9 @@ def test_two_processes_go_on_where_one_or_both_have_nothing(tmp_path, kind, accu
     one, skipped_by_one = curve(tmp_path, kind, accumulate, 1)
     assert skipped_by_one == skipped
     assert [entry["step"] for entry in two] == [entry["step"] for entry in one]
-    assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], abs=1e-4 if kind == "text" else 1e-2)
+    assert [entry["loss"] for entry in two] == pytest.approx(
+        [entry["loss"] for entry in one], abs=1e-4 if kind == "text" else 1e-2
+    )
     a, b = (mmzoo.load(tmp_path / str(n)).state_dict() for n in (1, 2))
     assert all(torch.allclose(a[name], b[name], atol=1e-3 if kind == "text" else 5e-3) for name in a)
     assert all(entry["loss"] > 0 for entry in two)
