@@ -62,6 +62,12 @@ class Part(nn.Module):
         """
         return ()
 
+    @property
+    def runs_all_blocks(self) -> bool:
+        """Return whether each pass runs each block, equally often whatever the batch holds. If not, processes that share out its
+        weights gather all of them at once."""
+        return True
+
     def uncalled(self, module: nn.Module) -> Collection[str]:
         """Return the names of layers of ``module``, one of this part's, whose weights are read by code that does not call them.
 

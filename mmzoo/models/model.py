@@ -249,8 +249,9 @@ class MultimodalModel(nn.Module):
             ``loss``, and ``terms``, the unweighted terms by task and name.
         """
         if not tasks:
-            zero = torch.zeros((), device=self.device)
-            return {"loss": sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), start=zero), "terms": {}}
+            zero = torch.zeros((), device=self.device, requires_grad=True)
+            own = (p for p in self.parameters() if p.requires_grad and not hasattr(p, "to_local"))  # nor sharded
+            return {"loss": sum((p.sum() * 0 for p in own), start=zero * 1), "terms": {}}
         losses, terms = [], {}
         for name, term, total, count in self.loss_terms({"encoders": encoders or {}, "tasks": tasks}):
             loss = total / count.clamp(min=1)
@@ -259,7 +260,7 @@ class MultimodalModel(nn.Module):
             terms[f"{name}.{term}"] = loss.detach()
             weight = self.recipe.tasks[name].weight
             losses.append(loss if weight == 1 else weight * loss)
-        return {"loss": torch.stack(losses).sum() if len(losses) > 1 else losses[0], "terms": terms}
+        return {"loss": torch.stack(losses).sum(), "terms": terms}  # a tensor of its own, which the trainer multiplies
 
     def loss_terms(self, batch: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, Tensor, Tensor]]:
         """Yield task, name, sum and number of labels of each term of the loss of a collated batch."""

@@ -18,7 +18,8 @@ from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.schema import Recipe
 from mmzoo.recipes.training_options import TrainingOptions
 from mmzoo.registry.manager import plugin_manager
-from mmzoo.training.trainer import MultimodalTrainer
+from mmzoo.training.processes import accumulated
+from mmzoo.training.trainer import MultimodalTrainer, read_progress
 from mmzoo.training.validation import Validation
 
 
@@ -44,20 +45,22 @@ def make_trainer(
     callbacks: Sequence[TrainerCallback],
     skip_bad: bool,
     progress: bool,
+    checkpoint: str | None = None,
     validation: Validation | None = None,
 ) -> MultimodalTrainer:
-    """Return the trainer of a model with the recipe's options.
+    """Return the trainer of a model with the recipe's options; ``checkpoint`` will be resumed.
 
     Raises:
-        TrainingError: no part is trained, or the precision needs a GPU.
+        TrainingError: no part is trained, the precision needs a GPU, or so many processes cannot resume the checkpoint.
     """
     options = model.recipe.training
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError("nothing is trained: every part is frozen; set train: full, last:N or lora:r on one")
     model.checkpoint_blocks(options.gradient_checkpointing)
+    accumulate = accumulated(options.accumulate, read_progress(checkpoint).get("launches", ()) if checkpoint else ())
     return MultimodalTrainer(
         model=model,
-        args=_arguments(options, output),
+        args=_arguments(options, output, accumulate),
         train_dataset=examples,
         data_collator=augment(model.collator(training=True, blank=options.blank_images, skip_bad=skip_bad), model.recipe),
         callbacks=list(callbacks),
@@ -67,7 +70,7 @@ def make_trainer(
     )
 
 
-def _arguments(options: TrainingOptions, output: Path) -> TrainingArguments:
+def _arguments(options: TrainingOptions, output: Path, accumulate: int) -> TrainingArguments:
     gpu, workers = torch.cuda.is_available(), options.workers
     if workers is None:
         workers = min(8, os.cpu_count() or 1) if gpu else 0
@@ -85,7 +88,7 @@ def _arguments(options: TrainingOptions, output: Path) -> TrainingArguments:
         warmup_steps=options.warmup,
         lr_scheduler_type=options.schedule,
         max_grad_norm=options.max_grad_norm,
-        gradient_accumulation_steps=options.accumulate,
+        gradient_accumulation_steps=accumulate,
         seed=options.seed,
         data_seed=options.seed,
         save_strategy="steps" if options.save_every else "epoch",
@@ -102,7 +105,7 @@ def _arguments(options: TrainingOptions, output: Path) -> TrainingArguments:
         dataloader_num_workers=workers,
         dataloader_pin_memory=gpu,
         dataloader_persistent_workers=workers > 0,
-        accelerator_config={"dispatch_batches": False, "split_batches": False},
+        accelerator_config={"dispatch_batches": False, "split_batches": False, "even_batches": False},
         bf16=options.precision == "bf16" or (options.precision == "auto" and has_bf16),
         fp16=options.precision == "fp16",
     )

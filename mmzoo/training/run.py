@@ -43,7 +43,7 @@ from mmzoo.training.validation import Validated, check_options, check_resumed, o
 class Run:
     """Hold the result of training."""
 
-    model: MultimodalModel  # in evaluation mode
+    model: MultimodalModel  # in evaluation mode; with shards whole in the main process, once the run is finished
     output: Path  # where it was saved
     history: list[dict[str, Any]]  # the loss curve, with the terms of each task where there are several
     steps: int
@@ -121,9 +121,8 @@ def train(
     if checkpoint is not None:
         check_resumed(read_progress(checkpoint).get("validation"), validated)
     with unfinished_output(output, config):
-        trainer = make_trainer(
-            model, examples, output, callbacks=callbacks, skip_bad=skip_bad, progress=progress, validation=validated
-        )
+        how: Any = {"skip_bad": skip_bad, "progress": progress, "checkpoint": checkpoint, "validation": validated}
+        trainer = make_trainer(model, examples, output, callbacks=callbacks, **how)
         if (mixture := trainer.mixture()) and progress and is_main():
             print(announce(mixture), file=sys.stderr)
         started = time.monotonic()
@@ -150,7 +149,7 @@ def train(
         trainer.validation.load_best()
     data = {**describe_sources(sources, split), "energy": meter.energy, "cached_features": cached}
     model.provenance.run["training"] = {**data, **_describe_run(run, trainer, examples)}
-    _save_model(trainer, output)
+    run.model = _save_model(trainer, output)
     return run
 
 
@@ -172,6 +171,7 @@ def _describe_run(run: Run, trainer: MultimodalTrainer, examples: Iterable[Examp
         "steps": run.steps,
         "seconds": round(run.seconds, 1),
         "processes": arguments.world_size,
+        "launches": trainer.launches,
         "device": device,
         "hardware": hardware(device),
         "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32",
@@ -200,12 +200,18 @@ def _skipped(trainer: MultimodalTrainer, output: Path, bad: Bad | None) -> list[
     return skipped
 
 
-def _save_model(trainer: MultimodalTrainer, output: Path) -> None:
-    """Save the trained model in the main process, in place of the checkpoints, while the other processes wait."""
-    model: MultimodalModel = trainer.model.to("cpu")
-    state = model.state_dict()
-    check_finite({name: state[name] for name in model.saved_names()}, f"step {trainer.state.global_step}", output)
+def _save_model(trainer: MultimodalTrainer, output: Path) -> MultimodalModel:
+    """Save the trained model in the main process, in place of the checkpoints, while the other processes wait; return it."""
+    weights, model = trainer.weights(), trainer.model
+    check_finite(weights, f"step {trainer.state.global_step}", output)
+    if trainer.shards is None:
+        model = model.to("cpu")
+    elif trainer.is_world_process_zero():
+        run, model = model.provenance.run, assemble(model.recipe)
+        model.load_state_dict(weights, strict=False)
+        model.provenance.run = run
     if trainer.is_world_process_zero():
         model.save(output)
         remove_checkpoints(output)
     trainer.accelerator.wait_for_everyone()
+    return model

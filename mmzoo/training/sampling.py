@@ -201,6 +201,8 @@ class TrainingBatches(Dataset):
         return self.count
 
     def __getitems__(self, positions: Sequence[int]) -> dict[str, Any]:
+        if not positions:  # other processes have the last examples of the epoch
+            return {"names": [], "bad": []}
         bad: list[tuple[str, str]] = []
         more = {}
         if self.reader is not None:

@@ -2,9 +2,10 @@
 
 Methods of `transformers.Trainer` that are overridden here, as seen in transformers 5.24:
 
-- public: `get_train_dataloader`, `create_optimizer`, `create_scheduler`, `get_batch_samples`, `compute_loss`, `log`,
-  `save_model`;
-- private, where no public method does the same: `_save_checkpoint`, `_load_from_checkpoint`.
+- public: `create_accelerator_and_postprocess`, `get_train_dataloader`, `create_optimizer`, `create_scheduler`,
+  `get_batch_samples`, `compute_loss`, `log`, `save_model`;
+- private, where no public method does the same: `_save_checkpoint`, `_load_from_checkpoint`; with shards also
+  `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler`.
 
 tests/training/test_train.py (``test_every_override_of_the_trainer_is_called``) fails when the library stops calling one of them.
 """
@@ -15,7 +16,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from mmzoo.checkpoints.screening import WEIGHTS
-from mmzoo.data.collate import TEXT, raise_bad
+from mmzoo.data.collate import raise_bad
 from mmzoo.errors import CheckpointError, DataError, TrainingError
 from mmzoo.interfaces.kinds import key_of
 from mmzoo.models.model import MultimodalModel, count_labels
@@ -39,8 +41,10 @@ from mmzoo.training.evaluation_callback import ValidationCallback
 from mmzoo.training.feature_cache import precompute
 from mmzoo.training.mixing import group
 from mmzoo.training.output import name_last_checkpoint
+from mmzoo.training.processes import EvenBatches, launch, share_parts
 from mmzoo.training.randomness import Randomness
 from mmzoo.training.sampling import Shuffled, TrainingBatches, as_it_is, describe_mixture, grouped_modality
+from mmzoo.training.sharding import Shards, shard_on_cpu
 from mmzoo.training.validation import Validation
 
 MAX_NAMES = 20  # examples that a message names
@@ -57,10 +61,12 @@ class MultimodalTrainer(Trainer):
         seen: the number of examples trained on, in this process.
         skipped: id and error of each example that was skipped, by its number, in this process.
         stream: the state from which the examples of a stream after the last batch can be read.
+        launches: the processes of the run, and since which step if it was resumed on another number of them.
     """
 
     model: Any
     args: Any
+    lr_scheduler: Any
 
     def __init__(self, *, skip_bad: bool, progress: bool, validation: Validation | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -69,6 +75,10 @@ class MultimodalTrainer(Trainer):
         self.skipped: dict[str, tuple[str, str]] = {}
         self.step_has_loss = True
         self.stream: Any = None
+        self.launches = [launch(0, self.args)]
+        self.shards = Shards(self.model, self.accelerator) if self.is_fsdp_enabled else None
+        if self.shards is not None:
+            self.add_callback(self.shards)
         self.add_callback(self.stop)
         self.add_callback(SkipStepWithoutLoss(self))
         self.remove_callback(PrinterCallback)
@@ -78,6 +88,10 @@ class MultimodalTrainer(Trainer):
         if self.validation is not None:
             self.add_callback(self.validation)
         self.add_callback(shown)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled = self.is_fsdp_enabled or shard_on_cpu(self.accelerator)
 
     def cache_features(self, *, checkpoint: str | None, progress: bool) -> bool:
         """Cache the features of each input if `TrainingOptions.cache_features` allows it, and return whether it was done.
@@ -139,8 +153,7 @@ class MultimodalTrainer(Trainer):
         sampler, options = self.order, self.model.recipe.data
         loader = DataLoader(
             TrainingBatches(self.train_dataset, collator, self.args.seed, len(sampler), options, self.stream),  # type: ignore[arg-type]
-            self.args.train_batch_size,
-            sampler=sampler,
+            batch_sampler=EvenBatches(sampler, self.args.train_batch_size, self.args.world_size),
             collate_fn=as_it_is,
             num_workers=self.args.dataloader_num_workers,
             persistent_workers=self.args.dataloader_persistent_workers,
@@ -177,21 +190,16 @@ class MultimodalTrainer(Trainer):
         if len(samples) == 1 and self.args.world_size == 1:
             self.step_has_loss = bool(samples[0].get("tasks"))
             return samples, None
-        self._drop_partial_tasks(samples, device)
+        if self.args.world_size > 1:
+            ran = share_parts(samples, self.model, self.accelerator, sharded=self.shards is not None)
+            if self.shards is not None:
+                self.shards.ran = ran
         names = list(self.model.tasks)
         tasks = [batch.get("tasks", {}) for batch in samples]
         counts = [sum(int(count_labels(own[name]["labels"])) for own in tasks if name in own) for name in names]
         totals = self.accelerator.reduce(torch.tensor(counts, device=device), "sum")
         self.step_has_loss = bool(totals.any())
         return samples, dict(zip(names, totals.clamp(min=1), strict=True))
-
-    def _drop_partial_tasks(self, samples: list[dict[str, Any]], device: torch.device) -> None:
-        """Remove tasks that gather from the batches of a step in which a process has no example of them, as others would wait."""
-        for name in [name for name, task in self.model.tasks.items() if task.gathers]:
-            for batch in samples:
-                present = torch.tensor([int(name in batch.get("tasks", {}))], device=device)
-                if not int(self.accelerator.gather(present).min()):
-                    remove_task(batch.get("tasks", {}), name)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the mean loss of the steps since the last entry that have one, and that of each term if there are several."""
@@ -253,10 +261,9 @@ class MultimodalTrainer(Trainer):
         (folder / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the weights to save; all processes must call this, since sharded ones are gathered."""
-        state = self.accelerator.get_state_dict(self.model)
-        model: MultimodalModel = self.accelerator.unwrap_model(self.model)
-        return {name: state[name].detach() for name in model.saved_names()}
+        """Return the weights to save, whole; all processes must call this."""
+        state, names = self.model.state_dict(), self.model.saved_names()
+        return {name: self.shards.whole(name, state[name]) if self.shards else state[name].detach() for name in names}
 
     def write_weights(self, weights: Mapping[str, Tensor], folder: Path) -> None:
         """Write weights into a folder.
@@ -269,7 +276,8 @@ class MultimodalTrainer(Trainer):
 
     def load_weights(self, folder: Path) -> None:
         """Load the weights that `write_weights` wrote. Frozen ones are not in it."""
-        self.model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+        load: Any = partial(self.model.load_state_dict, strict=False) if self.shards is None else self.shards.load
+        load(load_file(folder / WEIGHTS))
 
     def progress(self) -> dict[str, Any]:
         """Return what all processes have counted and summed up, as plain data; all must call this."""
@@ -287,6 +295,7 @@ class MultimodalTrainer(Trainer):
             "cached": bool(cached.features),
             "stream": self.stream,
             **({"validation": self.validation.state()} if self.validation else {}),
+            "launches": self.launches,
         }
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -307,24 +316,33 @@ class MultimodalTrainer(Trainer):
         self.stream = progress.get("stream")
         if self.validation is not None:
             self.validation.load_state(progress["validation"])
+        if launches := progress.get("launches"):
+            own = launch(int(resume_from_checkpoint.rpartition("-")[2]), self.args)
+            self.launches = launches if launches[-1]["processes"] == own["processes"] else [*launches, own]
         if self.is_world_process_zero() and progress:  # the sums of all processes
             self.seen, self.skipped = progress["seen"], {key: tuple(each) for key, each in progress["skipped"].items()}
             self.losses.update(progress["losses"])
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.shards is None:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        state = self.shards.state_of(self.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.shards is None or checkpoint is None:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        state, schedule = (torch.load(Path(checkpoint) / name, weights_only=True) for name in (OPTIMIZER_NAME, SCHEDULER_NAME))
+        self.shards.load_state(self.optimizer, state)
+        self.lr_scheduler.load_state_dict(schedule)
 
 
 def read_progress(checkpoint: str) -> dict[str, Any]:
     """Return `MultimodalTrainer.progress` as a checkpoint has it; nothing if it has none."""
     path = Path(checkpoint) / PROGRESS
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def remove_task(tasks: dict[str, Any], name: str) -> None:
-    """Remove a task from a batch; others keep the text that they share with it."""
-    removed = tasks.pop(name, {})
-    for own in tasks.values():
-        if own.get("text_of") == name:
-            del own["text_of"]
-            own |= {key: removed[key] for key in TEXT if key in removed}
 
 
 class LossSums:

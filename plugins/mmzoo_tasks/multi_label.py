@@ -48,8 +48,9 @@ class MultiLabel(Labelled):
 
     def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         labels = batch["labels"]
-        total = F.binary_cross_entropy_with_logits(self.logits(outputs), labels.float(), reduction="sum")
-        return {"cross-entropy": (total, torch.ones_like(labels, dtype=torch.long).sum())}
+        present, logits = ~labels.isnan(), self.logits(outputs)  # NaN is none
+        each = F.binary_cross_entropy_with_logits(logits, torch.where(present, labels, 0).float(), reduction="none")
+        return {"cross-entropy": (torch.where(present, each, 0).sum(), present.sum())}
 
     def predict(self, outputs: Outputs, batch: Mapping[str, Tensor], **options: Any) -> list[Prediction]:
         """Return the labels whose probability is ``threshold`` or more, and ``scores`` with that of each label."""

@@ -289,6 +289,10 @@ class _HFLanguageModel(LanguageModel):
     def blocks(self) -> Sequence[nn.Module]:
         return find_blocks(self.model)
 
+    @property
+    def runs_all_blocks(self) -> bool:
+        return not self._found.mixes_padding  # else a batch has a pass for each length
+
     def uncalled(self, module: nn.Module) -> Collection[str]:
         return uncalled(module) or super().uncalled(module)
 

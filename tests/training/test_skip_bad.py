@@ -314,17 +314,16 @@ def curve(tmp_path, kind, accumulate, processes):
     [("text", 1), pytest.param("text", 2, marks=pytest.mark.slow), pytest.param("pair", 1, marks=pytest.mark.slow)],
 )
 def test_two_processes_go_on_where_one_or_both_have_nothing(tmp_path, kind, accumulate):
-    """The curve, the record and the weights are those of one process with twice the batch. A contrastive task, which compares
-    the pairs of all processes, is left out of a step in which one of them has none."""
+    """The curve, the record and the weights are those of one process with twice the batch; so are those of a contrastive task,
+    which compares the pairs of all processes."""
     two, skipped = curve(tmp_path, kind, accumulate, 2)
     assert skipped == sorted(f"bad{i}" for i in (0, 1, 2, 3, 6, 7, 8, 9))
-    if kind == "pair":
-        assert [entry["step"] for entry in two] == [2, 5, 7, 10]
-    else:
-        one, skipped_by_one = curve(tmp_path, kind, accumulate, 1)
-        assert skipped_by_one == skipped
-        assert [entry["step"] for entry in two] == [entry["step"] for entry in one]
-        assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], abs=1e-4)
-        a, b = (mmzoo.load(tmp_path / str(n)).state_dict() for n in (1, 2))
-        assert all(torch.allclose(a[name], b[name], atol=1e-3) for name in a)
+    one, skipped_by_one = curve(tmp_path, kind, accumulate, 1)
+    assert skipped_by_one == skipped
+    assert [entry["step"] for entry in two] == [entry["step"] for entry in one]
+    assert [entry["loss"] for entry in two] == pytest.approx(
+        [entry["loss"] for entry in one], abs=1e-4 if kind == "text" else 1e-2
+    )
+    a, b = (mmzoo.load(tmp_path / str(n)).state_dict() for n in (1, 2))
+    assert all(torch.allclose(a[name], b[name], atol=1e-3 if kind == "text" else 5e-3) for name in a)
     assert all(entry["loss"] > 0 for entry in two)

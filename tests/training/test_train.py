@@ -109,6 +109,7 @@ def test_every_override_of_the_trainer_is_called(sample, classifier, tmp_path, m
     ]
     assert {name for _, name in overrides} == {
         "compute_loss",
+        "create_accelerator_and_postprocess",
         "create_optimizer",
         "create_scheduler",
         "get_batch_samples",
@@ -117,6 +118,8 @@ def test_every_override_of_the_trainer_is_called(sample, classifier, tmp_path, m
         "save_model",
         "_save_checkpoint",
         "_load_from_checkpoint",
+        "_save_optimizer_and_scheduler",
+        "_load_optimizer_and_scheduler",
     }
     called = set()
 
