@@ -136,6 +136,13 @@ def datasets_of(given: Sequence[str], data: list[str] | None) -> dict[str, Any]:
     return {"datasets": {task: [name for other, name in pairs if other == task] for task, _ in pairs}}
 
 
+def seeds_of(given: str) -> int | list[int]:
+    """Return the number of seeds, or the seeds themselves, which are separated by commas."""
+    if not re.fullmatch(r"\d+(,\d+)*", given):
+        raise BadRecipe(f"--seeds {given}: write how many, such as 3, or which: 0,7")
+    return [int(seed) for seed in given.split(",")] if "," in given else int(given)
+
+
 def device_of(name: str | None) -> str:
     import torch
 
