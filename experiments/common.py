@@ -178,14 +178,14 @@ def _evaluate(
         return mmzoo.evaluate(folder, dataset=dataset, metrics=metrics, **options).to_dict()
     parts = []
     for task, name in model.datasets.items():
-        dataset, own = _dataset(name, quick=quick), [metric for metric in metrics if metric.partition("/")[0] == task]
-        if len(model.datasets) > 1:
-            parts.append(mmzoo.evaluate(folder, dataset={task: dataset}, metrics=own, **options).to_dict())
-            continue
-        result = mmzoo.evaluate(folder, dataset=dataset, metrics=[name.partition("/")[2] for name in own], **options).to_dict()
-        for scores in (result["scores"], *result["controls"].values()):
-            scores |= {f"{task}/{metric}": scores.pop(metric) for metric in list(scores)}
-        parts.append(result)
+        own = [metric for metric in metrics if metric.partition("/")[0] == task]
+        several = len(model.datasets) > 1
+        chosen = own if several else [metric.partition("/")[2] for metric in own]
+        part = mmzoo.evaluate(folder, dataset=_dataset(name, quick=quick), metrics=chosen, **options).to_dict()
+        for scores in (part["scores"], *part["controls"].values()):
+            if not several:
+                scores |= {f"{task}/{metric}": scores.pop(metric) for metric in list(scores)}
+        parts.append(part)
     joined = {key: " + ".join(str(part[key]) for part in parts) for key in ("dataset", "examples", "fingerprint")}
     controls = {name: {key: score for part in parts for key, score in part["controls"][name].items()} for name in model.controls}
     scores = {key: score for part in parts for key, score in part["scores"].items()}

@@ -24,6 +24,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+RECORD = "kills.json"
 PROCESSES = 2
 COLOURS = ("red", "green", "blue", "black", "white", "yellow")
 RECIPE: dict[str, Any] = {
@@ -56,7 +57,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.kills", description=__doc__)
     parser.add_argument("--kills", type=int, default=20, help="how many runs are killed")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--record", type=Path, default=RUNS / "kills.json", help="the file that is written")
+    parser.add_argument("--record", type=Path, default=RUNS / RECORD, help="the file that is written")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         record = run(Path(folder), arguments.kills, arguments.seed)
