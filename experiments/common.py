@@ -127,7 +127,7 @@ def read(experiment: Experiment, runs: Path = RUNS) -> dict[str, list[dict[str, 
 def settings(experiment: Experiment, model: Model, *, quick: bool = False) -> dict[str, Any]:
     """Return all that decides a record, except for the seed."""
     return {
-        "recipe": _plain(merge(model.recipe, QUICK) if quick else model.recipe),
+        "recipe": _plain(_quick(model) if quick else model.recipe),
         "start": dict(model.start),
         "trained_on": _plain(model.dataset or experiment.dataset),
         "measured_on": _plain(experiment.dataset),
@@ -137,6 +137,11 @@ def settings(experiment: Experiment, model: Model, *, quick: bool = False) -> di
         "quick": quick,
         **({"datasets": dict(model.datasets), "validation": dict(model.validation or {})} if model.datasets else {}),
     }
+
+
+def _quick(model: Model) -> dict[str, Any]:
+    few = {"training": {"evaluate_limit": QUICK_EXAMPLES}} if model.validation else {}
+    return merge(merge(model.recipe, QUICK), few)
 
 
 def _record(experiment: Experiment, model: Model, seed: int, work: Path, runs: Path, *, quick: bool) -> Path:

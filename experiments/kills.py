@@ -44,7 +44,7 @@ RECIPE: dict[str, Any] = {
         "log_every": 2,
         "save_every": 3,
         "evaluate_every": 5,
-        "metric": "vqa/accuracy",
+        "metric": "caption/cider-d",
         "workers": 1,
     },
 }

@@ -59,6 +59,8 @@ def train_seeds(
     Raises:
         TrainingError: fewer than two seeds, or one twice; ``output`` holds something else. What `mmzoo.train` raises.
     """
+    if output == "":
+        raise TrainingError("the output is empty; name a folder")
     output = Path(output).expanduser()
     own = {name: value for name, value in arguments.items() if name in inspect.signature(train).parameters}
     config = read_recipe(recipe, **{name: value for name, value in arguments.items() if name not in own})
@@ -111,7 +113,7 @@ def _prepare(output: Path, seeds: list[int], asked: dict[str, Any], *, resume: b
     if output.exists() and not output.is_dir():
         raise TrainingError(f"{output} is a file; name a folder")
     if is_checkpoint(output) or (output / CHECKPOINTS).is_dir():
-        raise TrainingError(f"{output} holds a single model; name another folder for several seeds")
+        raise TrainingError(f"{output} holds a single model, or its unfinished training; name another folder for several seeds")
     there = (output / SEEDS).is_file()
     if resume:
         if not there:

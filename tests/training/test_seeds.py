@@ -207,6 +207,8 @@ def test_a_folder_that_holds_something_else(trained, classifier, sample, tmp_pat
         train(classifier, sample, single, overwrite=True)
     with pytest.raises(TrainingError, match="holds the models of several seeds"):
         mmzoo.train(classifier, dataset=sample, output=trained, overwrite=True, training=RUN)
+    with pytest.raises(TrainingError, match="the output is empty"):
+        train(classifier, sample, "")
     with pytest.raises(TrainingError, match="no seeds to resume"):
         train(classifier, sample, tmp_path / "m", resume=True)
     with pytest.raises(TrainingError, match="were started with another recipe"):
