@@ -83,7 +83,7 @@ def train(
         TrainingError: ``output`` is taken, there is nothing to resume, or the loss or a weight is NaN or infinite.
         CheckpointError: the model cannot be saved.
     """
-    specs: Specs = one_of(dataset, datasets)
+    specs: Specs = _one_of(dataset, datasets)
     if output == "":
         raise TrainingError("the output is empty; name a folder")
     output = Path(output).expanduser()
@@ -126,7 +126,7 @@ def train(
     return run
 
 
-def one_of(dataset: Spec | None, datasets: Any) -> Any:
+def _one_of(dataset: Spec | None, datasets: Any) -> Any:
     """Return the data sets of a run, which are given as either; raise a `TrainingError` for both or none."""
     if (dataset is None) == (datasets is None):
         raise TrainingError("name the training data: dataset=..., or several as datasets=... (--dataset, which may be repeated)")

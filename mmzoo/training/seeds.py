@@ -19,7 +19,7 @@ from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.schema import Recipe
 from mmzoo.training.data import describe_sources
 from mmzoo.training.output import is_main_process, last_checkpoint, remove_checkpoints
-from mmzoo.training.run import Run, one_of, train
+from mmzoo.training.run import Run, train
 
 
 @dataclass
@@ -99,7 +99,8 @@ def _describe(config: Recipe, own: dict[str, Any]) -> dict[str, Any]:
     """Return recipe and data as plain data without the seed, to tell whether a folder was begun with the same."""
     plain = config.to_dict()
     plain["training"] = {key: value for key, value in plain.get("training", {}).items() if key != "seed"}
-    sources = open_sources(config, one_of(own.get("dataset"), own.get("datasets")))
+    given = next((own[name] for name in ("dataset", "datasets") if own.get(name) is not None), [])
+    sources = open_sources(config, given)
     data = describe_sources(sources, own.get("split", "train"))
     return json.loads(json.dumps({"recipe": plain, "data": data}, default=str))
 
