@@ -19,6 +19,7 @@ from mmzoo.errors import MmzooError, UnknownName
 from mmzoo.evaluation.controls import BLANKED, SHUFFLED
 from mmzoo.recipes.merging import merge
 from mmzoo.recipes.schema import PartConfig
+from mmzoo.training.output import last_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "experiments" / "runs"
@@ -42,6 +43,8 @@ class Model:
         recipe: the recipe, as `mmzoo.build` takes its parts.
         start: parts that start from another model of the experiment, of the same seed: ``{"language_model": "text"}``.
         dataset: what it is trained on, if not the experiment's.
+        datasets: what each of its tasks is trained and measured on, if not all on one. ``TASK/METRIC`` names its metrics.
+        validation: as `mmzoo.train` takes it.
         blind: it is trained on blank pictures, and its scores are those on blank pictures.
         sees: it gets pictures (or other inputs), so it is also measured with its inputs shuffled.
         scores: its own name of each metric of the experiment, if it has other tasks than others; the rest are not measured.
@@ -53,6 +56,8 @@ class Model:
     recipe: Mapping[str, Any]
     start: Mapping[str, str] = field(default_factory=dict)
     dataset: str | Mapping[str, Any] | None = None
+    datasets: Mapping[str, str] = field(default_factory=dict)
+    validation: Mapping[str, str] | None = None
     blind: bool = False
     sees: bool = True
     scores: Mapping[str, str] = field(default_factory=dict)
@@ -122,7 +127,7 @@ def read(experiment: Experiment, runs: Path = RUNS) -> dict[str, list[dict[str, 
 def settings(experiment: Experiment, model: Model, *, quick: bool = False) -> dict[str, Any]:
     """Return all that decides a record, except for the seed."""
     return {
-        "recipe": _plain(merge(model.recipe, QUICK) if quick else model.recipe),
+        "recipe": _plain(_quick(model) if quick else model.recipe),
         "start": dict(model.start),
         "trained_on": _plain(model.dataset or experiment.dataset),
         "measured_on": _plain(experiment.dataset),
@@ -130,7 +135,13 @@ def settings(experiment: Experiment, model: Model, *, quick: bool = False) -> di
         "metrics": [model.scores[name] for name in experiment.metrics if name in model.scores] or list(experiment.metrics),
         "blind": model.blind,
         "quick": quick,
+        **({"datasets": dict(model.datasets), "validation": dict(model.validation or {})} if model.datasets else {}),
     }
+
+
+def _quick(model: Model) -> dict[str, Any]:
+    few = {"training": {"evaluate_limit": QUICK_EXAMPLES}} if model.validation else {}
+    return merge(merge(model.recipe, QUICK), few)
 
 
 def _record(experiment: Experiment, model: Model, seed: int, work: Path, runs: Path, *, quick: bool) -> Path:
@@ -141,15 +152,7 @@ def _record(experiment: Experiment, model: Model, seed: int, work: Path, runs: P
             raise ExperimentError(f"{path} was made with other settings than the code has now; remove it to run it again")
         return path
     folder = _trained(experiment, model, seed, work, quick=quick)
-    evaluation = mmzoo.evaluate(
-        folder,
-        dataset=_dataset(chosen["measured_on"], quick=quick),
-        split=experiment.split,
-        metrics=chosen["metrics"],
-        controls=model.controls,
-        seed=seed,
-        progress=False,
-    ).to_dict()
+    evaluation = _evaluate(experiment, model, folder, chosen["metrics"], seed, quick=quick)
     run = json.loads((folder / RUN).read_text(encoding="utf-8"))
     training = run["training"]
     training["history"] = training["history"][:: max(1, len(training["history"]) // CURVE)]
@@ -170,6 +173,30 @@ def _record(experiment: Experiment, model: Model, seed: int, work: Path, runs: P
     return path
 
 
+def _evaluate(
+    experiment: Experiment, model: Model, folder: Path, metrics: Sequence[str], seed: int, *, quick: bool
+) -> dict[str, Any]:
+    """Measure a model on the experiment's data set, or each task on its own; then the names of metrics begin with the task."""
+    options: dict[str, Any] = {"split": experiment.split, "controls": model.controls, "seed": seed, "progress": False}
+    if not model.datasets:
+        dataset = _dataset(experiment.dataset, quick=quick)
+        return mmzoo.evaluate(folder, dataset=dataset, metrics=metrics, **options).to_dict()
+    parts = []
+    for task, name in model.datasets.items():
+        own = [metric for metric in metrics if metric.partition("/")[0] == task]
+        several = len(model.datasets) > 1
+        chosen = own if several else [metric.partition("/")[2] for metric in own]
+        part = mmzoo.evaluate(folder, dataset=_dataset(name, quick=quick), metrics=chosen, **options).to_dict()
+        for scores in (part["scores"], *part["controls"].values()):
+            if not several:
+                scores |= {f"{task}/{metric}": scores.pop(metric) for metric in list(scores)}
+        parts.append(part)
+    joined = {key: " + ".join(str(part[key]) for part in parts) for key in ("dataset", "examples", "fingerprint")}
+    controls = {name: {key: score for part in parts for key, score in part["controls"][name].items()} for name in model.controls}
+    scores = {key: score for part in parts for key, score in part["scores"].items()}
+    return {**parts[0], **joined, "scores": scores, "controls": controls, "seconds": sum(part["seconds"] for part in parts)}
+
+
 def _trained(experiment: Experiment, model: Model, seed: int, work: Path, *, quick: bool) -> Path:
     """Return the checkpoint of a model; if it does not exist, train the model, after those that it starts from."""
     folder = work / experiment.name / f"{model.name}-seed{seed}"
@@ -183,8 +210,12 @@ def _trained(experiment: Experiment, model: Model, seed: int, work: Path, *, qui
         recipe = merge(recipe, {kind: {"weights": str(weights)}})
     recipe = merge(recipe, {"training": {"seed": seed, "blank_images": model.blind}})
     try:
-        dataset = _dataset(chosen["trained_on"], quick=quick)
-        training = mmzoo.train(recipe, dataset=dataset, output=folder, overwrite=True, progress=False)
+        data: dict[str, Any] = {"dataset": _dataset(chosen["trained_on"], quick=quick)}
+        if model.datasets:
+            datasets = {task: _dataset(name, quick=quick) for task, name in model.datasets.items()}
+            data = {"datasets": datasets, "validation": model.validation}
+        unfinished = last_checkpoint(folder) is not None
+        training = mmzoo.train(recipe, **data, output=folder, resume=unfinished, overwrite=not unfinished, progress=False)
     except UnknownName as error:
         raise ExperimentError(f"{experiment.name}, {model.name}: {error}\nexperiments/README.md says what to install") from None
     if not training.finished:

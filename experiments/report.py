@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
+from experiments import kills
 from experiments.common import ROOT, RUNS, Experiment, Model, read
 from mmzoo.checkpoints.summary import format_count
 from mmzoo.evaluation.controls import BLANKED, SHUFFLED
+from mmzoo.evaluation.statistics import Mean as MeanOfRuns
 
 DOCS = ROOT / "docs"
 PAGE = "experiments.md"
@@ -36,13 +37,10 @@ class Mean:
 
     @classmethod
     def of(cls, scores: Sequence[Mapping[str, float]]) -> Mean:
-        from scipy.stats import t
-
         if len(scores) == 1:
             return cls(scores[0]["value"], scores[0]["low"], scores[0]["high"], 1)
-        values = [score["value"] for score in scores]
-        half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values))
-        return cls(mean(values), mean(values) - half, mean(values) + half, len(values))
+        ends = MeanOfRuns.of([score["value"] for score in scores]).to_dict()
+        return cls(ends["mean"], ends["low"], ends["high"], len(scores))
 
     def __str__(self) -> str:
         if self.seeds > 1:
@@ -52,7 +50,10 @@ class Mean:
 
 def render(experiments: Sequence[Experiment], *, runs: Path = RUNS) -> str:
     """Return the page: the tables of each experiment that has records."""
-    return NOTE + "\n".join([HEAD, *(section(e, records) for e in experiments if (records := read(e, runs)))])
+    sections = [section(e, records) for e in experiments if (records := read(e, runs))]
+    if (path := runs / kills.RECORD).is_file():
+        sections.append(kills.section(json.loads(path.read_text(encoding="utf-8"))))
+    return NOTE + "\n".join([HEAD, *sections])
 
 
 def plot(experiment: Experiment, folder: Path = DOCS, *, runs: Path = RUNS) -> Path:

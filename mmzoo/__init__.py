@@ -18,6 +18,7 @@ from mmzoo.registry.hookspecs import hookimpl
 if TYPE_CHECKING:
     from mmzoo.data.dataset import Dataset
     from mmzoo.evaluation.run import Evaluation, evaluate
+    from mmzoo.evaluation.seeds import SeedSummary, evaluate_seeds
     from mmzoo.evaluation.verify import Verification, verify
     from mmzoo.formats.format import export_model, import_model
     from mmzoo.interfaces import Example
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mmzoo.recipes.schema import Recipe
     from mmzoo.sharing.locations import pull, search
     from mmzoo.training.run import Run, train
+    from mmzoo.training.seeds import SeedRuns, train_seeds
 
 __version__ = "0.1.0"
 

@@ -90,7 +90,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True, trim_blocks=True
     )
-    environment.filters["cell"] = _cell
+    environment.filters["cell"] = cell
     return environment.from_string(text)
 
 
@@ -113,7 +113,7 @@ def _options(options: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in options.items())
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Return text for a cell of a Markdown table: on one line, with markup escaped."""
     text = " ".join(text.split())
     return re.sub(r"([\\`*_{}\[\]|~#])", r"\\\1", text).replace("<", "&lt;")

@@ -37,6 +37,7 @@ from mmzoo.interfaces.kinds import GROUPS, MAX_PARTS
 FORMAT = 2
 MAX_JSON = 64 << 20  # bytes
 CHECKPOINTS = "checkpoints"  # the folder of an unfinished training
+SEEDS = "seeds.json"  # of a folder that holds a model for each seed
 UNHASHED = frozenset({MANIFEST, CARD})  # people may edit the card
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -197,6 +198,8 @@ def read_manifest(folder: Path) -> Manifest:
         if (folder / CHECKPOINTS).is_dir():
             fix = "run the same mmzoo train command with --resume to continue it"
             raise CheckpointError(f"{folder}: its training is not finished; {fix}")
+        if (folder / SEEDS).is_file():
+            raise CheckpointError(f"{folder}: holds the models of several seeds; name one of them, such as {folder / 'seed-0'}")
         raise CheckpointError(f"{folder}: no {MANIFEST}; this is not a checkpoint folder, or it is incomplete")
     manifest = screening.read_json(folder / MANIFEST, MAX_JSON)
     version = manifest.get("format")

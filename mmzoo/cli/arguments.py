@@ -172,6 +172,13 @@ def validation_of(given: Sequence[str] | None) -> Any:
     return {task: [name for other, name in pairs if other == task] for task, _ in pairs}
 
 
+def seeds_of(given: str) -> int | list[int]:
+    """Return the number of seeds, or the seeds themselves, which are separated by commas."""
+    if not re.fullmatch(r"\d+(,\d+)*", given):
+        raise BadRecipe(f"--seeds {given}: write how many, such as 3, or which: 0,7")
+    return [int(seed) for seed in given.split(",")] if "," in given else int(given)
+
+
 def device_of(name: str | None) -> str:
     import torch
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmzoo.checkpoints.screening import CARD
 from mmzoo.cli import arguments as arg
 from mmzoo.cli.printing import print_json, quiet
 from mmzoo.cli.root import app
@@ -15,9 +17,11 @@ from mmzoo.common import processes
 from mmzoo.common.sanitize import sanitize
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from mmzoo.evaluation.run import Evaluation
     from mmzoo.training.run import Run
+    from mmzoo.training.seeds import SeedRuns
 
 SHOWN_SKIPPED = 10  # examples that are named
 
@@ -38,35 +42,37 @@ def train(
     data: arg.Data = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in the output folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|SEED,SEED,...", help="Train a model for each of so many seeds, or of these; one card sums them up."
+        ),
+    ] = None,
     skip_bad: arg.SkipBad = False,
     as_json: arg.Json = False,
 ) -> None:
     """Train a recipe on a data set. Ctrl-C saves a checkpoint; --resume continues from it."""
-    from mmzoo.evaluation.scoring import describe_outside_labels
-    from mmzoo.training.run import train as run_training
+    import mmzoo
 
     quiet()
-    changes = arg.changes_of(sets, encoder=encoder, fusion=fusion, language_model=language_model, task=task)
-    run = run_training(
-        recipe,
+    arguments: dict[str, Any] = {
         **arg.datasets_of(dataset, data),
-        output=output,
-        split=split,
-        validation=arg.validation_of(validation),
-        resume=resume,
-        overwrite=overwrite,
-        skip_bad=skip_bad,
-        **changes,
-    )
-    _print_skipped(len(run.skipped), run.skipped)
-    for task, targets in run.outside_labels.items():
-        print(f"note: {describe_outside_labels(task, targets)}; the loss leaves these targets out", file=sys.stderr)
-    if run.validation and (count := run.validation.get("deduplicated")):
-        print(f"note: {count} training examples were left out, which are among the validation examples", file=sys.stderr)
-    if not run.finished:
-        print(f"stopped at step {run.steps}; the checkpoint is {run.stopped_at}", file=sys.stderr)
-        print("to continue: the same command with --resume", file=sys.stderr)
-        raise typer.Exit(128 + run.signal)
+        "output": output,
+        "split": split,
+        "validation": arg.validation_of(validation),
+        "resume": resume,
+        "overwrite": overwrite,
+        "skip_bad": skip_bad,
+        **arg.changes_of(sets, encoder=encoder, fusion=fusion, language_model=language_model, task=task),
+    }
+    measure = ["--dataset", arg.read_datasets(dataset)[0][1], *(word for pair in data or [] for word in ("--data", pair))]
+    if seeds is not None:
+        numbers = arg.seeds_of(seeds)
+        several = mmzoo.train_seeds(recipe, seeds=numbers, after_each=lambda _, run: _print_notes(run), **arguments)
+        _report_seeds(several, measure, as_json=as_json)
+        return
+    run = mmzoo.train(recipe, **arguments)
+    _print_notes(run)
     if as_json:
         facts = {"output": str(run.output), "steps": run.steps, "seconds": run.seconds, "history": run.history}
         print_json({**facts, **({"validation": run.validation} if run.validation else {})})
@@ -75,9 +81,7 @@ def train(
         print(f"trained {run.steps} steps in {run.seconds:.0f} s{loss}; the model is in {run.output}")
         if run.validation:
             print(_describe_best(run.validation))
-        options = [word for pair in data or [] for word in ("--data", pair)]
-        measured = arg.read_datasets(dataset)[0][1]
-        print("measure it: ", shlex.join(["mmzoo", "evaluate", str(run.output), "--dataset", measured, *options]))
+        print("measure it: ", shlex.join(["mmzoo", "evaluate", str(run.output), *measure]))
         _warn_about_large_batch(run)
 
 
@@ -90,6 +94,36 @@ def _describe_best(validation: dict[str, Any]) -> str:
     return (
         f"the best is step {best['step']}{stopped}: {metric} {best['score']:.4f} on {validation['examples']} validation examples"
     )
+
+
+def _print_notes(run: Run) -> None:
+    """Print what was left out of a training.
+
+    Raises:
+        typer.Exit: a signal stopped it; how it is continued is printed.
+    """
+    from mmzoo.evaluation.scoring import describe_outside_labels
+
+    _print_skipped(len(run.skipped), run.skipped)
+    for task, targets in run.outside_labels.items():
+        print(f"note: {describe_outside_labels(task, targets)}; the loss leaves these targets out", file=sys.stderr)
+    if run.validation and (count := run.validation.get("deduplicated")):
+        print(f"note: {count} training examples were left out, which are among the validation examples", file=sys.stderr)
+    if not run.finished:
+        print(f"stopped at step {run.steps}; the checkpoint is {run.stopped_at}", file=sys.stderr)
+        print("to continue: the same command with --resume", file=sys.stderr)
+        raise typer.Exit(128 + run.signal)
+
+
+def _report_seeds(several: SeedRuns, measure: Sequence[str], *, as_json: bool) -> None:
+    """Print what several seeds have in common."""
+    summary = several.summary
+    if as_json:
+        print_json({"output": str(several.output), **summary.to_dict()})
+        return
+    print(summary.tables()[0])
+    print(f"trained {len(summary.runs)} seeds; their card is {several.output / CARD}")
+    print("measure them: ", shlex.join(["mmzoo", "evaluate", str(several.output), *measure]))
 
 
 def _print_skipped(count: int, skipped: Sequence[tuple[str, str]]) -> None:
@@ -132,33 +166,45 @@ def evaluate(
     as_json: arg.Json = False,
 ) -> None:
     """Measure a model: each score with a 95% interval, beside the same with images (or other inputs) shuffled and blanked."""
-    from mmzoo.evaluation.run import evaluate as run_evaluation
+    import mmzoo
+    from mmzoo.checkpoints.folder import SEEDS
 
     quiet()
-    with processes.together():
-        evaluation = run_evaluation(
-            model,
-            dataset=arg.dataset_of(dataset, data),
-            split=split,
-            metrics=metric,
-            limit=limit,
-            batch_size=batch_size,
-            seed=seed,
-            controls=control or (None if controls else ()),
-            samples=samples,
-            skip_bad=skip_bad,
-            device=arg.device_of(device),
-            bases=arg.bases_of(bases),
-        )
-    _print_skipped(evaluation.skipped, [(example["id"], example["error"]) for example in evaluation.skipped_examples])
-    if evaluation.unrecorded:
-        print(f"warning: {evaluation.unrecorded}", file=sys.stderr)
-    if as_json:
-        print_json(evaluation.to_dict())
+    options: dict[str, Any] = {
+        "dataset": arg.dataset_of(dataset, data),
+        "split": split,
+        "metrics": metric,
+        "limit": limit,
+        "batch_size": batch_size,
+        "seed": seed,
+        "controls": control or (None if controls else ()),
+        "samples": samples,
+        "skip_bad": skip_bad,
+        "device": arg.device_of(device),
+        "bases": arg.bases_of(bases),
+    }
+    if os.path.isfile(os.path.join(os.path.expanduser(model), SEEDS)):
+        table, evaluations = mmzoo.evaluate_seeds(model, **options)
+        _print_problems({f"seed {number}: ": evaluation for number, evaluation in evaluations.items()})
+        if as_json:
+            by_seed = {number: evaluation.to_dict() for number, evaluation in evaluations.items()}
+            print_json({**table.to_dict(), "seeds": by_seed})
+        else:
+            print(table)
         return
-    print(evaluation)
-    for problem in evaluation.ignored:
-        print(f"warning: {problem}, so it does not seem to use them", file=sys.stderr)
+    evaluation = mmzoo.evaluate(model, **options)
+    _print_problems({"": evaluation})
+    print_json(evaluation.to_dict()) if as_json else print(evaluation)
+
+
+def _print_problems(evaluations: Mapping[str, Evaluation]) -> None:
+    """Print to stderr what was skipped or not recorded, and which inputs seem to be ignored."""
+    for name, evaluation in evaluations.items():
+        _print_skipped(evaluation.skipped, [(example["id"], example["error"]) for example in evaluation.skipped_examples])
+        if evaluation.unrecorded:
+            print(f"warning: {name}{evaluation.unrecorded}", file=sys.stderr)
+        for problem in evaluation.ignored:
+            print(f"warning: {name}{problem}, so it does not seem to use them", file=sys.stderr)
 
 
 @app.command()

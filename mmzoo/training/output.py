@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers.trainer import TRAINER_STATE_NAME
 
-from mmzoo.checkpoints.folder import CHECKPOINTS, is_checkpoint
+from mmzoo.checkpoints.folder import CHECKPOINTS, SEEDS, is_checkpoint
 from mmzoo.common.processes import is_main
 from mmzoo.errors import CheckpointError, MmzooError, TrainingError
 from mmzoo.recipes.schema import Recipe
@@ -44,6 +44,8 @@ def prepare_output(output: Path, recipe: Recipe, *, resume: bool, overwrite: boo
     try:
         if output.exists() and not output.is_dir():
             raise TrainingError(f"{output} is a file; name a folder")
+        if (output / SEEDS).is_file():
+            raise TrainingError(f"{output} holds the models of several seeds; name another folder, or use --seeds as before")
         if resume:
             return _find_resumable(output, recipe)
         if overwrite and is_main():
