@@ -1,8 +1,8 @@
 """Compare an evaluation that two processes of one thread share with one process of two threads: the same cores.
 
-Both run ``mmzoo.evaluate`` on easy-VQA with both controls, for a model that classifies and one that writes; random weights cost the
-same. Scores and predictions must be equal to the last digit, and each process must predict half of the examples. The time is that
-of the call, in the slower process: connecting, predicting, exchanging and the bootstrap, without importing and building.
+Both run ``mmzoo.evaluate`` on easy-VQA with both controls, for a model that classifies and one that writes; random weights cost
+the same. Scores and predictions must be equal to the last digit, and each process must predict half of the examples. The time is
+that of the call, in the slower process: connecting, predicting, exchanging and the bootstrap, without importing and building.
 """
 
 from __future__ import annotations
