@@ -98,7 +98,7 @@ def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
     import mmzoo
     from mmzoo.data.collate import tensors
     from mmzoo.recipes.reading import read_recipe
-    from mmzoo.training.run import learn
+    from mmzoo.training.data import learn
     from mmzoo.training.sampling import Shuffled  # so that both sides see the same batches, at the same rates
     from mmzoo.training.trainer import rate_at
 

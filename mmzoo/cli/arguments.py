@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +13,7 @@ from mmzoo.common import processes
 from mmzoo.common.sanitize import one_line
 from mmzoo.errors import BadRecipe
 from mmzoo.recipes import catalogue
+from mmzoo.recipes.shape import PART_NAME
 
 
 def complete_from(names: Callable[[], Iterable[str]]) -> Any:
@@ -34,6 +37,15 @@ Data = Annotated[
 ]
 _DATASET_HELP = "A registered name, a folder or file, or an id such as org/name."
 DatasetName = Annotated[str, typer.Option("--dataset", help=_DATASET_HELP, autocompletion=complete("dataset"), metavar="DATASET")]
+DatasetNames = Annotated[
+    list[str],
+    typer.Option(
+        "--dataset",
+        help=f"{_DATASET_HELP} NAME:SPLIT names the split, TASK=NAME the task that it is for; may be repeated.",
+        autocompletion=complete("dataset"),
+        metavar="[TASK=]DATASET",
+    ),
+]
 RecipeName = Annotated[
     str | None,
     typer.Argument(help="A registered recipe or a YAML or JSON file.", autocompletion=complete("recipe"), metavar="RECIPE"),
@@ -100,6 +112,29 @@ def dataset_of(name: str, data: list[str] | None) -> Any:
     from mmzoo.recipes.merging import assignments
 
     return dataset_part(name, assignments(data or [], "--data"))
+
+
+def read_datasets(given: Sequence[str]) -> list[tuple[str | None, str]]:
+    """Return task and name of each data set; ``TASK=NAME`` is for a task, unless there is such a file."""
+    pairs = [re.fullmatch(rf"({PART_NAME})=(.+)", name) for name in given]
+    return [
+        (found[1], found[2]) if found and not os.path.exists(name) else (None, name)
+        for name, found in zip(given, pairs, strict=True)
+    ]
+
+
+def datasets_of(given: Sequence[str], data: list[str] | None) -> dict[str, Any]:
+    """Return the arguments of `mmzoo.train` that name its data."""
+    pairs = read_datasets(given)
+    if len(pairs) == 1 and pairs[0][0] is None:
+        return {"dataset": dataset_of(pairs[0][1], data)}
+    if data:
+        raise BadRecipe("--data: with several data sets, options are not set yet")
+    if all(task is None for task, _ in pairs):
+        return {"datasets": [name for _, name in pairs]}
+    if any(task is None for task, _ in pairs):
+        raise BadRecipe("--dataset: write TASK=NAME for each data set, or for none")
+    return {"datasets": {task: [name for other, name in pairs if other == task] for task, _ in pairs}}
 
 
 def device_of(name: str | None) -> str:

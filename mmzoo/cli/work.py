@@ -26,7 +26,7 @@ SHOWN_SKIPPED = 10  # examples that are named
 def train(
     recipe: arg.RecipeName = None,
     *,
-    dataset: arg.DatasetName,
+    dataset: arg.DatasetNames,
     output: Annotated[str, typer.Option("--output", "-o", metavar="PATH", help="The folder that the model is saved in.")],
     split: Annotated[str, typer.Option(help="The split to train on.")] = "train",
     encoder: arg.EncoderName = None,
@@ -48,7 +48,7 @@ def train(
     changes = arg.changes_of(sets, encoder=encoder, fusion=fusion, language_model=language_model, task=task)
     run = run_training(
         recipe,
-        dataset=arg.dataset_of(dataset, data),
+        **arg.datasets_of(dataset, data),
         output=output,
         split=split,
         resume=resume,
@@ -69,7 +69,8 @@ def train(
         loss = f", loss {run.history[-1]['loss']:.4f}" if run.history else ""
         print(f"trained {run.steps} steps in {run.seconds:.0f} s{loss}; the model is in {run.output}")
         options = [word for pair in data or [] for word in ("--data", pair)]
-        print("measure it: ", shlex.join(["mmzoo", "evaluate", str(run.output), "--dataset", dataset, *options]))
+        measured = arg.read_datasets(dataset)[0][1]
+        print("measure it: ", shlex.join(["mmzoo", "evaluate", str(run.output), "--dataset", measured, *options]))
         _warn_about_large_batch(run)
 
 

@@ -21,6 +21,7 @@ class Dataset(ABC):
     Attributes:
         wanted: the names of the targets that the model's tasks read, set before the splits are loaded if there are several;
             empty for the data set's own choice.
+        partial: whether it is one of several data sets, so that tasks without targets here are left out of `wanted`.
         exact: whether each of these must have targets of its own; else a single name may stand for the data set's choice.
     """
 
@@ -28,6 +29,7 @@ class Dataset(ABC):
     modality: ClassVar[str] = "image"
     wanted: tuple[str, ...] = ()
     exact: bool = False
+    partial: bool = False
 
     def __init__(self, options: Any) -> None:
         self.options = options

@@ -12,6 +12,7 @@ from mmzoo.common.sanitize import one_line
 from mmzoo.common.suggestions import did_you_mean
 from mmzoo.errors import BadRecipe, DoesNotFit
 from mmzoo.interfaces.kinds import GROUPS, MAX_PARTS, kind_of
+from mmzoo.recipes.data_options import DataOptions
 from mmzoo.recipes.shape import ALL, PART_NAME, lengthen, shorten
 from mmzoo.recipes.training_options import TrainingOptions
 
@@ -90,6 +91,7 @@ class TaskConfig(PartConfig):
     )
 
 
+OPTIONS: dict[str, type[BaseModel]] = {"training.": TrainingOptions, "data.": DataOptions}
 PartName = Annotated[str, Field(pattern=f"^{PART_NAME}$")]
 
 
@@ -117,6 +119,7 @@ class Recipe(BaseModel):
     )
     pretrained: bool = Field(True, description="load pretrained weights if the entry has them")
     training: TrainingOptions = Field(default_factory=lambda: TrainingOptions())
+    data: DataOptions = Field(default_factory=lambda: DataOptions())
 
     @model_validator(mode="before")
     @classmethod
@@ -202,7 +205,10 @@ class Recipe(BaseModel):
         for task in data["tasks"].values():
             if task["weight"] == 1:
                 del task["weight"]
-        data["training"] = self.training.model_dump(mode="json", exclude_defaults=True)
+        for group in ("training", "data"):
+            data[group] = getattr(self, group).model_dump(mode="json", exclude_defaults=True)
+        if not data["data"]:
+            del data["data"]
         return shorten(data) if short else data
 
     @classmethod
@@ -235,7 +241,7 @@ def explain(
         kind = next((kind for kind in short if steps[:1] == [GROUPS[kind]]), None)
         key = ".".join(map(str, [*filter(None, [prefix]), *([kind, *steps[2:]] if kind else steps)]))
         if problem["type"] == "extra_forbidden":
-            names = list(TrainingOptions.model_fields) if key.startswith("training.") else known or []
+            names = next((list(of.model_fields) for group, of in OPTIONS.items() if key.startswith(group)), known or [])
             advice = did_you_mean(str(problem["loc"][-1]), names, 1) or (f"the options are {', '.join(names)}" if names else "")
             text = f"unknown option; {advice}" if advice else "unknown option"
         elif problem["type"] == "missing":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class TrainingOptions(BaseModel):
@@ -34,6 +34,21 @@ class TrainingOptions(BaseModel):
     seed: int = Field(0, ge=0, lt=1 << 32, description="random seed of initialisation, shuffling and dropout")
     workers: int | None = Field(None, ge=0, le=256, description="data loading processes; empty for 0 on a CPU, else up to 8")
     save_every: int = Field(0, ge=0, description="steps between checkpoints; 0 for one per epoch, or none of a stream")
+    evaluate_every: int = Field(
+        0, ge=0, description="steps between validations, if there are validation data; 0 for one per epoch"
+    )
+    evaluate_limit: int | None = Field(None, ge=1, description="validate on the first examples only, this many; empty for all")
+    metric: str | None = Field(
+        None,
+        description="the validation score that chooses the best checkpoint: a metric, `TASK/METRIC` of several tasks, or `loss`; "
+        "empty for the first metric of the first task",
+    )
+    patience: int | None = Field(
+        None, ge=1, description="stop after this many validations in a row without a better score; empty to go on"
+    )
+    report_to: list[str] = Field(
+        default_factory=list, description="experiment trackers: tensorboard, trackio, wandb, mlflow, ...; empty for none"
+    )
     log_every: int = Field(20, ge=1, description="steps between entries of the loss curve")
     keep_images_together: bool = Field(
         False, description="shuffle images instead of examples: all examples of an image are in one batch, which encodes it once"
@@ -50,3 +65,8 @@ class TrainingOptions(BaseModel):
         description="chance of each input of an example to be treated as missing in a step, with several encoders",
     )
     blank_images: bool = Field(False, description="replace each image with a blank one, to train a blind control")
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_tracker(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value

@@ -21,7 +21,7 @@ from mmzoo.recipes.schema import PartConfig, Recipe
 from mmzoo.registry.discovery import GROUP
 from mmzoo.registry.entries import Entry
 from mmzoo.testing.small import sample_of, tiny_parts
-from mmzoo.training.run import learn
+from mmzoo.training.data import learn
 
 TEXTS = ("what color is it?", "", "is it a red, a green or a blue square, or is it none of these three?")
 TOLERANCE: dict[str, Any] = {"atol": 1e-4, "rtol": 1e-3}  # float32 summed in another order

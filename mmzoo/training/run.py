@@ -7,9 +7,8 @@ and training policy, a checkpoint holds trained weights only, and a signal stops
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +18,21 @@ from mmzoo.checkpoints.record import skipped_record
 from mmzoo.common.energy import Meter, hardware
 from mmzoo.common.environment import environment
 from mmzoo.common.processes import is_main
-from mmzoo.data import provenance
-from mmzoo.data.bad import Bad, none_usable, readable, without_bad
-from mmzoo.data.dataset import Dataset
+from mmzoo.data.bad import Bad, none_usable
 from mmzoo.data.fingerprint import fingerprint
-from mmzoo.data.open import for_task, load_split, no_target, open_for, takes_default, target_of
-from mmzoo.data.tokens import check_marks
-from mmzoo.errors import BadRecipe, DataError, DoesNotFit, TrainingError
-from mmzoo.evaluation.scoring import describe_outside_labels, references_of
+from mmzoo.data.mixture import Spec, Specs, open_sources
+from mmzoo.errors import TrainingError
 from mmzoo.interfaces import Example
-from mmzoo.modalities.reader import plural
 from mmzoo.models.assemble import assemble
-from mmzoo.models.compatibility import check_data
 from mmzoo.models.model import MultimodalModel
 from mmzoo.models.prediction import input_error
 from mmzoo.models.warm_start import inherit_options
 from mmzoo.recipes.reading import read_recipe
-from mmzoo.recipes.resolve import resolve
-from mmzoo.recipes.schema import PartConfig, Recipe
+from mmzoo.recipes.schema import Recipe
 from mmzoo.training.arguments import make_trainer
+from mmzoo.training.data import check_examples, describe_sources, learn, open_examples
 from mmzoo.training.output import last_checkpoint, prepare_output, remove_checkpoints, unfinished_output
 from mmzoo.training.trainer import MultimodalTrainer, check_finite
-
-LEARNING_SAMPLE = 100_000  # examples of a stream that labels and vocabulary are learned from
 
 
 @dataclass
@@ -64,7 +55,8 @@ def train(
     recipe: str | Path | Recipe | None = None,
     /,
     *,
-    dataset: str | PartConfig | Dataset,
+    dataset: Spec | None = None,
+    datasets: Sequence[Spec] | Mapping[str, Spec | Sequence[Spec]] | None = None,
     output: str | Path,
     split: str = "train",
     resume: bool = False,
@@ -77,7 +69,10 @@ def train(
 
     Args:
         recipe: a recipe as `mmzoo.build` takes it; ``changes`` are merged into it, for example ``training={"epochs": 3}``.
-        dataset: a name, a path, an id, or a `Dataset`.
+        dataset: a name, a path, an id, or a `Dataset`; ``NAME:SPLIT`` names its split.
+        datasets: several of them: by the task that each is for, or a list, each for every task that it has targets of. How they
+            are mixed is set in the recipe, under ``data``.
+        split: the split to train on, of data sets that are given without one.
         resume: continue from the last checkpoint in ``output``; on a CPU it gives the same numbers as an uninterrupted run.
         overwrite: replace a model or an unfinished run in ``output``.
         skip_bad: leave out examples that cannot be used, instead of stopping: whose input, such as an image, cannot be read,
@@ -89,12 +84,14 @@ def train(
         TrainingError: ``output`` is taken, there is nothing to resume, or the loss or a weight is NaN or infinite.
         CheckpointError: the model cannot be saved.
     """
+    specs: Specs = _one_of(dataset, datasets)
     if output == "":
         raise TrainingError("the output is empty; name a folder")
     output = Path(output).expanduser()
     config = read_recipe(recipe, **changes)
     bad: Bad | None = [] if skip_bad else None
-    examples = _open_examples(config, dataset, split, bad)
+    sources = open_sources(config, specs)
+    examples = open_examples(config, sources, split, bad)
     config, _ = inherit_options(config)  # first, so that what a checkpoint has learned is not learned again
     config = learn(config, examples, streamed=not isinstance(examples, Sequence), skip_bad=skip_bad)
     checkpoint = prepare_output(output, config, resume=resume, overwrite=overwrite)
@@ -102,7 +99,7 @@ def train(
     model = assemble(config)
     outside_labels: dict[str, list[str]] = {}
     if isinstance(examples, Sequence):
-        examples, outside_labels = _check_examples(model, examples, bad)
+        examples, outside_labels = check_examples(model, examples, bad)
     with unfinished_output(output, config):
         trainer = make_trainer(model, examples, output, skip_bad=skip_bad, progress=progress)
         started = time.monotonic()
@@ -124,130 +121,17 @@ def train(
         last = last_checkpoint(output)
         run.finished, run.stopped_at, run.signal = False, Path(last) if last else None, trainer.stop.signal
         return run
-    data = {**provenance.describe(dataset), "split": split, "energy": meter.energy, "cached_features": cached}
+    data = {**describe_sources(sources, split), "energy": meter.energy, "cached_features": cached}
     model.provenance.run["training"] = {**data, **_describe_run(run, trainer, examples)}
     _save_model(trainer, output)
     return run
 
 
-def learn(recipe: Recipe, examples: Iterable[Example], *, streamed: bool = False, skip_bad: bool = False) -> Recipe:
-    """Return the recipe with what the data decide: the task's labels and the language model's vocabulary.
-
-    An example that a task refuses is an error; with ``skip_bad`` it is left out here, and noted when it is checked or trained on.
-
-    Raises:
-        DataError: there is nothing to learn from.
-    """
-    sample = list(islice(_stream(examples, skip_bad), LEARNING_SAMPLE)) if streamed else examples
-    if streamed and not sample:
-        raise DataError("the streamed data set is empty")
-    if len(recipe.tasks) > 1 or skip_bad:  # read once, since a data set may make its inputs when they are read
-        sample = [replace(example, inputs={}) for example in sample]
-    texts: list[str] = []
-    for name in recipe.tasks:
-        own = _OfTask(sample, target_of(recipe, name), default=takes_default(recipe, name))
-        if next(iter(own), None) is None:
-            raise no_target(recipe, name, sample)
-        task = resolve("task", recipe.tasks[name])
-        recipe = recipe.with_part(f"tasks.{name}", **_learn_task(task, own, skip_bad))
-        learned = resolve("task", recipe.tasks[name])
-        texts += [text for example in own for text in learned.cls.texts(learned.options, example)]
-    language = resolve("language_model", recipe.language_model)
-    return recipe.with_part("language_model", **language.cls.learn(language.options, texts))
-
-
-def _learn_task(task: Any, own: _OfTask, skip_bad: bool) -> dict[str, Any]:
-    """Return what a task learns from examples; with ``skip_bad`` without those at which it raises an error."""
-    while True:
-        try:
-            return task.cls.learn(task.options, own)
-        except DataError:
-            if not skip_bad or own.last is None:  # it read all of them
-                raise
-            own.examples = [example for example in own.examples if example is not own.last]
-
-
-def _stream(examples: Iterable[Example], skip_bad: bool) -> Iterator[Example]:
-    """Yield the examples of a stream; with ``skip_bad`` those that can be read."""
-    return (row for row in readable(iter(examples), skip_bad=skip_bad) if isinstance(row, Example))
-
-
-@dataclass
-class _OfTask:
-    """Iterate over examples with the targets of one task; over those that have one, unless it takes the ``default``. ``last`` is
-    the example that was given last; None at the end."""
-
-    examples: Iterable[Example]
-    target: str
-    default: bool
-    last: Example | None = None
-
-    def __iter__(self) -> Iterator[Example]:
-        for example in self.examples:
-            own = example.for_task(self.target, default=self.default)
-            if own.targets or self.default:
-                self.last = example
-                yield own
-        self.last = None
-
-
-def _check_examples(
-    model: MultimodalModel, examples: Sequence[Example], bad: Bad | None
-) -> tuple[Sequence[Example], dict[str, list[str]]]:
-    """Check, before the first step, that the tasks can represent the targets, and that each encoder has an input at all.
-
-    Returns:
-        The examples; with ``bad`` without those that cannot be used. By task a target of each example that has one outside the
-        label set, which the loss leaves out.
-
-    Raises:
-        DataError: a target that its task cannot represent, or none is in a label set.
-        DoesNotFit: no example has an input of an encoder.
-    """
-    absent = {encoder.modality for encoder in model.encoders.values() if encoder.transform is not None}
-    outside_labels: dict[str, list[str]] = {}
-    trained: set[str] = set()  # the tasks that have a target of their label set
-
-    def check(example: Example) -> None:
-        nonlocal absent
-        check_marks(example, model.modalities)
-        absent -= set(example.inputs)
-        for name, task in model.tasks.items():
-            references_of(model, name, example)
-            own = for_task(model.recipe, name, example)
-            if outside := task.outside_labels(own):
-                outside_labels.setdefault(name, []).append(outside[0])
-            if len(outside) < len(own.targets):
-                trained.add(name)
-
-    usable = without_bad(examples, check, bad)
-    if absent and model.takes_missing_inputs:
-        raise DoesNotFit(
-            f"no example of the data has {plural(min(absent))}, which an encoder takes; name its column with "
-            f"{min(absent)}_column, or leave the encoder out"
-        )
-    for name, targets in outside_labels.items():
-        if name not in trained:
-            problem = describe_outside_labels(name, targets)
-            raise DataError(f"{problem}, so there is nothing to train on; is the target column right, and task.labels?")
-    return usable, outside_labels
-
-
-def _open_examples(
-    recipe: Recipe, dataset: str | PartConfig | Dataset, split: str, bad: Bad | None
-) -> Sequence[Example] | Iterable[Example]:
-    """Load a split and check that the recipe can be trained on it. With ``bad`` rows that cannot be read are left out."""
-    source = open_for(recipe, dataset)
-    examples = load_split(source, split)
-    if isinstance(examples, Sequence):
-        examples = without_bad(examples, lambda example: None, bad) if bad is not None else examples
-        first = examples[0]
-    elif recipe.training.max_steps is None:
-        raise BadRecipe("training.max_steps: a streamed data set has no length; set the number of steps to train")
-    else:
-        first = next(_stream(examples, bad is not None), None)
-    check_data(recipe, first, dataset if isinstance(dataset, str) else type(source).__name__)
-    return examples
+def _one_of(dataset: Spec | None, datasets: Any) -> Any:
+    """Return the data sets of a run, which are given as either; raise a `TrainingError` for both or none."""
+    if (dataset is None) == (datasets is None):
+        raise TrainingError("name the training data: dataset=..., or several as datasets=... (--dataset, which may be repeated)")
+    return dataset if datasets is None else datasets
 
 
 def _describe_run(run: Run, trainer: MultimodalTrainer, examples: Iterable[Example]) -> dict[str, Any]:

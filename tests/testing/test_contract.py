@@ -223,6 +223,7 @@ METRIC = "from mmzoo_metrics.classification import Accuracy as Mine\n"
     ],
 )
 def test_a_broken_plugin_fails_its_check(name, code, metric, happened, tmp_path, monkeypatch, fresh_host):
+    monkeypatch.chdir(tmp_path)  # where a broken plugin writes
     case = Case(CHECKS[name], installed(tmp_path, monkeypatch, code, metric=metric))
     with pytest.raises(ContractBroken) as broken:
         case.run()
