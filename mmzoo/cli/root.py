@@ -143,5 +143,6 @@ def _run() -> Any:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes stdout at exit
         if isinstance(error, BrokenPipeError):
             return 1
-        fail(str(error))
+        with failing(everywhere=is_everywhere(error)):
+            fail(str(error))
     return 2

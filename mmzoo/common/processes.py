@@ -24,7 +24,6 @@ Result = TypeVar("Result")
 
 # A process never waits for one that failed, so that a long wait means long work. NCCL would end it after 10 minutes.
 WAIT = timedelta(days=7)
-_LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK")  # what torchrun, and accelerate through it, set
 _exchanges = 0  # as many in every process
 
 
@@ -36,8 +35,9 @@ def count() -> int:
 
 def is_main() -> bool:
     """Return whether this is the only process, or the first of several."""
-    group = _connected()
-    return int(os.environ.get("RANK", "0") if group is None else group.get_rank()) == 0
+    if (group := _connected()) is not None:
+        return int(group.get_rank()) == 0
+    return not _launched() or os.environ["RANK"] == "0"
 
 
 def gather(value: Any) -> list[Any]:
@@ -116,6 +116,11 @@ def is_everywhere(error: BaseException) -> bool:
     return getattr(error, "_everywhere", False)
 
 
+def _launched() -> bool:
+    """Return whether the environment is that of one of several processes, as torchrun, and accelerate through it, set it."""
+    return all(name in os.environ for name in ("RANK", "LOCAL_RANK")) and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def _connected() -> Any:
     """Return `torch.distributed` if this is one of several processes that are connected already, else None."""
     group: Any = sys.modules.get("torch.distributed")
@@ -125,7 +130,7 @@ def _connected() -> Any:
 
 def _group() -> Any:
     """Return `torch.distributed` if this is one of several processes, else None; connect them first if need be."""
-    if _connected() is None and all(name in os.environ for name in _LAUNCHED) and int(os.environ["WORLD_SIZE"]) > 1:
+    if _connected() is None and _launched():
         import torch
         from accelerate import PartialState
         from accelerate.utils import parse_flag_from_env
