@@ -41,8 +41,8 @@ def make_trackers(recipe: Recipe) -> list[Tracker]:
 def _make(name: str, recipe: Recipe) -> Tracker:
     known = integration_utils.INTEGRATION_TO_CALLBACK
     if name not in known:
-        advice = did_you_mean(name, known, 1)
-        raise TrainingError(f"training.report_to: unknown tracker '{name}'; {advice} There are: {', '.join(sorted(known))}")
+        advice = f"{did_you_mean(name, known, 1)} There are: {', '.join(sorted(known))}".strip()
+        raise TrainingError(f"training.report_to: unknown tracker '{name}'; {advice}")
     modules = ("tensorboard", "tensorboardX") if name == "tensorboard" else (MODULES.get(name, name),)
     if name not in NO_MODULE and not any(map(importlib.util.find_spec, modules)):
         package = PACKAGES.get(name, name)
