@@ -39,6 +39,8 @@ def target_of(recipe: Recipe, task: str) -> str:
 
 def for_task(recipe: Recipe, task: str, example: Example) -> Example:
     """Return an example with the targets of a task."""
+    if not isinstance(example.targets, Mapping):  # a tuple serves every task
+        return example
     return example.for_task(target_of(recipe, task), default=takes_default(recipe, task))
 
 

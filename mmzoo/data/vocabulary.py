@@ -35,7 +35,7 @@ def learn_vocabulary(texts: Iterable[str], size: int, *, verbatim: bool = False)
     tokenizer = Tokenizer(models.WordPiece(unk_token=UNK))
     _prepare(tokenizer, verbatim=verbatim)
     texts = list(map(whole, texts))
-    characters = {c for text in texts for c in tokenizer.normalizer.normalize_str(text) if not c.isspace()} - {SPACE, JOIN}
+    characters = {c for text in set(texts) for c in tokenizer.normalizer.normalize_str(text) if not c.isspace()} - {SPACE, JOIN}
     unspaced = {c for c in characters if re.match(f"[{UNSPACED}]", c)}  # never inside a word
     # The trainer breaks ties by id, and numbers the characters inside words in hash order, which differs between processes.
     # Passing them as special tokens gives them the same ids in every run.

@@ -154,6 +154,6 @@ def _as_tuple(targets: Any, name: str) -> tuple[str, ...]:
         several = () if is_missing(targets) and targets != "" else (targets,)
     if not all(isinstance(target, str) for target in several):
         raise DataError(f"example {name}: targets must be texts (got {several!r})")
-    if cut := next((target for target in several if whole(target) != target), None):
+    if cut := next((target for target in several if not target.isascii() and whole(target) != target), None):
         raise DataError(f"example {name}: the target {cut!r} holds half of a surrogate pair, no character; write it anew")
     return several

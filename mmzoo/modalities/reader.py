@@ -83,6 +83,8 @@ def file_of(source: Any) -> Path | BytesIO | None:
 def is_missing(value: Any) -> bool:
     """Return whether a value of a table stands for none: None, NaN, NaT, pandas' NA, a blank text, or nothing but these in a
     list."""
+    if value is None:
+        return True
     if isinstance(value, str):
         return not value or value.isspace()
     if isinstance(value, list | tuple):
@@ -93,7 +95,7 @@ def is_missing(value: Any) -> bool:
         return bool(value != value)
     if isinstance(value, bytes):
         return not value
-    return value is None or type(value).__name__ in ("NAType", "NaTType")  # of pandas, perhaps not installed
+    return type(value).__name__ in ("NAType", "NaTType")  # of pandas, perhaps not installed
 
 
 def unwrap_mapping(source: Any) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +72,7 @@ class EasyVQA(Dataset):
         few = rows[: self.options.limit]
         targets = self._targets(few, images)
         return [
-            Example(f"{split}/{i}", str(images / f"{image}.png"), before(i) + question, targets(answer, image))
+            Example(f"{split}/{i}", f"{images}{os.sep}{image}.png", before(i) + question, targets(answer, image))
             for i, (question, answer, image) in enumerate(few)
         ]
 
@@ -91,6 +92,8 @@ class EasyVQA(Dataset):
                 informative[image].append(i)
 
         def before(i: int) -> str:
+            if not self.options.context:
+                return ""
             random = Random(i)
             others = [other for other in informative[rows[i][2]] if other != i]
             count = min(self.options.context, len(others)) if random.random() < 7 / 8 else 0

@@ -114,9 +114,8 @@ def shards(folder, name, count, number):
             {"id": each.id, "image": {"bytes": png(each.image)}, "label": each.targets[0], "text": each.text}
             for each in rows(name, count)[shard::number]
         ]
-        features = datasets.Features(
-            {"id": datasets.Value("string"), "image": datasets.Image(), "label": datasets.Value("string")}
-        )
+        text = datasets.Value("string")
+        features = datasets.Features({"id": text, "image": datasets.Image(), "label": text, "text": text})
         datasets.Dataset.from_list(part, features=features).to_parquet(own / f"train-{shard}.parquet")
     return {"use": f"datasets:{own}", "streaming": True, "id_column": "id"}
 
