@@ -222,7 +222,7 @@ def _as_share(given: Validated) -> float | None:
 
 def _open_given(recipe: Recipe, sources: Sequence[Source], given: Any) -> list[Source]:
     """Return the validation data sets, with their splits."""
-    if not isinstance(given, Mapping):
+    if not isinstance(given, Mapping) or "use" in given:
         return _open_for_task(recipe, sources, None, given)
     if unknown := [task for task in given if task not in recipe.tasks]:
         raise UnknownName(f"validation: there is no task '{unknown[0]}'; the tasks are {', '.join(recipe.tasks)}")
@@ -230,6 +230,8 @@ def _open_given(recipe: Recipe, sources: Sequence[Source], given: Any) -> list[S
 
 
 def _open_for_task(recipe: Recipe, sources: Sequence[Source], task: str | None, given: Any) -> list[Source]:
+    if isinstance(given, Mapping):
+        given = PartConfig.of(given, "validation")
     if isinstance(given, Sequence) and not isinstance(given, str):
         return [source for each in given for source in _open_for_task(recipe, sources, task, each)]
     if task is not None and _as_share(given) is not None:
