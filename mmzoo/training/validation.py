@@ -90,7 +90,7 @@ class Validation:
         for tasks, examples in self.parts:
             own = {name: self.metrics[name] for name in self.metrics if len(model.tasks) == 1 or name.partition("/")[0] in tasks}
             result = score_examples(
-                model, examples, own, {AS_IS: Condition(examples)}, batch_size=BATCH_SIZE, resamples=0,
+                model, examples, own, {AS_IS: Condition(examples, _blank(model))}, batch_size=BATCH_SIZE, resamples=0,
                 advance=lambda count, _: advance(count),
             )[AS_IS]  # fmt: skip
             scores |= {name: score.value for name, score in result.scores.items()}
@@ -106,7 +106,7 @@ class Validation:
         Each process computes all of it, since a task may exchange tensors between processes.
         """
         sums: dict[tuple[str, str], list[float]] = {}
-        collate = model.collator(training=True)
+        collate = model.collator(training=True, blank=_blank(model))
         with model.evaluating():
             for _, examples in self.parts:
                 for group in batches(examples, BATCH_SIZE):
@@ -118,6 +118,11 @@ class Validation:
                         own[0], own[1] = own[0] + float(total), own[1] + float(count)
         weights = {task: config.weight for task, config in model.recipe.tasks.items()}
         return sum(weights[task] * total / max(count, 1.0) for (task, _), (total, count) in sums.items())
+
+
+def _blank(model: MultimodalModel) -> tuple[str, ...]:
+    """Return the modalities that are blanked: all for a blind control, which is validated as it is trained."""
+    return tuple(model.modalities) if model.recipe.training.blank_images else ()
 
 
 def _find_metric(model: MultimodalModel, metrics: Mapping[str, Metric]) -> str:
@@ -217,7 +222,7 @@ def _as_share(given: Validated) -> float | None:
 
 def _open_given(recipe: Recipe, sources: Sequence[Source], given: Any) -> list[Source]:
     """Return the validation data sets, with their splits."""
-    if not isinstance(given, Mapping):
+    if not isinstance(given, Mapping) or "use" in given:
         return _open_for_task(recipe, sources, None, given)
     if unknown := [task for task in given if task not in recipe.tasks]:
         raise UnknownName(f"validation: there is no task '{unknown[0]}'; the tasks are {', '.join(recipe.tasks)}")
@@ -225,6 +230,8 @@ def _open_given(recipe: Recipe, sources: Sequence[Source], given: Any) -> list[S
 
 
 def _open_for_task(recipe: Recipe, sources: Sequence[Source], task: str | None, given: Any) -> list[Source]:
+    if isinstance(given, Mapping):
+        given = PartConfig.of(given, "validation")
     if isinstance(given, Sequence) and not isinstance(given, str):
         return [source for each in given for source in _open_for_task(recipe, sources, task, each)]
     if task is not None and _as_share(given) is not None:

@@ -114,7 +114,7 @@ def render(
         wrong=[card(i) for i in gallery.wrong],
         right=[card(i) for i in gallery.right],
         rows=_rows(record),
-        curve=Markup(curve({role: run["history"] for role, run in training.items()})),
+        curve=Markup(curve({role: run["history"] for role, run in training.items()}, training["model"].get("validation"))),
         training=training,
         phases=PHASES,
         recipe=yaml.safe_dump(_short(recipe), sort_keys=False, allow_unicode=True, width=100),
@@ -157,8 +157,8 @@ def describe(examples: Sequence[Example]) -> dict[Any, str]:
     return descriptions
 
 
-def curve(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """Return the training losses as an SVG element, without anything that a browser would fetch."""
+def curve(histories: Mapping[str, Sequence[Mapping[str, float]]], validation: Mapping[str, Any] | None = None) -> str:
+    """Return the training losses, and the model's validation scores, as an SVG element without anything to be fetched."""
     styles = {"model": ("the model", MAIN, "-"), "blind": ("trained blind", CONTROL, "--")}
     with rc_context({"svg.hashsalt": "mmzoo", "svg.fonttype": "path", "font.size": 10}):
         figure = Figure(figsize=(9.0, 3.2), layout="constrained")
@@ -177,7 +177,10 @@ def curve(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
         axes.spines[:].set_color(INK)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(visible=True, color=INK, alpha=0.15, linewidth=0.6)
-        axes.legend(frameon=False, labelcolor=INK)
+        lines = list(axes.get_lines())
+        if validation:
+            lines += _validated(axes, validation)
+        axes.legend(handles=lines, frameon=False, labelcolor=INK, loc="center right")
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
@@ -189,3 +192,20 @@ def curve(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     for marker, variable in ((INK, "currentColor"), (MAIN, "var(--main)"), (CONTROL, "var(--control)")):
         text = text.replace(marker, variable)
     return text
+
+
+def _validated(axes: Any, validation: Mapping[str, Any]) -> list[Any]:
+    """Draw the validation scores on an axis at the right, the best one marked, and return their line."""
+    metric, best = validation["metric"], validation["best"]
+    right = axes.twinx()
+    scores = [(entry["step"], entry["scores"][metric]) for entry in validation["history"]]
+    points = [(step, score) for step, score in scores if score is not None]
+    style = {"color": MAIN, "linestyle": ":", "marker": "o", "markersize": 3, "linewidth": 1.4}
+    lines = right.plot(*zip(*points, strict=True), label=f"the model, validation {metric}", **style) if points else []
+    if best:
+        right.plot(best["step"], best["score"], marker="o", markersize=8, markerfacecolor="none", color=MAIN)
+    right.set_ylabel(f"validation {metric}", color=INK)
+    right.tick_params(colors=INK)
+    right.spines[:].set_color(INK)
+    right.spines[["top", "left"]].set_visible(False)
+    return list(lines)

@@ -40,6 +40,7 @@ from mmzoo_demo.ask import answers, in_fresh_process
 
 DATASET = "easy-vqa"
 BLIND_EPOCHS = 3  # without pictures there is little to learn
+HELD_OUT, VALIDATED = 0.05, 500  # the share of the training examples for validation, and how many of them are used
 QUICK_LIMIT, QUICK_EPOCHS = 1000, 6
 ASKED = 256
 MODEL, BLIND = "model", "blind"
@@ -80,7 +81,9 @@ class Settings:
         """Return the options that override the recipe's ``training``."""
         epochs: float = self.epochs or (QUICK_EPOCHS if self.quick else read_recipe(self.recipe).training.epochs)
         options: dict[str, Any] = {"epochs": epochs, **({"log_every": 2} if self.quick else {})}
-        if role == BLIND:
+        if role == MODEL:
+            options["evaluate_limit"] = VALIDATED
+        else:
             options |= {"epochs": min(epochs, BLIND_EPOCHS), "blank_images": True}
         return options
 
@@ -172,6 +175,7 @@ class Demo:
                 resume=unfinished,
                 overwrite=not unfinished,
                 training=self.settings.train_options(role),
+                validation=HELD_OUT if role == MODEL else None,
             )
         if not run.finished:
             raise Stopped(run.signal, run.steps)
@@ -181,6 +185,8 @@ class Demo:
         facts = run.model.provenance.run["training"]
         size = (folder / "model.safetensors").stat().st_size
         last = f", last loss {run.history[-1]['loss']:.4f}" if run.history else ""
+        if run.validation and (best := run.validation["best"]):
+            last += f", best {run.validation['metric']} {best['score']:.4f} at step {best['step']} on held-out training examples"
         seconds = self.record["seconds"][phase]
         self.say(f"   {run.steps:,} steps in {seconds:.0f} s on {facts['device']}{last}; {size / 1e6:.1f} MB saved")
 
