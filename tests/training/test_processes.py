@@ -14,7 +14,6 @@ import torch
 import mmzoo
 from mmzoo.errors import TrainingError
 from mmzoo.training.processes import EvenBatches, accumulated
-from tests.helpers import processes
 
 PLACE = {"PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path]), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 # accelerate starts several processes on a CPU under either option.
@@ -107,7 +106,3 @@ def test_a_number_of_processes_that_cannot_share_a_step_is_refused(monkeypatch, 
         assert accumulated(1, launches) == 3
     assert "resumed on 2 processes instead of 3" in caplog.text
     assert accumulated(5, ()) == 5
-
-
-def test_the_helper_knows_its_cases():
-    assert {"plain", "several", "pairs"} <= set(processes.CASES)
