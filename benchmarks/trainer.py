@@ -69,8 +69,8 @@ def _loop(examples: Sequence[Any], steps: int) -> tuple[float, float]:
     from mmzoo.data.collate import tensors
     from mmzoo.recipes.reading import read_recipe
     from mmzoo.training.data import learn
+    from mmzoo.training.optimization import rate_at
     from mmzoo.training.sampling import Shuffled  # so that both sides see the same batches, at the same rates
-    from mmzoo.training.trainer import rate_at
 
     recipe = learn(read_recipe(RECIPE), examples)
     options = recipe.training

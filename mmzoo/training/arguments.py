@@ -18,8 +18,9 @@ from mmzoo.models.model import MultimodalModel
 from mmzoo.recipes.schema import Recipe
 from mmzoo.recipes.training_options import TrainingOptions
 from mmzoo.registry.manager import plugin_manager
+from mmzoo.training.output import read_progress
 from mmzoo.training.processes import accumulated
-from mmzoo.training.trainer import MultimodalTrainer, read_progress
+from mmzoo.training.trainer import MultimodalTrainer
 from mmzoo.training.validation import Validation
 
 

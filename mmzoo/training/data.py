@@ -141,9 +141,10 @@ class _OfTask:
 
 
 def check_examples(
-    model: MultimodalModel, examples: Sequence[Example], bad: Bad | None
-) -> tuple[Sequence[Example], dict[str, list[str]]]:
-    """Check, before the first step, that the tasks can represent the targets, and that each encoder has an input at all.
+    model: MultimodalModel, examples: Sequence[Example] | Iterable[Example], bad: Bad | None
+) -> tuple[Sequence[Example] | Iterable[Example], dict[str, list[str]]]:
+    """Check, before the first step, that the tasks can represent the targets, and that each encoder has an input at all. Of a
+    stream nothing is checked.
 
     Returns:
         The examples; with ``bad`` without those that cannot be used. By task a target of each example that has one outside the
@@ -153,6 +154,8 @@ def check_examples(
         DataError: a target that its task cannot represent, or none is in a label set.
         DoesNotFit: no example has an input of an encoder.
     """
+    if not isinstance(examples, Sequence):
+        return examples, {}
     absent = {encoder.modality for encoder in model.encoders.values() if encoder.transform is not None}
     outside_labels: dict[str, list[str]] = {}
     trained: set[str] = set()  # the tasks that have a target of their label set

@@ -8,8 +8,9 @@ last checkpoint counts on are kept until the next checkpoint is written.
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mmzoo.common.files import STAGING, staged_folder
 from mmzoo.data.open import for_task
-from mmzoo.errors import CheckpointError, DataError
+from mmzoo.errors import CheckpointError, DataError, TrainingError
 from mmzoo.models.model import MultimodalModel
 from mmzoo.training.callbacks import ProgressCallback
-from mmzoo.training.output import name_last_checkpoint
+from mmzoo.training.output import name_last_checkpoint, read_progress
 from mmzoo.training.randomness import Randomness
-from mmzoo.training.validation import Validation, best_of, describe
+from mmzoo.training.validation import Validation
 
 BEST = "best"  # the beginning of the names of folders with the best weights, and of their description
 MAX_SAMPLES = 20  # examples whose predictions other callbacks get
@@ -205,3 +206,37 @@ class ValidationCallback(TrainerCallback):
         for folder in [*folders.glob(f"{BEST}-*"), *folders.glob(f"{STAGING}*")]:
             if folder not in used:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def best_of(history: Sequence[Mapping[str, Any]], metric: str, *, smaller: bool) -> dict[str, Any] | None:
+    """Return ``step`` and ``score`` of the best entry, the first of equals; None if no score is a number."""
+    best: dict[str, Any] | None = None
+    for entry in history:
+        score = entry["scores"][metric]
+        if not math.isfinite(score):
+            continue
+        if best is None or (score < best["score"] if smaller else score > best["score"]):
+            best = {"step": entry["step"], "score": score}
+    return best
+
+
+def describe(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a history for run.json, which has no NaN."""
+    return [
+        {"step": entry["step"], "scores": {name: s if math.isfinite(s) else None for name, s in entry["scores"].items()}}
+        for entry in history
+    ]
+
+
+def check_resumed(checkpoint: str | None, validation: Validation | None) -> None:
+    """Check that a run is resumed, from ``checkpoint`` if it is not None, with the validation data that it was started with.
+
+    Raises:
+        TrainingError: the data differ.
+    """
+    if checkpoint is None:
+        return
+    before = (read_progress(checkpoint).get("validation") or {}).get("fingerprint")
+    if before != (validation.record["fingerprint"] if validation else None):
+        had = "without validation data" if before is None else "with other validation data"
+        raise TrainingError(f"the run was started {had}; resume with the same --validation, or start a new run with --overwrite")

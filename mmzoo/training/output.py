@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from transformers.trainer import TRAINER_STATE_NAME
@@ -17,6 +18,7 @@ from mmzoo.errors import CheckpointError, MmzooError, TrainingError
 from mmzoo.recipes.schema import Recipe
 
 RECIPE = "recipe.json"
+PROGRESS = "progress.json"  # of a checkpoint: what `MultimodalTrainer.progress` sums up
 
 
 def last_checkpoint(output: Path) -> str | None:
@@ -27,6 +29,12 @@ def last_checkpoint(output: Path) -> str | None:
             json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))  # written last
             return str(folder)
     return None
+
+
+def read_progress(checkpoint: str) -> dict[str, Any]:
+    """Return `MultimodalTrainer.progress` as a checkpoint has it; nothing if it has none."""
+    path = Path(checkpoint) / PROGRESS
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def name_last_checkpoint(output: Path, advice: str = "; free some space, then continue with --resume") -> str:

@@ -33,10 +33,12 @@ from mmzoo.recipes.reading import read_recipe
 from mmzoo.recipes.schema import Recipe
 from mmzoo.training.arguments import make_trainer, plugin_callbacks
 from mmzoo.training.data import check_examples, describe_sources, learn, open_examples
+from mmzoo.training.evaluation_callback import check_resumed
 from mmzoo.training.mixing import announce, used_sources
+from mmzoo.training.optimization import check_finite
 from mmzoo.training.output import last_checkpoint, prepare_output, remove_checkpoints, unfinished_output
-from mmzoo.training.trainer import MultimodalTrainer, check_finite, read_progress
-from mmzoo.training.validation import Validated, check_options, check_resumed, open_validation
+from mmzoo.training.trainer import MultimodalTrainer
+from mmzoo.training.validation_data import Validated, check_options, open_validation
 
 
 @dataclass
@@ -100,8 +102,8 @@ def train(
     output = Path(output).expanduser()
     config = read_recipe(recipe, **changes)
     make_augmentations(config)  # its errors, before any data are read
-    bad: Bad | None = [] if skip_bad else None
     check_options(config, validation)
+    bad: Bad | None = [] if skip_bad else None
     sources = used_sources(config.data, open_sources(config, specs))
     examples = open_examples(config, sources, split, bad)
     validated = None
@@ -113,44 +115,61 @@ def train(
     checkpoint = prepare_output(output, config, resume=resume, overwrite=overwrite)
     torch.manual_seed(config.training.seed)
     model = assemble(config)
-    outside_labels: dict[str, list[str]] = {}
-    if isinstance(examples, Sequence):
-        examples, outside_labels = check_examples(model, examples, bad)
+    examples, outside_labels = check_examples(model, examples, bad)
     if validated is not None:
         validated.prepare(model, bad)
-    if checkpoint is not None:
-        check_resumed(read_progress(checkpoint).get("validation"), validated)
+    check_resumed(checkpoint, validated)
     with unfinished_output(output, config):
         how: Any = {"skip_bad": skip_bad, "progress": progress, "checkpoint": checkpoint, "validation": validated}
         trainer = make_trainer(model, examples, output, callbacks=callbacks, **how)
-        if (mixture := trainer.mixture()) and progress and is_main():
-            print(announce(mixture), file=sys.stderr)
-        started = time.monotonic()
-        with Meter(str(trainer.args.device)) as meter:
-            cached = trainer.cache_features(checkpoint=checkpoint, progress=progress)
-            with trainer.stop.signals_handled():
-                trainer.train(resume_from_checkpoint=checkpoint)
+        facts = _train(trainer, checkpoint, progress=progress)
         skipped = _skipped(trainer, output, bad)
-        seconds = time.monotonic() - started
     model.eval()
+    run = _run_of(trainer, output, facts["seconds"], skipped, outside_labels)
+    if not run.finished:
+        return run
+    if trainer.validation:
+        trainer.validation.load_best()
+    model.provenance.run["training"] = {**describe_sources(sources, split), **facts, **_describe_run(run, trainer, examples)}
+    run.model = _save_model(trainer, output)
+    return run
+
+
+def _train(trainer: MultimodalTrainer, checkpoint: str | None, *, progress: bool) -> dict[str, Any]:
+    """Train until the last step or a signal, and return what it took, for run.json."""
+    if (mixture := trainer.mixture()) and progress and is_main():
+        print(announce(mixture), file=sys.stderr)
+    started = time.monotonic()
+    with Meter(str(trainer.args.device)) as meter:
+        cached = trainer.cache_features(checkpoint=checkpoint, progress=progress)
+        with trainer.stop.signals_handled():
+            trainer.train(resume_from_checkpoint=checkpoint)
+    return {"energy": meter.energy, "cached_features": cached, "seconds": round(time.monotonic() - started, 1)}
+
+
+def _run_of(trainer: MultimodalTrainer, output: Path, seconds: float, skipped: Bad, outside_labels: dict[str, list[str]]) -> Run:
+    """Return the result of a training, of which a signal may have stopped a part."""
     history = [
         {"step": entry["step"], "loss": entry["loss"], "learning_rate": entry.get("learning_rate", 0.0)}
         | ({"terms": terms} if (terms := entry.get("terms")) else {})
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
-    run = Run(model, output, history, trainer.state.global_step, seconds, skipped=skipped, outside_labels=outside_labels)
-    run.validation = trainer.validation.record() if trainer.validation else None
-    if trainer.stop.signal:
-        last = last_checkpoint(output)
-        run.finished, run.stopped_at, run.signal = False, Path(last) if last else None, trainer.stop.signal
-        return run
-    if trainer.validation:
-        trainer.validation.load_best()
-    data = {**describe_sources(sources, split), "energy": meter.energy, "cached_features": cached}
-    model.provenance.run["training"] = {**data, **_describe_run(run, trainer, examples)}
-    run.model = _save_model(trainer, output)
-    return run
+    validation = trainer.validation.record() if trainer.validation else None
+    last = last_checkpoint(output) if trainer.stop.signal else None
+    return Run(
+        trainer.model,
+        output,
+        history,
+        trainer.state.global_step,
+        seconds,
+        finished=not trainer.stop.signal,
+        stopped_at=Path(last) if last else None,
+        signal=trainer.stop.signal,
+        skipped=skipped,
+        outside_labels=outside_labels,
+        validation=validation,
+    )
 
 
 def _one_of(dataset: Spec | None, datasets: Any) -> Any:
@@ -169,7 +188,6 @@ def _describe_run(run: Run, trainer: MultimodalTrainer, examples: Iterable[Examp
         "blank_images": options.blank_images,
         "seed": options.seed,
         "steps": run.steps,
-        "seconds": round(run.seconds, 1),
         "processes": arguments.world_size,
         "launches": trainer.launches,
         "device": device,

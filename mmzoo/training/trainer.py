@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,15 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from mmzoo.checkpoints.screening import WEIGHTS
 from mmzoo.data.collate import raise_bad
 from mmzoo.errors import CheckpointError, DataError, TrainingError
-from mmzoo.interfaces.kinds import key_of
-from mmzoo.models.model import MultimodalModel, count_labels
+from mmzoo.models.model import count_labels
 from mmzoo.models.prediction import input_error
 from mmzoo.training.callbacks import ProgressCallback, SkipStepWithoutLoss, StopOnSignal, leave_process_group
 from mmzoo.training.evaluation_callback import ValidationCallback
 from mmzoo.training.feature_cache import precompute
+from mmzoo.training.losses import LossSums
 from mmzoo.training.mixing import group
-from mmzoo.training.output import name_last_checkpoint
+from mmzoo.training.optimization import check_finite, parameter_groups, rate_at
+from mmzoo.training.output import PROGRESS, name_last_checkpoint, read_progress
 from mmzoo.training.processes import EvenBatches, launch, share_parts
 from mmzoo.training.randomness import Randomness
 from mmzoo.training.sampling import Shuffled, TrainingBatches, as_it_is, describe_mixture, grouped_modality
@@ -50,7 +51,6 @@ from mmzoo.training.validation import Validation
 MAX_NAMES = 20  # examples that a message names
 
 
-PROGRESS = "progress.json"  # of a checkpoint: what this module sums up
 ADVICE = "\nTo train without such examples: --skip-bad"
 
 
@@ -337,95 +337,3 @@ class MultimodalTrainer(Trainer):
         state, schedule = (torch.load(Path(checkpoint) / name, weights_only=True) for name in (OPTIMIZER_NAME, SCHEDULER_NAME))
         self.shards.load_state(self.optimizer, state)
         self.lr_scheduler.load_state_dict(schedule)
-
-
-def read_progress(checkpoint: str) -> dict[str, Any]:
-    """Return `MultimodalTrainer.progress` as a checkpoint has it; nothing if it has none."""
-    path = Path(checkpoint) / PROGRESS
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-class LossSums:
-    """Sum the loss, under the name ``""``, and its terms between two entries of the log. A step has each at most once: its
-    batches, in all processes, have shares of it."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}  # on the device of the losses
-        self.steps: dict[str, set[int]] = {}
-
-    def add(self, terms: Mapping[str, Tensor], step: int) -> None:
-        """Add the terms of a batch."""
-        for name, value in terms.items():
-            # The sums of a checkpoint are on the CPU.
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value)).to(value.device) + value
-            self.steps.setdefault(name, set()).add(step)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the sums and the steps by name, as plain data."""
-        sums = {name: float(total) for name, total in self.sums.items()}
-        return {"sums": sums, "steps": {name: sorted(steps) for name, steps in self.steps.items()}}
-
-    def update(self, other: Mapping[str, Any]) -> None:
-        """Add the sums and steps of another process, or of a checkpoint, from `to_dict`."""
-        for name, total in other["sums"].items():
-            self.sums[name] = self.sums.get(name, torch.zeros(())) + total
-            self.steps.setdefault(name, set()).update(other["steps"][name])
-
-    def means(self, processes: int = 1) -> dict[str, float]:
-        """Return the mean of each term over the steps that have it, and start anew.
-
-        With several ``processes`` all must call this. One may lack a term, so names are gathered with the sums.
-        """
-        own = [self.to_dict()]
-        self.sums, self.steps = {}, {}
-        total = LossSums()
-        for other in gather_object(own) if processes > 1 else own:
-            total.update(other)
-        return {name: float(value) / len(total.steps[name]) for name, value in total.sums.items()}
-
-
-def rate_at(schedule: str, warmup: int, steps: int) -> Callable[[int], float]:
-    """Return the function from a step, counted from 0, to its learning rate as a share of the peak.
-
-    It rises to the peak within the first ``warmup`` steps, of which the first has 1 / warmup, so that no step is without effect;
-    then it follows the schedule: ``linear`` or ``cosine`` to 0, which the step after the last would have, or constant.
-    """
-
-    def rate(step: int) -> float:
-        if step < warmup and schedule != "constant":
-            return (step + 1) / warmup
-        done = min(1.0, (step - warmup) / max(1, steps - warmup))
-        return {"linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}.get(schedule, 1.0)
-
-    return rate
-
-
-def check_finite(weights: Mapping[str, Tensor], when: str, output: Path) -> None:
-    """Check that no weight is NaN or infinite.
-
-    Raises:
-        TrainingError: names the first such tensor, and the last good checkpoint.
-    """
-    for name, value in weights.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise TrainingError(
-                f"{when}: {name} holds NaN or infinite weights, which are not saved. Lower training.learning_rate or "
-                "training.max_grad_norm" + name_last_checkpoint(output, "")
-            )
-
-
-def parameter_groups(model: MultimodalModel, wrapped: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return two parameter groups for each part, with the part's key as their name and its learning rate.
-
-    One holds tensors of two or more dimensions, which get weight decay; the other holds the rest, such as biases.
-    """
-    rates = {key: part.learning_rate or model.recipe.training.learning_rate for key, part in model.recipe.parts().items()}
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for name, parameter in wrapped.named_parameters():
-        if parameter.requires_grad:
-            key = key_of(name.removeprefix("module."))
-            groups.setdefault((key, parameter.ndim >= 2), []).append(parameter)
-    return [
-        {"name": key, "params": parameters, "lr": rates[key], "weight_decay": weight_decay if decays else 0.0}
-        for (key, decays), parameters in groups.items()
-    ]

@@ -13,13 +13,11 @@ from test_train import Given, losses, recipe_file, train
 from transformers import TrainerCallback
 
 import mmzoo
-from mmzoo.data.collate import tensors
 from mmzoo.interfaces import Example
 from mmzoo.registry.manager import plugin_manager
 from mmzoo.testing import Sample, tiny
 from mmzoo.training.feature_store import SUFFIX
 from mmzoo.training.sampling import Shuffled
-from mmzoo.training.trainer import remove_task
 from mmzoo_scratch.cnn import CNN
 
 OPTIONS = {"epochs": 2, "batch_size": 4, "log_every": 1, "precision": "fp32"}
@@ -145,18 +143,6 @@ def test_resuming_gives_the_numbers_of_an_unbroken_run(tmp_path, monkeypatch):
     assert len(whole.history) == 8
     a, b = whole.model.state_dict(), second.model.state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-def test_a_task_that_is_removed_leaves_its_text_to_those_that_share_it():
-    tasks = {name: {"use": "classify", "labels": list(Sample.COLOURS)} for name in ("one", "two", "three")}
-    model = mmzoo.build(several({"image": "cnn"}, tasks), seed=0)
-    batch = model.collator(training=True)(Sample(4).load("train"))
-    assert [own.get("text_of") for own in batch["tasks"].values()] == [None, "one", "one"]
-    with torch.no_grad():
-        whole = model(**tensors(batch, "cpu"))["terms"]
-        remove_task(batch["tasks"], "one")
-        rest = model(**tensors(batch, "cpu"))["terms"]
-    assert rest == {name: value for name, value in whole.items() if not name.startswith("one.")}
 
 
 def test_examples_without_an_image_are_shuffled_freely():

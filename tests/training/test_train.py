@@ -17,7 +17,7 @@ from mmzoo.data.dataset import Dataset
 from mmzoo.errors import BadImage, BadRecipe, CheckpointError, DataError, TrainingError
 from mmzoo.interfaces import Example
 from mmzoo.testing import Sample, tiny
-from mmzoo.training.trainer import parameter_groups
+from mmzoo.training.optimization import parameter_groups
 
 
 class Given(Dataset):
