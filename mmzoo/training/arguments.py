@@ -58,10 +58,10 @@ def make_trainer(
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError("nothing is trained: every part is frozen; set train: full, last:N or lora:r on one")
     model.checkpoint_blocks(options.gradient_checkpointing)
-    accumulate = accumulated(options.accumulate, read_progress(checkpoint).get("launches", ()) if checkpoint else ())
-    return MultimodalTrainer(
+    before = read_progress(checkpoint) if checkpoint else {}
+    trainer = MultimodalTrainer(
         model=model,
-        args=_arguments(options, output, accumulate),
+        args=_arguments(options, output, accumulated(options.accumulate, before.get("launches", ()))),
         train_dataset=examples,
         data_collator=augment(model.collator(training=True, blank=options.blank_images, skip_bad=skip_bad), model.recipe),
         callbacks=list(callbacks),
@@ -69,6 +69,8 @@ def make_trainer(
         progress=progress,
         validation=validation,
     )
+    trainer.stream = before.get("stream")  # before it makes its data loader
+    return trainer
 
 
 def _arguments(options: TrainingOptions, output: Path, accumulate: int) -> TrainingArguments:

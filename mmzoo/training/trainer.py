@@ -313,7 +313,6 @@ class MultimodalTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.load_weights(Path(resume_from_checkpoint))
         progress = read_progress(resume_from_checkpoint)
-        self.stream = progress.get("stream")
         if self.validation is not None:
             self.validation.load_state(progress["validation"])
         if launches := progress.get("launches"):
