@@ -99,7 +99,7 @@ def _describe(config: Recipe, own: dict[str, Any]) -> dict[str, Any]:
     """Return recipe and data as plain data without the seed, to tell whether a folder was begun with the same."""
     plain = config.to_dict()
     plain["training"] = {key: value for key, value in plain.get("training", {}).items() if key != "seed"}
-    given = next((own[name] for name in ("dataset", "datasets") if own.get(name) is not None), [])
+    given: Any = next((own[name] for name in ("dataset", "datasets") if own.get(name) is not None), [])
     sources = open_sources(config, given)
     data = describe_sources(sources, own.get("split", "train"))
     return json.loads(json.dumps({"recipe": plain, "data": data}, default=str))
