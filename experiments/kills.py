@@ -25,6 +25,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 RECORD = "kills.json"
+FINISHED = "the finished model"
+TRIES = 3  # of a moment, while it comes after the end of the run
 PROCESSES = 2
 COLOURS = ("red", "green", "blue", "black", "white", "yellow")
 RECIPE: dict[str, Any] = {
@@ -83,11 +85,16 @@ def run(work: Path, kills: int, seed: int) -> dict[str, Any]:
     whole = _result(work / "whole")
     moments = random.Random(seed)
     rows = []
+    duration = seconds
     for number in range(kills):
-        moment = (number + moments.random()) / kills * seconds  # one in each part of the run
-        victims = moments.choice([(0,), (1,), (0, 1)])
-        rows.append(_kill(work, f"killed-{number}", moment, victims, whole))
-        print(rows[-1], file=sys.stderr, flush=True)
+        share, victims = (number + moments.random()) / kills, moments.choice([(0,), (1,), (0, 1)])  # one in each part of the run
+        for attempt in range(TRIES):
+            row = _kill(work, f"killed-{number}-{attempt}", share * duration, victims, whole)
+            if row["left"] != FINISHED:
+                break
+            duration = share * duration  # this run was faster
+        rows.append(row)
+        print(row, file=sys.stderr, flush=True)
     training = json.loads((work / "whole" / "run.json").read_text(encoding="utf-8"))["training"]
     return {
         "seed": seed,
@@ -119,7 +126,7 @@ def section(record: Mapping[str, Any]) -> str:
     ]
     for row in rows:
         victims = " and ".join(str(victim) for victim in row["victims"])
-        step = "the beginning" if row["step"] is None else str(row["step"])
+        step = "" if row["left"] == FINISHED else "the beginning" if row["step"] is None else str(row["step"])
         lines.append(f"| {row['moment']:.1f} | {victims} | {row['left']} | {step} | {'yes' if row['equal'] else '**no**'} |")
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return "\n".join([*lines, "", f"{record['hardware'] or 'cpu'}; {versions}.\n"])
@@ -136,7 +143,7 @@ def _kill(work: Path, name: str, moment: float, victims: tuple[int, ...], whole:
         process.kill()
         process.join()
     left, step = _left(work / name)
-    if left != "the finished model":
+    if left != FINISHED:
         _wait(_start(work, name, resume=step is not None))
     result = _result(work / name)
     different = [key for key in whole if result[key] != whole[key]]
@@ -151,7 +158,7 @@ def _left(output: Path) -> tuple[str, int | None]:
 
     last = last_checkpoint(output)
     if last is None:
-        return ("the finished model" if is_checkpoint(output) else "no checkpoint"), None
+        return (FINISHED if is_checkpoint(output) else "no checkpoint"), None
     complete = {path.parent.name for path in output.glob(f"{CHECKPOINTS}/checkpoint-*/trainer_state.json")}
     every = {path.name for path in (output / CHECKPOINTS).glob("*checkpoint-*")}
     return ("a checkpoint half written" if every - complete else "checkpoints"), int(last.rpartition("-")[2])

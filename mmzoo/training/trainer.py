@@ -283,15 +283,12 @@ class MultimodalTrainer(Trainer):
         """Return what all processes have counted and summed up, as plain data; all must call this."""
         own = [(self.seen, self.skipped, self.losses.to_dict())]
         every = gather_object(own) if self.args.world_size > 1 else own
-        losses = LossSums()
-        for _, _, other in every:
-            losses.update(other)
         skipped = {number: problem for _, problems, _ in every for number, problem in problems.items()}
         cached: Any = self.data_collator
         return {
             "seen": sum(seen for seen, _, _ in every),
             "skipped": skipped,
-            "losses": losses.to_dict(),
+            "losses": [losses for _, _, losses in every],  # apart, so that a resumed run adds the same numbers in the same order
             "cached": bool(cached.features),
             "stream": self.stream,
             **({"validation": self.validation.state()} if self.validation else {}),
@@ -320,7 +317,13 @@ class MultimodalTrainer(Trainer):
             self.launches = launches if launches[-1]["processes"] == own["processes"] else [*launches, own]
         if self.is_world_process_zero() and progress:  # the sums of all processes
             self.seen, self.skipped = progress["seen"], {key: tuple(each) for key, each in progress["skipped"].items()}
-            self.losses.update(progress["losses"])
+        losses = progress.get("losses", [])
+        if len(losses) == self.args.world_size:
+            losses = losses[self.args.process_index :][:1]
+        elif not self.is_world_process_zero():
+            losses = []
+        for sums in losses:
+            self.losses.update(sums)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.shards is None:

@@ -393,4 +393,4 @@ def test_the_record_of_a_checkpoint_is_plain_data(tmp_path, monkeypatch):
     train(dropping(), Stream(Sample(count=10).load("train"), streamed=False), tmp_path / "m", training=options)
     progress = json.loads((tmp_path / "m" / "checkpoints" / "checkpoint-4" / "progress.json").read_text())
     assert progress["seen"] == 14
-    assert progress["losses"]["steps"][""] == [3]
+    assert progress["losses"][0]["steps"][""] == [3]
