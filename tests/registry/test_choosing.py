@@ -103,11 +103,12 @@ def test_each_of_mmzoos_own_plugins_can_be_disabled(away, tmp_path):
         with use_manager(whole := PluginManager()):
             whole.load(discovery.find_entry_points())
         taken = next(plugin.entries for plugin in whole.plugins if plugin.name == away)
-        assert taken
+        assert taken or away == "mmzoo:trackers", "which has hooks only"
         own = {(entry.kind, entry.name) for entry in whole.registry.entries() if entry.plugin == "mmzoo"}
         assert {(e.kind, e.name) for e in mmzoo.entries() if e.plugin == "mmzoo"} == own - {(e.kind, e.name) for e in taken}
-        with pytest.raises(UnknownName, match=f"'{away}', which is disabled: mmzoo plugin enable {away}"):
-            host.get(taken[0].kind, taken[0].name)
+        for entry in taken[:1]:
+            with pytest.raises(UnknownName, match=f"'{away}', which is disabled: mmzoo plugin enable {away}"):
+                host.get(entry.kind, entry.name)
         built = 0
         for recipe in ({"encoder": "cnn", "language_model": "lstm"}, {"encoder": "vit", "language_model": "gpt-mini"}):
             names = {**recipe, "fusion": "late-product", "task": "classify"}
