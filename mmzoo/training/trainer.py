@@ -333,6 +333,8 @@ class MultimodalTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self.shards is None or checkpoint is None:
             return super()._load_optimizer_and_scheduler(checkpoint)
-        state, schedule = (torch.load(Path(checkpoint) / name, weights_only=True) for name in (OPTIMIZER_NAME, SCHEDULER_NAME))
+        state, schedule = (
+            torch.load(Path(checkpoint) / name, "cpu", weights_only=True) for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
         self.shards.load_state(self.optimizer, state)
         self.lr_scheduler.load_state_dict(schedule)
