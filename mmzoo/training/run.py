@@ -149,7 +149,7 @@ def _train(trainer: MultimodalTrainer, checkpoint: str | None, *, progress: bool
     started = time.monotonic()
     with Meter(str(trainer.args.device)) as meter:
         cached = trainer.cache_features(checkpoint=checkpoint, progress=progress)
-        with trainer.stop.signals_handled():
+        with trainer.stop.signals_handled(), processes.connected():
             trainer.train(resume_from_checkpoint=checkpoint)
     return {"energy": meter.energy, "cached_features": cached, "seconds": round(time.monotonic() - started, 1)}
 

@@ -3,33 +3,22 @@ another number of processes."""
 
 import json
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from launcher import WAYS, launch
 
 import mmzoo
 from mmzoo.errors import TrainingError
 from mmzoo.training.processes import EvenBatches, accumulated
 
-PLACE = {"PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path]), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-# accelerate starts several processes on a CPU under either option.
-WAYS = {"whole": ["--multi_gpu"], "sharded": ["--use_fsdp", "--fsdp_version", "2"]}
-LAUNCH = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
-
-def run(jobs, folder, way=None, count=2):
-    """Run jobs of `tests.helpers.processes`, one after another, in one process or as many as ``count``; return their curves."""
+def run(jobs, folder, way=None):
+    """Run jobs of `tests.helpers.processes`, one after another, in one process or in two; return their curves."""
     path = folder / "jobs.json"
     path.write_text(json.dumps(jobs))
-    command = [sys.executable]
-    if way is not None:
-        command += [*LAUNCH, "--main_process_port", "0", "--num_processes", str(count), *WAYS[way]]
-    command += ["-m", "tests.helpers.processes"]
-    done = subprocess.run([*command, str(path)], capture_output=True, text=True, timeout=500, env={**os.environ, **PLACE})
+    done = launch("-m", "tests.helpers.processes", path, way=way, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(lines) == len(jobs), done.stderr[-3000:]
@@ -48,19 +37,22 @@ def check_close(one: Path, other: Path, tolerance: float):
         assert torch.allclose(value.float(), b[name].float(), rtol=0, atol=tolerance), name
 
 
+# The options of one process, and of each of two.
+COMPARED = dict.fromkeys(["plain", "several", "lora", "cross"], ({"accumulate": 2}, {}))
+COMPARED["skipped"] = {"accumulate": 4}, {"accumulate": 2}
+COMPARED |= dict.fromkeys(["pairs", "skipped-pairs", "bounded-pairs"], ({"batch_size": 4}, {}))
+COMPARED["numbers"] = {"accumulate": 2, "precision": "bf16"}, {"precision": "bf16"}
+COMPARED["q-former"] = [{"accumulate": n, "gradient_checkpointing": True} for n in (4, 2)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_train_as_one_with_the_batches_of_both(way, tmp_path):
     """Also where only one process has a picture, a sound, a target of a task, or an example that can be read; and where an
     epoch does not come out even. Tasks that compare pairs see those of both."""
-    accumulating = ["plain", "several", "lora", "cross", "skipped"]
-    together = ["pairs", "skipped-pairs"]
-    jobs = [job(case, tmp_path / case, accumulate=2) for case in accumulating]
-    jobs += [job(case, tmp_path / case, batch_size=4) for case in together]
-    ones, _ = run(jobs, tmp_path)
-    cases = accumulating + together
-    twos, _ = run([job(case, tmp_path / f"{case}-two") for case in cases], tmp_path, way)
-    for case, one, two in zip(cases, ones, twos, strict=True):
+    ones, _ = run([job(case, tmp_path / case, **one) for case, (one, _) in COMPARED.items()], tmp_path)
+    twos, _ = run([job(case, tmp_path / f"{case}-two", **two) for case, (_, two) in COMPARED.items()], tmp_path, way)
+    for case, one, two in zip(COMPARED, ones, twos, strict=True):
         assert [entry["step"] for entry in one["history"]] == [entry["step"] for entry in two["history"]]
         for single, double in zip(one["history"], two["history"], strict=True):
             assert double["loss"] == pytest.approx(single["loss"], abs=1e-5), case
@@ -87,6 +79,21 @@ def test_a_run_resumes_on_two_processes_then_one_then_two(tmp_path):
         check_close(tmp_path / f"{case}-whole", tmp_path / case, 2e-4)
         launches = json.loads((tmp_path / case / "run.json").read_text())["training"]["launches"]
         assert [(each["step"], each["processes"], each["accumulate"]) for each in launches] == [(0, 2, 1), (2, 1, 2), (5, 2, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_as_many_processes_resume_to_the_bit(way, tmp_path):
+    """With dropout, which has random numbers of each process, and data workers; and a stream, which goes on by its state."""
+    options = {"dropout": {"epochs": 2, "workers": 1}, "stream": {"max_steps": 6}}
+    jobs = []
+    for case, own in options.items():
+        part = job(case, tmp_path / case, **own)
+        jobs += [job(case, tmp_path / f"{case}-whole", **own), {**part, "stop": 2}, {**part, "resume": True}]
+    curves, _ = run(jobs, tmp_path, way)
+    for case, whole, resumed in zip(options, curves[::3], curves[2::3], strict=True):
+        assert resumed == whole
+        check_close(tmp_path / case, tmp_path / f"{case}-whole", 0)
 
 
 def test_batches_come_out_even_and_none_is_repeated():
