@@ -162,7 +162,9 @@ def train(job):
         skip_bad=True,
         progress=False,
     )
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") != "0":  # the main process has a whole copy
+        assert any(hasattr(own, "placements") for own in run.model.parameters()) == ("ACCELERATE_USE_FSDP" in os.environ)
+    else:
         print(json.dumps({"history": run.history, "skipped": sorted(name for name, _ in run.skipped)}), flush=True)
 
 

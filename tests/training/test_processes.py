@@ -3,7 +3,9 @@ another number of processes."""
 
 import json
 import logging
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from launcher import WAYS, launch
 
 import mmzoo
 from mmzoo.errors import TrainingError
+from mmzoo.training.callbacks import StopOnSignal
 from mmzoo.training.processes import EvenBatches, accumulated
 
 
@@ -113,3 +116,20 @@ def test_a_number_of_processes_that_cannot_share_a_step_is_refused(monkeypatch, 
         assert accumulated(1, launches) == 3
     assert "resumed on 2 processes instead of 3" in caplog.text
     assert accumulated(5, ()) == 5
+
+
+def test_a_signal_that_comes_twice_to_each_process_still_saves(monkeypatch):
+    """A scheduler signals all processes, the launcher forwards it, and another process may have told of it before."""
+    clock = [100.0]
+    monkeypatch.setattr("mmzoo.training.callbacks.time.monotonic", lambda: clock[0])
+    trainer = SimpleNamespace(args=SimpleNamespace(world_size=2, device="cpu"))
+    trainer.accelerator = SimpleNamespace(gather=lambda own: torch.tensor([0, signal.SIGTERM]))
+    stop, control = StopOnSignal(trainer), SimpleNamespace()
+    with stop.signals_handled():
+        stop.on_step_end(trainer.args, None, control)
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert (stop.signal, control.should_save) == (signal.SIGTERM, True)
+        clock[0] += 10
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
