@@ -118,6 +118,7 @@ def _program(version: Annotated[bool, _VERSION_OPTION] = False) -> None:
 def main() -> None:
     """Run the command line. Every error of the package becomes one message and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each of several processes would print torch's warnings
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     with main_process_alone(), speaking(), json_alone():

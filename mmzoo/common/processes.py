@@ -111,6 +111,18 @@ def main_first() -> Iterator[None]:
         gather(None)
 
 
+@contextmanager
+def connected() -> Iterator[None]:
+    """Raise an `MmzooError` where the block waits for a process that has ended; its own message says why."""
+    try:
+        yield
+    except RuntimeError as error:
+        group = _connected()
+        if group is None or not (isinstance(error, group.DistError) or "gloo" in str(error)):
+            raise
+        raise _mark(MmzooError(f"another process has ended; its own message says why ({describe_error(error)})")) from None
+
+
 def is_everywhere(error: BaseException) -> bool:
     """Return whether every process has raised this error."""
     return getattr(error, "_everywhere", False)
@@ -166,10 +178,8 @@ def _exchange(value: Any, failure: tuple[int, Exception] | None) -> list[Any]:
         told = (failure[0], rank, *_describe(failure[1], rank))
     every: list[Any] = [None] * group.get_world_size()
     _exchanges += 1
-    try:
+    with connected():
         group.all_gather_object(every, (told, mine))
-    except RuntimeError as error:
-        raise _mark(MmzooError(f"another process has ended; its own message says why ({describe_error(error)})")) from None
     if failures := sorted((told for told, _ in every if told is not None), key=lambda told: told[:2]):
         _, culprit, kind, message = failures[0]
         raise _mark(failure[1] if failure is not None and culprit == rank else kind(message))

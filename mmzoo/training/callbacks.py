@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -14,13 +15,16 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from mmzoo.common.progress import Bar, bar
 
+SAME = 5.0  # seconds; a scheduler may signal all processes, and the launcher its own once more
+
 
 class StopOnSignal(TrainerCallback):
-    """Save a checkpoint and stop at the end of the step after SIGINT or SIGTERM. A second signal stops at once."""
+    """Save a checkpoint and stop at the end of the step after SIGINT or SIGTERM. A second signal stops at once; among several
+    processes one that does not come together with the first."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.signal = 0  # the number of the received signal
+        self.signal, self.since = 0, 0.0  # the number of the signal that this process or another has received, and when
 
     @contextmanager
     def signals_handled(self) -> Iterator[None]:
@@ -36,14 +40,19 @@ class StopOnSignal(TrainerCallback):
                 signal.signal(number, handler)
 
     def _receive(self, number: int, frame: Any) -> None:
-        if self.signal:
+        alone = self.trainer.args.world_size == 1
+        if self.signal and (alone or time.monotonic() - self.since > SAME):
             raise KeyboardInterrupt
-        self.signal = number
+        self._note(number)
+
+    def _note(self, number: int) -> None:
+        if number and not self.signal:
+            self.signal, self.since = number, time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if args.world_size > 1:  # all processes must stop at the same step, or the others would wait forever
             received = torch.tensor([self.signal], device=args.device)
-            self.signal = int(self.trainer.accelerator.gather(received).max())
+            self._note(int(self.trainer.accelerator.gather(received).max()))
         if self.signal:
             control.should_save = control.should_training_stop = True
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -138,6 +138,8 @@ class ValidationCallback(TrainerCallback):
             done += number
             self.shown.validating(step, done, count)
 
+        if args.world_size > 1:  # statistics of batch norms are of a process; those of the main one are saved
+            broadcast([buffer for buffer in model.buffers() if buffer.is_floating_point()])
         with ExitStack() as stack:  # training goes on with the random numbers that it would have without
             stack.enter_context(Randomness(self.options.seed, "validation").used())
             stack.enter_context(torch.random.fork_rng([model.device] if model.device.type == "cuda" else []))

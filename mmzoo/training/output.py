@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers.trainer import TRAINER_STATE_NAME
 
 from mmzoo.checkpoints.folder import CHECKPOINTS, SEEDS, is_checkpoint
-from mmzoo.common.processes import is_main
+from mmzoo.common.processes import is_main, together
 from mmzoo.errors import CheckpointError, MmzooError, TrainingError
 from mmzoo.recipes.schema import Recipe
 
@@ -91,10 +91,11 @@ def unfinished_output(output: Path, recipe: Recipe) -> Iterator[None]:
         MmzooError: of a data worker, without the traceback that torch adds to its message.
     """
     new = not output.exists()
-    if is_main():
+    with together():
         try:
-            (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-            (output / CHECKPOINTS / RECIPE).write_text(json.dumps(recipe.to_dict(), indent=2), encoding="utf-8")
+            if is_main():
+                (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+                (output / CHECKPOINTS / RECIPE).write_text(json.dumps(recipe.to_dict(), indent=2), encoding="utf-8")
         except OSError as error:
             raise CheckpointError(f"{output}: cannot be written: {error.strerror or error}") from None
     try:

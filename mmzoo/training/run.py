@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from mmzoo.checkpoints.record import skipped_record
+from mmzoo.common import processes
 from mmzoo.common.energy import Meter, hardware
 from mmzoo.common.environment import environment
-from mmzoo.common.processes import is_main
 from mmzoo.data.bad import Bad, none_usable
 from mmzoo.data.fingerprint import fingerprint
 from mmzoo.data.mixture import Spec, Specs, open_sources
@@ -100,28 +100,35 @@ def train(
     if output == "":
         raise TrainingError("the output is empty; name a folder")
     output = Path(output).expanduser()
-    config = read_recipe(recipe, **changes)
-    make_augmentations(config)  # its errors, before any data are read
-    check_options(config, validation)
-    bad: Bad | None = [] if skip_bad else None
-    sources = used_sources(config.data, open_sources(config, specs))
-    examples = open_examples(config, sources, split, bad)
-    validated = None
-    if validation is not None:
-        validated, examples = open_validation(config, sources, split, examples, validation)
-    config, _ = inherit_options(config)  # first, so that what a checkpoint has learned is not learned again
-    config = learn(config, examples, streamed=not isinstance(examples, Sequence), skip_bad=skip_bad)
-    callbacks = plugin_callbacks(config)  # before the weights are fetched, as a tracker may not be installed
-    checkpoint = prepare_output(output, config, resume=resume, overwrite=overwrite)
-    torch.manual_seed(config.training.seed)
-    model = assemble(config)
-    examples, outside_labels = check_examples(model, examples, bad)
-    if validated is not None:
-        validated.prepare(model, bad)
-    check_resumed(checkpoint, validated)
+    with processes.together():  # an error is raised in all, once, and none waits for one that failed
+        config = read_recipe(recipe, **changes)
+        make_augmentations(config)  # its errors, before any data are read
+        check_options(config, validation)
+        bad: Bad | None = [] if skip_bad else None
+        sources = used_sources(config.data, open_sources(config, specs))
+        examples = open_examples(config, sources, split, bad)
+        validated = None
+        if validation is not None:
+            validated, examples = open_validation(config, sources, split, examples, validation)
+        config, _ = inherit_options(config)  # first, so that what a checkpoint has learned is not learned again
+        config = learn(config, examples, streamed=not isinstance(examples, Sequence), skip_bad=skip_bad)
+        callbacks = plugin_callbacks(config)  # before the weights are fetched, as a tracker may not be installed
+        checkpoint = prepare_output(output, config, resume=resume, overwrite=overwrite)
+        torch.manual_seed(config.training.seed)
+        model = assemble(config)
+        examples, outside_labels = check_examples(model, examples, bad)
+        if validated is not None:
+            validated.prepare(model, bad)
+        check_resumed(checkpoint, validated)
+        if not processes.agree((config.to_dict(), checkpoint, len(examples) if isinstance(examples, Sequence) else 0)):
+            raise TrainingError(
+                "the processes read different data, or find different checkpoints in the output; give each machine the same copy "
+                "of the data, and an output on a disk that they share"
+            )
     with unfinished_output(output, config):
         how: Any = {"skip_bad": skip_bad, "progress": progress, "checkpoint": checkpoint, "validation": validated}
-        trainer = make_trainer(model, examples, output, callbacks=callbacks, **how)
+        with processes.together():
+            trainer = make_trainer(model, examples, output, callbacks=callbacks, **how)
         facts = _train(trainer, checkpoint, progress=progress)
         skipped = _skipped(trainer, output, bad)
     model.eval()
@@ -137,12 +144,12 @@ def train(
 
 def _train(trainer: MultimodalTrainer, checkpoint: str | None, *, progress: bool) -> dict[str, Any]:
     """Train until the last step or a signal, and return what it took, for run.json."""
-    if (mixture := trainer.mixture()) and progress and is_main():
+    if (mixture := trainer.mixture()) and progress and processes.is_main():
         print(announce(mixture), file=sys.stderr)
     started = time.monotonic()
     with Meter(str(trainer.args.device)) as meter:
         cached = trainer.cache_features(checkpoint=checkpoint, progress=progress)
-        with trainer.stop.signals_handled():
+        with trainer.stop.signals_handled(), processes.connected():
             trainer.train(resume_from_checkpoint=checkpoint)
     return {"energy": meter.energy, "cached_features": cached, "seconds": round(time.monotonic() - started, 1)}
 
@@ -212,7 +219,7 @@ def _skipped(trainer: MultimodalTrainer, output: Path, bad: Bad | None) -> list[
     progress = trainer.progress()
     skipped = [*(bad or []), *progress["skipped"].values()]
     if skipped and not progress["seen"]:
-        if is_main():
+        if processes.is_main():
             remove_checkpoints(output)
         raise input_error(trainer.model)(none_usable(skipped))
     return skipped

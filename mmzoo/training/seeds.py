@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmzoo.checkpoints.folder import CHECKPOINTS, SEEDS, is_checkpoint
-from mmzoo.common.processes import is_main
+from mmzoo.common.processes import is_main, together
 from mmzoo.data.mixture import open_sources
 from mmzoo.errors import TrainingError
 from mmzoo.evaluation.seeds import SeedSummary, folder_of
@@ -67,7 +67,8 @@ def train_seeds(
     config = read_recipe(recipe, **{name: value for name, value in arguments.items() if name not in own})
     recipes = {seed: read_recipe(config, training={"seed": seed}) for seed in _numbers(seeds, config.training.seed)}
     asked = _describe(config, own)
-    finished = _prepare(output, list(recipes), asked, resume=resume, overwrite=overwrite)
+    with together():  # before one of them writes
+        finished = _prepare(output, list(recipes), asked, resume=resume, overwrite=overwrite)
     stopped = None
     with _written(output, asked, finished, overwrite=overwrite):
         for i, (seed, each) in enumerate(recipes.items(), 1):
@@ -128,7 +129,7 @@ def _prepare(output: Path, seeds: list[int], asked: dict[str, Any], *, resume: b
             )
         return list(known.runs)
     taken = [seed for seed in seeds if is_checkpoint(folder_of(output, seed)) or last_checkpoint(folder_of(output, seed))]
-    if not overwrite and (taken or (there and is_main())):  # which writes the file while others may still be here
+    if not overwrite and (taken or there):
         held = f"{output} already holds {'the seed ' + str(taken[0]) if taken else 'seeds'}"
         raise TrainingError(f"{held}; --resume finishes them or adds more, --overwrite replaces them, or name another folder")
     return []

@@ -62,6 +62,12 @@ class Shards(TrainerCallback):
             module, _, own = name.rpartition(".")
             parent = model.get_submodule(module)
             setattr(parent, own, nn.Parameter(getattr(parent, own).detach().reshape(1)))
+        self.gathered: dict[str, Tensor] = {}
+        model.register_forward_hook(self._note_scalars)
+
+    def _note_scalars(self, model: Any, *_: Any) -> None:
+        """Note single values that a task changes in its pass, such as a scale with a bound: it has a gathered copy."""
+        self.gathered = {name: model.get_parameter(name).detach().clone() for name in self.scalars}
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Allow that a weight has a gradient in one process and none in another."""
@@ -69,8 +75,10 @@ class Shards(TrainerCallback):
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Remove the gradients of parts that no process ran in the step (``ran``, of `share_parts`), as they are without shards.
-        Zeros let the optimizer apply its momentum and the weight decay."""
+        Zeros let the optimizer apply its momentum and the weight decay. Keep what a pass has changed."""
         for name, own in self.model.named_parameters():
+            if name in self.gathered:
+                own.data.copy_(_shard(self.gathered[name], own))
             key = name[name.index(".missing.") + 1 :] if ".missing." in name else key_of(name)
             if key.startswith(("encoders.", "tasks.", "missing.")) and key not in self.ran:
                 own.grad = None

@@ -16,6 +16,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -232,7 +233,9 @@ class MultimodalTrainer(Trainer):
             raise input_error(self.model)(f"example {name}: {problem}{ADVICE}")
         self.skipped |= zip(numbers, bad, strict=True)
         self.seen += len(names)
-        result: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
+        # accelerate leaves the precision to the shards, which are float32.
+        with self.accelerator.autocast() if self.shards else nullcontext():
+            result: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
         loss, outputs = result
         if self.step_has_loss and inputs.get("tasks"):
             share = loss.detach() / self.args.world_size  # gradients are averaged over processes, so the trainer multiplies it
@@ -336,6 +339,8 @@ class MultimodalTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self.shards is None or checkpoint is None:
             return super()._load_optimizer_and_scheduler(checkpoint)
-        state, schedule = (torch.load(Path(checkpoint) / name, weights_only=True) for name in (OPTIMIZER_NAME, SCHEDULER_NAME))
+        state, schedule = (
+            torch.load(Path(checkpoint) / name, "cpu", weights_only=True) for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
         self.shards.load_state(self.optimizer, state)
         self.lr_scheduler.load_state_dict(schedule)

@@ -15,8 +15,10 @@ from PIL import Image
 import mmzoo
 from mmzoo.data.dataset import Dataset
 from mmzoo.interfaces import Example
+from mmzoo.recipes.reading import read_recipe
 from mmzoo.testing import Sample, tiny
 from mmzoo.training.callbacks import StopOnSignal
+from mmzoo_tasks import contrastive
 
 COUNT = 18  # examples; two processes with batches of two have no example for one batch of the last step
 TASKS = {"colour": "classify", "answer": "vqa", "pair": {"use": "contrastive", "target": "colour", "encoder": "image"}}
@@ -86,6 +88,36 @@ def of(fusion):
     return tiny(mmzoo.Recipe.of({"encoder": "cnn", "fusion": fusion, "language_model": "gpt-mini", "task": "vqa"}))
 
 
+def numbers():
+    """Several numbers, of which some are missing, beside several labels."""
+    tasks = {"amount": {"use": "regress", "target": "amount"}, "several": {"use": "multi-label", "target": "several"}}
+    parts = {"encoder": {"use": "cnn", "train": "full"}, "fusion": "late-concat", "language_model": "lstm"}
+    return tiny(mmzoo.Recipe.of({**parts, "tasks": tasks}))
+
+
+def numbered():
+    """Examples of which only some have numbers, or labels; batches of either process have neither."""
+    examples = []
+    for i, example in enumerate(noise()):
+        targets = {
+            "amount": (str(i / 9),) if i in (0, 1, 4, 9) else (),
+            "several": ("a", "b")[: 1 + i % 2] if i in (2, 3, 9) else (),
+        }
+        examples.append(Example(str(i), example.image, example.text, targets))
+    return Given(examples)
+
+
+def bounded():
+    """Pairs whose scale begins beyond its bound."""
+    contrastive.START["infonce"] = (5.0, 0.0)
+    return tiny("cnn-prefix-gpt", task=PAIRS)
+
+
+def q_former():
+    """Without dropout, whose random numbers are of each process."""
+    return read_recipe(of("q-former"), fusion={"dropout": 0.0})
+
+
 PAIRS = {"use": "contrastive"}
 CASES = {
     "plain": (lambda: tiny("cnn-prefix-gpt"), lambda: Given(noise())),
@@ -97,6 +129,13 @@ CASES = {
     ),
     "cross": (lambda: of("cross-attention"), lambda: Given(noise())),
     "pairs": (lambda: tiny("cnn-prefix-gpt", task=PAIRS), lambda: Given(noise())),
+    "bounded-pairs": (bounded, lambda: Given(noise())),
+    "numbers": (numbers, numbered),
+    "q-former": (q_former, lambda: Given(noise())),
+    "dropout": (
+        lambda: tiny("cnn-product-lstm", task={"use": "classify", "dropout": 0.3}, encoder={"train": "full"}),
+        lambda: Given(noise()),
+    ),
     "skipped": (lambda: tiny("cnn-prefix-gpt"), damaged),
     "skipped-pairs": (lambda: tiny("cnn-prefix-gpt", task=PAIRS), damaged),
 }
@@ -123,7 +162,9 @@ def train(job):
         skip_bad=True,
         progress=False,
     )
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") != "0":  # the main process has a whole copy
+        assert any(hasattr(own, "placements") for own in run.model.parameters()) == ("ACCELERATE_USE_FSDP" in os.environ)
+    else:
         print(json.dumps({"history": run.history, "skipped": sorted(name for name, _ in run.skipped)}), flush=True)
 
 

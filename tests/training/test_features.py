@@ -9,13 +9,13 @@ import pickle
 import shutil
 import signal
 import subprocess
-import sys
 from collections import namedtuple
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
+from launcher import head
 from PIL import Image
 from safetensors import safe_open
 from test_train import Given, bad_pictures, losses, recipe_file, train
@@ -590,12 +590,11 @@ def test_two_processes_share_the_work(recipe, captions, tmp_path, cache):
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
     command = ["-m", "mmzoo", "train", str(recipe_file(tmp_path, recipe)), "--dataset", str(tmp_path / "train.jsonl"), "--json"]
     command += ["--set", "training.epochs=3", "--set", "training.log_every=1", "--set", "training.precision=fp32"]
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launch = head()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
-    def curve(head, output, batch):
-        full = [sys.executable, *head, *command, "-o", str(tmp_path / output), "--set", f"training.batch_size={batch}"]
+    def curve(start, output, batch):
+        full = [*start, *command, "-o", str(tmp_path / output), "--set", f"training.batch_size={batch}"]
         done = subprocess.run(full, capture_output=True, text=True, timeout=200, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]
         return [entry["loss"] for entry in json.loads(done.stdout[done.stdout.index("{") :])["history"]]
@@ -605,5 +604,5 @@ def test_two_processes_share_the_work(recipe, captions, tmp_path, cache):
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(safe_open(path, "pt")) for path in (cache / name).glob(f"*{SUFFIX}")]
         assert sorted(file.get_slice("crc32").get_shape()[0] for file in files) == [2, 3]
-    assert two == pytest.approx(curve([], "one", 8), abs=1e-4)
+    assert two == pytest.approx(curve(head(None), "one", 8), abs=1e-4)
     assert mmzoo.load(tmp_path / "two").provenance.run["training"]["cached_features"]

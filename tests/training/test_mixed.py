@@ -3,13 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
+from launcher import head
 from safetensors.torch import load_file
 from test_resume_exact import check_equal, stopped_and_resumed
 from test_train import Given
@@ -186,12 +186,9 @@ def test_bad_options_on_the_command_line(tmp_path, arguments, says):
 
 def launch(folder, options, processes):
     """Run the helper in processes of gloo; return its exit code."""
-    head = [sys.executable]
-    if processes > 1:
-        head += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"]
-        head += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [*head, str(HELPER), str(folder), json.dumps(options)]
+    start = head(count=processes) if processes > 1 else head(None)
+    command = [*start, str(HELPER), str(folder), json.dumps(options)]
     return subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
 
 

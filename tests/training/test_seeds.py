@@ -5,11 +5,11 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 
 import pytest
 import torch
 from command_line import run as command
+from launcher import head
 from scipy import stats
 
 import mmzoo
@@ -248,8 +248,7 @@ def test_a_signal_stops_all_seeds(arguments, stopping):
 @pytest.mark.slow
 def test_two_processes(arguments, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "mmzoo"]
+    launch = [*head(), "-m", "mmzoo"]
     whole = [*launch, *map(str, arguments), "--seeds", "2", "--json"]
     done = subprocess.run(whole, capture_output=True, text=True, timeout=200, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -4,11 +4,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from types import ModuleType
 
 import pytest
 import torch
+from launcher import head
 from test_train import Given, losses, recipe_file, train
 from transformers import TrainerCallback
 
@@ -200,17 +200,16 @@ def test_two_processes_give_the_curve_of_one_with_twice_the_batch(tmp_path):
     command = ["-m", "mmzoo", "train", str(recipe_file(tmp_path, recipe)), "--dataset", str(tmp_path / "train.jsonl"), "--json"]
     for option in ("max_steps=4", "log_every=1", "precision=fp32"):
         command += ["--set", f"training.{option}"]
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launch = head()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
-    def curve(head, output, batch):
-        full = [sys.executable, *head, *command, "-o", str(tmp_path / output), "--set", f"training.batch_size={batch}"]
+    def curve(start, output, batch):
+        full = [*start, *command, "-o", str(tmp_path / output), "--set", f"training.batch_size={batch}"]
         done = subprocess.run(full, capture_output=True, text=True, timeout=200, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout[done.stdout.index("{") :])["history"]
 
-    one, two = curve([], "one", 4), curve(launch, "two", 2)
+    one, two = curve(head(None), "one", 4), curve(launch, "two", 2)
     assert len(one) == 4
     for single, double in zip(one, two, strict=True):
         assert double["loss"] == pytest.approx(single["loss"], abs=1e-4)

@@ -1,7 +1,6 @@
 """`skip_bad` leaves out each example that cannot be used, and only it: in training, in evaluation and in prediction."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -269,61 +268,3 @@ def test_the_command_line_predicts_the_rest_of_a_folder(tmp_path, model):
     assert [Path(row["image"]).name for row in json.loads(done.stdout)] == ["a.png", "c.png"]
     assert "skipped 1 of 3 examples" in done.stderr
     assert "b.png" in done.stderr
-
-
-# Several processes
-
-SCRIPT = """
-import json, sys
-import torch
-import mmzoo
-from tests.training.test_skip_bad import Given, good, unreadable
-from mmzoo.interfaces import Example
-from mmzoo.testing import tiny
-
-output, kind, accumulate, processes = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-torch.randperm = lambda count, generator=None: torch.arange(count)
-recipe = {"pair": lambda: tiny("cnn-prefix-gpt", task={"use": "contrastive"}), "text": lambda: tiny("cnn-prefix-gpt")}[kind]()
-# Batches of two: of the first process, of the second, and so on.
-first, second, both = unreadable(6)[:2], unreadable(6)[2:4], unreadable(10)[6:10]
-rows = [*good(2), *first, *good(4)[2:], *good(6)[4:], *second, *good(8)[6:], *both, *good(12)[8:]]
-options = {"epochs": 2, "batch_size": 4 // processes, "keep_images_together": False, "accumulate": accumulate, "workers": 0}
-options |= {"precision": "fp32", "log_every": 1, "learning_rate": 1e-3}
-run = mmzoo.train(recipe, dataset=Given(rows), output=output, progress=False, skip_bad=True, training=options)
-if int(__import__("os").environ.get("RANK", 0)) == 0:
-    print(json.dumps([run.history, sorted(name for name, _ in run.skipped)]))
-"""
-
-
-def curve(tmp_path, kind, accumulate, processes):
-    (tmp_path / "script.py").write_text(SCRIPT)
-    arguments = [str(tmp_path / "script.py"), str(tmp_path / f"{processes}"), kind, str(accumulate), str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
-    command = [sys.executable]
-    if processes > 1:
-        environment["ACCELERATE_USE_CPU"] = "true"
-        command += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-        command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=240, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.mark.parametrize(
-    ("kind", "accumulate"),
-    [("text", 1), pytest.param("text", 2, marks=pytest.mark.slow), pytest.param("pair", 1, marks=pytest.mark.slow)],
-)
-def test_two_processes_go_on_where_one_or_both_have_nothing(tmp_path, kind, accumulate):
-    """The curve, the record and the weights are those of one process with twice the batch; so are those of a contrastive task,
-    which compares the pairs of all processes."""
-    two, skipped = curve(tmp_path, kind, accumulate, 2)
-    assert skipped == sorted(f"bad{i}" for i in (0, 1, 2, 3, 6, 7, 8, 9))
-    one, skipped_by_one = curve(tmp_path, kind, accumulate, 1)
-    assert skipped_by_one == skipped
-    assert [entry["step"] for entry in two] == [entry["step"] for entry in one]
-    assert [entry["loss"] for entry in two] == pytest.approx(
-        [entry["loss"] for entry in one], abs=1e-4 if kind == "text" else 1e-2
-    )
-    a, b = (mmzoo.load(tmp_path / str(n)).state_dict() for n in (1, 2))
-    assert all(torch.allclose(a[name], b[name], atol=1e-3 if kind == "text" else 5e-3) for name in a)
-    assert all(entry["loss"] > 0 for entry in two)

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from launcher import head
 from PIL import Image
 
 import mmzoo
@@ -388,8 +389,7 @@ def test_two_processes_give_the_curve_of_one_with_twice_the_batch(writer, folder
     one = curve([sys.executable, "-m", "mmzoo"], "one", 8)
     # accelerate spawns its processes with torchrun only under --multi_gpu; on a CPU they talk over gloo.
     environment["ACCELERATE_USE_CPU"] = "true"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "mmzoo"]
+    launch = [*head(), "-m", "mmzoo"]
     two = curve(launch, "two", 4)
     assert len(one) == 6
     assert two == pytest.approx(one, abs=1e-4)

@@ -5,13 +5,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import command_line
 import psutil
 import pytest
 import torch
+from launcher import head
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import TrainerCallback
@@ -498,8 +498,7 @@ def test_the_command_says_the_best(folder):
 @pytest.mark.slow
 def test_two_processes_decide_as_one_and_resume_after_a_kill(folder):
     """Over gloo; the batch of a process is half of that of one."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "mmzoo"]
+    launch = [*head(), "-m", "mmzoo"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
     def started(output, *more):
