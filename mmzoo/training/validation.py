@@ -30,7 +30,7 @@ class Validation:
     Attributes:
         parts: tasks, and the examples that they are measured on: one part for all tasks of the same data sets.
         record: names the data, for run.json.
-        metrics: of the tasks that have targets in the data, by name as scores have them, once `prepare` was called.
+        metrics: of the tasks that have targets in the data, by name as scores have them, once `choose_metric` was called.
         metric: the score that chooses the best checkpoint.
     """
 
@@ -39,14 +39,27 @@ class Validation:
     metrics: dict[str, Metric] = field(default_factory=dict)
     metric: str = ""
 
+    def choose_metric(self, model: MultimodalModel) -> None:
+        """Choose the metric. The model needs no weights, but what its tasks have learned from the data, as their metrics may be.
+
+        Raises:
+            BadRecipe: no measured task has ``training.metric``.
+        """
+        several = len(model.tasks) > 1
+        measured = [task for tasks, _ in self.parts for task in tasks]
+        names = [f"{task}/{name}" if several else name for task in measured for name in model.tasks[task].metrics]
+        self.metrics = metrics_of(model, names)
+        self.metric = _find_metric(model, self.metrics)
+
     def prepare(self, model: MultimodalModel, bad: Bad | None) -> None:
-        """Check, before the first step, that each example has references that its tasks can predict; choose the metric.
+        """Check, before the first step, that each example has references that its tasks can predict, and choose the metric.
 
         With ``bad`` examples that cannot be used are left out, which opens every input.
 
         Raises:
             DataError: an example cannot be used. BadRecipe: no measured task has ``training.metric``.
         """
+        self.choose_metric(model)
         skipped: Bad = []
         for number, (tasks, examples) in enumerate(self.parts):
             if bad is not None:
@@ -55,11 +68,8 @@ class Validation:
                 for example in examples:
                     for task in tasks:
                         references_of(model, task, example)
-            names = [f"{task}/{name}" if len(model.tasks) > 1 else name for task in tasks for name in model.tasks[task].metrics]
-            self.metrics |= metrics_of(model, names)
         everything = [example for _, examples in self.parts for example in examples]
         self.record |= {"examples": len(everything), "skipped": len(skipped), "fingerprint": fingerprint(everything)}
-        self.metric = _find_metric(model, self.metrics)
 
     @property
     def smaller_is_better(self) -> bool:

@@ -184,6 +184,12 @@ def test_patience_stops_early_and_finishes(tmp_path, monkeypatch):
     assert mmzoo.load(tmp_path / "m")
 
 
+def test_a_run_whose_patience_ends_at_its_last_step_did_not_stop_early(tmp_path, monkeypatch):
+    scores_are(monkeypatch, [0.1, 0.5, 0.4, 0.3])
+    run = train(dropping(), tmp_path / "m", validation="validation", options={"patience": 2})
+    assert (run.steps, run.validation["stopped_early"]) == (12, False)
+
+
 def test_without_any_number_the_last_weights_are_kept(tmp_path, monkeypatch, weights_by_step):
     scores_are(monkeypatch, [float("nan")] * 4)
     run = train(dropping(), tmp_path / "m", validation="validation")
@@ -393,17 +399,30 @@ def test_by_task(tmp_path):
         ({"validation": 1.5}, BadRecipe, "must be above 0 and below 1"),
         ({"validation": "0"}, BadRecipe, "must be above 0 and below 1"),
         ({"validation": 0.01}, DataError, "0.01 of 24 training examples is less than one"),
-        ({"validation": "nowhere"}, mmzoo.errors.UnknownName, "nowhere"),
+        ({"validation": 0.999}, DataError, "all 24 training examples would be held out for a share of 0.999"),
+        ({"validation": True}, BadRecipe, "got True"),
+        ({"validation": [0.1, "test"]}, BadRecipe, "a share is of all training examples; write 0.1 alone"),
+        ({"validation": ["0.1", "test"]}, BadRecipe, "a share is of all training examples; write 0.1 alone"),
+        ({"validation": {"classify": 0.1}}, BadRecipe, "a share is of all training examples; write 0.1 alone"),
+        ({"validation": []}, DataError, "no data are named"),
+        ({"validation": ""}, DataError, "no data are named"),
+        (
+            {"validation": "nowhere"},
+            mmzoo.errors.UnknownName,
+            "(?s)nowhere.*splits of the training data are train, validation, test",
+        ),
         ({"validation": "empty"}, DataError, "empty"),
         ({"validation": {"other": "test"}}, mmzoo.errors.UnknownName, "no task 'other'"),
     ],
 )
 def test_errors_before_the_model_is_built(tmp_path, monkeypatch, more, kind, message):
-    def never(*_, **__):
-        raise AssertionError("it was built")
+    real = mmzoo.training.run.assemble
 
-    if "cider-d" not in message:  # a metric that exists is looked for in the built tasks
-        monkeypatch.setattr("mmzoo.training.run.assemble", never)
+    def without_weights(recipe, *, meta=False):  # a metric that exists is looked for in the tasks
+        assert meta, "it was built"
+        return real(recipe, meta=True)
+
+    monkeypatch.setattr("mmzoo.training.run.assemble", without_weights)
     data = colours()
     data.given["empty"] = []
     with pytest.raises(kind, match=message):
