@@ -17,6 +17,7 @@ from mmzoo.checkpoints.folder import MAX_JSON, SEEDS, read_manifest, validate
 from mmzoo.checkpoints.record import Count, EvaluationRecord, OpenRecord, RunRecord, TrainingRecord, control_title
 from mmzoo.checkpoints.screening import CARD, RUN
 from mmzoo.common.files import write_atomically
+from mmzoo.common.sanitize import one_line
 from mmzoo.errors import CheckpointError
 from mmzoo.evaluation.run import Evaluation, evaluate
 from mmzoo.evaluation.statistics import Mean
@@ -167,7 +168,7 @@ class SeedSummary:
         ]
         for table in self.tables():
             head, *rows = ([cell(text) for text in row] for row in table.cells())
-            lines += [f"## {table.title}\n", _markdown(head), _markdown(["---"] * len(head)), *map(_markdown, rows), ""]
+            lines += [f"## {cell(table.title)}\n", _markdown(head), _markdown(["---"] * len(head)), *map(_markdown, rows), ""]
         return screening.inert("\n".join(lines))
 
     def write(self) -> None:
@@ -250,7 +251,7 @@ def _key(record: EvaluationRecord) -> str:
 def _title(record: EvaluationRecord) -> str:
     first = "the first " if record.limit is not None else ""
     options = "".join(f", {key}={value}" for key, value in {**record.dataset_options, **record.options}.items())
-    return cell(f"{record.dataset}, split {record.split}, {first}{record.examples} examples{options}")
+    return one_line(f"{record.dataset}, split {record.split}, {first}{record.examples} examples{options}")
 
 
 def _method(count: int) -> str:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
+from os import PathLike
 from typing import Any
 
 from mmzoo.data import provenance
@@ -120,6 +121,8 @@ def _open_given(recipe: Recipe, sources: Sequence[Source], given: Any) -> list[S
 def _open_for_task(recipe: Recipe, sources: Sequence[Source], task: str | None, given: Any) -> list[Source]:
     if isinstance(given, Mapping):
         given = PartConfig.of(given, "validation")
+    if isinstance(given, PathLike):
+        given = str(given)
     if isinstance(given, Sequence) and not isinstance(given, str):
         return [source for each in given for source in _open_for_task(recipe, sources, task, each)]
     if _as_share(given) is not None:
@@ -127,8 +130,8 @@ def _open_for_task(recipe: Recipe, sources: Sequence[Source], task: str | None, 
     trained = [source for source in sources if task in (None, source.task) or source.task is None]
     if isinstance(given, str) and (own := [source for source in trained if given in source.dataset.splits()]):
         return [replace(source, split=given, task=task or source.task) for source in own]
-    spec = _with_options(given, trained)
     try:
+        spec = _with_options(given, trained)
         opened = open_sources(recipe, spec if task is None else {task: spec}, complete=False)
     except UnknownName as error:
         splits = dict.fromkeys(split for source in trained for split in source.dataset.splits())

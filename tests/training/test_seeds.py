@@ -215,6 +215,8 @@ def test_a_folder_that_holds_something_else(trained, classifier, sample, tmp_pat
         train(classifier, sample, trained, resume=True, task={"hidden": 9})
     with pytest.raises(TrainingError, match="were started with another data"):
         train(classifier, sample, trained, resume=True, split="test")
+    with pytest.raises(TrainingError, match="were started with another data"):
+        train(classifier, sample, trained, resume=True, validation=0.5)
     with pytest.raises(CheckpointError, match="models of several seeds; name one of them"):
         mmzoo.load(trained)
     with pytest.raises(CheckpointError, match=r"seeds\.json"):
@@ -233,7 +235,9 @@ def test_the_command_line(arguments, tmp_path):
     assert list(measured["seeds"]) == ["0", "7"]
     values = [measured["seeds"][seed]["scores"]["accuracy"]["value"] for seed in ("0", "7")]
     assert measured["scores"]["accuracy"]["mean"] == pytest.approx(statistics.mean(values))
-    assert "±" in command(*measure).stdout
+    said = command(*measure, "--data", "text_column=text").stdout
+    assert "examples, text_column=text\n" in said  # not as Markdown has it
+    assert "±" in said
     assert "--seeds two: write how many, such as 3, or which: 0,7" in command(*arguments, "--seeds", "two", code=2).stderr
 
 

@@ -352,8 +352,19 @@ def test_a_data_set_with_the_options_of_the_training_data(tmp_path):
     from mmzoo.recipes.schema import PartConfig
 
     dataset = PartConfig.of({"use": str(tmp_path / "train.jsonl"), **data}, "test")
-    run = train(dropping(), tmp_path / "m", dataset, {"max_steps": 3}, validation=str(tmp_path / "dev.jsonl"))
-    assert run.validation["examples"] == 6
+    for number, given in enumerate((str(tmp_path / "dev.jsonl"), tmp_path / "dev.jsonl")):
+        run = train(dropping(), tmp_path / f"m{number}", dataset, {"max_steps": 3}, validation=given)
+        assert run.validation["examples"] == 6
+
+
+def test_targets_outside_the_labels_are_counted(tmp_path):
+    new = [Example(f"new {i}", picture(i + 50), "what color is it", ("purple",)) for i in range(2)]
+    data = Given(train=examples(range(24)), validation=[*examples(range(30, 34)), *new], test=new)
+    run = train(dropping(), tmp_path / "m", data, {"max_steps": 3}, validation="validation")
+    assert run.validation["outside_labels"] == {"classify": 2}
+    with pytest.raises(DataError, match="2 examples have a target outside the labels of 'classify', such as 'purple', and none"):
+        train(dropping(), tmp_path / "n", data, {"max_steps": 3}, validation="test")
+    assert not (tmp_path / "n").exists()
 
 
 def two_tasks():
