@@ -109,6 +109,10 @@ def _print_notes(run: Run) -> None:
         print(f"note: {describe_outside_labels(task, targets)}; the loss leaves these targets out", file=sys.stderr)
     if run.validation and (count := run.validation.get("deduplicated")):
         print(f"note: {count} training examples were left out, which are among the validation examples", file=sys.stderr)
+    for task, count in (run.validation or {}).get("outside_labels", {}).items():
+        print(
+            f"note: {count} validation examples have a target outside the labels of '{task}': counted as wrong", file=sys.stderr
+        )
     if not run.finished:
         print(f"stopped at step {run.steps}; the checkpoint is {run.stopped_at}", file=sys.stderr)
         print("to continue: the same command with --resume", file=sys.stderr)

@@ -10,6 +10,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from mmzoo.data.bad import Chosen
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.open import load_split, open_dataset, open_for, takes_default, target_of
-from mmzoo.errors import DataError, MmzooError, UnknownName
+from mmzoo.errors import BadRecipe, DataError, MmzooError, UnknownName
 from mmzoo.interfaces import Example
 from mmzoo.recipes.schema import PartConfig, Recipe
 
@@ -153,7 +154,9 @@ def _pairs(specs: Any) -> list[tuple[str | None, str | PartConfig | Dataset]]:
         return [(task, spec) for task, given in specs.items() for _, spec in _pairs(given)]
     if isinstance(specs, Sequence) and not isinstance(specs, str | Dataset):
         return [pair for spec in specs for pair in _pairs(spec)]
-    return [(None, specs)]
+    if not isinstance(specs, str | PathLike | PartConfig | Dataset):
+        raise BadRecipe(f"a data set is a name, a path, an id, a mapping with options, or a Dataset (got {specs!r})")
+    return [(None, str(specs) if isinstance(specs, PathLike) else specs)]
 
 
 class _SequenceOf(Sequence[Example]):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from mmzoo.common import processes
@@ -104,7 +105,7 @@ def score_examples(
     references = {task: _references(model, task, examples) for task in tasks}
     if not processes.agree(references):
         raise DataError("the processes read different examples; give each machine the same copy of the data set")
-    groups = {task: _groups(examples, model.tasks[task].modality or model.modality) for task in tasks}
+    groups = cache(lambda task: _groups(examples, model.tasks[task].modality or model.modality))  # hashes inputs in memory
     alone = tasks[0] if several and len(tasks) == 1 else None
     predictions = _predict(model, conditions, batch_size, {**(options or {}), **({"task": alone} if alone else {})}, advance)
     if alone:
@@ -115,8 +116,9 @@ def score_examples(
         rows, own = list(references[task]), predictions[condition]
         own = [own[i][task] if several else own[i] for i in rows]
         with attribute_errors_to(f"metric '{name}' failed on the predictions"):
-            groups_of_rows, bootstrap = [groups[task][i] for i in rows], {"seed": seed, "resamples": resamples}
-            return measure(metric, own, list(references[task].values()), groups_of_rows, **bootstrap), metric.note
+            own_groups = [groups(task)[i] for i in rows] if resamples or metric.compares_all else []
+            measured = measure(metric, own, list(references[task].values()), own_groups, seed=seed, resamples=resamples)
+            return measured, metric.note
 
     pairs = [(condition, name) for condition in conditions for name in metrics]
     scores = dict(zip(pairs, processes.share(pairs, lambda pair: score(*pair)), strict=True))

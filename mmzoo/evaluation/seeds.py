@@ -14,9 +14,18 @@ from typing import Any
 from mmzoo.checkpoints import screening
 from mmzoo.checkpoints.card import cell
 from mmzoo.checkpoints.folder import MAX_JSON, SEEDS, read_manifest, validate
-from mmzoo.checkpoints.record import Count, EvaluationRecord, OpenRecord, RunRecord, TrainingRecord, control_title
+from mmzoo.checkpoints.record import (
+    Count,
+    EvaluationRecord,
+    OpenRecord,
+    RunRecord,
+    TrainingRecord,
+    ValidationRecord,
+    control_title,
+)
 from mmzoo.checkpoints.screening import CARD, RUN
 from mmzoo.common.files import write_atomically
+from mmzoo.common.sanitize import one_line
 from mmzoo.errors import CheckpointError
 from mmzoo.evaluation.run import Evaluation, evaluate
 from mmzoo.evaluation.statistics import Mean
@@ -167,7 +176,7 @@ class SeedSummary:
         ]
         for table in self.tables():
             head, *rows = ([cell(text) for text in row] for row in table.cells())
-            lines += [f"## {table.title}\n", _markdown(head), _markdown(["---"] * len(head)), *map(_markdown, rows), ""]
+            lines += [f"## {cell(table.title)}\n", _markdown(head), _markdown(["---"] * len(head)), *map(_markdown, rows), ""]
         return screening.inert("\n".join(lines))
 
     def write(self) -> None:
@@ -223,18 +232,17 @@ def _training_rows(trainings: Sequence[TrainingRecord]) -> list[Row]:
     rows = [Row("steps", tuple(float(each.steps) for each in trainings), digits=0)]
     if all(each.history for each in trainings):
         rows.append(Row("last loss", tuple(each.history[-1].loss for each in trainings)))
-    best = [_best_scores(each.model_dump().get("validation") or {}) for each in trainings]
+    best = [_best_scores(each.validation) for each in trainings]
     names = [name for name in best[0] if all(name in own for own in best)]
     return rows + [Row(name, tuple(own[name] for own in best), digits=0 if name == "best step" else 4) for name in names]
 
 
-def _best_scores(validation: Mapping[str, Any]) -> dict[str, float]:
-    best = validation.get("best") or {}
-    at = [entry for entry in validation.get("history", []) if entry.get("step") == best.get("step")]
-    if not at:
+def _best_scores(validation: ValidationRecord | None) -> dict[str, float]:
+    """Return the best step and its scores that are numbers; nothing without any."""
+    if validation is None or (best := validation.best) is None:
         return {}
-    scores = {f"validation {name}": float(score) for name, score in at[-1]["scores"].items()}
-    return {"best step": float(best["step"]), **scores}
+    scores = next((entry.scores for entry in validation.history if entry.step == best.step), {})
+    return {"best step": best.step, **{f"validation {name}": score for name, score in scores.items() if score is not None}}
 
 
 def _setting(record: EvaluationRecord) -> dict[str, Any]:
@@ -250,7 +258,7 @@ def _key(record: EvaluationRecord) -> str:
 def _title(record: EvaluationRecord) -> str:
     first = "the first " if record.limit is not None else ""
     options = "".join(f", {key}={value}" for key, value in {**record.dataset_options, **record.options}.items())
-    return cell(f"{record.dataset}, split {record.split}, {first}{record.examples} examples{options}")
+    return one_line(f"{record.dataset}, split {record.split}, {first}{record.examples} examples{options}")
 
 
 def _method(count: int) -> str:

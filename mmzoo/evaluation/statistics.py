@@ -88,7 +88,8 @@ def measure(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Score:
-    """Return the score of predictions with its interval; without ``resamples`` the interval is the score itself.
+    """Return the score of predictions with its interval; without ``resamples`` the interval is the score itself, and only metrics
+    that compare all examples need the ``groups``.
 
     Examples of one group (one image) are resampled together, since they are not independent (the cluster bootstrap; Davison and
     Hinkley 1997, section 3.8).

@@ -76,7 +76,7 @@ class ValidationCallback(TrainerCallback):
             **self.validation.record,
             "metric": self.validation.metric,
             "best": self.best,
-            "stopped_early": self._patience_ended(),
+            "stopped_early": self._patience_ended() and self.trainer.state.global_step < self.trainer.state.max_steps,
             "history": describe(self.history),
         }
 

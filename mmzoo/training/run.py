@@ -113,6 +113,8 @@ def train(
         config, _ = inherit_options(config)  # first, so that what a checkpoint has learned is not learned again
         config = learn(config, examples, streamed=not isinstance(examples, Sequence), skip_bad=skip_bad)
         callbacks = plugin_callbacks(config)  # before the weights are fetched, as a tracker may not be installed
+        if validated is not None and config.training.metric:  # which no task may have
+            validated.choose_metric(assemble(config, meta=True))
         checkpoint = prepare_output(output, config, resume=resume, overwrite=overwrite)
         torch.manual_seed(config.training.seed)
         model = assemble(config)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,14 @@ def _describe(config: Recipe, own: dict[str, Any]) -> dict[str, Any]:
     given: Any = next((own[name] for name in ("dataset", "datasets") if own.get(name) is not None), [])
     sources = open_sources(config, given)
     data = describe_sources(sources, own.get("split", "train"))
-    return json.loads(json.dumps({"recipe": plain, "data": data}, default=str))
+    if (validation := own.get("validation")) is not None:
+        data["validation"] = str(validation) if isinstance(validation, int | float) else validation
+    return json.loads(json.dumps({"recipe": plain, "data": data}, default=_name))
+
+
+def _name(value: Any) -> str:
+    """Return a text for what is no plain data, which is the same in another process."""
+    return str(value) if isinstance(value, PathLike) else type(value).__name__
 
 
 def _prepare(output: Path, seeds: list[int], asked: dict[str, Any], *, resume: bool, overwrite: bool) -> list[int]:

@@ -12,10 +12,18 @@ from mmzoo.data.bad import Bad
 from mmzoo.data.batching import batches
 from mmzoo.data.collate import raise_bad, tensors
 from mmzoo.data.fingerprint import fingerprint
-from mmzoo.errors import BadRecipe
+from mmzoo.data.open import for_task
+from mmzoo.errors import BadRecipe, DataError
 from mmzoo.evaluation.controls import AS_IS, Condition
 from mmzoo.evaluation.metric import Metric
-from mmzoo.evaluation.scoring import metrics_of, references_of, score_examples, usable_examples
+from mmzoo.evaluation.scoring import (
+    describe_outside_labels,
+    metrics_of,
+    outside_labels,
+    references_of,
+    score_examples,
+    usable_examples,
+)
 from mmzoo.interfaces import Example
 from mmzoo.models.model import MultimodalModel
 
@@ -30,7 +38,7 @@ class Validation:
     Attributes:
         parts: tasks, and the examples that they are measured on: one part for all tasks of the same data sets.
         record: names the data, for run.json.
-        metrics: of the tasks that have targets in the data, by name as scores have them, once `prepare` was called.
+        metrics: of the tasks that have targets in the data, by name as scores have them, once `choose_metric` was called.
         metric: the score that chooses the best checkpoint.
     """
 
@@ -39,15 +47,30 @@ class Validation:
     metrics: dict[str, Metric] = field(default_factory=dict)
     metric: str = ""
 
+    def choose_metric(self, model: MultimodalModel) -> None:
+        """Choose the metric. The model needs no weights, but what its tasks have learned from the data, as their metrics may be.
+
+        Raises:
+            BadRecipe: no measured task has ``training.metric``.
+        """
+        several = len(model.tasks) > 1
+        measured = [task for tasks, _ in self.parts for task in tasks]
+        names = [f"{task}/{name}" if several else name for task in measured for name in model.tasks[task].metrics]
+        self.metrics = metrics_of(model, names)
+        self.metric = _find_metric(model, self.metrics)
+
     def prepare(self, model: MultimodalModel, bad: Bad | None) -> None:
-        """Check, before the first step, that each example has references that its tasks can predict; choose the metric.
+        """Check, before the first step, that each example has references that its tasks can predict, and choose the metric.
 
         With ``bad`` examples that cannot be used are left out, which opens every input.
 
         Raises:
-            DataError: an example cannot be used. BadRecipe: no measured task has ``training.metric``.
+            DataError: an example cannot be used, or none has a target in the label set of a task.
+            BadRecipe: no measured task has ``training.metric``.
         """
+        self.choose_metric(model)
         skipped: Bad = []
+        outside: dict[str, int] = {}
         for number, (tasks, examples) in enumerate(self.parts):
             if bad is not None:
                 self.parts[number] = tasks, usable_examples(model, examples, skipped, BATCH_SIZE)
@@ -55,11 +78,10 @@ class Validation:
                 for example in examples:
                     for task in tasks:
                         references_of(model, task, example)
-            names = [f"{task}/{name}" if len(model.tasks) > 1 else name for task in tasks for name in model.tasks[task].metrics]
-            self.metrics |= metrics_of(model, names)
+            outside |= _outside_labels(model, self.parts[number][1])
         everything = [example for _, examples in self.parts for example in examples]
         self.record |= {"examples": len(everything), "skipped": len(skipped), "fingerprint": fingerprint(everything)}
-        self.metric = _find_metric(model, self.metrics)
+        self.record["outside_labels"] = outside
 
     @property
     def smaller_is_better(self) -> bool:
@@ -103,6 +125,21 @@ class Validation:
                         own[0], own[1] = own[0] + float(total), own[1] + float(count)
         weights = {task: config.weight for task, config in model.recipe.tasks.items()}
         return sum(weights[task] * total / max(count, 1.0) for (task, _), (total, count) in sums.items())
+
+
+def _outside_labels(model: MultimodalModel, examples: Sequence[Example]) -> dict[str, int]:
+    """Return by task how many examples have a target outside its label set, which cannot be predicted; only tasks with any.
+
+    Raises:
+        DataError: no target is in the label set.
+    """
+    found = outside_labels(model, examples)
+    for task, targets in found.items():
+        own = (for_task(model.recipe, task, example) for example in examples)
+        if all(len(model.tasks[task].outside_labels(each)) == len(each.targets) for each in own):
+            problem = describe_outside_labels(task, targets)
+            raise DataError(f"validation: {problem}, and none is among them; is it the right column (target_column)?")
+    return {task: len(targets) for task, targets in found.items()}
 
 
 def _blank(model: MultimodalModel) -> tuple[str, ...]:

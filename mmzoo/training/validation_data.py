@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
+from os import PathLike
 from typing import Any
 
 from mmzoo.data import provenance
@@ -108,6 +109,8 @@ def _as_share(given: Validated) -> float | None:
 
 def _open_given(recipe: Recipe, sources: Sequence[Source], given: Any) -> list[Source]:
     """Return the validation data sets, with their splits."""
+    if not given and not isinstance(given, bool):
+        raise DataError("validation: no data are named; name a split, a data set, or a share of the training examples (0.1)")
     if not isinstance(given, Mapping) or "use" in given:
         return _open_for_task(recipe, sources, None, given)
     if unknown := [task for task in given if task not in recipe.tasks]:
@@ -118,15 +121,21 @@ def _open_given(recipe: Recipe, sources: Sequence[Source], given: Any) -> list[S
 def _open_for_task(recipe: Recipe, sources: Sequence[Source], task: str | None, given: Any) -> list[Source]:
     if isinstance(given, Mapping):
         given = PartConfig.of(given, "validation")
+    if isinstance(given, PathLike):
+        given = str(given)
     if isinstance(given, Sequence) and not isinstance(given, str):
         return [source for each in given for source in _open_for_task(recipe, sources, task, each)]
-    if task is not None and _as_share(given) is not None:
-        raise BadRecipe(f"validation: {task}={given}: a share is of all training examples; write {given} alone")
+    if _as_share(given) is not None:
+        raise BadRecipe(f"validation: a share is of all training examples; write {given} alone, without a task or other data")
     trained = [source for source in sources if task in (None, source.task) or source.task is None]
     if isinstance(given, str) and (own := [source for source in trained if given in source.dataset.splits()]):
         return [replace(source, split=given, task=task or source.task) for source in own]
-    spec = _with_options(given, trained)
-    opened = open_sources(recipe, spec if task is None else {task: spec}, complete=False)
+    try:
+        spec = _with_options(given, trained)
+        opened = open_sources(recipe, spec if task is None else {task: spec}, complete=False)
+    except UnknownName as error:
+        splits = dict.fromkeys(split for source in trained for split in source.dataset.splits())
+        raise UnknownName(f"validation: {error}\nThe splits of the training data are {', '.join(splits)}.") from None
     return [source if source.split else replace(source, split=_default_split(source)) for source in opened]
 
 
@@ -201,8 +210,7 @@ def _hold_out(recipe: Recipe, examples: Any, share: float) -> tuple[list[int], l
             held += group
     held = held or min(groups, key=len)  # every group is larger than the share
     if len(held) == len(examples):
-        raise DataError(
-            f"validation: all {len(examples)} training examples share an input, so none can be held out; name a split"
-        )
+        why = "share an input" if len(groups) == 1 else f"would be held out for a share of {share}"
+        raise DataError(f"validation: all {len(examples)} training examples {why}; name a smaller share, or a split")
     chosen = set(held)
     return sorted(held), [number for number in range(len(examples)) if number not in chosen]

@@ -112,6 +112,23 @@ def test_scores_and_sample_predictions_with_pictures_are_logged(classifier, tmp_
     assert rows[3] == r"| 2 | b | classify | what \| is \*it\* ? | red \| crimson | blue |"
 
 
+def test_a_validation_is_logged_with_its_pictures(classifier, tmp_path):
+    run = train(classifier, tmp_path / "m", training={"evaluate_every": 2, "metric": "loss"}, validation=0.5)
+    events, history = read(tmp_path / "m"), run.validation["history"]
+    for name in ("accuracy", "loss"):
+        assert curve(events, f"eval/{name}") == [(entry["step"], pytest.approx(entry["scores"][name])) for entry in history]
+    assert [event.step for event in events.Images("eval/samples")] == [2, 4]
+    for event in events.Images("eval/samples"):
+        grid = Image.open(io.BytesIO(event.encoded_image_string))
+        assert len(grid.getcolors(1 << 16)) > 2  # not only white, and the numbers in black
+    rows = text(events, "eval/samples").splitlines()[2:]
+    assert len(rows) == run.validation["examples"]
+    predictions = run.model.predict_examples(Sample().load("train"))
+    by_id = {example.id: each.text for example, each in zip(Sample().load("train"), predictions, strict=True)}
+    if run.validation["best"]["step"] == 4:  # whose weights the model has
+        assert [row.split(" | ")[-1].removesuffix(" |") for row in rows] == [by_id[row.split(" | ")[1]] for row in rows]
+
+
 @pytest.mark.parametrize("stop", ["signal", "crash"])
 def test_a_resumed_run_continues_its_curves(classifier, tmp_path, monkeypatch, stop):
     """After a crash at step 5, with step 4 logged and the checkpoint of step 3, step 4 is there once."""

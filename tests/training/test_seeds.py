@@ -124,26 +124,20 @@ def test_evaluation_measures_each_and_the_card_has_scores_beside_controls(traine
     assert len(json.loads((trained / "seeds.json").read_text())["evaluations"]) == 1
 
 
-def test_validation_scores_of_the_best_step_are_in_the_card(trained, classifier, sample, tmp_path):
-    for seed in (0, 1):
-        folder = tmp_path / f"seed-{seed}"
-        folder.mkdir()
-        record = run_record(trained / f"seed-{seed}")
-        record["training"]["validation"] = {
-            "metric": "accuracy",
-            "best": {"step": 2, "score": 0.5 + seed / 4},
-            "history": [
-                {"step": 1, "scores": {"accuracy": 0.1, "loss": 2.0}},
-                {"step": 2, "scores": {"accuracy": 0.5 + seed / 4, "loss": 1.0}},
-            ],
-        }
-        (folder / "run.json").write_text(json.dumps(record))
-    summary = mmzoo.SeedSummary.of(tmp_path, {}, {}, [0, 1])
+def test_validation_scores_of_the_best_step_are_in_the_card(classifier, sample, tmp_path):
+    summary = train(classifier, sample, tmp_path, seeds=2, validation=0.5, overwrite=True).summary
+    paths = [tmp_path / f"seed-{seed}" / "run.json" for seed in (0, 1)]
+    records = [json.loads(path.read_text()) for path in paths]
+    validations = [record["training"]["validation"] for record in records]
     means = {row.label: row.values for row in summary.tables()[0].rows}
-    assert means["validation accuracy"] == (0.5, 0.75)
-    assert means["validation loss"] == (1.0, 1.0)
-    assert means["best step"] == (2, 2)
-    assert "| validation accuracy | 0.5000 | 0.7500 | 0.6250 ± 1.5883 |" in summary.card()
+    assert means["best step"] == tuple(each["best"]["step"] for each in validations)
+    assert means["validation accuracy"] == tuple(each["best"]["score"] for each in validations)
+    assert "| validation accuracy |" in (tmp_path / "README.md").read_text()
+    assert "| validation f1 |" in summary.card()
+    for entry in validations[1]["history"]:
+        entry["scores"]["f1"] = None  # not a number
+    paths[1].write_text(json.dumps(records[1]))
+    assert "| validation f1 |" not in mmzoo.SeedSummary.read(tmp_path).card()
 
 
 def test_resume_keeps_the_finished_goes_on_with_the_stopped_and_starts_the_rest(trained, classifier, sample, tmp_path, stopping):
@@ -215,6 +209,8 @@ def test_a_folder_that_holds_something_else(trained, classifier, sample, tmp_pat
         train(classifier, sample, trained, resume=True, task={"hidden": 9})
     with pytest.raises(TrainingError, match="were started with another data"):
         train(classifier, sample, trained, resume=True, split="test")
+    with pytest.raises(TrainingError, match="were started with another data"):
+        train(classifier, sample, trained, resume=True, validation=0.5)
     with pytest.raises(CheckpointError, match="models of several seeds; name one of them"):
         mmzoo.load(trained)
     with pytest.raises(CheckpointError, match=r"seeds\.json"):
@@ -233,7 +229,9 @@ def test_the_command_line(arguments, tmp_path):
     assert list(measured["seeds"]) == ["0", "7"]
     values = [measured["seeds"][seed]["scores"]["accuracy"]["value"] for seed in ("0", "7")]
     assert measured["scores"]["accuracy"]["mean"] == pytest.approx(statistics.mean(values))
-    assert "±" in command(*measure).stdout
+    said = command(*measure, "--data", "text_column=text").stdout
+    assert "examples, text_column=text\n" in said  # not as Markdown has it
+    assert "±" in said
     assert "--seeds two: write how many, such as 3, or which: 0,7" in command(*arguments, "--seeds", "two", code=2).stderr
 
 

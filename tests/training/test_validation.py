@@ -184,6 +184,12 @@ def test_patience_stops_early_and_finishes(tmp_path, monkeypatch):
     assert mmzoo.load(tmp_path / "m")
 
 
+def test_a_run_whose_patience_ends_at_its_last_step_did_not_stop_early(tmp_path, monkeypatch):
+    scores_are(monkeypatch, [0.1, 0.5, 0.4, 0.3])
+    run = train(dropping(), tmp_path / "m", validation="validation", options={"patience": 2})
+    assert (run.steps, run.validation["stopped_early"]) == (12, False)
+
+
 def test_without_any_number_the_last_weights_are_kept(tmp_path, monkeypatch, weights_by_step):
     scores_are(monkeypatch, [float("nan")] * 4)
     run = train(dropping(), tmp_path / "m", validation="validation")
@@ -346,8 +352,19 @@ def test_a_data_set_with_the_options_of_the_training_data(tmp_path):
     from mmzoo.recipes.schema import PartConfig
 
     dataset = PartConfig.of({"use": str(tmp_path / "train.jsonl"), **data}, "test")
-    run = train(dropping(), tmp_path / "m", dataset, {"max_steps": 3}, validation=str(tmp_path / "dev.jsonl"))
-    assert run.validation["examples"] == 6
+    for number, given in enumerate((str(tmp_path / "dev.jsonl"), tmp_path / "dev.jsonl")):
+        run = train(dropping(), tmp_path / f"m{number}", dataset, {"max_steps": 3}, validation=given)
+        assert run.validation["examples"] == 6
+
+
+def test_targets_outside_the_labels_are_counted(tmp_path):
+    new = [Example(f"new {i}", picture(i + 50), "what color is it", ("purple",)) for i in range(2)]
+    data = Given(train=examples(range(24)), validation=[*examples(range(30, 34)), *new], test=new)
+    run = train(dropping(), tmp_path / "m", data, {"max_steps": 3}, validation="validation")
+    assert run.validation["outside_labels"] == {"classify": 2}
+    with pytest.raises(DataError, match="2 examples have a target outside the labels of 'classify', such as 'purple', and none"):
+        train(dropping(), tmp_path / "n", data, {"max_steps": 3}, validation="test")
+    assert not (tmp_path / "n").exists()
 
 
 def two_tasks():
@@ -393,17 +410,30 @@ def test_by_task(tmp_path):
         ({"validation": 1.5}, BadRecipe, "must be above 0 and below 1"),
         ({"validation": "0"}, BadRecipe, "must be above 0 and below 1"),
         ({"validation": 0.01}, DataError, "0.01 of 24 training examples is less than one"),
-        ({"validation": "nowhere"}, mmzoo.errors.UnknownName, "nowhere"),
+        ({"validation": 0.999}, DataError, "all 24 training examples would be held out for a share of 0.999"),
+        ({"validation": True}, BadRecipe, "got True"),
+        ({"validation": [0.1, "test"]}, BadRecipe, "a share is of all training examples; write 0.1 alone"),
+        ({"validation": ["0.1", "test"]}, BadRecipe, "a share is of all training examples; write 0.1 alone"),
+        ({"validation": {"classify": 0.1}}, BadRecipe, "a share is of all training examples; write 0.1 alone"),
+        ({"validation": []}, DataError, "no data are named"),
+        ({"validation": ""}, DataError, "no data are named"),
+        (
+            {"validation": "nowhere"},
+            mmzoo.errors.UnknownName,
+            "(?s)nowhere.*splits of the training data are train, validation, test",
+        ),
         ({"validation": "empty"}, DataError, "empty"),
         ({"validation": {"other": "test"}}, mmzoo.errors.UnknownName, "no task 'other'"),
     ],
 )
 def test_errors_before_the_model_is_built(tmp_path, monkeypatch, more, kind, message):
-    def never(*_, **__):
-        raise AssertionError("it was built")
+    real = mmzoo.training.run.assemble
 
-    if "cider-d" not in message:  # a metric that exists is looked for in the built tasks
-        monkeypatch.setattr("mmzoo.training.run.assemble", never)
+    def without_weights(recipe, *, meta=False):  # a metric that exists is looked for in the tasks
+        assert meta, "it was built"
+        return real(recipe, meta=True)
+
+    monkeypatch.setattr("mmzoo.training.run.assemble", without_weights)
     data = colours()
     data.given["empty"] = []
     with pytest.raises(kind, match=message):
