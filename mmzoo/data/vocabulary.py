@@ -29,13 +29,15 @@ LONGEST = 100  # characters of a word; the library's own limit
 
 
 def learn_vocabulary(texts: Iterable[str], size: int, *, verbatim: bool = False) -> list[str]:
-    """Return the units of a WordPiece vocabulary of at most ``size``, special tokens first."""
+    """Return the units of a WordPiece vocabulary of at most ``size``, special tokens first; the default if no text has a character."""
     from tokenizers import Tokenizer, models, trainers
 
     tokenizer = Tokenizer(models.WordPiece(unk_token=UNK))
     _prepare(tokenizer, verbatim=verbatim)
     texts = list(map(whole, texts))
     characters = {c for text in set(texts) for c in tokenizer.normalizer.normalize_str(text) if not c.isspace()} - {SPACE, JOIN}
+    if not characters:
+        return default_vocabulary(verbatim=verbatim)
     unspaced = {c for c in characters if re.match(f"[{UNSPACED}]", c)}  # never inside a word
     # The trainer breaks ties by id, and numbers the characters inside words in hash order, which differs between processes.
     # Passing them as special tokens gives them the same ids in every run.

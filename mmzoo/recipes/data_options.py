@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -35,21 +37,37 @@ class DataOptions(BaseModel):
 
     @field_validator("augment", mode="before")
     @classmethod
-    def _several(cls, value: Any) -> Any:
+    def _augment(cls, value: Any) -> Any:
         """Read a single augmentation as a list of one."""
-        return {key: [v] if isinstance(v, str | dict) else v for key, v in value.items()} if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            raise ValueError("name the modality: {image: [flip, ...]}")
+        lists = {key: own if isinstance(own, list) else [own] for key, own in value.items()}
+        for one in (one for own in lists.values() for one in own):
+            if not (isinstance(one, str) and one) and not (isinstance(one, dict) and "use" in one):
+                raise ValueError("each augmentation is a name, or {use: NAME, ...} with its options")
+        return lists
 
-    @field_validator("weights")
+    @field_validator("weights", mode="before")
     @classmethod
-    def _weights(cls, value: str | dict[str, float]) -> str | dict[str, float]:
-        if isinstance(value, str):
-            name, _, number = value.partition(":")
-            if name == TEMPERATURE and re.fullmatch(r"\d+(\.\d+)?", number) and float(number) > 0:
-                return value
-            if value not in (PROPORTIONAL, ROUND_ROBIN):
+    def _weights(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            name, _, number = str(value).partition(":")
+            warm = name == TEMPERATURE and re.fullmatch(r"\d+(\.\d+)?", number) and float(number) > 0
+            if not warm and value not in (PROPORTIONAL, ROUND_ROBIN):
                 raise ValueError("must be proportional, temperature:T with T above 0, round-robin, or numbers by name")
-        elif any(weight < 0 for weight in value.values()):
+            return value
+        value = dict(_flat(value))
+        if wrong := [name for name, weight in value.items() if not isinstance(weight, int | float) or not math.isfinite(weight)]:
+            raise ValueError(f"the weight of '{wrong[0]}' must be a number")
+        if any(weight < 0 for weight in value.values()):
             raise ValueError("weights must not be negative")
-        elif not any(value.values()):
+        if not any(value.values()):
             raise ValueError("all weights are 0; at least one must be above it")
         return value
+
+
+def _flat(weights: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield ``a.csv`` and 3 of ``{a: {csv: 3}}``, which ``--set data.weights.a.csv=3`` makes."""
+    for name, own in weights.items():
+        for inner, weight in _flat(own) if isinstance(own, dict) else [("", own)]:
+            yield f"{name}.{inner}" if inner else str(name), weight

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mmzoo.errors import BadRecipe, PluginBroken
-from mmzoo.interfaces.kinds import kind_of
+from mmzoo.interfaces.kinds import PARTS, kind_of
 from mmzoo.recipes.schema import PartConfig, Recipe, explain
 from mmzoo.registry.entries import Entry, split_use
 from mmzoo.registry.manager import plugin_manager
@@ -64,5 +64,6 @@ def resolve(kind: str, part: PartConfig, *, key: str | None = None) -> Resolved:
     try:
         options = schema.model_validate(values)
     except ValidationError as error:
-        raise BadRecipe(explain(error, entry.label, prefix=key, known=[*fields, *type(part).model_fields])) from None
+        known = [*fields, *(type(part).model_fields if kind in PARTS else ())]
+        raise BadRecipe(explain(error, entry.label, prefix=key, known=known)) from None
     return Resolved(entry, cls, options, chosen, revision)

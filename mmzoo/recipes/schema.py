@@ -91,7 +91,7 @@ class TaskConfig(PartConfig):
     )
 
 
-OPTIONS: dict[str, type[BaseModel]] = {"training.": TrainingOptions, "data.": DataOptions}
+OPTIONS: dict[str, type[BaseModel]] = {"training": TrainingOptions, "data": DataOptions}
 PartName = Annotated[str, Field(pattern=f"^{PART_NAME}$")]
 
 
@@ -241,7 +241,7 @@ def explain(
         kind = next((kind for kind in short if steps[:1] == [GROUPS[kind]]), None)
         key = ".".join(map(str, [*filter(None, [prefix]), *([kind, *steps[2:]] if kind else steps)]))
         if problem["type"] == "extra_forbidden":
-            names = next((list(of.model_fields) for group, of in OPTIONS.items() if key.startswith(group)), known or [])
+            names = list(OPTIONS[steps[0]].model_fields) if steps[0] in OPTIONS and not prefix else known or []
             advice = did_you_mean(str(problem["loc"][-1]), names, 1) or (f"the options are {', '.join(names)}" if names else "")
             text = f"unknown option; {advice}" if advice else "unknown option"
         elif problem["type"] == "missing":
