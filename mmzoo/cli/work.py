@@ -175,7 +175,7 @@ def evaluate(
 
     quiet()
     options: dict[str, Any] = {
-        "dataset": arg.dataset_of(dataset, data),
+        "dataset": next(iter(arg.datasets_of([dataset], data).values())),
         "split": split,
         "metrics": metric,
         "limit": limit,
