@@ -129,6 +129,7 @@ class EvaluationRecord(DataRecord):
     """Describe one evaluation: on the first ``limit`` examples, or on all if it is None, with ``options`` for the prediction."""
 
     split: Name
+    task: Name | None = None  # the only one that the data set was for
     examples: Count
     skipped: Count = 0  # beside these
     skipped_examples: Annotated[list[SkippedRecord], Field(max_length=100)] = []

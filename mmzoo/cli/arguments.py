@@ -40,7 +40,15 @@ Data = Annotated[
     ),
 ]
 _DATASET_HELP = "A registered name, a folder or file, or an id such as org/name."
-DatasetName = Annotated[str, typer.Option("--dataset", help=_DATASET_HELP, autocompletion=complete("dataset"), metavar="DATASET")]
+DatasetName = Annotated[
+    str,
+    typer.Option(
+        "--dataset",
+        help=f"{_DATASET_HELP} TASK=NAME measures one task.",
+        autocompletion=complete("dataset"),
+        metavar="[TASK=]DATASET",
+    ),
+]
 DatasetNames = Annotated[
     list[str],
     typer.Option(
@@ -158,6 +166,12 @@ def _data_of(pair: tuple[str | None, str], pairs: Iterable[tuple[str | None, str
         elif named in pair:
             own.append(option.removeprefix(f"{named}."))
     return own
+
+
+def data_of_first(given: Sequence[str], data: list[str] | None) -> list[str]:
+    """Return the options of the first data set, as they are written for it alone."""
+    pairs = read_datasets(given)
+    return _data_of(pairs[0], pairs, data or []) if len(pairs) > 1 else data or []
 
 
 def validation_of(given: Sequence[str] | None) -> Any:

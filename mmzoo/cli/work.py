@@ -65,7 +65,9 @@ def train(
         "skip_bad": skip_bad,
         **arg.changes_of(sets, encoder=encoder, fusion=fusion, language_model=language_model, task=task),
     }
-    measure = ["--dataset", arg.read_datasets(dataset)[0][1], *(word for pair in data or [] for word in ("--data", pair))]
+    measure = []
+    if "dataset" in arguments or arg.read_datasets(dataset)[0][0] is not None:  # others may lack targets of some tasks
+        measure = ["--dataset", dataset[0], *(word for pair in arg.data_of_first(dataset, data) for word in ("--data", pair))]
     if seeds is not None:
         numbers = arg.seeds_of(seeds)
         several = mmzoo.train_seeds(recipe, seeds=numbers, after_each=lambda _, run: _print_notes(run), **arguments)
@@ -81,7 +83,8 @@ def train(
         print(f"trained {run.steps} steps in {run.seconds:.0f} s{loss}; the model is in {run.output}")
         if run.validation:
             print(_describe_best(run.validation))
-        print("measure it: ", shlex.join(["mmzoo", "evaluate", str(run.output), *measure]))
+        if measure:
+            print("measure it: ", shlex.join(["mmzoo", "evaluate", str(run.output), *measure]))
         _warn_about_large_batch(run)
 
 
@@ -127,7 +130,8 @@ def _report_seeds(several: SeedRuns, measure: Sequence[str], *, as_json: bool) -
         return
     print(summary.tables()[0])
     print(f"trained {len(summary.runs)} seeds; their card is {several.output / CARD}")
-    print("measure them: ", shlex.join(["mmzoo", "evaluate", str(several.output), *measure]))
+    if measure:
+        print("measure them: ", shlex.join(["mmzoo", "evaluate", str(several.output), *measure]))
 
 
 def _print_skipped(count: int, skipped: Sequence[tuple[str, str]]) -> None:
@@ -175,7 +179,7 @@ def evaluate(
 
     quiet()
     options: dict[str, Any] = {
-        "dataset": arg.dataset_of(dataset, data),
+        "dataset": next(iter(arg.datasets_of([dataset], data).values())),
         "split": split,
         "metrics": metric,
         "limit": limit,

@@ -131,6 +131,19 @@ def open_sources(recipe: Recipe, specs: Specs, *, complete: bool = True) -> list
     return sources
 
 
+def open_one(recipe: Recipe, spec: Spec | Mapping[str, Spec]) -> Source:
+    """Open one data set for every task of a recipe, or ``{task: data set}`` for that task.
+
+    Raises:
+        DataError: several are given. Others as `open_sources`.
+    """
+    if isinstance(spec, str | PartConfig | Dataset):
+        return Source("", spec, open_for(recipe, spec))
+    if len(_pairs(spec)) != 1:
+        raise DataError("an evaluation reads one data set; evaluate each task's by itself: --dataset TASK=NAME")
+    return open_sources(recipe, spec, complete=False)[0]
+
+
 def split_of(spec: str | PartConfig | Dataset) -> tuple[str | PartConfig | Dataset, str | None]:
     """Return a data set and the split that its name ends with, such as ``easy-vqa:test``; None if it names none."""
     if isinstance(spec, Dataset):

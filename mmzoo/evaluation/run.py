@@ -17,9 +17,9 @@ from mmzoo.common.environment import environment
 from mmzoo.common.progress import bar
 from mmzoo.data import provenance
 from mmzoo.data.bad import Bad, read_all
-from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
-from mmzoo.data.open import for_task, load_split, open_for, takes_default
+from mmzoo.data.mixture import Spec, open_one
+from mmzoo.data.open import for_task, takes_default
 from mmzoo.errors import BadRecipe, CheckpointError, DataError
 from mmzoo.evaluation.controls import AS_IS, CONTROLS, SHUFFLED, default_controls, make_conditions
 from mmzoo.evaluation.scoring import describe_outside_labels, metrics_of, outside_labels, score_examples, usable_examples
@@ -29,7 +29,6 @@ from mmzoo.modalities.reader import plural
 from mmzoo.models.compatibility import check_data
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel
-from mmzoo.recipes.schema import PartConfig
 from mmzoo.sharing.locations import is_folder, local_folder
 
 MAX_SAMPLES, MAX_SAMPLE_LENGTH, MAX_SAMPLE_TARGETS = 20, 300, 3  # of examples that a card shows
@@ -66,6 +65,7 @@ class Evaluation:
     predictions: list[Any] = field(default_factory=list, repr=False)  # by task if there are several
     outside_labels: dict[str, list[str]] = field(default_factory=dict)  # by task, a target of each such example; a record counts
     skipped_examples: list[dict[str, str]] = field(default_factory=list, repr=False)  # ``id`` and ``error`` of the first 100
+    task: str | None = None  # the only one that the data set was for
     errors: frozenset[str] = frozenset()  # the scores that are better if they are smaller
     unrecorded: str = ""  # why the result could not be recorded in the checkpoint
 
@@ -128,7 +128,7 @@ class Evaluation:
 def evaluate(
     model: MultimodalModel | str | Path,
     *,
-    dataset: str | PartConfig | Dataset,
+    dataset: Spec | Mapping[str, Spec],
     split: str | None = None,
     metrics: Sequence[str] | None = None,
     controls: Sequence[str] | None = None,
@@ -147,6 +147,7 @@ def evaluate(
 
     Args:
         model: a model, a checkpoint folder, or a repository as `mmzoo.load` takes it.
+        dataset: a data set for every task; with ``{task: data set}`` only that task is measured, on its usual targets.
         split: its name; None for ``test``, or for the only split if there is one.
         metrics: names of metrics; None for those of the model's tasks. Of several tasks they are named ``task/metric``.
         controls: names such as ``"shuffled"``, ``"blanked"`` and ``"missing"``, of all inputs, or of one modality
@@ -179,12 +180,12 @@ def evaluate(
     started = time.monotonic()
     bad: Bad = []
     with processes.main_first():
-        source = open_for(model.recipe, dataset)
-        if not split:
-            split = splits[0] if len(splits := source.splits()) == 1 else "test"
-        examples = _load_examples(source, split, limit, bad if skip_bad else None)
-    check_data(model.recipe, examples[0], dataset if isinstance(dataset, str) else type(source).__name__)
-    chosen = metrics_of(model, metrics)
+        source = open_one(model.recipe, dataset)
+        if not (split := split or source.split):
+            split = splits[0] if len(splits := source.dataset.splits()) == 1 else "test"
+        examples = _load_examples(source.load(model.recipe, split), split, limit, bad if skip_bad else None)
+    check_data(model.recipe, examples[0], source.title)
+    chosen = metrics_of(model, metrics, source.task)
     if "task" in options:
         name = f"{options['task']}/{next(iter(chosen)).rpartition('/')[2]}"
         raise BadRecipe(f"task: an evaluation measures every task; choose metrics of one: metrics=['{name}']")
@@ -210,12 +211,13 @@ def evaluate(
             "seconds": time.monotonic() - started,
         }
 
-    data = provenance.describe(dataset)
+    data = provenance.describe(source.spec)
     del data["license"]
     evaluation = Evaluation(
         **data,
         **processes.once(measured),
         split=split,
+        task=source.task,
         examples=len(examples),
         skipped=len(bad),
         skipped_examples=skipped_record(bad),
@@ -245,9 +247,10 @@ def _record(model: MultimodalModel, folder: Path) -> str:
     return ""
 
 
-def _load_examples(dataset: Dataset, split: str, limit: int | None, bad: Bad | None) -> Sequence[Example]:
+def _load_examples(
+    loaded: Sequence[Example] | Iterable[Example], split: str, limit: int | None, bad: Bad | None
+) -> Sequence[Example]:
     """Return the first ``limit`` examples of a split; all if that is None. With ``bad`` rows that cannot be read are left out."""
-    loaded: Sequence[Example] | Iterable[Example] = load_split(dataset, split)
     if bad is not None:
         examples = read_all(loaded, limit, bad)
     else:
@@ -262,7 +265,7 @@ def _add_to_run(run: dict[str, Any], evaluation: Evaluation) -> None:
 
     def setting(result: dict[str, Any]) -> list[Any]:
         options = [result.get(name) or {} for name in ("dataset_options", "options")]
-        return [result[name] for name in ("dataset", "split", "examples")] + options
+        return [result.get(name) for name in ("dataset", "split", "task", "examples")] + options
 
     new = evaluation.to_dict()
     run["evaluations"] = [*(old for old in run.get("evaluations", []) if setting(old) != setting(new)), new]

@@ -247,7 +247,7 @@ def _best_scores(validation: ValidationRecord | None) -> dict[str, float]:
 
 def _setting(record: EvaluationRecord) -> dict[str, Any]:
     """Return what two records of one evaluation have in common."""
-    names = ("dataset", "dataset_options", "split", "examples", "limit", "options", "fingerprint")
+    names = ("dataset", "dataset_options", "split", "task", "examples", "limit", "options", "fingerprint")
     return {name: getattr(record, name) for name in names}
 
 

@@ -20,7 +20,7 @@ from mmzoo.data import provenance
 from mmzoo.data.bad import read_all
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
-from mmzoo.data.open import load_split, open_for
+from mmzoo.data.mixture import open_one
 from mmzoo.errors import DataError, MmzooError
 from mmzoo.evaluation.controls import AS_IS, make_conditions
 from mmzoo.evaluation.run import evaluate
@@ -181,9 +181,10 @@ def _check_claim(
     try:
         with processes.together():
             with processes.main_first():
-                source = open_for(model.recipe, provenance.reopen(claim) if copy is None else provenance.substitute(copy, claim))
+                spec = provenance.reopen(claim) if copy is None else provenance.substitute(copy, claim)
+                source = open_one(model.recipe, spec if claim.get("task") is None else {claim["task"]: spec})
                 skipped = claim.get("skipped") or 0
-                rows, count = load_split(source, claim["split"]), max(0, claim["examples"]) + skipped
+                rows, count = source.load(model.recipe, claim["split"]), max(0, claim["examples"]) + skipped
                 read = read_all(rows, count, []) if skipped else list(islice(rows, count))
             examples = list(usable_examples(model, read, [], how[0]) if skipped else read)
     except MmzooError as error:

@@ -9,6 +9,7 @@ from itertools import islice, pairwise
 from os import PathLike
 from typing import Any
 
+from mmzoo.common.suggestions import did_you_mean
 from mmzoo.data import provenance
 from mmzoo.data.bad import Chosen
 from mmzoo.data.mixture import VALIDATION_SPLITS, Mixture, Source, Spec, Specs, open_sources, split_of
@@ -80,13 +81,14 @@ def open_validation(
     both, twice = find_overlap(recipe, (example for part in loaded for example in part), examples)
     if not both:
         return validation, examples
+    fault = f"{both} of {sum(map(len, loaded))} validation examples are among the training examples"
+    if len(twice) == len(examples):
+        raise DataError(f"{fault}, and these are all of those; choose another split, or hold out a share: --validation 0.1")
     if not recipe.data.deduplicate:
         raise DataError(
-            f"{both} of {sum(map(len, loaded))} validation examples are among the training examples, so that their scores would "
-            "say little; choose another split, or leave them out of the training: --set data.deduplicate=true"
+            f"{fault}, so that their scores would say little; choose another split, or leave them out of the training: "
+            "--set data.deduplicate=true"
         )
-    if len(twice) == len(examples):
-        raise DataError("every training example is among the validation examples; choose another split")
     validation.record["deduplicated"] = len(twice)
     return validation, Chosen(examples, [number for number in range(len(examples)) if number not in twice])
 
@@ -130,12 +132,17 @@ def _open_for_task(recipe: Recipe, sources: Sequence[Source], task: str | None, 
     trained = [source for source in sources if task in (None, source.task) or source.task is None]
     if isinstance(given, str) and (own := [source for source in trained if given in source.dataset.splits()]):
         return [replace(source, split=given, task=task or source.task) for source in own]
+    spec = _with_options(given, trained)
     try:
-        spec = _with_options(given, trained)
         opened = open_sources(recipe, spec if task is None else {task: spec}, complete=False)
     except UnknownName as error:
-        splits = dict.fromkeys(split for source in trained for split in source.dataset.splits())
-        raise UnknownName(f"validation: {error}\nThe splits of the training data are {', '.join(splits)}.") from None
+        splits = list(dict.fromkeys(split for source in trained for split in source.dataset.splits()))
+        if not isinstance(given, str):
+            raise
+        raise UnknownName(
+            f"validation: '{given}' is neither a split of the training data ({', '.join(splits)}) nor a data set; "
+            + (did_you_mean(given, splits) or f"a share to hold out is written 0.1\n{error}")
+        ) from None
     return [source if source.split else replace(source, split=_default_split(source)) for source in opened]
 
 

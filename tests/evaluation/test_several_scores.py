@@ -156,3 +156,26 @@ def test_two_encoders_of_one_modality(tmp_path):
     assert evaluation.controls["blanked"]["tone/accuracy"].value == shares(blanked, "tone")
     assert list(measure(tmp_path / "m", controls=["missing"]).controls) == ["missing"]
     assert mmzoo.verify(tmp_path / "m", dataset=Pairs(), progress=False).reproduced
+
+
+class Tones(Pairs):
+    """Clips and their tones alone, which are not under the key of a task."""
+
+    def load(self, split):
+        heard = Sample(3).load(split)
+        return [Example(f"{i}", heard[i].image, "what is it", (TONES[i],), audio=heard[i].audio) for i in range(3)]
+
+
+def test_a_data_set_for_one_task(model):
+    """As a model learns from a data set for each task, it is measured on one."""
+    evaluation = mmzoo.evaluate(
+        model, dataset={"tone": Tones()}, metrics=["accuracy"], controls=["shuffled:audio"], progress=False
+    )
+    assert {name: score.value for name, score in evaluation.scores.items()} == {"tone/accuracy": 1}
+    (record,) = json.loads((model / "run.json").read_text())["evaluations"]
+    assert record["task"] == "tone"
+    assert mmzoo.verify(model, dataset=Tones(), progress=False).reproduced
+    with pytest.raises(UnknownName, match="no task 'tune'"):
+        mmzoo.evaluate(model, dataset={"tune": Tones()}, progress=False)
+    with pytest.raises(DataError, match="one data set"):
+        mmzoo.evaluate(model, dataset={"tone": Tones(), "colour": Tones()}, progress=False)

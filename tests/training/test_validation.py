@@ -405,7 +405,7 @@ def test_by_task(tmp_path):
         (
             {"validation": "train"},
             DataError,
-            "24 of 24 validation examples are among the training examples.*data.deduplicate=true",
+            "24 of 24 validation examples are among the training examples, and these are all .* hold out a share",
         ),
         ({"validation": 1.5}, BadRecipe, "must be above 0 and below 1"),
         ({"validation": "0"}, BadRecipe, "must be above 0 and below 1"),
@@ -417,11 +417,8 @@ def test_by_task(tmp_path):
         ({"validation": {"classify": 0.1}}, BadRecipe, "a share is of all training examples; write 0.1 alone"),
         ({"validation": []}, DataError, "no data are named"),
         ({"validation": ""}, DataError, "no data are named"),
-        (
-            {"validation": "nowhere"},
-            mmzoo.errors.UnknownName,
-            "(?s)nowhere.*splits of the training data are train, validation, test",
-        ),
+        ({"validation": "nowhere"}, mmzoo.errors.UnknownName, "'nowhere' is neither a split .*0.1\nunknown dataset"),
+        ({"validation": "tran"}, mmzoo.errors.UnknownName, "neither a split .* did you mean 'train'"),
         ({"validation": "empty"}, DataError, "empty"),
         ({"validation": {"other": "test"}}, mmzoo.errors.UnknownName, "no task 'other'"),
     ],
