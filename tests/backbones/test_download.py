@@ -225,6 +225,7 @@ def test_pickled_weights_are_refused(hub, first):
     assert [path for path in contents(hub.section("pickled")) if path.endswith(".bin")] == []
 
 
+@pytest.mark.slow
 def test_command_line_says_what_is_wrong(hub, tmp_path):
     done = run(
         "-m", "mmzoo", "check", "clip-prefix-gpt2", "--encoder", "hf-vision:nobody/nothing",
@@ -286,6 +287,7 @@ def test_only_trained_weights_are_saved(first):
     assert 4 * first["trained"] <= path.stat().st_size < 4 * first["trained"] + 2048
 
 
+@pytest.mark.slow
 def test_offline_with_a_warm_cache(hub, first):
     before = len(hub.requests)
     env = environment(hub.url, first["cache"], HF_HUB_OFFLINE="1")

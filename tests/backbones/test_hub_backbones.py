@@ -207,6 +207,7 @@ def parts(folder):
     return {**recipe, "encoder": encoder, "language_model": {**recipe["language_model"], "use": f"hf-causal:{folder / GPT2}"}}
 
 
+@pytest.mark.slow
 def test_the_trained_weights_of_the_real_size(tmp_path):
     model = assemble(Recipe.of(real(tmp_path)), meta=True)
     state, saved = model.state_dict(), model.saved_names()

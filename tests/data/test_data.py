@@ -129,6 +129,7 @@ class TestOpenMoji:
         data = open_dataset(PartConfig(use="openmoji"))
         return {split: data.load(split) for split in data.splits()}
 
+    @pytest.mark.slow
     def test_every_picture_is_in_one_split(self, splits):
         counts = {split: len(examples) for split, examples in splits.items()}
         assert list(counts) == ["train", "validation", "test"]

@@ -66,6 +66,7 @@ def shares(predictions, task):
     return sum(right) / len(right)
 
 
+@pytest.mark.slow
 def test_a_task_depends_on_its_modality_only(model):
     evaluation = measure(model)
     metrics = ["accuracy", "precision", "recall", "f1"]

@@ -40,6 +40,7 @@ def done(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_record_a_model_and_seed(done):
     records = common.read(TINY, done / "runs")
     assert {name: [record["seed"] for record in rows] for name, rows in records.items()} == {

@@ -188,6 +188,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_a_repository_on_a_hub(models, tmp_path):
     with serve_writable(tmp_path / "hub") as hub:
         hub.create("me/shared")
@@ -214,6 +215,7 @@ def test_one_import_registers_the_auto_classes(models):
     assert done.stdout.split() == ["MmzooConfig", *["MmzooForImageTextToText"] * 3, "MmzooProcessor"], done.stderr
 
 
+@pytest.mark.slow
 def test_importing_mmzoo_leaves_the_import_system_alone():
     code = "import sys, mmzoo.integrations.transformers; print([f for f in sys.meta_path if 'mmzoo' in type(f).__module__])"
     assert run("-c", code, env=dict(os.environ)).stdout.strip() == "[]"

@@ -108,6 +108,7 @@ def page(made):
     return Page((made[0] / "report.html").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_json_is_all_that_is_on_stdout(made):
     output, done = made
     printed = json.loads(done.stdout)
@@ -253,6 +254,7 @@ def test_right_answers_are_of_every_kind():
 # The claim of equality
 
 
+@pytest.mark.slow
 def test_a_tampered_model_is_not_called_equal(made):
     output, done = made
     claimed = json.loads(done.stdout)["reload"]
@@ -368,6 +370,7 @@ class Interrupting:
         return [Interrupt()]
 
 
+@pytest.mark.slow
 def test_a_stopped_demo_goes_on(tmp_path, monkeypatch, capsys):
     recipe, output = tmp_path / "tiny.yaml", tmp_path / "out"
     recipe.write_text(TINY)
