@@ -41,10 +41,10 @@ def check_close(one: Path, other: Path, tolerance: float):
 
 
 # The options of one process, and of each of two.
-COMPARED = dict.fromkeys(["plain", "several", "lora", "cross"], ({"accumulate": 2}, {}))
+COMPARED = dict.fromkeys(["plain", "several", "lora", "numbers"], ({"accumulate": 2}, {}))
 COMPARED["skipped"] = {"accumulate": 4}, {"accumulate": 2}
 COMPARED |= dict.fromkeys(["pairs", "skipped-pairs", "bounded-pairs"], ({"batch_size": 4}, {}))
-COMPARED["numbers"] = {"accumulate": 2, "precision": "bf16"}, {"precision": "bf16"}
+COMPARED["cross"] = {"accumulate": 2, "precision": "bf16"}, {"precision": "bf16"}
 COMPARED["q-former"] = [{"accumulate": n, "gradient_checkpointing": True} for n in (4, 2)]
 
 
@@ -58,10 +58,10 @@ def test_two_processes_train_as_one_with_the_batches_of_both(way, tmp_path):
     for case, one, two in zip(COMPARED, ones, twos, strict=True):
         assert [entry["step"] for entry in one["history"]] == [entry["step"] for entry in two["history"]]
         for single, double in zip(one["history"], two["history"], strict=True):
-            assert double["loss"] == pytest.approx(single["loss"], abs=1e-5), case
+            assert double["loss"] == pytest.approx(single["loss"], rel=1e-5, abs=1e-5), case
             assert double.get("terms") == pytest.approx(single.get("terms"), abs=1e-5), case
         assert two["skipped"] == one["skipped"]
-        check_close(tmp_path / case, tmp_path / f"{case}-two", 2e-4)
+        check_close(tmp_path / case, tmp_path / f"{case}-two", 2e-3 if case == "cross" else 2e-4)
 
 
 @pytest.mark.slow
