@@ -126,8 +126,12 @@ class SampleRecord(OpenRecord):
 
 
 class EvaluationRecord(DataRecord):
-    """Describe one evaluation: on the first ``limit`` examples, or on all if it is None, with ``options`` for the prediction."""
+    """Describe one evaluation: on the first ``limit`` examples, or on all if it is None, with ``options`` for the prediction.
 
+    Where the data set was named for a ``task``, this one alone was measured.
+    """
+
+    task: Name | None = None
     split: Name
     examples: Count
     skipped: Count = 0  # beside these

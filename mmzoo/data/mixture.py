@@ -178,6 +178,12 @@ class _StreamOf(Iterable[Example]):
     def __iter__(self) -> Iterator[Example]:
         return map(partial(_under, self.target), self.examples)  # not a generator: it would end at a row that cannot be read
 
+    def __getattr__(self, name: str) -> Any:
+        """Return the methods of the stream's state, if it has them."""
+        if name not in ("state_dict", "load_state_dict"):
+            raise AttributeError(name)
+        return getattr(self.examples, name)
+
 
 def _under(target: str, example: Example) -> Example:
     targets: Any = example.for_task(target).targets

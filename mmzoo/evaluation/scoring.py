@@ -37,22 +37,24 @@ class ConditionResult:
     notes: dict[str, str]
 
 
-def metrics_of(model: MultimodalModel, names: Sequence[str] | None = None) -> dict[str, Metric]:
-    """Return metrics by name; those of every task if ``names`` is None.
+def metrics_of(
+    model: MultimodalModel, names: Sequence[str] | None = None, tasks: Sequence[str] | None = None
+) -> dict[str, Metric]:
+    """Return metrics by name; those of every task, or of each of ``tasks``, if ``names`` is None.
 
-    For a model of several tasks the names are ``task/metric``; a name without a task is measured for every task.
+    For a model of several tasks the names are ``task/metric``; a name without a task is measured for every one of ``tasks``.
 
     Raises:
         UnknownName: there is no such metric or task. BadRecipe: a wrong option.
     """
     if len(model.tasks) == 1:
         return make_metrics(names or model.task.metrics)
-    pairs = []
-    for name in names or [f"{task}/{metric}" for task, own in model.tasks.items() for metric in own.metrics]:
+    pairs, tasks = [], tasks or list(model.tasks)
+    for name in names or [f"{task}/{metric}" for task in tasks for metric in model.tasks[task].metrics]:
         task, slash, metric = name.partition("/")
         if slash and task not in model.tasks:
             raise UnknownName(f"metric '{name}': this model has no task '{task}'; its tasks are {', '.join(model.tasks)}")
-        pairs += [(task, metric)] if slash else [(every, name) for every in model.tasks]
+        pairs += [(task, metric)] if slash else [(every, name) for every in tasks]
     metrics = make_metrics(dict.fromkeys(metric for _, metric in pairs))
     return {f"{task}/{metric}": metrics[metric] for task, metric in pairs}
 
