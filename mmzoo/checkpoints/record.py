@@ -126,7 +126,10 @@ class SampleRecord(OpenRecord):
 
 
 class EvaluationRecord(DataRecord):
-    """Describe one evaluation: on the first ``limit`` examples, or on all if it is None, with ``options`` for the prediction."""
+    """Describe one evaluation: on the first ``limit`` examples, or on all if it is None, with ``options`` for the prediction.
+
+    Where the data set was named for a ``task``, this one alone was measured.
+    """
 
     split: Name
     task: Name | None = None  # the only one that the data set was for

@@ -44,7 +44,7 @@ DatasetName = Annotated[
     str,
     typer.Option(
         "--dataset",
-        help=f"{_DATASET_HELP} TASK=NAME measures one task.",
+        help=f"{_DATASET_HELP} NAME:SPLIT names the split, TASK=NAME the only task to measure.",
         autocompletion=complete("dataset"),
         metavar="[TASK=]DATASET",
     ),
@@ -128,11 +128,11 @@ def rows_of(inputs: Mapping[str, list[str]], count: int) -> list[dict[str, str]]
     return [{name: given[i if len(given) > 1 else 0] for name, given in inputs.items()} for i in range(count)]
 
 
-def dataset_of(name: str, data: list[str] | None) -> Any:
-    from mmzoo.data.open import dataset_part
-    from mmzoo.recipes.merging import assignments
-
-    return dataset_part(name, assignments(data or [], "--data"))
+def dataset_of(given: str, data: list[str] | None) -> Any:
+    """Return a data set with its options; by its task if it is for one."""
+    pairs = read_datasets([given])
+    part = _part_of(pairs[0], pairs, data)
+    return part if pairs[0][0] is None else {pairs[0][0]: part}
 
 
 def read_datasets(given: Sequence[str]) -> list[tuple[str | None, str]]:
@@ -148,11 +148,29 @@ def datasets_of(given: Sequence[str], data: list[str] | None) -> dict[str, Any]:
     """Return the arguments of `mmzoo.train` that name its data."""
     pairs = read_datasets(given)
     if len(pairs) == 1 and pairs[0][0] is None:
-        return {"dataset": dataset_of(pairs[0][1], data)}
+        return {"dataset": dataset_of(given[0], data)}
     by_task: dict[str | None, list[Any]] = {}
     for pair in pairs:
-        by_task.setdefault(pair[0], []).append(dataset_of(pair[1], _data_of(pair, pairs, data or [])))
+        by_task.setdefault(pair[0], []).append(_part_of(pair, pairs, data))
     return {"datasets": by_task}
+
+
+def _part_of(pair: tuple[str | None, str], pairs: Iterable[tuple[str | None, str]], data: list[str] | None) -> Any:
+    from mmzoo.data.open import dataset_part
+    from mmzoo.recipes.merging import assignments
+
+    return dataset_part(pair[1], assignments(_data_of(pair, pairs, data or []), "--data"))
+
+
+def measuring(given: Sequence[str], data: list[str] | None) -> list[str]:
+    """Return the options of `mmzoo evaluate` for the first data set of a training."""
+    from mmzoo.data.mixture import split_of
+
+    pairs = read_datasets(given)
+    task, name = pairs[0]
+    use, _ = split_of(name)
+    options = (word for pair in _data_of(pairs[0], pairs, data or []) for word in ("--data", pair))
+    return ["--dataset", f"{use}" if task is None else f"{task}={use}", *options]
 
 
 def _data_of(pair: tuple[str | None, str], pairs: Iterable[tuple[str | None, str]], data: Iterable[str]) -> list[str]:
@@ -166,12 +184,6 @@ def _data_of(pair: tuple[str | None, str], pairs: Iterable[tuple[str | None, str
         elif named in pair:
             own.append(option.removeprefix(f"{named}."))
     return own
-
-
-def data_of_first(given: Sequence[str], data: list[str] | None) -> list[str]:
-    """Return the options of the first data set, as they are written for it alone."""
-    pairs = read_datasets(given)
-    return _data_of(pairs[0], pairs, data or []) if len(pairs) > 1 else data or []
 
 
 def validation_of(given: Sequence[str] | None) -> Any:

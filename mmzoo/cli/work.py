@@ -65,9 +65,7 @@ def train(
         "skip_bad": skip_bad,
         **arg.changes_of(sets, encoder=encoder, fusion=fusion, language_model=language_model, task=task),
     }
-    measure = []
-    if "dataset" in arguments or arg.read_datasets(dataset)[0][0] is not None:  # others may lack targets of some tasks
-        measure = ["--dataset", dataset[0], *(word for pair in arg.data_of_first(dataset, data) for word in ("--data", pair))]
+    measure = arg.measuring(dataset, data)
     if seeds is not None:
         numbers = arg.seeds_of(seeds)
         several = mmzoo.train_seeds(recipe, seeds=numbers, after_each=lambda _, run: _print_notes(run), **arguments)

@@ -131,19 +131,6 @@ def open_sources(recipe: Recipe, specs: Specs, *, complete: bool = True) -> list
     return sources
 
 
-def open_one(recipe: Recipe, spec: Spec | Mapping[str, Spec]) -> Source:
-    """Open one data set for every task of a recipe, or ``{task: data set}`` for that task.
-
-    Raises:
-        DataError: several are given. Others as `open_sources`.
-    """
-    if isinstance(spec, str | PartConfig | Dataset):
-        return Source("", spec, open_for(recipe, spec))
-    if len(_pairs(spec)) != 1:
-        raise DataError("an evaluation reads one data set; evaluate each task's by itself: --dataset TASK=NAME")
-    return open_sources(recipe, spec, complete=False)[0]
-
-
 def split_of(spec: str | PartConfig | Dataset) -> tuple[str | PartConfig | Dataset, str | None]:
     """Return a data set and the split that its name ends with, such as ``easy-vqa:test``; None if it names none."""
     if isinstance(spec, Dataset):
@@ -193,6 +180,12 @@ class _StreamOf(Iterable[Example]):
 
     def __iter__(self) -> Iterator[Example]:
         return map(partial(_under, self.target), self.examples)  # not a generator: it would end at a row that cannot be read
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the methods of the stream's state, if it has them."""
+        if name not in ("state_dict", "load_state_dict"):
+            raise AttributeError(name)
+        return getattr(self.examples, name)
 
 
 def _under(target: str, example: Example) -> Example:

@@ -29,7 +29,10 @@ LONGEST = 100  # characters of a word; the library's own limit
 
 
 def learn_vocabulary(texts: Iterable[str], size: int, *, verbatim: bool = False) -> list[str]:
-    """Return the units of a WordPiece vocabulary of at most ``size``, special tokens first; of no characters the default."""
+    """Return the units of a WordPiece vocabulary of at most ``size``, special tokens first.
+
+    Texts without a character give `default_vocabulary`.
+    """
     from tokenizers import Tokenizer, models, trainers
 
     tokenizer = Tokenizer(models.WordPiece(unk_token=UNK))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,7 @@ from mmzoo.common.progress import bar
 from mmzoo.data import provenance
 from mmzoo.data.bad import Bad, read_all
 from mmzoo.data.fingerprint import fingerprint
-from mmzoo.data.mixture import Spec, open_one
+from mmzoo.data.mixture import Source, Spec, open_sources
 from mmzoo.data.open import for_task, takes_default
 from mmzoo.errors import BadRecipe, CheckpointError, DataError
 from mmzoo.evaluation.controls import AS_IS, CONTROLS, SHUFFLED, default_controls, make_conditions
@@ -29,6 +29,7 @@ from mmzoo.modalities.reader import plural
 from mmzoo.models.compatibility import check_data
 from mmzoo.models.load import load
 from mmzoo.models.model import MultimodalModel
+from mmzoo.recipes.schema import Recipe
 from mmzoo.sharing.locations import is_folder, local_folder
 
 MAX_SAMPLES, MAX_SAMPLE_LENGTH, MAX_SAMPLE_TARGETS = 20, 300, 3  # of examples that a card shows
@@ -54,6 +55,7 @@ class Evaluation:
     modalities: tuple[str, ...] = ("image",)  # the inputs that were shuffled and blanked
     local: bool = False
     dataset_options: dict[str, Any] = field(default_factory=dict)
+    task: str | None = None  # the only one that was measured, because the data set was named for it
     limit: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     device: str = ""
@@ -65,7 +67,6 @@ class Evaluation:
     predictions: list[Any] = field(default_factory=list, repr=False)  # by task if there are several
     outside_labels: dict[str, list[str]] = field(default_factory=dict)  # by task, a target of each such example; a record counts
     skipped_examples: list[dict[str, str]] = field(default_factory=list, repr=False)  # ``id`` and ``error`` of the first 100
-    task: str | None = None  # the only one that the data set was for
     errors: frozenset[str] = frozenset()  # the scores that are better if they are smaller
     unrecorded: str = ""  # why the result could not be recorded in the checkpoint
 
@@ -147,9 +148,10 @@ def evaluate(
 
     Args:
         model: a model, a checkpoint folder, or a repository as `mmzoo.load` takes it.
-        dataset: a data set for every task; with ``{task: data set}`` only that task is measured, on its usual targets.
+        dataset: a name, a path, an id, a mapping with options, or a `Dataset`, whose tasks are those that it has targets of; or
+            ``{TASK: ...}``, for one of several tasks. ``NAME:SPLIT`` names its split.
         split: its name; None for ``test``, or for the only split if there is one.
-        metrics: names of metrics; None for those of the model's tasks. Of several tasks they are named ``task/metric``.
+        metrics: names of metrics; None for those of the tasks. Of several tasks they are named ``task/metric``.
         controls: names such as ``"shuffled"``, ``"blanked"`` and ``"missing"``, of all inputs, or of one modality
             (``"shuffled:audio"``, ``"blanked:text"``); None for shuffled and blanked of all inputs and of each by itself.
         limit: measure only this many examples, the first ones.
@@ -180,12 +182,13 @@ def evaluate(
     started = time.monotonic()
     bad: Bad = []
     with processes.main_first():
-        source = open_one(model.recipe, dataset)
-        if not (split := split or source.split):
+        source = open_source(model.recipe, dataset)
+        split = split or source.split
+        if not split:
             split = splits[0] if len(splits := source.dataset.splits()) == 1 else "test"
-        examples = _load_examples(source.load(model.recipe, split), split, limit, bad if skip_bad else None)
+        examples = _load_examples(model.recipe, source, split, limit, bad if skip_bad else None)
     check_data(model.recipe, examples[0], source.title)
-    chosen = metrics_of(model, metrics, source.task)
+    chosen = metrics_of(model, metrics, _served(model.recipe, source, examples))
     if "task" in options:
         name = f"{options['task']}/{next(iter(chosen)).rpartition('/')[2]}"
         raise BadRecipe(f"task: an evaluation measures every task; choose metrics of one: metrics=['{name}']")
@@ -216,8 +219,8 @@ def evaluate(
     evaluation = Evaluation(
         **data,
         **processes.once(measured),
-        split=split,
         task=source.task,
+        split=split,
         examples=len(examples),
         skipped=len(bad),
         skipped_examples=skipped_record(bad),
@@ -247,10 +250,24 @@ def _record(model: MultimodalModel, folder: Path) -> str:
     return ""
 
 
-def _load_examples(
-    loaded: Sequence[Example] | Iterable[Example], split: str, limit: int | None, bad: Bad | None
-) -> Sequence[Example]:
+def open_source(recipe: Recipe, dataset: Spec | Mapping[str, Spec]) -> Source:
+    """Open a data set for the tasks that it has targets of, or for the one that it is named for."""
+    sources = open_sources(recipe, dataset, complete=False)
+    if len(sources) > 1:
+        raise DataError("an evaluation measures one data set; evaluate the others by themselves")
+    return sources[0]
+
+
+def _served(recipe: Recipe, source: Source, examples: Sequence[Example]) -> list[str]:
+    """Return the tasks that a data set has targets of; all if it has none of any, which is an error later."""
+    if source.task is not None:
+        return [source.task]
+    return [task for task in recipe.tasks if any(for_task(recipe, task, each).targets for each in examples)] or list(recipe.tasks)
+
+
+def _load_examples(recipe: Recipe, source: Source, split: str, limit: int | None, bad: Bad | None) -> Sequence[Example]:
     """Return the first ``limit`` examples of a split; all if that is None. With ``bad`` rows that cannot be read are left out."""
+    loaded = source.load(recipe, split)
     if bad is not None:
         examples = read_all(loaded, limit, bad)
     else:
@@ -265,7 +282,7 @@ def _add_to_run(run: dict[str, Any], evaluation: Evaluation) -> None:
 
     def setting(result: dict[str, Any]) -> list[Any]:
         options = [result.get(name) or {} for name in ("dataset_options", "options")]
-        return [result.get(name) for name in ("dataset", "split", "task", "examples")] + options
+        return [result.get(name) for name in ("dataset", "task", "split", "examples")] + options
 
     new = evaluation.to_dict()
     run["evaluations"] = [*(old for old in run.get("evaluations", []) if setting(old) != setting(new)), new]

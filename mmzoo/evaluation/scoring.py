@@ -38,17 +38,19 @@ class ConditionResult:
     notes: dict[str, str]
 
 
-def metrics_of(model: MultimodalModel, names: Sequence[str] | None = None, only: str | None = None) -> dict[str, Metric]:
-    """Return metrics by name; those of every task, or of the task ``only``, if ``names`` is None.
+def metrics_of(
+    model: MultimodalModel, names: Sequence[str] | None = None, tasks: Sequence[str] | None = None
+) -> dict[str, Metric]:
+    """Return metrics by name; those of every task, or of each of ``tasks``, if ``names`` is None.
 
-    For a model of several tasks the names are ``task/metric``; a name without a task is measured for every task.
+    For a model of several tasks the names are ``task/metric``; a name without a task is measured for every one of ``tasks``.
 
     Raises:
         UnknownName: there is no such metric or task. BadRecipe: a wrong option.
     """
     if len(model.tasks) == 1:
         return make_metrics(names or model.task.metrics)
-    pairs, tasks = [], list(model.tasks) if only is None else [only]
+    pairs, tasks = [], tasks or list(model.tasks)
     for name in names or [f"{task}/{metric}" for task in tasks for metric in model.tasks[task].metrics]:
         task, slash, metric = name.partition("/")
         if slash and task not in model.tasks:

@@ -20,10 +20,9 @@ from mmzoo.data import provenance
 from mmzoo.data.bad import read_all
 from mmzoo.data.dataset import Dataset
 from mmzoo.data.fingerprint import fingerprint
-from mmzoo.data.mixture import open_one
 from mmzoo.errors import DataError, MmzooError
 from mmzoo.evaluation.controls import AS_IS, make_conditions
-from mmzoo.evaluation.run import evaluate
+from mmzoo.evaluation.run import evaluate, open_source
 from mmzoo.evaluation.scoring import metrics_of, score_examples, usable_examples
 from mmzoo.evaluation.statistics import Score
 from mmzoo.interfaces import Example, Task
@@ -182,7 +181,8 @@ def _check_claim(
         with processes.together():
             with processes.main_first():
                 spec = provenance.reopen(claim) if copy is None else provenance.substitute(copy, claim)
-                source = open_one(model.recipe, spec if claim.get("task") is None else {claim["task"]: spec})
+                task = claim.get("task")
+                source = open_source(model.recipe, spec if task is None else {task: spec})
                 skipped = claim.get("skipped") or 0
                 rows, count = source.load(model.recipe, claim["split"]), max(0, claim["examples"]) + skipped
                 read = read_all(rows, count, []) if skipped else list(islice(rows, count))

@@ -50,10 +50,8 @@ class StreamReader:
         self.first = state.get("position", 0)  # of the examples in `rows`
         self.rows: list[tuple[Row, int, int]] = []  # with number and epoch, in the order of the positions
         self._reading: Iterator[Row] | None = None
+        self._inner = state.get("stream")  # that the stream is to be read from
         self._before: dict[str, Any] | None = None  # the state before `rows`
-        if inner := state.get("stream"):
-            self.stream.load_state_dict(inner)  # type: ignore[attr-defined]
-            self._reading = readable(iter(self.stream), skip_bad=self.skip_bad)
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Go on from a state of `state_dict` when examples after it are read."""
@@ -98,7 +96,9 @@ class StreamReader:
         self.rows = []
         while not self.rows:
             if self._reading is None:
-                self._reading = readable(iter(self.stream), skip_bad=self.skip_bad)
+                if self._inner is not None:
+                    self.stream.load_state_dict(self._inner)  # type: ignore[attr-defined]
+                self._reading, self._inner = readable(iter(self.stream), skip_bad=self.skip_bad), None
             while len(self.rows) < self.window and (row := next(self._reading, None)) is not None:
                 self.rows.append((row, self.number, self.epoch))
                 self.number += 1
@@ -114,7 +114,7 @@ class StreamReader:
         """Return the state before the next example that is read from the stream, whose position this is."""
         if not hasattr(self.stream, "state_dict"):
             return None
-        inner = None if self._reading is None else self.stream.state_dict()
+        inner = self._inner if self._reading is None else self.stream.state_dict()
         return {"position": position, "epoch": self.epoch, "number": self.number, "stream": inner}
 
 

@@ -140,6 +140,10 @@ class Stream(Iterable[Example]):
         """Let the next iterator go on from a state."""
         self._state = state
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled for a data worker: no iterator."""
+        return {**self.__dict__, "_rows": None}
+
 
 class _Rows(Iterator[Example]):
     """Read the examples of a stream. It can go on after one that cannot be used, which a generator could not."""

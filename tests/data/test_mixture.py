@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import pickle
 import tarfile
 from collections import Counter
 from itertools import islice, pairwise
@@ -19,6 +20,7 @@ from mmzoo.data.open import open_dataset
 from mmzoo.errors import BadRecipe, DataError, UnknownName
 from mmzoo.interfaces import Example
 from mmzoo.recipes.data_options import DataOptions
+from mmzoo.recipes.merging import assignments
 from mmzoo.recipes.schema import PartConfig
 from mmzoo.training.data import open_examples
 from mmzoo.training.draws import Draws, Turns
@@ -232,8 +234,19 @@ class TestWeights:
         kept = used_sources(DataOptions(weights={"one": 0, "two": 3}), sources)
         assert [source.name for source in kept] == ["two"]
 
+    def test_names_with_dots(self):
+        weights = {"one": 1, **assignments(["a.csv=2", "./b/c.csv=3"])}
+        assert DataOptions(weights=weights).weights == {"one": 1, "a.csv": 2, "./b/c.csv": 3}
+
     @pytest.mark.parametrize(
-        ("weights", "says"), [({"a": -1}, "negative"), ({"a": 0, "b": 0}, "all weights are 0"), ("x", "round-robin")]
+        ("weights", "says"),
+        [
+            ({"a": -1}, "negative"),
+            ({"a": 0, "b": 0}, "all weights are 0"),
+            ("x", "round-robin"),
+            ({"a": "x"}, "of 'a' must be"),
+            (3, "numbers by name"),
+        ],
     )
     def test_weights_that_are_none(self, weights, says):
         with pytest.raises(BadRecipe, match=rf"data\.weights.*{says}"):
@@ -299,6 +312,18 @@ class TestStreams:
             assert [(e.id, e.draw) for e in rest] == [(e.id, e.draw) for e in whole[stop:]]
             own = sum(e.id[0] == "a" for e in rest)
             assert own <= again[0].read <= own + max(2 * window, 1)
+
+    def test_a_stream_for_one_task_has_the_state_of_its_own(self, tmp_path):
+        table(tmp_path / "train.jsonl", 6, answer="abc")
+        (source,) = open_sources(recipe(("shape",)), {"shape": {"use": f"datasets:{tmp_path}", "streaming": True}})
+        stream = source.load(recipe(("shape",)), "train")
+        first = reader([stream])
+        first.read(range(2))
+        again = reader([pickle.loads(pickle.dumps(stream))], state=first.state_dict())
+        sent = pickle.loads(pickle.dumps(again))  # to a data worker
+        assert sent.state_dict() == first.state_dict() is not None
+        read = [sent.at(position) for position in (2, 3)]
+        assert [(each.id, each.targets) for each in read] == [("train/2", {"shape": ("c",)}), ("train/3", {"shape": ("a",)})]
 
     def test_the_shares_of_streams(self):
         turns = Turns([3, 1], 0, turns=False)

@@ -23,3 +23,8 @@ def test_a_vocabulary_is_the_same_in_any_order_of_frequency_ties():
         list(reversed(TEXTS)), 500, verbatim=True
     )
     assert len(vocabulary.learn_vocabulary(TEXTS * 3, 60, verbatim=True)) >= 60
+
+
+@pytest.mark.parametrize("texts", [[], ["", " \t"]])
+def test_without_words_it_is_the_vocabulary_of_an_untrained_model(texts):
+    assert vocabulary.learn_vocabulary(texts, 500) == vocabulary.default_vocabulary()

@@ -150,7 +150,8 @@ def test_a_private_data_set_is_verified_with_a_copy(measured, pets, tmp_path):
 )
 def test_a_path_in_a_record_is_not_opened(model, claim, monkeypatch):
     opened = []
-    monkeypatch.setattr("mmzoo.evaluation.verify.open_for", lambda recipe, part: opened.append(part) or _easy())
+    real = mmzoo.evaluation.verify.open_source
+    monkeypatch.setattr("mmzoo.evaluation.verify.open_source", lambda recipe, part: opened.append(part) or real(recipe, _easy()))
     change(model, lambda record: record.update(claim))
     (check,) = mmzoo.verify(model, progress=False).evaluations
     assert [part.use for part in opened] == (["easy-vqa"] if "limit" in claim.get("dataset_options", {}) else [])

@@ -184,6 +184,45 @@ def test_bad_options_on_the_command_line(tmp_path, arguments, says):
     assert not (tmp_path / "m").exists()
 
 
+def test_the_command_that_it_advises_measures_the_task_of_the_data_set(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    def run(*command):
+        result = CliRunner().invoke(app, list(command))
+        assert result.exit_code == 0, f"{result.exception} {result.output}"
+        return result.stdout
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("colour", "answer"):
+        lines = [
+            json.dumps({"image": f"{i}.png", "text": "what?", "target": target}) for i, target in enumerate(["red", "blue"] * 4)
+        ]
+        Path(f"{name}s.jsonl").write_text("\n".join(lines))
+    Path("plain.jsonl").write_text('{"image": "0.png", "text": "", "answer": "red"}')
+    for i, each in enumerate(rows("x", 8)):
+        each.image.save(f"{i}.png")
+    Path("my.json").write_text(json.dumps(several().to_dict()))
+    sets = [f"training.{key}={value}" for key, value in {**OPTIONS, "max_steps": 2}.items()]
+    given = [
+        "--dataset",
+        "answer=answers.jsonl:train",
+        "--dataset",
+        "colour=colours.jsonl",
+        "--data",
+        "answer.limit=6",
+        "--data",
+        "colour.limit=7",
+    ]
+    said = run("train", "my.json", *given, *(word for each in sets for word in ("--set", each)), "-o", "m")
+    advice = said.partition("measure it: ")[2].split()
+    assert advice == ["mmzoo", "evaluate", "m", "--dataset", "answer=answers.jsonl", "--data", "limit=6"]
+    found = json.loads(run(*advice[1:], "--no-controls", "--json"))
+    assert (found["task"], found["examples"], {name.partition("/")[0] for name in found["scores"]}) == ("answer", 6, {"answer"})
+    assert "reproduced" in run("verify", "m", "--dataset", "answers.jsonl")
+    found = json.loads(run("evaluate", "m", "--dataset", "plain.jsonl", "--no-controls", "--json"))
+    assert {name.partition("/")[0] for name in found["scores"]} == {"answer"}
+
+
 def launch(folder, options, processes):
     """Run the helper in processes of gloo; return its exit code."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
