@@ -42,7 +42,7 @@ def train_seeds(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
-    after_each: Callable[[int, Run], Any] = lambda seed, run: None,
+    after_each: Callable[[int, Run], Any] | None = None,
     **arguments: Any,
 ) -> SeedRuns:
     """Train a recipe with several seeds, one after the other, and save the models in ``output/seed-0``, ``output/seed-1``, ...
@@ -80,7 +80,8 @@ def train_seeds(
             folder = folder_of(output, seed)
             unfinished = resume and last_checkpoint(folder) is not None
             run = train(each, output=folder, resume=unfinished, overwrite=not unfinished, progress=progress, **own)
-            after_each(seed, run)
+            if after_each is not None:
+                after_each(seed, run)
             if not run.finished:
                 stopped = run
                 break

@@ -126,6 +126,7 @@ def as_it_was(hub):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.slow
 def test_what_was_trained_reloads_the_same_through_a_mirror(ask, pushed, policy):
     said, _ = pushed
     name = "me/" + policy.replace(":", "-")

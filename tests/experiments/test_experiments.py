@@ -63,6 +63,7 @@ def test_a_record_a_model_and_seed(done):
     assert set(records["blind"][0]["evaluation"]["controls"]) == {"blanked"}
 
 
+@pytest.mark.slow
 def test_what_has_a_record_is_not_run_again(done, monkeypatch):
     monkeypatch.setattr(mmzoo, "train", lambda *_, **__: pytest.fail("it was trained again"))
     monkeypatch.setattr(mmzoo, "evaluate", lambda *_, **__: pytest.fail("it was measured again"))

@@ -158,7 +158,7 @@ def test_a_class_of_torchvision_for_some_pictures(picture):
         ),
         ({"image": {"use": "flip", "p": 1}}, BadRecipe, "data.augment.image.0.p: unknown option"),
         ({"image": {"use": "flip", "train": "frozen"}}, BadRecipe, "data.augment.image.0.train: an augmentation has no such key"),
-        ({"image": {"flip": 1}}, BadRecipe, "data.augment.image.0: 1 key wrong\n  use: is missing"),
+        ({"image": {"flip": 1}}, BadRecipe, "each augmentation is a name, or {use: NAME"),
         ({"image": {"use": "crop", "scale": [0.9, 0.1]}}, BadRecipe, "scale: two numbers above 0, the smaller one first"),
         ({"audio": "flip"}, DoesNotFit, "augmentation 'flip' changes images, not audio; those of audio: gain, noise, shift"),
         ({"audio": {"use": "gain", "decibels": [3, -3]}}, BadRecipe, "the smaller one first, not [3.0, -3.0]"),

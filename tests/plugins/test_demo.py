@@ -269,6 +269,7 @@ def test_a_tampered_model_is_not_called_equal(made):
     assert found["different"] > 0
 
 
+@pytest.mark.slow
 def test_a_fresh_process_that_fails_is_an_error(tmp_path):
     with pytest.raises(MmzooError, match=r"could not use the model: .*no such folder"):
         in_fresh_process(tmp_path / "none", [], [])

@@ -387,6 +387,7 @@ def test_the_text_of_a_pair_is_its_first_target():
         make("contrastive", encoder="x")
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path):
     """Over gloo, with 3 and 2 of the pairs, under `DistributedDataParallel`."""
     subprocess.run([sys.executable, two_processes.__file__, str(tmp_path)], check=True, timeout=120)

@@ -501,6 +501,7 @@ def check_answers(found, measured, answers):
         assert re.fullmatch("[0-9a-f]{40}", said["commit"])
 
 
+@pytest.mark.slow
 def test_commands_take_a_repository_at_a_revision(hub, client, measured, answers, tmp_path):
     for name in ("reader", "writer"):
         client.well("push", measured / name, f"me/{name}", tag="v1")

@@ -47,6 +47,7 @@ def collated(model, examples, **how):
     return collator(examples)["encoders"]
 
 
+@pytest.mark.slow
 def test_workers_and_a_resumed_run_draw_the_same(tmp_path, monkeypatch):
     options = {**RUN, "epochs": 2}
     whole = train(both(), data(8), tmp_path / "whole", training={**options, "workers": 0})

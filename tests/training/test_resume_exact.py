@@ -103,7 +103,7 @@ RUN = {"epochs": 3, "batch_size": 4, "learning_rate": 1e-2, "precision": "fp32",
     ("options", "at"),
     [
         ({"workers": 0}, [4]),
-        ({"workers": 2}, [4]),
+        pytest.param({"workers": 2}, [4], marks=pytest.mark.slow),
         pytest.param({"workers": 2, "accumulate": 2, "epochs": 5}, [1, 3], marks=pytest.mark.slow),
         pytest.param({"workers": 1, "save_every": 3}, [3, 6], marks=pytest.mark.slow),  # the ends of epochs
         pytest.param({"workers": 2, "keep_images_together": True}, [2, 5, 7], marks=pytest.mark.slow),
@@ -119,6 +119,7 @@ def test_a_resumed_run_has_the_bits_of_an_unbroken_one(tmp_path, monkeypatch, op
     check_equal(whole, parts)
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_at_its_last_step_gets_no_further_one(tmp_path, monkeypatch):
     """Within an epoch, which has more batches."""
     data, options = Stream(Sample(count=10).load("train"), streamed=False), {**RUN, "max_steps": 4, "schedule": "constant"}

@@ -256,6 +256,7 @@ def test_a_prediction_that_cannot_be_made_is_none(model, caplog):
         model.predict(image=images, text="what")
 
 
+@pytest.mark.slow
 def test_the_command_line_predicts_the_rest_of_a_folder(tmp_path, model):
     model.save(tmp_path / "m")
     for name in ("a.png", "c.png"):

@@ -374,6 +374,7 @@ def test_sigint_saves_a_checkpoint_and_says_how_to_go_on(writer, folder_of_data,
     assert list((tmp_path / "m" / "checkpoints").glob("checkpoint-*/model.safetensors"))
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_curve_of_one_with_twice_the_batch(writer, folder_of_data, tmp_path):
     """Over gloo. The learning rate is small so that the order of float sums cannot show."""
     common = ["--dataset", str(folder_of_data), "--json", "--set", "training.max_steps=6", "--set", "training.log_every=1"]
