@@ -40,24 +40,16 @@ Data = Annotated[
     ),
 ]
 _DATASET_HELP = "A registered name, a folder or file, or an id such as org/name."
-DatasetName = Annotated[
-    str,
-    typer.Option(
-        "--dataset",
-        help=f"{_DATASET_HELP} NAME:SPLIT names the split, TASK=NAME the only task to measure.",
-        autocompletion=complete("dataset"),
-        metavar="[TASK=]DATASET",
-    ),
-]
-DatasetNames = Annotated[
-    list[str],
-    typer.Option(
-        "--dataset",
-        help=f"{_DATASET_HELP} NAME:SPLIT names the split, TASK=NAME the task that it is for; may be repeated.",
-        autocompletion=complete("dataset"),
-        metavar="[TASK=]DATASET",
-    ),
-]
+
+
+def _dataset_option(task: str) -> Any:
+    """Return the option that names a data set; ``task`` says what TASK=NAME does."""
+    text = f"{_DATASET_HELP} NAME:SPLIT names the split, TASK=NAME {task}"
+    return typer.Option("--dataset", help=text, autocompletion=complete("dataset"), metavar="[TASK=]DATASET")
+
+
+DatasetName = Annotated[str, _dataset_option("the only task to measure.")]
+DatasetNames = Annotated[list[str], _dataset_option("the task that it is for; may be repeated.")]
 Validation = Annotated[
     list[str] | None,
     typer.Option(
@@ -170,7 +162,7 @@ def measuring(given: Sequence[str], data: list[str] | None) -> list[str]:
     task, name = pairs[0]
     use, _ = split_of(name)
     options = (word for pair in _data_of(pairs[0], pairs, data or []) for word in ("--data", pair))
-    return ["--dataset", f"{use}" if task is None else f"{task}={use}", *options]
+    return ["--dataset", str(use) if task is None else f"{task}={use}", *options]
 
 
 def _data_of(pair: tuple[str | None, str], pairs: Iterable[tuple[str | None, str]], data: Iterable[str]) -> list[str]:

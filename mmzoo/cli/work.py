@@ -81,8 +81,7 @@ def train(
         print(f"trained {run.steps} steps in {run.seconds:.0f} s{loss}; the model is in {run.output}")
         if run.validation:
             print(_describe_best(run.validation))
-        if measure:
-            print("measure it: ", shlex.join(["mmzoo", "evaluate", str(run.output), *measure]))
+        print("measure it: ", shlex.join(["mmzoo", "evaluate", str(run.output), *measure]))
         _warn_about_large_batch(run)
 
 
@@ -128,8 +127,7 @@ def _report_seeds(several: SeedRuns, measure: Sequence[str], *, as_json: bool) -
         return
     print(summary.tables()[0])
     print(f"trained {len(summary.runs)} seeds; their card is {several.output / CARD}")
-    if measure:
-        print("measure them: ", shlex.join(["mmzoo", "evaluate", str(several.output), *measure]))
+    print("measure them: ", shlex.join(["mmzoo", "evaluate", str(several.output), *measure]))
 
 
 def _print_skipped(count: int, skipped: Sequence[tuple[str, str]]) -> None:

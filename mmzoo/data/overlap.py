@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from mmzoo.data.open import for_task
 from mmzoo.interfaces import Example
-from mmzoo.modalities.identity import content_digest, input_key
+from mmzoo.modalities.identity import content_digest, content_digests, input_key
 from mmzoo.modalities.reader import unwrap_mapping
 from mmzoo.recipes.schema import Recipe
-
-HASH_THREADS = 8
 
 
 def linked_by_inputs(examples: Sequence[Example]) -> list[list[int]]:
@@ -84,9 +81,7 @@ class _Contents:
 
     def read(self, sources: Sequence[Any]) -> None:
         """Read files, several at a time."""
-        files = list(dict.fromkeys(key for key in map(input_key, sources) if isinstance(key, str)))
-        with ThreadPoolExecutor(HASH_THREADS) as pool:
-            self.digests |= zip(files, pool.map(content_digest, files), strict=True)
+        self.digests |= content_digests(dict.fromkeys(key for key in map(input_key, sources) if isinstance(key, str)))
 
     def sizes_of(self, example: Example) -> Hashable:
         """Return the size of each input that is a file or bytes, by modality; -1 of any other."""

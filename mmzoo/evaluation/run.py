@@ -182,11 +182,7 @@ def evaluate(
     started = time.monotonic()
     bad: Bad = []
     with processes.main_first():
-        source = open_source(model.recipe, dataset)
-        split = split or source.split
-        if not split:
-            split = splits[0] if len(splits := source.dataset.splits()) == 1 else "test"
-        examples = _load_examples(model.recipe, source, split, limit, bad if skip_bad else None)
+        source, split, examples = _open(model.recipe, dataset, split, limit, bad if skip_bad else None)
     check_data(model.recipe, examples[0], source.title)
     chosen = metrics_of(model, metrics, _served(model.recipe, source, examples))
     if "task" in options:
@@ -265,8 +261,14 @@ def _served(recipe: Recipe, source: Source, examples: Sequence[Example]) -> list
     return [task for task in recipe.tasks if any(for_task(recipe, task, each).targets for each in examples)] or list(recipe.tasks)
 
 
-def _load_examples(recipe: Recipe, source: Source, split: str, limit: int | None, bad: Bad | None) -> Sequence[Example]:
-    """Return the first ``limit`` examples of a split; all if that is None. With ``bad`` rows that cannot be read are left out."""
+def _open(
+    recipe: Recipe, dataset: Spec | Mapping[str, Spec], split: str | None, limit: int | None, bad: Bad | None
+) -> tuple[Source, str, Sequence[Example]]:
+    """Return the data set, the split to measure, and its first ``limit`` examples; all if that is None. With ``bad`` rows that
+    cannot be read are left out."""
+    source = open_source(recipe, dataset)
+    if not (split := split or source.split):
+        split = splits[0] if len(splits := source.dataset.splits()) == 1 else "test"
     loaded = source.load(recipe, split)
     if bad is not None:
         examples = read_all(loaded, limit, bad)
@@ -274,7 +276,7 @@ def _load_examples(recipe: Recipe, source: Source, split: str, limit: int | None
         examples = loaded if isinstance(loaded, Sequence) and limit is None else list(islice(loaded, limit))
     if not examples:
         raise DataError(f"split '{split}' is empty; there is nothing to measure")
-    return examples
+    return source, split, examples
 
 
 def _add_to_run(run: dict[str, Any], evaluation: Evaluation) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from mmzoo.errors import BadImage
 from mmzoo.modalities.image import open_image
 from mmzoo.modalities.reader import unwrap_mapping
+
+HASH_THREADS = 8
 
 
 def input_key(source: Any) -> Hashable:
@@ -31,6 +34,14 @@ def input_key(source: Any) -> Hashable:
 def content_digest(source: Any) -> bytes:
     """Return the sha256 of an input: of a file's bytes, or of the pixels of an image or the values of an array in memory."""
     return hashlib.sha256(_content(source)).digest()
+
+
+def content_digests(keys: Iterable[Hashable]) -> dict[Hashable, bytes]:
+    """Return the `content_digest` of inputs by their `input_key`, reading several files at a time."""
+    keys = list(keys)
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        digests = pool.map(lambda key: key if isinstance(key, bytes) else content_digest(key), keys)
+        return dict(zip(keys, digests, strict=True))
 
 
 def _content(source: Any) -> bytes:

@@ -10,8 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from mmzoo.common.files import cache_folder
 from mmzoo.common.progress import Bar, bar
 from mmzoo.errors import BadInput, BadRecipe, DoesNotFit, FeatureCacheError, MmzooError
 from mmzoo.interfaces import Example
-from mmzoo.modalities.identity import content_digest, input_key
+from mmzoo.modalities.identity import content_digest, content_digests, input_key
 from mmzoo.modalities.pipeline import InputPipeline
 from mmzoo.modalities.reader import plural
 from mmzoo.models.model import MultimodalModel
@@ -41,7 +40,6 @@ OPTION = "training.cache_features"
 # The share of the free disk space that features may take: where the user asked for them, and by default.
 SHARE_REQUESTED, SHARE_DEFAULT = 0.9, 0.25
 READ_TWICE = 4  # examples that are read twice, to see whether their inputs change
-HASH_THREADS = 8
 
 Position = tuple[int, int]  # the number of an example, and of the input within it
 
@@ -134,7 +132,7 @@ def _precompute(cached: Cached, examples: Sequence[Example]) -> CachedFeatures |
     try:
         useful = bool(requested) or encodings > len(positions) - len(store)
         if useful:  # otherwise no file is read
-            digests = _hash_inputs(positions)
+            digests = content_digests(positions)
             missing = [digest for digest in dict.fromkeys(digests.values()) if digest not in store]
             useful = bool(requested) or encodings > len(missing)
     except CacheUnavailable as error:
@@ -250,13 +248,6 @@ def _distinct_inputs(examples: Sequence[Example], modality: str) -> tuple[dict[H
             positions.setdefault(input_key(source), (i, j))
             count += 1
     return positions, count
-
-
-def _hash_inputs(positions: Mapping[Hashable, Position]) -> dict[Hashable, bytes]:
-    """Return the sha256 of each input by its key. A key is a path, or the sha256 itself."""
-    with ThreadPoolExecutor(HASH_THREADS) as pool:
-        digests = pool.map(lambda key: key if isinstance(key, bytes) else content_digest(key), positions)
-        return dict(zip(positions, digests, strict=True))
 
 
 class _Inputs(TorchDataset):

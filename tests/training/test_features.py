@@ -578,8 +578,8 @@ def test_an_image_that_changes_while_training_is_noticed(captions, recipe, tmp_p
         Image.new("RGB", (32, 32), "blue").save(tmp_path / "0.png")
         return result
 
-    real = feature_cache._hash_inputs
-    monkeypatch.setattr(feature_cache, "_hash_inputs", change)
+    real = feature_cache.content_digests
+    monkeypatch.setattr(feature_cache, "content_digests", change)
     with pytest.raises(FeatureCacheError, match="changed after training began"):
         train(recipe, captions, tmp_path / "a", training=OPTIONS)
 
