@@ -71,6 +71,7 @@ def test_what_has_a_record_is_not_run_again(done, monkeypatch):
     assert [path.name for path in run_tiny(done, only=["blind"], seeds=[1])] == ["blind-seed1.json"]
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_made_with_what_it_starts_from(done, tmp_path):
     paths = run_tiny(tmp_path, only=["frozen"], seeds=[1])
     assert [path.name for path in paths] == ["frozen-seed1.json"]
@@ -155,6 +156,7 @@ def test_the_committed_page_is_up_to_date():
     assert page.read_text(encoding="utf-8") == report.render(EXPERIMENTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.name)
 def test_every_model_fits(experiment):
     names = [model.name for model in experiment.models]

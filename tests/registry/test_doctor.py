@@ -189,6 +189,7 @@ def test_doctor_stops_when_too_many_plugins_end_the_process(tmp_path, monkeypatc
     assert problem.fixes == ("MMZOO_PLUGINS= mmzoo doctor",)
 
 
+@pytest.mark.slow
 def test_doctor_and_the_list_sanitise_what_plugins_raise(tmp_path, monkeypatch, configured):
     warning = "import warnings; warnings.warn('\\x1b[2Jcareful \\udce9')\n"
     blind = GOOD.format(entry="blind").replace("mmzoo_scratch.cnn:CNN", "mmzoo_odd_part:Part")
@@ -203,6 +204,7 @@ def test_doctor_and_the_list_sanitise_what_plugins_raise(tmp_path, monkeypatch, 
     assert "UserWarning: ?[2Jcareful ?" in done.stdout
 
 
+@pytest.mark.slow
 def test_doctor_goes_on_after_an_entry_that_hangs(tmp_path, monkeypatch, configured):
     source = GOOD.format(entry="{0}").replace("mmzoo_scratch.cnn:CNN", "mmzoo_{0}_part:Part")
     for name, text in (("hangs", "import time; time.sleep(60)"), ("late", "raise ImportError('no eyes')")):

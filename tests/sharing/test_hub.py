@@ -435,6 +435,7 @@ def test_a_full_disk(client, pushed, tmp_path):
     assert not (tmp_path / "to").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line(hub, saved, tmp_path):
     env = environment(hub.url, tmp_path / "home", HF_TOKEN=TOKEN)
 

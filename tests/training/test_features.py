@@ -90,7 +90,7 @@ def cached(run):
     ("fusion", "options"),
     [
         ("prefix-mlp", {"accumulate": 2, "workers": 1}),
-        ("cross-attention", {"keep_images_together": True}),
+        pytest.param("cross-attention", {"keep_images_together": True}, marks=pytest.mark.slow),
         ("late-attention", {"precision": "bf16"}),
     ],
 )
@@ -286,6 +286,7 @@ def test_damage_seen_in_a_data_worker_is_the_same_message(sample, cache, tmp_pat
         train(recipe, sample, tmp_path / "b", training={**OPTIONS, "workers": 1})
 
 
+@pytest.mark.slow
 def test_the_store_of_another_encoder_is_refused(sample, cache, tmp_path, recipe):
     train(recipe, sample, tmp_path / "a", training=OPTIONS)
     (first,) = folders(cache)

@@ -165,7 +165,8 @@ def test_the_workers_change_nothing(tmp_path, monkeypatch):
     check_equal(*runs)
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_goes_on_where_it_stopped(tmp_path, monkeypatch, workers):
     """41 examples in batches of 4, stopped at step 15 of 24 in the second pass; the order of each pass is another."""
     data = Stream([*Sample(count=41).load("train")], shuffled=True)

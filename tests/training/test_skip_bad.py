@@ -184,6 +184,7 @@ def test_a_stream_goes_on_after_a_bad_row(tmp_path, workers):
     assert {name for name, _ in run.skipped} == {"#2", "long", "bad"}
 
 
+@pytest.mark.slow
 def test_without_skip_bad_an_error_names_the_option(tmp_path):
     for row in (BAD["too long"], BAD["no picture"]):
         with pytest.raises(DataError, match=r"example (long|bad): (.|\n)*--skip-bad"):

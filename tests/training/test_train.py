@@ -255,6 +255,7 @@ def test_bad_data_is_refused_before_the_first_step(classifier, tmp_path, quick):
         train(classifier, Sample(), tmp_path / "m", training=quick, task=outside)
 
 
+@pytest.mark.slow
 def test_a_stream_trains_for_the_steps_it_is_given(classifier, sample, tmp_path, quick):
     stream = Given(*sample.load("train"), streamed=True)
     with pytest.raises(BadRecipe, match=r"training\.max_steps"):
